@@ -1,0 +1,172 @@
+"""Two attention functions for transformers' attention interface: one that looks, one that fans out.
+
+transformers calls a registered function with the rotated queries, the keys and values and the layer's own mask, the
+same way in every architecture. Looking in at that place costs no S x S tensor, and gets sliding windows, padding and
+soft caps from the model itself instead of guessing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from interp.components import Components
+
+NAME = "headscope"
+
+# Arguments that change nothing in what is computed here, or that the mask already carries.
+_HARMLESS = frozenset(
+    "dropout scaling is_causal sliding_window softcap s_aux position_ids cache_position output_attentions "
+    "output_hidden_states use_cache return_dict position_embeddings attention_mask past_key_values "
+    "num_items_in_batch layer_head_mask head_mask deterministic target_dtype logits_to_keep".split()
+)
+
+
+class UnsupportedAttention(RuntimeError):
+    """The model's attention uses a feature that these functions do not compute (the loop still can)."""
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One layer's attention as transformers calls it; ``query`` and ``key`` are after the rotary embedding."""
+
+    layer: int
+    query: Float[Tensor, "batch head pos d_head"]
+    key: Float[Tensor, "batch kv_head key_pos d_head"]
+    value: Float[Tensor, "batch kv_head key_pos d_head"]
+    mask: Bool[Tensor, "batch 1 pos key_pos"] | None  # None: plainly causal
+    scaling: float
+    softcap: float | None
+    sinks: Float[Tensor, " head"] | None
+
+    def scores(
+        self, example: int, rows: Tensor, bfloat16_to_float: bool = True
+    ) -> Float[Tensor, "head row key_pos"]:
+        """Masked pre-softmax scores, float32, of the given query rows of one example. Masked keys are -inf."""
+        n_heads, n_kv = self.query.shape[1], self.key.shape[1]
+        q = self.query[example][:, rows].float()
+        k = self.key[example].float().repeat_interleave(n_heads // n_kv, dim=0)
+        return self.mask_scores(_cap(q @ k.mT * self.scaling, self.softcap), example, rows)
+
+    def mask_scores(self, scores: Tensor, example: int, rows: Tensor) -> Tensor:
+        n_keys = self.key.shape[2]
+        if self.mask is None:
+            offset = n_keys - self.query.shape[2]
+            allowed = torch.arange(n_keys, device=rows.device)[None] <= (rows + offset)[:, None]
+        else:
+            allowed = self.mask[min(example, self.mask.shape[0] - 1), 0, rows]
+        return scores.masked_fill(~allowed, -torch.inf)
+
+    def log_normaliser(self, scores: Float[Tensor, "head row key_pos"]) -> Float[Tensor, "head row"]:
+        """Log of the softmax denominator, with the attention sink's share where the model has one."""
+        if self.sinks is not None:
+            sink = self.sinks.float()[:, None, None].expand(*scores.shape[:2], 1)
+            scores = torch.cat([scores, sink], dim=-1)
+        return scores.logsumexp(-1)
+
+
+Handler = Callable[[AttentionCall], Tensor | None]
+"""Gets a layer's call; returns the output [batch, pos, head, d_head], or None for the ordinary attention."""
+
+_handler: ContextVar[Handler | None] = ContextVar("headscope_attention_handler", default=None)
+
+
+def ordinary_attention(call: AttentionCall) -> Float[Tensor, "batch pos head d_head"]:
+    """The model's own attention: PyTorch's fused kernel, or spelled out where a soft cap or a sink forbids it."""
+    q, k, v = call.query, call.key, call.value
+    groups = q.shape[1] // k.shape[1]
+    k, v = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (k, v))
+    if call.softcap is None and call.sinks is None:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=call.mask, is_causal=call.mask is None and q.shape[2] > 1, scale=call.scaling
+        )
+        return out.transpose(1, 2)
+    scores = _cap(q @ k.mT * call.scaling, call.softcap).float()
+    mask = call.mask
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
+        mask = mask.tril(k.shape[2] - q.shape[2])
+    weights = softmax_with_sinks(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), call.sinks)
+    return (weights.to(v.dtype) @ v).transpose(1, 2)
+
+
+def softmax_with_sinks(
+    scores: Float[Tensor, "batch head row key"], sinks: Float[Tensor, " head"] | None
+) -> Float[Tensor, "batch head row key"]:
+    if sinks is None:
+        return scores.softmax(-1)
+    sink = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
+
+
+def _cap(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def _forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **extra: Any,
+) -> tuple[Tensor, None]:
+    unknown = [name for name, given in extra.items() if given is not None and name not in _HARMLESS]
+    if unknown:
+        raise UnsupportedAttention(
+            f"{type(module).__name__} passes {', '.join(sorted(unknown))} to its attention, which headscope's "
+            "attention does not compute"
+        )
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        raise UnsupportedAttention(f"{type(module).__name__} has an additive attention mask (a position bias)")
+    if attention_mask is None and not getattr(module, "is_causal", True):
+        raise UnsupportedAttention(f"{type(module).__name__} is not causal")
+    call = AttentionCall(
+        layer=module.layer_idx,
+        query=query,
+        key=key,
+        value=value,
+        mask=attention_mask,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap=softcap,
+        sinks=s_aux,
+    )
+    handler = _handler.get()
+    out = handler(call) if handler is not None else None
+    return (ordinary_attention(call) if out is None else out), None
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register(NAME, _forward)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+@contextmanager
+def attention_handler(hf_model: Any, components: Components, handler: Handler | None) -> Iterator[None]:
+    """While active, every attention of ``hf_model`` calls ``handler``; the model's own setting is restored after."""
+    configs = {id(c): c for c in [hf_model.config, *components.attention_configs()]}.values()
+    before = [(config, config._attn_implementation_internal) for config in configs]
+    token = _handler.set(handler)
+    try:
+        for config, _ in before:
+            config._attn_implementation_internal = NAME
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+        _handler.reset(token)

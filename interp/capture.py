@@ -1,0 +1,113 @@
+"""What is there, before anything is changed: attention between chosen positions, and what heads put out.
+
+Nothing here keeps an S x S tensor, or a view into one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attention import AttentionCall, attention_handler
+from interp.prompts import pad_left
+
+if TYPE_CHECKING:
+    from interp.model import Model
+    from interp.prompts import Prompt
+
+
+def attention_log_probs(
+    model: Model,
+    prompts: Sequence[Prompt],
+    queries: Sequence[Sequence[int]],
+    keys: Sequence[Sequence[Sequence[int]]],
+    max_rows: int = 256,
+) -> list[Float[Tensor, "layer head query key_group"]]:
+    """Log attention probability that chosen query positions give to chosen groups of key positions, for one batch.
+
+    ``queries[i]`` are positions of prompt i; ``keys[i]`` is a list of groups of positions, whose probabilities are
+    summed within a group. For prompt i the result is float32 [layer, head, len(queries[i]), len(keys[i])], natural
+    logs, -inf where the model masks a whole group (later positions, or outside a sliding window). The softmax's
+    normaliser cancels exactly in the difference of two groups of one position each.
+
+    One forward pass. Memory beyond it: the result, and scores of at most ``max_rows`` queries of one layer against
+    all keys. Scores are computed in float32 from the model's own queries and keys, also for bfloat16 models.
+    Raises ``UnsupportedAttention`` for models whose attention transformers' interface does not describe.
+    """
+    batch = pad_left(prompts, model.device)
+    results = [
+        torch.empty(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)
+    ]
+
+    def look(call: AttentionCall) -> None:
+        for i, offset in enumerate(batch.offsets):
+            positions = torch.tensor(list(queries[i]), device=call.query.device) + offset
+            groups = [torch.tensor(list(g), device=call.query.device) + offset for g in keys[i]]
+            for start in range(0, len(positions), max_rows):
+                rows = positions[start : start + max_rows]
+                scores = call.scores(i, rows)
+                log_z = call.log_normaliser(scores)
+                for g, group in enumerate(groups):
+                    log_prob = scores[..., group].logsumexp(-1) - log_z
+                    results[i][call.layer, :, start : start + max_rows, g] = log_prob.cpu()
+
+    _run(model, batch.inputs, look)
+    return results
+
+
+def head_outputs(
+    model: Model, prompts: Sequence[Prompt], last: int | None = 1, batch_size: int = 8
+) -> list[Float[Tensor, "layer pos head d_head"]]:
+    """z of every head (the output projection's input) at the last ``last`` positions of each prompt (None: all).
+
+    In the model's dtype, on the CPU. Costs one forward pass for each batch; memory [layer, pos, head, d_head].
+    """
+    found: list[Tensor] = []
+    for start in range(0, len(prompts), batch_size):
+        chunk = prompts[start : start + batch_size]
+        batch = pad_left(chunk, model.device)
+        lengths = [len(p) if last is None else min(last, len(p)) for p in chunk]
+        out = [
+            torch.empty(model.n_layers, n, model.n_heads, model.d_head, dtype=model.dtype) for n in lengths
+        ]
+        def keep(layer: int, z: Tensor, lengths=lengths, out=out) -> None:
+            for i, n in enumerate(lengths):
+                out[i][layer] = z[i, -n:].unflatten(-1, (model.n_heads, model.d_head)).cpu()
+
+        with ExitStack() as stack, torch.no_grad():
+            for layer, block in enumerate(model.components.blocks):
+                hook = partial(_pass_z, partial(keep, layer))
+                stack.callback(block.out_projection.register_forward_pre_hook(hook).remove)
+            model.hf(**batch.inputs, use_cache=False, **model.last_logits_only())
+        found += out
+    return found
+
+
+def mean_head_outputs(
+    model: Model, prompts: Sequence[Prompt], last: int | None = 1, batch_size: int = 8
+) -> Float[Tensor, "layer head d_head"]:
+    """Mean z over prompts and over their last ``last`` positions (None: all), summed in float64, as float32."""
+    if not prompts:
+        raise ValueError("a mean over no prompts was asked for; give at least one reference prompt.")
+    total = torch.zeros(model.n_layers, model.n_heads, model.d_head, dtype=torch.float64)
+    count = 0
+    for start in range(0, len(prompts), batch_size):
+        for z in head_outputs(model, prompts[start : start + batch_size], last, batch_size):
+            total += z.double().sum(1)
+            count += z.shape[1]
+    return (total / count).float()
+
+
+def _pass_z(keep: Any, module: Any, args: tuple) -> None:
+    keep(args[0].detach())
+
+
+def _run(model: Model, inputs: Mapping[str, Tensor], look: Any) -> None:
+    with torch.no_grad(), attention_handler(model.hf, model.components, look):
+        model.hf(**inputs, use_cache=False, **model.last_logits_only())

@@ -1,0 +1,133 @@
+"""Where the parts of a transformer live, whatever its architecture calls them.
+
+TransformerLens keeps, for some 140 architectures, an adapter that says which module is a block, which the attention,
+which the output projection. This file reads that map for a plain transformers model, so that no module name is
+written down anywhere in this package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One transformer block of the plain model: the modules that scans and captures attach to.
+
+    ``attention_write`` and ``mlp_write`` are the modules whose output is added to the residual stream: the
+    attention and the MLP themselves, or the norm that follows them (Gemma 2 and 3, OLMo 2).
+    """
+
+    module: nn.Module
+    attention: nn.Module
+    out_projection: nn.Module
+    attention_write: nn.Module
+    attention_post_norm: nn.Module | None
+    mlp_write: nn.Module
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """The modules of a plain transformers model by role, and the head geometry read from its config."""
+
+    blocks: tuple[Block, ...]
+    embedding: nn.Module
+    final_norm: nn.Module
+    unembedding: nn.Module
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_model: int
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    def attention_configs(self) -> list[Any]:
+        """The distinct config objects that the attention modules read their implementation from."""
+        configs = {id(c): c for b in self.blocks if (c := getattr(b.attention, "config", None)) is not None}
+        return list(configs.values())
+
+
+def find_components(hf_model: nn.Module, bridge: Any) -> Components:
+    """Look up every block's modules in ``hf_model`` by the names in the bridge's adapter.
+
+    Raises ``ValueError`` when a block has no attention with an output projection (state-space or hybrid layers), or
+    when the head geometry of the config does not fit the projection's weights.
+    """
+    mapping = bridge.adapter.component_mapping
+    missing = [part for part in ("embed", "blocks", "ln_final", "unembed") if part not in mapping]
+    if missing:
+        raise ValueError(
+            f"TransformerLens's adapter {type(bridge.adapter).__name__} names no {', '.join(missing)}; head scans "
+            "need a decoder with blocks, a final norm and an unembedding."
+        )
+    blocks_map = mapping["blocks"]
+    found = hf_model.get_submodule(blocks_map.name)
+    blocks = tuple(_block(layer, module, blocks_map.submodules) for layer, module in enumerate(found))
+    n_heads, d_head = int(bridge.cfg.n_heads), int(bridge.cfg.d_head)
+    n_kv_heads = int(getattr(bridge.cfg, "n_key_value_heads", None) or n_heads)
+    components = Components(
+        blocks=blocks,
+        embedding=hf_model.get_submodule(mapping["embed"].name),
+        final_norm=hf_model.get_submodule(mapping["ln_final"].name),
+        unembedding=hf_model.get_submodule(mapping["unembed"].name),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        d_head=d_head,
+        d_model=int(bridge.cfg.d_model),
+    )
+    for layer, block in enumerate(blocks):
+        width = projection_width(block.out_projection)
+        if width is not None and width != n_heads * d_head:
+            raise ValueError(
+                f"layer {layer}: the output projection reads {width} features, but the config says {n_heads} heads "
+                f"of size {d_head} = {n_heads * d_head}. Per-layer head geometry is not supported."
+            )
+    if n_heads % n_kv_heads:
+        raise ValueError(f"{n_heads} query heads can't be grouped over {n_kv_heads} key/value heads.")
+    return components
+
+
+def _block(layer: int, module: nn.Module, names: Any) -> Block:
+    def sub(parent: nn.Module, children: Any, key: str) -> nn.Module | None:
+        if key not in children or children[key].name is None:
+            return None
+        try:
+            return parent.get_submodule(children[key].name)
+        except AttributeError:  # optional parts that this layer does not have
+            return None
+
+    attention = sub(module, names, "attn")
+    out = sub(attention, names["attn"].submodules, "o") if attention is not None else None
+    if attention is None or out is None:
+        raise ValueError(
+            f"layer {layer} has no attention with an output projection of its own (a state-space, convolution or "
+            "fused layer): its heads can't be scanned. Use a model whose every layer is an attention layer."
+        )
+    post_norm = sub(module, names, "ln1_post")
+    mlp = sub(module, names, "mlp")
+    if mlp is None:
+        raise ValueError(f"layer {layer} has no MLP module by the name in TransformerLens's adapter.")
+    return Block(
+        module=module,
+        attention=attention,
+        out_projection=out,
+        attention_write=post_norm if post_norm is not None else attention,
+        attention_post_norm=post_norm,
+        mlp_write=sub(module, names, "ln2_post") or mlp,
+    )
+
+
+def projection_width(projection: nn.Module) -> int | None:
+    """Input features of a linear layer: ``nn.Linear``-like, or GPT-2's ``Conv1D`` (``nf`` outputs, weight [in, out])."""
+    width = getattr(projection, "in_features", None)
+    if isinstance(width, int):
+        return width
+    if hasattr(projection, "nf") and isinstance(getattr(projection, "weight", None), torch.Tensor):
+        return int(projection.weight.shape[0])
+    return None

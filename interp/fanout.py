@@ -1,0 +1,229 @@
+"""The fan-out: exact counterfactual logits of any number of edits, in about the time of two or three passes.
+
+An edit confined to the last m positions leaves everything before them as it was. So the prefix is run once, and the
+last m tokens are run once for each *branch*, as rows of one batch which all read the same cached prefix. A branch
+joins the batch at the first layer that it edits: below that it equals the unedited row, which always is row 0.
+Cost in token-forwards, for N single-head branches over L layers: (S - m) + m (1 + N (L + 1) / 2L), against N S for
+a loop. With m = S it is the scan of edits at all positions, at half of the loop's cost.
+
+Masks come from transformers itself (one for each kind of layer), so sliding windows are right; the cached prefix is
+kept whole also for layers with a sliding window, whose own cache would drop a part of it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.attention import AttentionCall, attention_handler, softmax_with_sinks
+from interp.edits import Branch, HeadEdit, apply_edits
+
+if TYPE_CHECKING:
+    from interp.model import Model
+    from interp.prompts import Prompt
+
+
+class _Prefix(DynamicCache):
+    """Keys and values of the prefix, whole for every layer. When frozen, an update hands back the new ones alone."""
+
+    frozen = False
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any):
+        if self.frozen:
+            return key_states, value_states
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+
+def fan_out_logits(
+    model: Model,
+    prompt: Prompt,
+    branches: Sequence[Branch],
+    m: int,
+    tokens: Sequence[int] | None,
+    memory_mib: float = 1024.0,
+) -> Float[Tensor, "branch token"]:
+    """Logits at the answer for each branch, row 0 being the unedited run, float32.
+
+    Args:
+        m: the edits act on the last m positions.
+        tokens: the token ids to unembed, None for the whole vocabulary.
+        memory_mib: how much a chunk of branches may take, about.
+    """
+    n_prefix = len(prompt) - m
+    prefix = _run_prefix(model, prompt, n_prefix) if n_prefix else None
+    order = sorted(range(len(branches)), key=lambda i: branches[i].first_layer)
+    size = max(1, int(memory_mib * 2**20 / row_bytes(model, m, len(prompt), tokens)))
+    out: Tensor | None = None
+    for start in range(0, max(1, len(order)), size):
+        chunk = order[start : start + size]
+        logits = _run_chunk(model, prompt, prefix, [branches[i] for i in chunk], m, tokens)
+        if out is None:
+            out = logits.new_empty(len(branches) + 1, logits.shape[1])
+            out[0] = logits[0]
+        out[[i + 1 for i in chunk]] = logits[1:]
+    assert out is not None
+    return out
+
+
+def row_bytes(model: Model, m: int, n_tokens: int, tokens: Sequence[int] | None) -> int:
+    """About the peak memory that one branch takes: activations of one layer, its scores, and the logits."""
+    config = model.hf.config.get_text_config()
+    d_ff = getattr(config, "intermediate_size", None) or 4 * model.d_model
+    d_ff *= getattr(config, "num_experts_per_tok", None) or 1
+    activations = m * (6 * model.d_model + 4 * model.n_heads * model.d_head + 3 * d_ff)
+    scores = 2 * m * model.n_heads * (n_tokens if m < n_tokens else 64)  # the fused kernel keeps none
+    logits = 3 * config.vocab_size if tokens is None else 0
+    return 4 * (activations + scores + logits)
+
+
+def _run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> _Prefix:
+    ids = torch.tensor([prompt.token_ids[:n_prefix]], device=model.device)
+    cache = _Prefix()
+    with torch.no_grad(), attention_handler(model.hf, model.components, None):
+        model.hf.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    cache.frozen = True
+    return cache
+
+
+def _run_chunk(
+    model: Model,
+    prompt: Prompt,
+    prefix: _Prefix | None,
+    branches: Sequence[Branch],
+    m: int,
+    tokens: Sequence[int] | None,
+) -> Float[Tensor, "row token"]:
+    """One pass over the last m tokens: row 0 unedited, then the branches, sorted by their first edited layer."""
+    ids = torch.tensor([prompt.token_ids[-m:]], device=model.device)
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False, **model.last_logits_only()}
+    if prefix is not None:
+        start = len(prompt) - m
+        positions = torch.arange(start, len(prompt), device=model.device)[None]
+        inputs |= {"past_key_values": prefix, "position_ids": positions, "use_cache": True}
+    joining = defaultdict(int)
+    edits: dict[int, list[tuple[int, HeadEdit]]] = defaultdict(list)
+    for row, branch in enumerate(branches, start=1):
+        joining[branch.first_layer] += 1
+        for edit in branch.edits:
+            edits[edit.layer].append((row, edit))
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        handler = None if prefix is None else _shared_prefix_attention(prefix)
+        stack.enter_context(attention_handler(model.hf, model.components, handler))
+        for layer, block in enumerate(model.components.blocks):
+            if joining[layer]:
+                hook = block.module.register_forward_pre_hook(_grow(joining[layer]), with_kwargs=True)
+                stack.callback(hook.remove)
+            if edits[layer]:
+                stack.enter_context(edit_heads(model, layer, edits[layer]))
+        stack.enter_context(unembed_only(model, tokens))
+        return model.hf(**inputs).logits[:, -1].float()
+
+
+def _grow(n_new: int):
+    """A block's pre-hook that appends copies of row 0 to the batch."""
+
+    def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = torch.cat([hidden, hidden[:1].expand(n_new, -1, -1)])
+        if args:
+            return (hidden, *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": hidden}
+
+    return hook
+
+
+def _shared_prefix_attention(prefix: _Prefix):
+    """Attention of rows that share one prefix: scores against it in one product for all rows, then each row's own."""
+
+    def handler(call: AttentionCall) -> Float[Tensor, "row pos head d_head"]:
+        k0, v0 = prefix.layers[call.layer].keys[0], prefix.layers[call.layer].values[0]  # [kv, prefix, d_head]
+        rows, n_heads, m, d_head = call.query.shape
+        n_kv, n_prefix = k0.shape[0], k0.shape[1]
+        group = n_heads // n_kv
+        q = call.query.unflatten(1, (n_kv, group)) * call.scaling  # [row, kv, group, pos, d_head]
+        flat = q.permute(1, 0, 2, 3, 4).reshape(n_kv, rows * group * m, d_head)
+        to_prefix = (flat @ k0.mT).view(n_kv, rows, group, m, n_prefix).permute(1, 0, 2, 3, 4)
+        own = q @ call.key[:, :, None].mT  # [row, kv, group, pos, pos]
+        scores = torch.cat([to_prefix, own], dim=-1)
+        if call.softcap is not None:
+            scores = call.softcap * torch.tanh(scores / call.softcap)
+        scores = scores.float()
+        if call.mask is not None:
+            scores = scores.masked_fill(~call.mask[:, :, None], torch.finfo(scores.dtype).min)
+        elif m > 1:
+            causal = torch.ones(m, m, dtype=torch.bool, device=q.device).tril()
+            scores[..., n_prefix:] = scores[..., n_prefix:].masked_fill(
+                ~causal, torch.finfo(scores.dtype).min
+            )
+        weights = softmax_with_sinks(scores.flatten(1, 2), call.sinks).unflatten(1, (n_kv, group))
+        weights = weights.to(v0.dtype)
+        on_prefix, on_own = weights[..., :n_prefix], weights[..., n_prefix:]
+        flat = on_prefix.permute(1, 0, 2, 3, 4).reshape(n_kv, rows * group * m, n_prefix)
+        out = (flat @ v0).view(n_kv, rows, group, m, -1).permute(1, 0, 2, 3, 4)
+        out = out + on_own @ call.value[:, :, None]
+        return out.flatten(1, 2).transpose(1, 2)
+
+    return handler
+
+
+@contextmanager
+def edit_heads(
+    model: Model, layer: int, edits: Sequence[tuple[int, HeadEdit]], last: int | None = None
+) -> Iterator[None]:
+    """While active, the layer's z is edited where its output projection reads it: row by row, at the last ``last``
+    positions (None: all that the pass computes). Removed again on any exception."""
+
+    def hook(module: Any, args: tuple) -> tuple:
+        z = args[0]
+        if last is None or last >= z.shape[1]:
+            return (apply_edits(z, edits, model.n_heads), *args[1:])
+        z = torch.cat([z[:, :-last], apply_edits(z[:, -last:], edits, model.n_heads)], dim=1)
+        return (z, *args[1:])
+
+    handle = model.components.blocks[layer].out_projection.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def unembed_only(model: Model, tokens: Sequence[int] | None) -> Iterator[None]:
+    """While active, the model's logits are those of the last position and of ``tokens`` alone, in that order.
+
+    Caps and scales that the model applies to its logits still act, being elementwise. Layers without a plain weight
+    (quantised, adapted) give all logits, of which the tokens are picked.
+    """
+    head = model.components.unembedding
+    weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
+    plain = type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook")
+    index = None if tokens is None else torch.tensor(list(tokens), device=weight.device)
+    original = head.forward
+
+    def forward(hidden: Tensor) -> Tensor:
+        hidden = hidden[:, -1:]
+        if index is None:
+            return original(hidden)
+        if not plain:
+            return original(hidden)[..., index.to(hidden.device)]
+        return F.linear(hidden, weight[index], None if bias is None else bias[index])
+
+    had = "forward" in vars(head)
+    head.forward = forward
+    try:
+        yield
+    finally:
+        if had:
+            head.forward = original
+        else:
+            del head.forward

@@ -1,0 +1,309 @@
+"""GGUF files: check one without trusting it, and convert one into a directory that plain transformers loads.
+
+The header is read here, with bounds, rather than by `gguf.GGUFReader`: that maps the whole file, builds an
+array for each of 50,000 vocabulary entries, and answers a truncated file with a numpy reshape error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import struct
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+FORMAT_VERSION = 1  # of headscope.json; a higher one makes older conversions be made again
+PROVENANCE_FILE = "headscope.json"
+
+_SCALAR_FORMATS = dict(enumerate(["B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d"]))
+_STRING, _ARRAY = 8, 9
+_MAX_STRING_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class GGUFHeader:
+    """What a GGUF file says of itself. `quantisation` counts tensors by type, `{"Q4_1": 210, "F32": 61}`."""
+
+    architecture: str
+    name: str
+    n_tensors: int
+    n_elements: int
+    quantisation: Mapping[str, int]
+    expected_bytes: int
+    rope_scaling: str
+    tensors_left_out: tuple[str, ...]
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hex, read in pieces (about 1 s for each GB)."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_gguf(path: Path | str) -> GGUFHeader:
+    """The header of a GGUF file that is whole and that transformers can convert.
+
+    Reads the metadata and the tensor table only (milliseconds), and compares the length of the file with where
+    its last tensor must end, so a download that stopped early is found before anything is loaded.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a GGUF file, an unreadable header, a truncated file, one piece of a split model, an
+            architecture that transformers' GGUF loader doesn't know, or rotary scaling that the loader would
+            drop without a word (the model would then compute other numbers than its authors').
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; name a .gguf file, or a directory with a config.json")
+    with open(path, "rb") as file:
+        try:
+            metadata, tensors, data_start = _read_header(file)
+        except (struct.error, EOFError, UnicodeDecodeError, KeyError, OverflowError) as error:
+            found = path.stat().st_size
+            raise ValueError(
+                f"{path}: the GGUF header can't be read to its end ({found:,} bytes in the file); the file is "
+                "truncated or damaged. Download it again."
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    end = max((offset + n_bytes for _, _, _, offset, n_bytes in tensors), default=0)
+    found, expected = path.stat().st_size, data_start + end
+    if found < expected:
+        raise ValueError(
+            f"{path} is truncated: its tensors need {expected:,} bytes and the file has {found:,} "
+            f"({expected - found:,} missing). Download it again."
+        )
+    if int(metadata.get("split.count", 1)) > 1:
+        raise ValueError(
+            f"{path} is one of {metadata['split.count']} pieces of a model. Join them first: "
+            "`llama-gguf-split --merge FIRST-PIECE.gguf WHOLE.gguf`."
+        )
+    architecture = str(metadata.get("general.architecture", ""))
+    _check_architecture(path, architecture)
+    header = GGUFHeader(
+        architecture=architecture,
+        name=str(metadata.get("general.name", path.stem)),
+        n_tensors=len(tensors),
+        n_elements=sum(n_elements for _, _, n_elements, _, _ in tensors),
+        quantisation=dict(Counter(kind.name for _, kind, _, _, _ in tensors).most_common()),
+        expected_bytes=expected,
+        rope_scaling=str(metadata.get(f"{architecture}.rope.scaling.type", "none")),
+        tensors_left_out=tuple(name for name, *_ in tensors if name.startswith("rope_f")),
+    )
+    # gpt-oss is the one architecture whose scaling transformers rebuilds from the metadata
+    scaled = header.rope_scaling not in ("none", "") or header.tensors_left_out
+    if scaled and "gpt" not in architecture:
+        raise ValueError(
+            f"{path} scales its rotary embeddings (type {header.rope_scaling!r}, tensors "
+            f"{list(header.tensors_left_out)}), and transformers' GGUF loader drops that: every result would be "
+            "of a slightly different model. Use the original checkpoint (a hub id or a local directory)."
+        )
+    return header
+
+
+def convert_gguf(gguf: Path, target: Path, provenance: Mapping[str, Any]) -> None:
+    """Write the GGUF model into the new directory `target` as float32 safetensors, with tokenizer and chat template.
+
+    `provenance` goes into the directory's `headscope.json`, with the quantisation, the versions that did the
+    conversion, the number of parameters, and the size of every file (so that a damaged copy is noticed).
+    The weights are the quantised ones written out in float32: they carry the rounding of the GGUF file.
+
+    Costs four bytes of memory and disk for each parameter, twice that in memory for a moment; 17 s for
+    SmolLM2-135M and 40 s for a 0.5B model on one thread.
+
+    Raises:
+        ValueError: a weight is missing from the file, has the wrong shape, isn't finite, or wasn't used.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    header = check_gguf(gguf)
+    target.mkdir(parents=True)
+    # transformers looks for tokenizer files beside the GGUF; alone in a directory, the file speaks for itself
+    alone = target.parent / f"{target.name}-gguf"
+    shutil.rmtree(alone, ignore_errors=True)
+    alone.mkdir()
+    try:
+        os.symlink(gguf.resolve(), alone / "model.gguf")
+    except OSError:  # Windows without the privilege
+        shutil.copyfile(gguf, alone / "model.gguf")
+
+    with _quiet_bars():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            alone, gguf_file="model.gguf", dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+        _check_loaded(gguf, header, model, info)
+        # what is saved is an ordinary float32 model: without these, loading would ask for a GGUF quantiser
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.hf_quantizer = None
+        model.config._name_or_path = ""
+        model.save_pretrained(target)
+        n_parameters = sum(parameter.numel() for parameter in model.parameters())
+        del model
+        tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file="model.gguf", local_files_only=True)
+        tokenizer.init_kwargs.pop("local_files_only", None)  # of this call, not of the tokenizer
+        tokenizer.save_pretrained(target)
+    shutil.rmtree(alone)
+
+    record = {
+        "format_version": FORMAT_VERSION,
+        **provenance,
+        "architecture": header.architecture,
+        "gguf_name": header.name,
+        "quantisation": dict(header.quantisation),
+        "n_parameters": n_parameters,
+        "dtype": "float32",
+        "chat_template": bool(tokenizer.chat_template),
+        "converted_with": {package: version(package) for package in ("torch", "transformers", "gguf")},
+        "converted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": {file.name: file.stat().st_size for file in sorted(target.iterdir())},
+    }
+    (target / PROVENANCE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_provenance(directory: Path) -> dict[str, Any] | None:
+    """The `headscope.json` of a finished conversion; None if there is none, or a file is missing or cut short."""
+    try:
+        record = json.loads((directory / PROVENANCE_FILE).read_text(encoding="utf-8"))
+        whole = all((directory / name).stat().st_size == size for name, size in record["files"].items())
+        return record if whole and record["format_version"] == FORMAT_VERSION else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def supported_architectures() -> list[str]:
+    """The architectures whose GGUF files the installed transformers can read."""
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    return sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer"})
+
+
+def _check_architecture(path: Path, architecture: str) -> None:
+    def plain(name: str) -> str:  # GGUF says "qwen2moe" and "gpt-oss" where transformers says "qwen2_moe", "gpt_oss"
+        return name.replace("_", "").replace("-", "")
+
+    supported = supported_architectures()
+    if plain(architecture) not in {plain(name) for name in supported}:
+        raise ValueError(
+            f"{path}: transformers {version('transformers')} can't read GGUF files of architecture "
+            f"{architecture!r}. It reads: {', '.join(supported)}. Use the original checkpoint instead "
+            "(a hub id or a local directory)."
+        )
+
+
+def _check_loaded(gguf: Path, header: GGUFHeader, model: Any, info: Mapping[str, Any]) -> None:
+    import torch
+
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing = sorted(set(info["missing_keys"]) - tied)
+    if missing or info["mismatched_keys"]:
+        raise ValueError(
+            f"{gguf} doesn't give all weights of its architecture; transformers would fill these at random: "
+            f"missing {missing[:5]}, wrong shape {list(info['mismatched_keys'])[:5]} "
+            f"({len(missing) + len(info['mismatched_keys'])} in all)."
+        )
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if n_parameters != header.n_elements:
+        raise ValueError(
+            f"{gguf} holds {header.n_elements:,} weights and the model loaded from it has {n_parameters:,}: "
+            f"transformers {version('transformers')} left some out or made some up."
+        )
+    infinite = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if infinite:
+        raise ValueError(f"{gguf}: weights that aren't finite in {infinite[:5]} ({len(infinite)} tensors)")
+
+
+@contextlib.contextmanager
+def _quiet_bars():
+    """transformers draws its bars with tqdm on stderr, tty or not; keep them for a tty only."""
+    if sys.stderr.isatty():
+        yield
+    else:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+
+
+_Tensor = tuple[str, GGMLQuantizationType, int, int, int]  # name, type, elements, offset, bytes
+
+
+def _read_header(file: BinaryIO) -> tuple[dict[str, Any], list[_Tensor], int]:
+    """Metadata (scalars and strings; arrays are skipped), tensor table, and the offset where tensor data begins."""
+    magic = file.read(4)
+    if magic != b"GGUF":
+        raise ValueError(f"not a GGUF file (it begins with {magic!r} instead of b'GGUF')")
+    file_version = _read(file, "I")
+    if file_version & 0xFFFF == 0:
+        raise ValueError("a big-endian GGUF file; use the little-endian one")
+    if file_version not in (2, 3):
+        raise ValueError(f"GGUF version {file_version}; versions 2 and 3 can be read")
+    n_tensors, n_metadata = _read(file, "Q"), _read(file, "Q")
+
+    metadata: dict[str, Any] = {}
+    for _ in range(n_metadata):
+        key = _read_string(file)
+        metadata[key] = _read_value(file, _read(file, "I"))
+
+    tensors: list[_Tensor] = []
+    for _ in range(n_tensors):
+        name = _read_string(file)
+        n_dims = _read(file, "I")
+        if n_dims > 8:
+            raise ValueError(f"tensor {name!r} claims {n_dims} dimensions; the file is damaged")
+        n_elements = math.prod(_read(file, "Q") for _ in range(n_dims))
+        code, offset = _read(file, "I"), _read(file, "Q")
+        try:
+            kind = GGMLQuantizationType(code)
+        except ValueError:
+            raise ValueError(
+                f"tensor {name!r} has type {code}, unknown to gguf {version('gguf')}; `pip install -U gguf`"
+            ) from None
+        block_elements, block_bytes = GGML_QUANT_SIZES[kind]
+        tensors.append((name, kind, n_elements, offset, n_elements // block_elements * block_bytes))
+
+    alignment = int(metadata.get("general.alignment", 32)) or 32
+    return metadata, tensors, -(-file.tell() // alignment) * alignment
+
+
+def _read(file: BinaryIO, form: str) -> Any:
+    return struct.unpack(f"<{form}", file.read(struct.calcsize(f"<{form}")))[0]
+
+
+def _read_string(file: BinaryIO) -> str:
+    length = _read(file, "Q")
+    if length > _MAX_STRING_BYTES:
+        raise ValueError(f"a string of {length:,} bytes in the header; the file is damaged")
+    text = file.read(length)
+    if len(text) < length:
+        raise EOFError
+    return text.decode("utf-8")
+
+
+def _read_value(file: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _read_string(file)
+    if kind != _ARRAY:
+        return _read(file, _SCALAR_FORMATS[kind])
+    item_kind, length = _read(file, "I"), _read(file, "Q")
+    if item_kind in (_STRING, _ARRAY):
+        for _ in range(length):
+            _read_value(file, item_kind)
+    else:
+        file.seek(length * struct.calcsize(f"<{_SCALAR_FORMATS[item_kind]}"), os.SEEK_CUR)
+    return None

@@ -1,0 +1,72 @@
+"""What a scan measures at the answer: functions of the logits at the last position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class LogitDifference:
+    """Log odds of one answer against another: logit(positive) - logit(negative), in logits (nats).
+
+    With several surface forms of a word: the difference of the logs of their summed (unnormalised) probabilities.
+    The softmax normaliser cancels, so only these tokens are unembedded.
+    """
+
+    positive: str
+    negative: str
+    unit = "logits"
+    needs_vocabulary = False
+
+    def tokens(self, prompt: Prompt) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return prompt.answer_tokens(self.positive), prompt.answer_tokens(self.negative)
+
+    def __call__(
+        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+    ) -> Float[Tensor, " row"]:
+        positive, negative = groups
+        return positive.logsumexp(-1) - negative.logsumexp(-1)
+
+    def __str__(self) -> str:
+        return f"logit({self.positive}) - logit({self.negative})"
+
+
+@dataclass(frozen=True)
+class Probability:
+    """Probability of an answer word ("gold": each prompt's own), between 0 and 1, its surface forms summed.
+
+    Needs the whole vocabulary's logits for each branch: slower than a difference. The *drop* under an edit is minus
+    ``ScanResult.change``.
+    """
+
+    answer: str = "gold"
+    unit = "probability"
+    needs_vocabulary = True
+
+    def tokens(self, prompt: Prompt) -> tuple[tuple[int, ...]]:
+        return (prompt.answer_tokens(self.answer),)
+
+    def __call__(
+        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+    ) -> Float[Tensor, " row"]:
+        if log_normaliser is None:
+            raise ValueError("a probability needs the logits of the whole vocabulary.")
+        return (groups[0].logsumexp(-1) - log_normaliser).exp()
+
+    def __str__(self) -> str:
+        return f"P({self.answer})"
+
+
+Metric = LogitDifference | Probability
+
+
+def measure(metric: Metric, logits: Float[Tensor, "row vocabulary"], prompt: Prompt) -> Float[Tensor, " row"]:
+    """The metric from full logits, float32: the obvious way."""
+    logits = logits.float()
+    groups = tuple(logits[:, list(ids)] for ids in metric.tokens(prompt))
+    return metric(groups, logits.logsumexp(-1) if metric.needs_vocabulary else None)

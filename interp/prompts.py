@@ -1,0 +1,277 @@
+"""From text to tokens, and from characters to positions: chat templates, spans, answer tokens, left padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from interp.model import Model
+
+CharSpan = tuple[int, int]
+SpanLike = CharSpan | Sequence[CharSpan]
+"""Half-open character range(s) in the user's text."""
+
+_SENTINEL = "\u2063headscope\u2063"  # stands for the user's text while the template is taken apart
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as the model reads it, with what is where.
+
+    ``spans`` maps a name to token positions (sorted, from 0). Every prompt built from text has ``"text"`` (the user's
+    text), ``"prefix"`` (what the template puts before it) and ``"suffix"`` (what it puts after it, up to the last
+    token). ``answers`` maps an answer word to the token ids that count as giving it.
+    """
+
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...] = ()
+    text: str = ""
+    spans: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    answers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    gold: str | None = None
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.token_ids:
+            raise ValueError("a prompt needs at least one token; an empty one was given.")
+        for name, positions in self.spans.items():
+            if any(not 0 <= p < len(self.token_ids) for p in positions):
+                raise ValueError(
+                    f"span {name!r} names position {max(positions)}; the prompt has {len(self.token_ids)} tokens."
+                )
+        if self.gold is not None and self.gold not in self.answers:
+            raise ValueError(f"gold answer {self.gold!r} is not one of the answers {sorted(self.answers)}.")
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def answer_position(self) -> int:
+        """The last position: the model's next token is the answer."""
+        return len(self.token_ids) - 1
+
+    @property
+    def instruction_end(self) -> int:
+        """The last token of the user's text (``t_inst`` in arXiv 2507.11878)."""
+        return self.span("text")[-1]
+
+    def span(self, name: str) -> tuple[int, ...]:
+        """Token positions of a named span; ``KeyError`` lists the names there are."""
+        if name not in self.spans:
+            raise KeyError(f"this prompt has no span {name!r}; it has {sorted(self.spans)}.")
+        return self.spans[name]
+
+    def answer_tokens(self, word: str) -> tuple[int, ...]:
+        """Token ids of an answer word, or of the gold answer for ``"gold"``."""
+        key = self.gold if word == "gold" and "gold" not in self.answers else word
+        if key is None or key not in self.answers:
+            raise KeyError(
+                f"prompt {self.id!r} has no answer {word!r}; it has {sorted(self.answers)} and gold={self.gold!r}."
+            )
+        return self.answers[key]
+
+    @classmethod
+    def from_token_ids(
+        cls, token_ids: Sequence[int], answers: Mapping[str, Sequence[int]] | None = None, **fields: Any
+    ) -> Prompt:
+        """A prompt for a model without tokenizer."""
+        ids = tuple(int(i) for i in token_ids)
+        answers = {word: tuple(int(i) for i in tokens) for word, tokens in (answers or {}).items()}
+        return cls(ids, tokens=tuple(map(str, ids)), answers=answers, **fields)
+
+
+def build_prompt(
+    model: Model,
+    text: str,
+    *,
+    spans: Mapping[str, SpanLike] | None = None,
+    answers: Sequence[str] = (),
+    gold: str | None = None,
+    forms: str = "in_context",
+    system: str | None = None,
+    chat: bool = True,
+    id: str = "",
+) -> Prompt:
+    """Put ``text`` through the chat template, tokenise once, and find every span's tokens by character offsets.
+
+    Args:
+        spans: name -> half-open character range(s) in ``text``. A token belongs to a span if they overlap.
+        answers: words whose first token is looked up as it would follow this very prompt.
+        forms: ``"in_context"``: the one form that the tokenizer gives after this prompt; ``"both"``: that form and
+            the one with (or without) a leading space, summed.
+        system: a system message. None leaves it to the template, and some templates then write one of their own
+            (SmolLM2, Qwen2.5); ``""`` asks for an empty one.
+        chat: False takes the text as it is, with the special tokens that the tokenizer itself adds.
+
+    Raises ``ValueError`` for a tokenizer without chat template or offsets, a prompt longer than the context, spans
+    outside the text, and answers that can't be told apart by their first token.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError(
+            f"{model.name} was loaded without a tokenizer: give interp.load(..., tokenizer=...) or build prompts "
+            "with Prompt.from_token_ids."
+        )
+    rendered, start = render(tokenizer, text, system) if chat else (text, 0)
+    bos = getattr(tokenizer, "bos_token", None)
+    add_special = not chat and not (bos and rendered.startswith(bos))
+    encoded = tokenizer(rendered, add_special_tokens=add_special, return_offsets_mapping=True)
+    ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
+    if model.context_length and len(ids) > model.context_length:
+        raise ValueError(
+            f"prompt {id or text[:60]!r} has {len(ids)} tokens; {model.name} reads at most {model.context_length}. "
+            "Shorten it."
+        )
+    end = start + len(text) if chat else len(rendered)
+    ranges: dict[str, SpanLike] = {"prefix": (0, start), "text": (start, end), "suffix": (end, len(rendered))}
+    located = {name: _tokens_in(offsets, r) for name, r in ranges.items()}
+    for name, given in (spans or {}).items():
+        parts = [given] if given and isinstance(given[0], int) else list(given)
+        for low, high in parts:
+            if not 0 <= low < high <= len(text):
+                raise ValueError(
+                    f"span {name!r} is characters {low}..{high}, but the text has {len(text)} characters; expected "
+                    "0 <= start < end <= length."
+                )
+        located[name] = _tokens_in(offsets, [(start + low, start + high) for low, high in parts])
+    prompt = Prompt(
+        token_ids=ids,
+        tokens=_display(tokenizer, rendered, ids, offsets),
+        text=rendered,
+        spans=located,
+        id=id,
+    )
+    if not answers:
+        return prompt
+    resolved = resolve_answers(tokenizer, prompt, answers, forms)
+    return replace(prompt, answers=resolved, gold=gold)
+
+
+def render(tokenizer: Any, text: str, system: str | None = None) -> tuple[str, int]:
+    """The chat template's text for one user message, ready for the reply, and where the message starts in it.
+
+    The template is taken apart by rendering a sentinel instead of the message, so the position is right even when
+    the message's words also stand elsewhere (in the system prompt, say). Text that the template alters is refused.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "the tokenizer has no chat template (a base model?): expected an instruction-tuned model. Use an "
+            "instruct version, set tokenizer.chat_template, or build prompts with chat=False."
+        )
+    head = [] if system is None else [{"role": "system", "content": system}]
+
+    def apply(content: str) -> str:
+        messages = [*head, {"role": "user", "content": content}]
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    parts = apply(_SENTINEL).split(_SENTINEL)
+    if len(parts) != 2:
+        raise ValueError(f"the chat template writes the user's message {len(parts) - 1} times; expected once.")
+    rendered = apply(text)
+    if rendered != parts[0] + text + parts[1]:
+        raise ValueError(
+            f"the chat template alters the message {text[:60]!r} (by stripping spaces at its ends, for example), so "
+            "character positions would be off. Give the text as the template keeps it."
+        )
+    return rendered, len(parts[0])
+
+
+def resolve_answers(
+    tokenizer: Any, prompt: Prompt, words: Sequence[str], forms: str = "in_context"
+) -> dict[str, tuple[int, ...]]:
+    """The token ids that begin each answer word right after ``prompt``.
+
+    After a space, a line break or a special token the word follows as it is; otherwise with a space before it. Words
+    of several tokens count by their first. Raises ``ValueError`` if two words then share a token: their
+    probabilities could not be told apart.
+    """
+    if forms not in ("in_context", "both"):
+        raise ValueError(f"forms={forms!r}; expected 'in_context' or 'both'.")
+    special = {prompt.text[-len(t) :] == t for t in tokenizer.all_special_tokens if t}
+    glued = prompt.text[-1:].isspace() or True in special
+    resolved: dict[str, tuple[int, ...]] = {}
+    for word in words:
+        if not word.strip():
+            raise ValueError(f"answer words must not be blank; {word!r} was given among {list(words)}.")
+        leads = ("", " ") if glued else (" ", "")
+        found = [_first_token(tokenizer, prompt, lead + word.strip()) for lead in leads]
+        usable = [t for t in (found[:1] if forms == "in_context" else found) if t is not None]
+        if not usable:
+            raise ValueError(
+                f"the answer {word!r} has no token of its own after the prompt ending {prompt.text[-20:]!r}: it "
+                "merges with the prompt's last token or begins with a bare space. Try forms='both' or another word."
+            )
+        resolved[word] = tuple(dict.fromkeys(usable))
+    for i, first in enumerate(words):
+        for second in list(words)[i + 1 :]:
+            if shared := set(resolved[first]) & set(resolved[second]):
+                token = tokenizer.convert_ids_to_tokens(shared.pop())
+                raise ValueError(
+                    f"the answers {first!r} and {second!r} share their first token {token!r} and can't be told "
+                    "apart. Use other option words."
+                )
+    return resolved
+
+
+def _first_token(tokenizer: Any, prompt: Prompt, continuation: str) -> int | None:
+    """The token after the prompt's own if ``continuation`` follows; None if the boundary moves or it is only space."""
+    ids = tuple(tokenizer(prompt.text + continuation, add_special_tokens=False)["input_ids"])
+    own = prompt.token_ids
+    if ids[: len(own)] != own:  # special tokens that the tokenizer added to the prompt (BOS)
+        added = len(own) - len(tokenizer(prompt.text, add_special_tokens=False)["input_ids"])
+        ids = own[:added] + ids
+    if len(ids) <= len(own) or ids[: len(own)] != own:
+        return None
+    token = ids[len(own)]
+    return token if tokenizer.decode([token]).strip() else None
+
+
+def _tokens_in(offsets: Sequence[CharSpan], ranges: SpanLike) -> tuple[int, ...]:
+    parts = [ranges] if ranges and isinstance(ranges[0], int) else ranges
+    hits = {
+        i
+        for i, (low, high) in enumerate(offsets)
+        for start, end in parts
+        if low < end and high > start and high > low
+    }
+    return tuple(sorted(hits))
+
+
+def _display(
+    tokenizer: Any, text: str, ids: Sequence[int], offsets: Sequence[CharSpan]
+) -> tuple[str, ...]:
+    return tuple(
+        text[low:high] if high > low else tokenizer.decode([token])
+        for token, (low, high) in zip(ids, offsets, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts padded on the left. ``offsets[i]`` is what to add to a position of prompt i."""
+
+    inputs: dict[str, Int[Tensor, "example pos"]]
+    offsets: tuple[int, ...]
+
+
+def pad_left(prompts: Sequence[Prompt], device: torch.device) -> Batch:
+    """Token ids, mask and position ids of a batch. The mask is left out when nothing is padded, so that a batch of
+    equal lengths takes the fast causal kernel."""
+    longest = max(map(len, prompts))
+    offsets = tuple(longest - len(p) for p in prompts)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, offset) in enumerate(zip(prompts, offsets, strict=True)):
+        ids[row, offset:] = torch.tensor(prompt.token_ids)
+        mask[row, offset:] = 1
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    inputs = {"input_ids": ids.to(device)}
+    if any(offsets):
+        inputs |= {"attention_mask": mask.to(device), "position_ids": positions.to(device)}
+    return Batch(inputs, offsets)

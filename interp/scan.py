@@ -1,0 +1,278 @@
+"""`scan`: the exact effect at the answer of every edit in a set, for every prompt."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.attention import UnsupportedAttention
+from interp.capture import head_outputs, mean_head_outputs
+from interp.edits import Branch, EachHead
+from interp.fanout import edit_heads, fan_out_logits
+from interp.metrics import LogitDifference, Metric, measure
+
+if TYPE_CHECKING:
+    from interp.model import Model
+    from interp.prompts import Prompt
+
+Positions = Literal["answer", "all"] | int
+Method = Literal["auto", "fan-out", "loop"]
+
+
+class FanOutDisagreement(RuntimeError):
+    """The fan-out's logits differ from a plain pass's: its numbers would be wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanResult:
+    """A metric's value at the answer for each prompt (example) and each edit (branch), and unedited (``clean``)."""
+
+    values: Float[np.ndarray, "example branch"]
+    clean: Float[np.ndarray, " example"]
+    labels: tuple[str, ...]
+    example_ids: tuple[str, ...]
+    metric: str
+    unit: str
+    positions: str
+    how: str
+    check: str
+    seconds: float
+
+    @property
+    def change(self) -> Float[np.ndarray, "example branch"]:
+        """Edited minus clean: what the edit does. For an ablation, minus this is what the head contributes."""
+        return self.values - self.clean[:, None]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each example and branch."""
+        n, b = self.values.shape
+        return pd.DataFrame(
+            {
+                "example": np.repeat(self.example_ids, b),
+                "branch": np.tile(self.labels, n),
+                "clean": np.repeat(self.clean, b),
+                "value": self.values.ravel(),
+                "change": self.change.ravel(),
+            }
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"ScanResult({self.metric}, {self.values.shape[0]} examples x {self.values.shape[1]} branches, "
+            f"positions={self.positions}, {self.how}, {self.seconds:.1f} s)"
+        )
+
+
+def scan(
+    model: Model,
+    prompts: Sequence[Prompt],
+    edits: EachHead | Sequence[Branch],
+    *,
+    metric: Metric | None = None,
+    positions: Positions = "answer",
+    method: Method = "auto",
+    check: int = 3,
+    memory_mib: float = 1024.0,
+) -> ScanResult:
+    """Measure what each edit does to the answer, exactly.
+
+    Args:
+        edits: ``ablate_each_head("zero" | "mean_of_others" | "mean")``, ``scale_each_head(f)``,
+            ``patch_each_head(sources)``, or branches of your own.
+        metric: default: the logit difference between the prompts' first and second answer.
+        positions: where the edits act: ``"answer"`` (the last position), the last m positions (a number), or
+            ``"all"``.
+        method: ``"auto"`` takes the fan-out, and the loop (one pass for each edit) where the architecture can't; the
+            result's ``how`` says which. ``"fan-out"`` raises instead of falling back.
+        check: compare this many branches, spread over the layers, and the unedited row against plain passes, on the
+            first and the longest prompt. 0 trusts the caller, who has checked before.
+        memory_mib: about how much memory a chunk of branches may take.
+
+    Returns values in the metric's unit, float32, [example, branch]. Cost for N heads, L layers, S tokens:
+    S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes for SmolLM2 at 113 tokens), and half
+    of the loop's N passes for ``"all"``.
+
+    Raises ``ValueError`` for heads out of range, prompts without the answers, patch sources that don't fit;
+    ``NonFiniteLogitsError``.
+    """
+    prompts = list(prompts)
+    metric = metric or _default_metric(prompts)
+    _require(model, prompts, edits, metric, positions, method)
+    began = time.perf_counter()
+    branches = _Branches(model, prompts, edits, positions)
+    how, note = _plan(model, prompts, branches, metric, positions, method, check, memory_mib)
+    values = np.empty((len(prompts), 1 + branches.n), dtype=np.float32)
+    for i, prompt in enumerate(prompts):
+        m = span_length(prompt, positions)
+        score = _fan_out if how == "fan-out" else _loop
+        row = score(model, prompt, branches.of(i), m, metric, memory_mib)
+        model.require_finite(row[None], [prompt])
+        values[i] = row.numpy()
+    return ScanResult(
+        values=values[:, 1:],
+        clean=values[:, 0],
+        labels=tuple(b.label for b in branches.of(0)),
+        example_ids=tuple(p.id or str(i) for i, p in enumerate(prompts)),
+        metric=str(metric),
+        unit=metric.unit,
+        positions=str(positions),
+        how=how,
+        check=note,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def span_length(prompt: Prompt, positions: Positions) -> int:
+    """How many last positions an edit acts on."""
+    if positions == "answer":
+        return 1
+    return len(prompt) if positions == "all" else int(positions)
+
+
+def _default_metric(prompts: Sequence[Prompt]) -> Metric:
+    words = list(prompts[0].answers) if prompts else []
+    if len(words) != 2:
+        raise ValueError(
+            f"the prompts have {len(words)} answers {words}; without metric=, two are expected, for the logit "
+            "difference between the first and the second."
+        )
+    return LogitDifference(*words)
+
+
+def _require(model, prompts, edits, metric, positions, method) -> None:
+    if not prompts:
+        raise ValueError("no prompts were given; a scan needs at least one.")
+    if method not in ("auto", "fan-out", "loop"):
+        raise ValueError(f"method={method!r}; expected 'auto', 'fan-out' or 'loop'.")
+    shortest = min(map(len, prompts))
+    if positions not in ("answer", "all") and not (
+        isinstance(positions, int) and 1 <= positions <= shortest
+    ):
+        raise ValueError(
+            f"positions={positions!r}; expected 'answer', 'all' or a number of last positions from 1 to the "
+            f"shortest prompt's length {shortest}."
+        )
+    for prompt in prompts:
+        metric.tokens(prompt)  # KeyError names the answers there are
+    if not isinstance(edits, EachHead):
+        if not edits:
+            raise ValueError("no branches were given; a scan needs at least one edit.")
+        for branch in edits:
+            for edit in branch.edits:
+                edit.check(model)
+
+
+class _Branches:
+    """The branches for each prompt: the same for all, or, for a patch, set from another run prompt by prompt."""
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt], edits, positions: Positions) -> None:
+        self._model, self._prompts, self._edits, self._positions = model, prompts, edits, positions
+        self._fixed: list[Branch] | None = None
+        if not isinstance(edits, EachHead):
+            self._fixed = list(edits)
+        elif edits.op == "mean":
+            reference = list(edits.reference) if edits.reference is not None else list(prompts)
+            values = mean_head_outputs(model, reference, last=1 if positions == "answer" else None)
+            self._fixed = edits.branches(model, values)
+        elif edits.op == "patch":
+            if len(edits.sources) != len(prompts):
+                raise ValueError(
+                    f"patching needs one source for each prompt; {len(edits.sources)} sources and {len(prompts)} "
+                    "prompts were given."
+                )
+            for i, (prompt, source) in enumerate(zip(prompts, edits.sources, strict=True)):
+                m = span_length(prompt, positions)
+                if m > len(source) or (positions == "all" and len(source) != len(prompt)):
+                    raise ValueError(
+                        f"prompt {i} has {len(prompt)} tokens and its patch source {len(source)}; for "
+                        f"positions={positions!r} they must {'be of equal length' if positions == 'all' else f'have at least {m}'}."
+                    )
+        else:
+            self._fixed = edits.branches(model)
+        self.n = len(self._fixed) if self._fixed is not None else model.n_layers * model.n_heads
+
+    def of(self, index: int) -> list[Branch]:
+        if self._fixed is not None:
+            return self._fixed
+        m = span_length(self._prompts[index], self._positions)
+        z = head_outputs(self._model, [self._edits.sources[index]], last=m)[0]
+        return self._edits.branches(self._model, z.transpose(1, 2))  # [layer, head, pos, d_head]
+
+
+def _plan(model, prompts, branches, metric, positions, method, check, memory_mib) -> tuple[str, str]:
+    """Fan-out or loop, and what was checked; decided on the first prompt and the longest, where windows bite."""
+    if method == "loop":
+        return "loop", "not needed: this is the reference"
+    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
+    try:
+        errors = [
+            _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
+            for i in sorted({0, longest})
+            if check > 0
+        ]
+        if not errors:
+            return "fan-out", "skipped by the caller"
+        return "fan-out", f"largest difference from plain passes {max(errors):.2g} {metric.unit}"
+    except (UnsupportedAttention, FanOutDisagreement) as error:
+        if method == "fan-out":
+            raise
+        warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=3)
+        return "loop", f"fan-out refused: {error}"
+
+
+def _disagreement(model, prompt, branches, positions, metric, check, memory_mib) -> float:
+    """Largest difference between fan-out and plain passes; raises if it is more than rounding."""
+    picks = np.unique(np.linspace(0, len(branches) - 1, check).round().astype(int))
+    chosen = [branches[i] for i in picks]
+    m = span_length(prompt, positions)
+    fast = _fan_out(model, prompt, chosen, m, metric, memory_mib)
+    slow = _loop(model, prompt, chosen, m, metric, memory_mib)
+    model.require_finite(slow[None], [prompt])
+    error = (fast - slow).abs().max().item()
+    tolerance = (1e-3 if model.dtype == torch.float32 else 5e-2) * max(1.0, slow.abs().max().item())
+    if model.dtype != torch.float32:  # rounding of logits of this size, a few times over
+        tolerance = max(tolerance, 8 * torch.finfo(model.dtype).eps * _logit_scale(model, prompt))
+    if not error <= tolerance:
+        raise FanOutDisagreement(
+            f"on prompt {prompt.id or prompt.text[:40]!r} ({len(prompt)} tokens) the fan-out differs from plain "
+            f"passes by {error:.3g} {metric.unit}; expected at most {tolerance:.2g}. "
+            f"{type(model.hf).__name__} can't take a fan-out"
+        )
+    return error
+
+
+def _logit_scale(model: Model, prompt: Prompt) -> float:
+    return model.final_logits([prompt]).abs().max().item()
+
+
+def _fan_out(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
+    """The metric for the unedited run and each branch, by the fan-out."""
+    if metric.needs_vocabulary:
+        return measure(metric, fan_out_logits(model, prompt, branches, m, None, memory_mib), prompt).cpu()
+    groups = metric.tokens(prompt)
+    flat = [token for group in groups for token in group]
+    logits = fan_out_logits(model, prompt, branches, m, flat, memory_mib)
+    return metric(tuple(logits.split([len(g) for g in groups], dim=1)), None).cpu()
+
+
+def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
+    """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
+    ids = torch.tensor([prompt.token_ids], device=model.device)
+    rows = []
+    for branch in [Branch((), "unedited"), *branches]:
+        with ExitStack() as stack, torch.no_grad():
+            for edit in branch.edits:
+                stack.enter_context(edit_heads(model, edit.layer, [(0, replace(edit))], last=m))
+            logits = model.hf(ids, use_cache=False, **model.last_logits_only()).logits[:, -1]
+        rows.append(measure(metric, logits, prompt)[0].cpu())
+    return torch.stack(rows)

@@ -1,0 +1,223 @@
+"""Yes/no questions: read them from a file of any known shape, draw a balanced sample, split, hash."""
+
+import dataclasses
+import difflib
+import hashlib
+import io
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from probes.question_formats import FORMATS, check_columns, detect_format
+
+BUILTIN = Path(__file__).with_name("data") / "questions.jsonl"
+SPLIT_FRACTIONS = {"probe": 0.5, "validation": 0.2, "test": 0.3}
+_EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A yes/no question and what is known about it. Texts that do not apply are "".
+
+    `context` is what the question can't be answered without (a passage); `fact` is what would help but was not
+    asked along (StrategyQA's facts). `pair` is the id of the item that a Yes and a No twin were made from.
+    """
+
+    id: str
+    text: str  # as asked
+    answer: str  # "Yes" or "No"
+    domain: str = ""  # "facts", "arithmetic", ... or the data set's name
+    context: str = ""
+    fact: str = ""
+    open_question: str = ""  # asks for the same knowledge, with a short answer
+    open_answer: str = ""
+    open_aliases: tuple[str, ...] = ()  # other right answers to open_question
+    pair: str = ""
+
+    def __post_init__(self) -> None:
+        if self.answer not in ("Yes", "No"):
+            raise ValueError(f"answer={self.answer!r}; expected 'Yes' or 'No'")
+        if not self.text.strip() or not self.id:
+            raise ValueError(f"id={self.id!r}, text={self.text!r}; expected both to be filled in")
+
+
+def load_questions(
+    source: str | Path = "builtin",
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[Question]:
+    """The questions of the built-in set or of a file, in the file's order.
+
+    `source` is "builtin" or a .jsonl, .json, .csv or .parquet file. Its shape is told from its columns, or set by
+    `format`: "plain" (headscope's own: question, answer), "strategyqa", "gsm8k", "ar_lsat", "boolq" or "bbh" (a
+    yes/no task of BIG-Bench Hard), trimmed or as published. `columns` gives the file's name for one of ours, for
+    example {"question": "prompt"}. GSM8K and AR-LSAT become pairs: `... Is the answer "18"?` asked of the right
+    answer (Yes) and of a wrong one (No), chosen by `seed`.
+
+    `limit` is the most questions to return: half Yes and half No as far as the file allows, in proportion to its
+    domains, drawn by `seed`. A larger limit adds questions to the same ones. Pairs stay together, so an odd limit
+    gives one less. Without it (or beyond the file's size) everything is returned, balanced or not.
+
+    Raises FileNotFoundError, or ValueError naming the row (from 1; a CSV's header is not a row, a JSONL file's rows
+    are its lines), the value, and the remedy.
+
+    Misleads when: the wrong candidate of a pair is easier to reject than the model's own mistakes would be; and the
+    right candidate of an AR-LSAT pair asks "which one of the following" of a list that is not shown.
+
+        >>> [q.answer for q in load_questions("questions.csv", limit=2)]  # doctest: +SKIP
+        ['Yes', 'No']
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}; expected 1 or more questions, or None for all")
+    if format is not None and format not in FORMATS:
+        close = difflib.get_close_matches(format, FORMATS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"format={format!r}; expected one of {', '.join(FORMATS)}, or None to detect it.{hint}"
+        )
+    builtin = source == "builtin"
+    if builtin and (format or columns):
+        raise ValueError("format= and columns= are for files; leave them out to read the built-in questions")
+    path = BUILTIN if builtin else Path(source)
+    questions = _parse(path, _rename(_read(path), columns or {}, path), format, seed)
+    return questions if limit is None or limit >= len(questions) else _sample(questions, limit, seed)
+
+
+def split_questions(
+    questions: Sequence[Question], fractions: Mapping[str, float] = SPLIT_FRACTIONS, seed: int = 0
+) -> dict[str, list[Question]]:
+    """Disjoint lists, one for each name in `fractions`, that together hold every question.
+
+    Each split has the answers and domains of the whole in the same proportions (so a balanced list gives balanced
+    splits). Questions of one pair, and questions on one passage, go to one split: heads chosen on a passage would
+    otherwise be tested on it. Few large passages make the fractions approximate.
+
+    Raises ValueError when the fractions are not positive or do not add up to 1, or when a split would be empty.
+    """
+    if (
+        not fractions
+        or min(fractions.values()) <= 0
+        or not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6)
+    ):
+        raise ValueError(f"fractions={dict(fractions)}; expected positive numbers that add up to 1")
+    units = _units(questions, passages=True)
+    random.Random(seed).shuffle(units)
+    units.sort(
+        key=lambda unit: (_tilt(questions, unit), questions[unit[0]].domain)
+    )  # stable: shuffled within
+    taken: dict[tuple[int, str], int] = {}  # (tilt, split) -> questions so far
+    members: dict[str, list[int]] = {name: [] for name in fractions}
+    for unit in units:
+        tilt = _tilt(questions, unit)
+        total = sum(taken.get((tilt, name), 0) for name in fractions) + len(unit)
+        name = max(fractions, key=lambda name: fractions[name] * total - taken.get((tilt, name), 0))
+        taken[tilt, name] = taken.get((tilt, name), 0) + len(unit)
+        members[name] += unit
+    empty = [name for name, indices in members.items() if not indices]
+    if empty:
+        raise ValueError(
+            f"no question left for {', '.join(empty)}: {len(questions)} questions make {len(units)} groups (pairs and "
+            f"questions on one passage stay together). Give more questions or larger fractions than {dict(fractions)}"
+        )
+    return {name: [questions[i] for i in sorted(indices)] for name, indices in members.items()}
+
+
+def hash_questions(questions: Sequence[Question]) -> str:
+    """SHA-256 (hex) of the questions in their order, every field included: the data's line in a provenance."""
+    rows = [dataclasses.asdict(question) for question in questions]
+    text = json.dumps(rows, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sample(questions: list[Question], limit: int, seed: int) -> list[Question]:
+    """The first `limit` of a seeded order in which answers alternate and domains come in proportion."""
+    rng = random.Random(seed)
+    units = _units(questions, passages=False)
+    rng.shuffle(units)
+    domains = sorted({question.domain for question in questions})
+    rng.shuffle(domains)
+    strata: dict[tuple[int, str], list[list[int]]] = {}
+    for unit in units:
+        strata.setdefault((_tilt(questions, unit), questions[unit[0]].domain), []).append(unit)
+    queues: dict[int, list[tuple[float, int, list[int]]]] = {1: [], -1: [], 0: []}
+    for (tilt, domain), members in strata.items():
+        ranked = [((j + 0.5) / len(members), domains.index(domain), unit) for j, unit in enumerate(members)]
+        queues[tilt] = sorted(queues[tilt] + ranked, reverse=True)  # the next one is last
+    chosen: list[int] = []
+    balance = 0  # Yes minus No
+    while any(queues.values()):
+        wanted = (balance < 0) - (balance > 0)
+        ready = [tilt for tilt, queue in queues.items() if queue]
+        if balance and wanted in ready:
+            tilt = wanted
+        elif 0 in ready and not (1 in ready and -1 in ready):
+            tilt = 0
+        else:
+            tilt = min(ready, key=lambda t: queues[t][-1][:2])
+        unit = queues[tilt].pop()[2]
+        if len(chosen) + len(unit) > limit:
+            break
+        chosen += unit
+        balance += sum(1 if questions[i].answer == "Yes" else -1 for i in unit)
+    if not chosen:
+        raise ValueError(
+            f"limit={limit}, but the questions come in pairs that stay together; expected 2 or more"
+        )
+    return [questions[i] for i in sorted(chosen)]
+
+
+def _units(questions: Sequence[Question], *, passages: bool) -> list[list[int]]:
+    """Indices of questions that must stay together: a pair and, with `passages`, all that share a passage."""
+    units: dict[tuple[str, str], list[int]] = {}
+    first_context: dict[str, str] = {}
+    for i, question in enumerate(questions):
+        context = (
+            first_context.setdefault(question.pair, question.context) if question.pair else question.context
+        )
+        if passages and context:
+            key = ("context", context)
+        else:
+            key = ("pair", question.pair) if question.pair else ("single", str(i))
+        units.setdefault(key, []).append(i)
+    return list(units.values())
+
+
+def _tilt(questions: Sequence[Question], unit: list[int]) -> int:
+    """1 when most of the unit's answers are Yes, -1 when most are No, 0 when it is balanced."""
+    yes = sum(questions[i].answer == "Yes" for i in unit)
+    return (2 * yes > len(unit)) - (2 * yes < len(unit))
+
+
+def _parse(path: Path, rows: list[tuple[str, dict]], form: str | None, seed: int) -> list[Question]:
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    try:
+        form = form or detect_format([row for _, row in rows])
+        check_columns(names, form)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    domain = path.stem if form in ("plain", "bbh") else form
+    questions: list[Question] = []
+    seen: dict[str, str] = {}
+    for label, row in rows:
+        try:
+            for fields in FORMATS[form][0](row, f"{path.stem}-{label}", seed):
+                question = Question(**fields | {"domain": fields.get("domain") or domain})
+                if question.id in seen:
+                    raise ValueError(
+                        f"the id {question.id!r} was already given to row {seen[question.id]}; expected ids that "
+                        "differ. Correct it, or leave the id column out and rows are numbered"
+                    )
+                seen[question.id] = label
+                questions.append(question)
+        except ValueError as error:
+            raise ValueError(f"{path}, row {label} (format {form!r}): {error}") from None
+    return questions

@@ -1,0 +1,57 @@
+"""Tiny random models, one for each architecture that the scans are held to. No network, a fixed seed."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedModel
+
+VOCABULARY = 97
+WINDOW = 12
+
+_COMMON = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=128,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+_NO_GROUPS = {k: v for k, v in _COMMON.items() if k != "num_key_value_heads"}
+
+CONFIGS: dict[str, tuple[str, dict]] = {
+    "llama": ("llama", _COMMON),
+    "qwen2": ("qwen2", _COMMON),
+    "qwen3": ("qwen3", _COMMON | dict(head_dim=16)),
+    "gemma2": ("gemma2", _COMMON | dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16)),
+    "gemma3": (
+        "gemma3_text",
+        _COMMON | dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16, sliding_window_pattern=2),
+    ),
+    "mistral": ("mistral", _COMMON | dict(head_dim=16, sliding_window=WINDOW)),
+    "phi3": ("phi3", _COMMON | dict(sliding_window=WINDOW)),
+    "gpt2": (
+        "gpt2",
+        dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2),
+    ),
+    "gpt_neox": ("gpt_neox", _NO_GROUPS),
+    "olmo2": ("olmo2", _COMMON),
+}
+
+
+def tiny(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes) -> PreTrainedModel:
+    """A four-layer random model whose heads matter: weights scaled up so that effects are far above rounding."""
+    kind, settings = CONFIGS[name]
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**settings | changes))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+            else:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return model.to(dtype).eval()
