@@ -18,14 +18,13 @@ from torch import nn
 class Block:
     """One transformer block of the plain model: the modules that scans and captures attach to.
 
-    ``attention_write`` and ``mlp_write`` are the modules whose output is added to the residual stream: the
-    attention and the MLP themselves, or the norm that follows them (Gemma 2 and 3, OLMo 2).
+    ``attention_post_norm`` is the norm between the attention and the residual stream where there is one (Gemma 2
+    and 3, OLMo 2); ``mlp_write`` is the module whose output the MLP adds to the stream: itself, or such a norm.
     """
 
     module: nn.Module
     attention: nn.Module
     out_projection: nn.Module
-    attention_write: nn.Module
     attention_post_norm: nn.Module | None
     mlp_write: nn.Module
 
@@ -109,7 +108,6 @@ def _block(layer: int, module: nn.Module, names: Any) -> Block:
             f"layer {layer} has no attention with an output projection of its own (a state-space, convolution or "
             "fused layer): its heads can't be scanned. Use a model whose every layer is an attention layer."
         )
-    post_norm = sub(module, names, "ln1_post")
     mlp = sub(module, names, "mlp")
     if mlp is None:
         raise ValueError(f"layer {layer} has no MLP module by the name in TransformerLens's adapter.")
@@ -117,8 +115,7 @@ def _block(layer: int, module: nn.Module, names: Any) -> Block:
         module=module,
         attention=attention,
         out_projection=out,
-        attention_write=post_norm if post_norm is not None else attention,
-        attention_post_norm=post_norm,
+        attention_post_norm=sub(module, names, "ln1_post"),
         mlp_write=sub(module, names, "ln2_post") or mlp,
     )
 

@@ -15,6 +15,8 @@ import os
 import shutil
 import struct
 import sys
+import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +34,18 @@ _SCALAR_FORMATS = dict(enumerate(["B", "b", "H", "h", "I", "i", "f", "?", None, 
 _STRING, _ARRAY = 8, 9
 _MAX_STRING_BYTES = 1 << 26
 
+# `tokenizer.ggml.pre` of vocabularies learned with every digit apart (llama.cpp, llama-vocab.cpp).
+# transformers 5.23 doesn't know it, and splits "\n\n4" as "\n", "\n", "4" where the model was trained on "\n\n", "4"
+_DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
+_SPLIT_AS_GPT2 = {
+    "gpt-2",
+    "phi-2",
+    "mpt",
+    "olmo",
+    "jais",
+    "trillion",
+}  # what transformers does with any other
+
 
 @dataclass(frozen=True)
 class GGUFHeader:
@@ -43,8 +57,7 @@ class GGUFHeader:
     n_elements: int
     quantisation: Mapping[str, int]
     expected_bytes: int
-    rope_scaling: str
-    tensors_left_out: tuple[str, ...]
+    pre_tokenizer: str
 
 
 def sha256_of(path: Path) -> str:
@@ -56,8 +69,8 @@ def sha256_of(path: Path) -> str:
 def check_gguf(path: Path | str) -> GGUFHeader:
     """The header of a GGUF file that is whole and that transformers can convert.
 
-    Reads the metadata and the tensor table only (milliseconds), and compares the length of the file with where
-    its last tensor must end, so a download that stopped early is found before anything is loaded.
+    Reads the metadata and the tensor table only (a fraction of a second), and compares the file's length with
+    where its last tensor must end, so a download that stopped early is found before anything is loaded.
 
     Raises:
         FileNotFoundError: no such file.
@@ -76,8 +89,8 @@ def check_gguf(path: Path | str) -> GGUFHeader:
         except (struct.error, EOFError, UnicodeDecodeError, KeyError, OverflowError) as error:
             found = path.stat().st_size
             raise ValueError(
-                f"{path}: the GGUF header can't be read to its end ({found:,} bytes in the file); the file is "
-                "truncated or damaged. Download it again."
+                f"{path}: the GGUF header can't be read to its end ({found:,} bytes in the file); the file "
+                "is truncated or damaged. Download it again."
             ) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
@@ -96,36 +109,35 @@ def check_gguf(path: Path | str) -> GGUFHeader:
         )
     architecture = str(metadata.get("general.architecture", ""))
     _check_architecture(path, architecture)
-    header = GGUFHeader(
+    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    scaled = [name for name, *_ in tensors if name.startswith(("rope_freqs", "rope_factors"))]
+    is_scaled = scaling not in ("none", "") or bool(scaled)
+    if is_scaled and architecture != "gpt-oss":  # it alone is read with its scaling
+        raise ValueError(
+            f"{path} scales its rotary embeddings (type {scaling!r}, tensors {scaled}), and transformers' "
+            "GGUF loader drops that: every result would be of a slightly different model. Use the original "
+            "checkpoint (a hub id or a local directory)."
+        )
+    return GGUFHeader(
         architecture=architecture,
         name=str(metadata.get("general.name", path.stem)),
         n_tensors=len(tensors),
         n_elements=sum(n_elements for _, _, n_elements, _, _ in tensors),
         quantisation=dict(Counter(kind.name for _, kind, _, _, _ in tensors).most_common()),
         expected_bytes=expected,
-        rope_scaling=str(metadata.get(f"{architecture}.rope.scaling.type", "none")),
-        tensors_left_out=tuple(name for name, *_ in tensors if name.startswith("rope_f")),
+        pre_tokenizer=str(metadata.get("tokenizer.ggml.pre", "")),
     )
-    # gpt-oss is the one architecture whose scaling transformers rebuilds from the metadata
-    scaled = header.rope_scaling not in ("none", "") or header.tensors_left_out
-    if scaled and "gpt" not in architecture:
-        raise ValueError(
-            f"{path} scales its rotary embeddings (type {header.rope_scaling!r}, tensors "
-            f"{list(header.tensors_left_out)}), and transformers' GGUF loader drops that: every result would be "
-            "of a slightly different model. Use the original checkpoint (a hub id or a local directory)."
-        )
-    return header
 
 
 def convert_gguf(gguf: Path, target: Path, provenance: Mapping[str, Any]) -> None:
-    """Write the GGUF model into the new directory `target` as float32 safetensors, with tokenizer and chat template.
+    """Write the GGUF model into the new directory `target`: float32 safetensors, tokenizer, chat template.
 
     `provenance` goes into the directory's `headscope.json`, with the quantisation, the versions that did the
     conversion, the number of parameters, and the size of every file (so that a damaged copy is noticed).
     The weights are the quantised ones written out in float32: they carry the rounding of the GGUF file.
 
-    Costs four bytes of memory and disk for each parameter, twice that in memory for a moment; 17 s for
-    SmolLM2-135M and 40 s for a 0.5B model on one thread.
+    Costs four bytes of memory and disk for each parameter, and twice that in memory for a moment; about 17 s
+    for SmolLM2-135M and 40 s for a 0.5B model on one thread.
 
     Raises:
         ValueError: a weight is missing from the file, has the wrong shape, isn't finite, or wasn't used.
@@ -136,31 +148,28 @@ def convert_gguf(gguf: Path, target: Path, provenance: Mapping[str, Any]) -> Non
     header = check_gguf(gguf)
     target.mkdir(parents=True)
     # transformers looks for tokenizer files beside the GGUF; alone in a directory, the file speaks for itself
-    alone = target.parent / f"{target.name}-gguf"
-    shutil.rmtree(alone, ignore_errors=True)
-    alone.mkdir()
-    try:
-        os.symlink(gguf.resolve(), alone / "model.gguf")
-    except OSError:  # Windows without the privilege
-        shutil.copyfile(gguf, alone / "model.gguf")
-
-    with _quiet_bars():
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="alone-") as alone, _quiet_bars():
+        try:
+            os.symlink(gguf.resolve(), Path(alone) / "model.gguf")
+        except OSError:  # Windows without the privilege
+            shutil.copyfile(gguf, Path(alone) / "model.gguf")
+        place = {"gguf_file": "model.gguf", "local_files_only": True}
         model, info = AutoModelForCausalLM.from_pretrained(
-            alone, gguf_file="model.gguf", dtype=torch.float32, local_files_only=True, output_loading_info=True
+            alone, **place, dtype=torch.float32, output_loading_info=True
         )
         _check_loaded(gguf, header, model, info)
         # what is saved is an ordinary float32 model: without these, loading would ask for a GGUF quantiser
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         model.hf_quantizer = None
-        model.config._name_or_path = ""
         model.save_pretrained(target)
         n_parameters = sum(parameter.numel() for parameter in model.parameters())
         del model
-        tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file="model.gguf", local_files_only=True)
-        tokenizer.init_kwargs.pop("local_files_only", None)  # of this call, not of the tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(alone, **place)
+        _set_pre_tokenizer(tokenizer, header.pre_tokenizer)
+        for key in ("local_files_only", "is_local"):  # of this call, not of the tokenizer
+            tokenizer.init_kwargs.pop(key, None)
         tokenizer.save_pretrained(target)
-    shutil.rmtree(alone)
 
     record = {
         "format_version": FORMAT_VERSION,
@@ -171,6 +180,7 @@ def convert_gguf(gguf: Path, target: Path, provenance: Mapping[str, Any]) -> Non
         "n_parameters": n_parameters,
         "dtype": "float32",
         "chat_template": bool(tokenizer.chat_template),
+        "pre_tokenizer": header.pre_tokenizer,
         "converted_with": {package: version(package) for package in ("torch", "transformers", "gguf")},
         "converted_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": {file.name: file.stat().st_size for file in sorted(target.iterdir())},
@@ -179,7 +189,7 @@ def convert_gguf(gguf: Path, target: Path, provenance: Mapping[str, Any]) -> Non
 
 
 def read_provenance(directory: Path) -> dict[str, Any] | None:
-    """The `headscope.json` of a finished conversion; None if there is none, or a file is missing or cut short."""
+    """The `headscope.json` of a finished conversion; None without one, or if a file is missing or cut."""
     try:
         record = json.loads((directory / PROVENANCE_FILE).read_text(encoding="utf-8"))
         whole = all((directory / name).stat().st_size == size for name, size in record["files"].items())
@@ -196,7 +206,7 @@ def supported_architectures() -> list[str]:
 
 
 def _check_architecture(path: Path, architecture: str) -> None:
-    def plain(name: str) -> str:  # GGUF says "qwen2moe" and "gpt-oss" where transformers says "qwen2_moe", "gpt_oss"
+    def plain(name: str) -> str:  # GGUF says "qwen2moe" and "gpt-oss", transformers "qwen2_moe" and "gpt_oss"
         return name.replace("_", "").replace("-", "")
 
     supported = supported_architectures()
@@ -220,14 +230,35 @@ def _check_loaded(gguf: Path, header: GGUFHeader, model: Any, info: Mapping[str,
             f"({len(missing) + len(info['mismatched_keys'])} in all)."
         )
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    if n_parameters != header.n_elements:
+    # a tied model shares its embedding with the output, and a file may still hold both
+    spare = model.get_output_embeddings().weight.numel() if model.config.tie_word_embeddings else 0
+    if header.n_elements not in (n_parameters, n_parameters + spare):
         raise ValueError(
             f"{gguf} holds {header.n_elements:,} weights and the model loaded from it has {n_parameters:,}: "
-            f"transformers {version('transformers')} left some out or made some up."
+            f"transformers {version('transformers')} left some out or made some up. Use the original "
+            "checkpoint (a hub id or a local directory)."
         )
     infinite = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if infinite:
         raise ValueError(f"{gguf}: weights that aren't finite in {infinite[:5]} ({len(infinite)} tensors)")
+
+
+def _set_pre_tokenizer(tokenizer: Any, kind: str) -> None:
+    """Split text as the vocabulary's authors did, where transformers falls back on GPT-2's way."""
+    from tokenizers import pre_tokenizers
+
+    split = tokenizer.backend_tokenizer.pre_tokenizer
+    if not isinstance(split, pre_tokenizers.ByteLevel) or kind in _SPLIT_AS_GPT2:
+        return
+    if kind in _DIGITS_APART:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, split])
+    else:
+        warnings.warn(
+            f"the file's tokenizer splits text in a way ({kind!r}) that transformers doesn't know; it is "
+            "split as GPT-2 does. Compare token ids with the original tokenizer before you trust positions.",
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager
@@ -244,7 +275,7 @@ _Tensor = tuple[str, GGMLQuantizationType, int, int, int]  # name, type, element
 
 
 def _read_header(file: BinaryIO) -> tuple[dict[str, Any], list[_Tensor], int]:
-    """Metadata (scalars and strings; arrays are skipped), tensor table, and the offset where tensor data begins."""
+    """Metadata (scalars and strings; arrays are skipped), tensor table, and where the tensor data begins."""
     magic = file.read(4)
     if magic != b"GGUF":
         raise ValueError(f"not a GGUF file (it begins with {magic!r} instead of b'GGUF')")

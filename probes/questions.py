@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import hashlib
-import io
 import json
 import math
 import random
@@ -12,21 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from probes.question_formats import FORMATS, check_columns, detect_format
+from probes.question_formats import FORMATS, detect_format, read_rows
 
 BUILTIN = Path(__file__).with_name("data") / "questions.jsonl"
 SPLIT_FRACTIONS = {"probe": 0.5, "validation": 0.2, "test": 0.3}
-_EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
 class Question:
     """A yes/no question and what is known about it. Texts that do not apply are "".
 
-    `context` is what the question can't be answered without (a passage); `fact` is what would help but was not
-    asked along (StrategyQA's facts). `pair` is the id of the item that a Yes and a No twin were made from.
+    `context` is what the question can't be answered without (a passage); `fact` is what would help but was
+    not asked along (StrategyQA's facts). `pair` is the id of the item that a Yes and a No twin were made
+    from.
     """
 
     id: str
@@ -57,38 +54,39 @@ def load_questions(
 ) -> list[Question]:
     """The questions of the built-in set or of a file, in the file's order.
 
-    `source` is "builtin" or a .jsonl, .json, .csv or .parquet file. Its shape is told from its columns, or set by
-    `format`: "plain" (headscope's own: question, answer), "strategyqa", "gsm8k", "ar_lsat", "boolq" or "bbh" (a
-    yes/no task of BIG-Bench Hard), trimmed or as published. `columns` gives the file's name for one of ours, for
-    example {"question": "prompt"}. GSM8K and AR-LSAT become pairs: `... Is the answer "18"?` asked of the right
-    answer (Yes) and of a wrong one (No), chosen by `seed`.
+    `source` is "builtin" or a .jsonl, .json, .csv or .parquet file. Its shape is told from its columns, or
+    set by `format`: "plain" (headscope's own: question, answer), "strategyqa", "gsm8k", "ar_lsat", "boolq"
+    or "bbh" (a yes/no task of BIG-Bench Hard), trimmed or as published. `columns` gives the file's name for
+    one of ours, for example {"question": "prompt"}. GSM8K and AR-LSAT become pairs: `... Is the answer
+    "18"?` asked of the right answer (Yes) and of a wrong one (No), chosen by `seed`.
 
-    `limit` is the most questions to return: half Yes and half No as far as the file allows, in proportion to its
-    domains, drawn by `seed`. A larger limit adds questions to the same ones. Pairs stay together, so an odd limit
-    gives one less. Without it (or beyond the file's size) everything is returned, balanced or not.
+    `limit` is the most questions to return: half Yes and half No as far as the file allows, in proportion
+    to its domains, drawn by `seed`. A larger limit adds questions to the same ones. Pairs stay together, so
+    an odd limit gives one less. Without it (or beyond the file's size) everything is returned, balanced or
+    not.
 
-    Raises FileNotFoundError, or ValueError naming the row (from 1; a CSV's header is not a row, a JSONL file's rows
-    are its lines), the value, and the remedy.
+    Raises FileNotFoundError, or ValueError naming the row (from 1; a CSV's header is not a row, a JSONL
+    file's rows are its lines), the value, and the remedy.
 
-    Misleads when: the wrong candidate of a pair is easier to reject than the model's own mistakes would be; and the
-    right candidate of an AR-LSAT pair asks "which one of the following" of a list that is not shown.
+    Misleads when: the wrong candidate of a pair is easier to reject than the model's own mistakes would be;
+    and the right candidate of an AR-LSAT pair asks "which one of the following" of a list that is not
+    shown.
 
         >>> [q.answer for q in load_questions("questions.csv", limit=2)]  # doctest: +SKIP
         ['Yes', 'No']
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected 1 or more questions, or None for all")
-    if format is not None and format not in FORMATS:
-        close = difflib.get_close_matches(format, FORMATS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"format={format!r}; expected one of {', '.join(FORMATS)}, or None to detect it.{hint}"
-        )
+    if format is not None:
+        _known(f"format={format!r}", format, list(FORMATS))
     builtin = source == "builtin"
     if builtin and (format or columns):
         raise ValueError("format= and columns= are for files; leave them out to read the built-in questions")
+    if builtin and not BUILTIN.is_file():
+        raise FileNotFoundError(f"the built-in questions are missing ({BUILTIN}); install headscope again")
     path = BUILTIN if builtin else Path(source)
-    questions = _parse(path, _rename(_read(path), columns or {}, path), format, seed)
+    rows = _rename(path, read_rows(path), columns or {})
+    questions = _parse(path, rows, format or detect_format([row for _, row in rows]), seed)
     return questions if limit is None or limit >= len(questions) else _sample(questions, limit, seed)
 
 
@@ -97,23 +95,19 @@ def split_questions(
 ) -> dict[str, list[Question]]:
     """Disjoint lists, one for each name in `fractions`, that together hold every question.
 
-    Each split has the answers and domains of the whole in the same proportions (so a balanced list gives balanced
-    splits). Questions of one pair, and questions on one passage, go to one split: heads chosen on a passage would
-    otherwise be tested on it. Few large passages make the fractions approximate.
+    Each split has the answers and domains of the whole in the same proportions (so a balanced list gives
+    balanced splits). Questions of one pair, and questions on one passage, go to one split: heads chosen on
+    a passage would otherwise be tested on it. Few large passages make the fractions approximate.
 
-    Raises ValueError when the fractions are not positive or do not add up to 1, or when a split would be empty.
+    Raises ValueError when the fractions are not positive or do not add up to 1, or when a split would be
+    empty.
     """
-    if (
-        not fractions
-        or min(fractions.values()) <= 0
-        or not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6)
-    ):
+    shares = list(fractions.values())
+    if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"fractions={dict(fractions)}; expected positive numbers that add up to 1")
     units = _units(questions, passages=True)
     random.Random(seed).shuffle(units)
-    units.sort(
-        key=lambda unit: (_tilt(questions, unit), questions[unit[0]].domain)
-    )  # stable: shuffled within
+    units.sort(key=lambda unit: (_tilt(questions, unit), questions[unit[0]].domain))  # a stable sort
     taken: dict[tuple[int, str], int] = {}  # (tilt, split) -> questions so far
     members: dict[str, list[int]] = {name: [] for name in fractions}
     for unit in units:
@@ -125,14 +119,15 @@ def split_questions(
     empty = [name for name, indices in members.items() if not indices]
     if empty:
         raise ValueError(
-            f"no question left for {', '.join(empty)}: {len(questions)} questions make {len(units)} groups (pairs and "
-            f"questions on one passage stay together). Give more questions or larger fractions than {dict(fractions)}"
+            f"no question left for {', '.join(empty)}: {len(questions)} questions make {len(units)} groups "
+            "(pairs, and questions on one passage, stay together). Give more questions or larger shares than "
+            f"{dict(fractions)}"
         )
     return {name: [questions[i] for i in sorted(indices)] for name, indices in members.items()}
 
 
 def hash_questions(questions: Sequence[Question]) -> str:
-    """SHA-256 (hex) of the questions in their order, every field included: the data's line in a provenance."""
+    """SHA-256 (hex) of the questions in their order, every field included, for provenance."""
     rows = [dataclasses.asdict(question) for question in questions]
     text = json.dumps(rows, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -170,7 +165,7 @@ def _sample(questions: list[Question], limit: int, seed: int) -> list[Question]:
         balance += sum(1 if questions[i].answer == "Yes" else -1 for i in unit)
     if not chosen:
         raise ValueError(
-            f"limit={limit}, but the questions come in pairs that stay together; expected 2 or more"
+            f"limit={limit}, but these questions come in pairs, kept together; expected 2 or more"
         )
     return [questions[i] for i in sorted(chosen)]
 
@@ -178,15 +173,12 @@ def _sample(questions: list[Question], limit: int, seed: int) -> list[Question]:
 def _units(questions: Sequence[Question], *, passages: bool) -> list[list[int]]:
     """Indices of questions that must stay together: a pair and, with `passages`, all that share a passage."""
     units: dict[tuple[str, str], list[int]] = {}
-    first_context: dict[str, str] = {}
+    context_of: dict[tuple[str, str], str] = {}
     for i, question in enumerate(questions):
-        context = (
-            first_context.setdefault(question.pair, question.context) if question.pair else question.context
-        )
+        key = ("pair", question.pair) if question.pair else ("single", str(i))
+        context = context_of.setdefault(key, question.context)  # the first twin's
         if passages and context:
             key = ("context", context)
-        else:
-            key = ("pair", question.pair) if question.pair else ("single", str(i))
         units.setdefault(key, []).append(i)
     return list(units.values())
 
@@ -197,27 +189,59 @@ def _tilt(questions: Sequence[Question], unit: list[int]) -> int:
     return (2 * yes > len(unit)) - (2 * yes < len(unit))
 
 
-def _parse(path: Path, rows: list[tuple[str, dict]], form: str | None, seed: int) -> list[Question]:
-    names = list(dict.fromkeys(name for _, row in rows for name in row))
-    try:
-        form = form or detect_format([row for _, row in rows])
-        check_columns(names, form)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+def _parse(path: Path, rows: list[tuple[str, dict[str, Any]]], form: str, seed: int) -> list[Question]:
+    parse, needed = FORMATS[form]
+    names = _names(rows)
+    for name in needed:
+        if name not in names:
+            close = (difflib.get_close_matches(name, names, n=1, cutoff=0.5) or ["..."])[0]
+            raise ValueError(
+                f"{path}: no column {name!r}, which format {form!r} needs; the columns are "
+                f"{', '.join(names)}. Name the right one, columns={{{name!r}: {close!r}}}, "
+                f"or give format= (one of {', '.join(FORMATS)})"
+            )
     domain = path.stem if form in ("plain", "bbh") else form
     questions: list[Question] = []
-    seen: dict[str, str] = {}
-    for label, row in rows:
+    seen: dict[str, str] = {}  # id -> row
+    for number, row in rows:
         try:
-            for fields in FORMATS[form][0](row, f"{path.stem}-{label}", seed):
+            for fields in parse(row, f"{path.stem}-{number}", seed):
                 question = Question(**fields | {"domain": fields.get("domain") or domain})
                 if question.id in seen:
                     raise ValueError(
-                        f"the id {question.id!r} was already given to row {seen[question.id]}; expected ids that "
-                        "differ. Correct it, or leave the id column out and rows are numbered"
+                        f"the id {question.id!r} is row {seen[question.id]}'s already; expected ids that "
+                        "differ. Correct it, or leave the ids out and the rows are numbered"
                     )
-                seen[question.id] = label
+                seen[question.id] = number
                 questions.append(question)
         except ValueError as error:
-            raise ValueError(f"{path}, row {label} (format {form!r}): {error}") from None
+            raise ValueError(f"{path}, row {number} (format {form!r}): {error}") from None
     return questions
+
+
+def _rename(path: Path, rows: list[tuple[str, dict[str, Any]]], columns: Mapping[str, str]) -> list:
+    """The rows under our column names. A file's "text" is its "question" when it has no other: `Question`'s
+    own."""
+    names = _names(rows)
+    ours = sorted({f.name for f in dataclasses.fields(Question)}.union(*(n for _, n in FORMATS.values())))
+    for name, theirs in columns.items():
+        _known(f"{path}: columns= names {name!r}", name, ours)
+        _known(f"{path}: columns= gives {theirs!r} as {name!r}", theirs, names)
+    columns = {"question" if name == "text" else name: theirs for name, theirs in columns.items()}
+    if "text" in names and not {"question", "input"}.intersection(names, columns):
+        columns["question"] = "text"
+    moved = set(columns.values())
+    kept = [{name: value for name, value in row.items() if name not in moved} for _, row in rows]
+    renamed = [{name: row.get(theirs) for name, theirs in columns.items()} for _, row in rows]
+    return [(number, old | new) for (number, _), old, new in zip(rows, kept, renamed, strict=True)]
+
+
+def _names(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    return list(dict.fromkeys(name for _, row in rows for name in row))
+
+
+def _known(given: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{given}; expected one of {', '.join(known)}.{hint}")

@@ -1,0 +1,235 @@
+"""Direct logit attribution: what each part writes toward one answer, and which tokens a head reads it from.
+
+The residual stream at the answer is a sum: embedding + every head + every MLP (+ biases). The final norm divides it
+by a scale and the unembedding is linear, so with the scale held at its actual value the logit difference is a sum
+too (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; nostalgebraist 2020). A *direct* effect
+leaves out what later layers make of a head's output; the scan's is the *total* effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.attention import AttentionCall, attention_handler
+from interp.metrics import LogitDifference
+
+if TYPE_CHECKING:
+    from interp.model import Model
+    from interp.prompts import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Each part's direct contribution to ``metric`` at the answer of one prompt, in logits; they sum to ``total``.
+
+    ``by_token`` splits a head's contribution over the tokens it reads (attention x value x output): its sum over
+    tokens is ``heads`` up to the value bias' share, which is included. ``attention`` is the head's attention from
+    the answer to each token (it says where a head looks, not why).
+    """
+
+    heads: Float[np.ndarray, "layer head"]
+    mlps: Float[np.ndarray, " layer"]
+    attention_biases: Float[np.ndarray, " layer"]
+    embedding: float
+    constant: float  # bias of the final norm and of the unembedding
+    total: float  # the logit difference (before a soft cap of the logits, where the model has one)
+    by_token: Float[np.ndarray, "layer head token"]
+    attention: Float[np.ndarray, "layer head token"]
+    tokens: tuple[str, ...]
+    metric: str
+
+    def residual(self) -> float:
+        """What the parts leave unexplained: rounding, or the call would have been refused."""
+        parts = self.heads.sum() + self.mlps.sum() + self.attention_biases.sum()
+        return self.total - float(parts + self.embedding + self.constant)
+
+
+def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribution:
+    """Split a logit difference over heads, MLPs, embedding and biases, and every head's share over source tokens.
+
+    One forward pass and, for each layer, one backward pass through the output projection alone (which is how
+    quantised and LoRA-adapted projections are read right). Memory: two arrays [layer, head, token].
+
+    Raises ``ValueError`` for answers with several surface forms (a log of a sum is not linear) and for architectures
+    whose parts do not sum to the logits (extra residual scales, gates after attention): a wrong split is never
+    returned. Sums agree to 1e-4 in float32.
+    """
+    groups = metric.tokens(prompt)
+    if any(len(g) != 1 for g in groups):
+        raise ValueError(
+            f"{metric} sums several surface forms of a word ({[len(g) for g in groups]}); direct attribution needs "
+            "one token for each answer: build the prompts with forms='in_context'."
+        )
+    seen = _Seen(model.n_layers)
+    c = model.components
+    ids = torch.tensor([prompt.token_ids], device=model.device)
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(attention_handler(model.hf, c, seen.look))
+        for module, hook in seen.hooks(c):
+            stack.callback(module.register_forward_hook(hook).remove)
+        stack.callback(c.blocks[0].module.register_forward_pre_hook(seen.embed, with_kwargs=True).remove)
+        model.hf(ids, use_cache=False, **model.last_logits_only())
+
+    readout, constant = _unembedding_direction(c.unembedding, groups, seen.normed)
+    toward, norm_constant = _through_norm(c.final_norm, seen.final, readout)
+    constant += norm_constant
+    total = _dot(seen.normed, readout) + (constant - norm_constant)
+    heads, by_token, biases = [], [], []
+    for layer, block in enumerate(c.blocks):
+        to_attention, post_constant = toward, 0.0
+        if block.attention_post_norm is not None:
+            to_attention, post_constant = _through_norm(
+                block.attention_post_norm, seen.attention_out[layer], toward
+            )
+        to_z = _pull_back(block.out_projection, seen.z[layer], to_attention)
+        z = seen.z[layer].float().unflatten(-1, (model.n_heads, model.d_head))
+        to_z = to_z.to(z.device).unflatten(-1, (model.n_heads, model.d_head))
+        heads.append((z * to_z).sum(-1).cpu())
+        with torch.no_grad():
+            bias = block.out_projection(torch.zeros_like(seen.z[layer])[None, None])[0, 0].float()
+        biases.append(_dot(bias, to_attention) + post_constant)
+        values = seen.value[layer].repeat_interleave(model.n_heads // model.n_kv_heads, dim=0).float()
+        read = torch.einsum("htd,hd->ht", values, to_z.to(values.device))
+        by_token.append((seen.attention[layer].to(read.device) * read).cpu())
+    result = Attribution(
+        heads=torch.stack(heads).numpy(),
+        mlps=np.array([_dot(w, toward) for w in seen.mlps]),
+        attention_biases=np.array(biases),
+        embedding=_dot(seen.embedding, toward),
+        constant=constant,
+        total=total,
+        by_token=torch.stack(by_token).numpy(),
+        attention=torch.stack(seen.attention).numpy(),
+        tokens=prompt.tokens,
+        metric=str(metric),
+    )
+    _require_sums(model, result)
+    return result
+
+
+def attribute_heads(
+    model: Model, prompts: Sequence[Prompt], metric: LogitDifference
+) -> Float[np.ndarray, "example layer head"]:
+    """Every head's direct contribution for each prompt, in logits: one forward pass each."""
+    return np.stack([attribute(model, p, metric).heads for p in prompts]).astype(np.float32)
+
+
+class _Seen:
+    """What one forward pass shows at the answer position, layer by layer."""
+
+    def __init__(self, n_layers: int) -> None:
+        empty = [torch.empty(0)] * n_layers
+        self.z, self.attention_out, self.mlps = list(empty), list(empty), list(empty)
+        self.attention, self.value = list(empty), list(empty)
+        self.embedding = self.final = self.normed = torch.empty(0)
+
+    def hooks(self, c):
+        for layer, block in enumerate(c.blocks):
+            yield block.out_projection, partial(self._projection, layer)
+            yield block.attention, partial(self._keep, self.attention_out, layer)
+            yield block.mlp_write, partial(self._keep, self.mlps, layer)
+        yield c.final_norm, self._final
+
+    def embed(self, module, args, kwargs) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self.embedding = hidden[0, -1].float()
+
+    def look(self, call: AttentionCall) -> None:
+        row = torch.tensor([call.query.shape[2] - 1], device=call.query.device)
+        scores = call.scores(0, row)
+        self.attention[call.layer] = (scores - call.log_normaliser(scores)[..., None]).exp()[:, 0].cpu()
+        self.value[call.layer] = call.value[0].clone()
+
+    def _projection(self, layer, module, args, output) -> None:
+        self.z[layer] = args[0][0, -1].clone()
+
+    def _keep(self, store, layer, module, args, output) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        store[layer] = tensor.reshape(-1, tensor.shape[-1])[-1].float()
+
+    def _final(self, module, args, output) -> None:
+        self.final, self.normed = args[0][0, -1].float(), output[0, -1].float()
+
+
+def _unembedding_direction(unembedding: nn.Module, groups, normed: Tensor) -> tuple[Tensor, float]:
+    """The direction that the normed residual is read along for the difference, and the difference of the biases."""
+    (positive,), (negative,) = groups
+    weight_type = next(unembedding.parameters()).dtype
+    with torch.enable_grad():
+        x = normed.detach().to(weight_type).requires_grad_()
+        logits = unembedding(x[None, None])[0, 0]
+        difference = logits[positive] - logits[negative]
+        (direction,) = torch.autograd.grad(difference, x)
+    bias = getattr(unembedding, "bias", None)
+    constant = 0.0 if bias is None else float((bias[positive] - bias[negative]).detach())
+    return direction.float(), constant
+
+
+def _pull_back(projection: nn.Module, at: Tensor, direction: Tensor) -> Tensor:
+    """W_O^T direction, for any kind of linear layer (plain, Conv1D, quantised, with adapters)."""
+    with torch.enable_grad():
+        x = at.detach().clone().requires_grad_()
+        out = projection(x[None, None])[0, 0]
+        (pulled,) = torch.autograd.grad(out.float() @ direction.to(out.device), x)
+    return pulled.float()
+
+
+def _through_norm(norm: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor, float]:
+    """With the norm's scale held at what it is for ``x``: the direction before the norm, and the norm's constant.
+
+    Raises ``ValueError`` if the module is neither an RMS norm nor a LayerNorm.
+    """
+    direction = direction.to(x.device)
+    weight = next(norm.parameters(), None)
+    like = x if weight is None else weight
+    with torch.no_grad():
+        actual = norm(x.to(like.dtype)[None, None])[0, 0].float()
+        ones = torch.full_like(x, 1e3)
+        flat = norm(ones.to(like.dtype)[None, None])[0, 0].float()  # RMS norm: its gain; LayerNorm: its bias
+    if isinstance(norm, nn.LayerNorm):
+        bias = flat
+        gain = torch.ones_like(x) if norm.weight is None else norm.weight.float()
+        centred = x - x.mean()
+        scale = (x.var(unbiased=False) + norm.eps).sqrt()
+        gradient = gain * direction / scale
+        before = gradient - gradient.mean()
+        predicted = gain * centred / scale + bias
+    else:
+        bias = torch.zeros_like(x)
+        gain = flat
+        eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
+        scale = (x.pow(2).mean() + eps).sqrt()
+        before = gain * direction / scale
+        predicted = gain * x / scale
+    tolerance = 1e-3 if like.dtype == torch.float32 else 5e-2
+    if (predicted - actual).abs().max() > tolerance * max(1.0, actual.abs().max().item()):
+        raise ValueError(
+            f"{type(norm).__name__} is neither an RMS norm nor a LayerNorm in what it computes; its scale can't be "
+            "held fixed, so direct attribution would be wrong for this architecture."
+        )
+    return before.detach(), _dot(bias, direction)
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(a.detach().double().cpu() @ b.detach().double().cpu())
+
+
+def _require_sums(model: Model, result: Attribution) -> None:
+    scale = max(1.0, abs(result.total), float(np.abs(result.heads).sum()))
+    tolerance = (1e-4 if model.dtype == torch.float32 else 3e-2) * scale
+    by_token = np.abs(result.by_token.sum(-1) - result.heads).max()
+    if not abs(result.residual()) <= tolerance or not by_token <= tolerance:
+        raise ValueError(
+            f"{type(model.hf).__name__}: the parts leave {result.residual():.3g} of {result.total:.3g} logits "
+            f"unexplained (and the tokens {by_token:.3g} of a head); expected at most {tolerance:.2g}. This "
+            "architecture adds something to the residual stream that is not a head, an MLP, the embedding or a bias."
+        )

@@ -1,0 +1,160 @@
+"""Long work that can be killed: part files, resume, a progress bar, and a look at the disk before the start."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from interp.provenance import hash_json
+
+Item = TypeVar("Item")
+Arrays = Mapping[str, np.ndarray]
+
+
+class OtherRunError(FileExistsError):
+    """The output folder holds the work of a run with other settings."""
+
+
+def run_batches(
+    items: Sequence[Item],
+    score: Callable[[Sequence[Item]], Arrays],
+    *,
+    batch_size: int,
+    directory: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    title: str = "scoring",
+) -> dict[str, np.ndarray]:
+    """Score items batch by batch and join the arrays along axis 0 (examples).
+
+    ``score`` must be a function of its batch alone. With a ``directory``, each batch's arrays are written there as a
+    part file before the next begins, so a killed run loses at most one batch; with ``resume=True`` the parts of the
+    same ``settings`` are read instead of computed. The parts stay until :func:`clear_parts`.
+
+    Raises ``OtherRunError`` if parts of other settings are there, or of the same settings without ``resume``.
+    """
+    starts = range(0, len(items), batch_size)
+    parts = _Parts(directory, settings or {}, resume) if directory is not None else None
+    done: list[Arrays] = []
+    with _progress(title) as bar:
+        task = bar.add_task(title, total=len(items))
+        for number, start in enumerate(starts):
+            batch = items[start : start + batch_size]
+            arrays = parts.read(number) if parts else None
+            if arrays is None:
+                arrays = score(batch)
+                if parts:
+                    parts.write(number, arrays)
+            done.append(arrays)
+            bar.advance(task, len(batch))
+    return {name: np.concatenate([a[name] for a in done]) for name in done[0]}
+
+
+def prepare_directory(directory: str | Path, need_mib: float) -> Path:
+    """Make the output folder and show, before any work, that it can be written and has room.
+
+    Raises ``OSError`` with what was found, what is needed and what to do.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"headscope")
+    except OSError as error:
+        raise OSError(
+            f"can't write to the output folder {directory}: {error.strerror or error}. Give a writable --out."
+        ) from error
+    free = shutil.disk_usage(directory).free / 2**20
+    if free < need_mib:
+        raise OSError(
+            f"the output folder {directory} has {free:.0f} MiB free; about {need_mib:.0f} MiB are needed. Free some "
+            "space or give another --out."
+        )
+    return directory
+
+
+def clear_parts(directory: Path) -> None:
+    """Delete the part files of a finished run."""
+    shutil.rmtree(directory / "parts", ignore_errors=True)
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside ``path`` under a temporary name and move it there: a crash leaves the old file or none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Parts:
+    def __init__(self, directory: Path, settings: Mapping[str, Any], resume: bool) -> None:
+        self.folder = directory / "parts"
+        key = hash_json(dict(settings))
+        record = self.folder / "run.json"
+        if record.exists():
+            found = json.loads(record.read_text())
+            if found["key"] != key:
+                was, now = found["settings"], dict(settings)
+                changed = sorted(k for k in {*was, *now} if was.get(k) != now.get(k))
+                raise OtherRunError(
+                    f"{directory} holds an unfinished run with other settings ({', '.join(changed)} differ). Give "
+                    f"another --out, the same settings with --resume, or delete {self.folder}."
+                )
+            if not resume:
+                raise OtherRunError(
+                    f"{directory} holds an unfinished run with the same settings. Continue it with --resume, or "
+                    f"delete {self.folder} to start anew."
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.iterdir():  # temporary files of a killed writer
+            if re.match(r"\.(part|run)", stale.name):
+                stale.unlink(missing_ok=True)
+        text = json.dumps({"key": key, "settings": dict(settings)}, indent=1, default=str)
+        write_atomically(record, lambda path: path.write_text(text))
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"part-{number:05d}.safetensors"
+
+    def read(self, number: int) -> Arrays | None:
+        try:
+            return load_file(self.path(number))
+        except (FileNotFoundError, SafetensorError):
+            return None
+
+    def write(self, number: int, arrays: Arrays) -> None:
+        whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+        write_atomically(self.path(number), lambda path: save_file(whole, path))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+def _progress(title: str) -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,0 +1,194 @@
+"""The command line: ``interp``. Every command is one call of the Python interface."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Which attention heads make a language model behave like this, and what happens when you change them?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+rank = typer.Typer(help="Rank every head of a model; write a report.", no_args_is_help=True)
+app.add_typer(rank, name="rank")
+
+
+class Ablation(str, Enum):
+    zero = "zero"
+    mean_of_others = "mean-of-others"
+    mean = "mean"
+
+
+class Span(str, Enum):
+    after_instruction = "after_instruction"
+    answer = "answer"
+    all = "all"
+    question = "question"
+
+
+class Effects(str, Enum):
+    none = "none"
+    zero = "zero"
+    mean_of_others = "mean-of-others"
+    mean = "mean"
+
+
+ModelName = Annotated[str, typer.Option(help="Built-in name, hub id, directory or .gguf file (see `interp models`).")]
+Data = Annotated[str, typer.Option(help="'builtin', or a .jsonl, .json, .csv or .parquet file.")]
+Out = Annotated[Path, typer.Option(help="Folder for the report.")]
+Limit = Annotated[int | None, typer.Option(min=2, help="Use only N questions: balanced, sampled by --seed.")]
+Seed = Annotated[int, typer.Option(help="Seed of the sample of questions.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a killed run of the same settings.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report of another run in --out.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the checkpoint's).")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: CUDA where there is one.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Questions in a batch; a killed run loses at most one.")]
+
+
+@app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """What can be loaded, from where, and what is cached."""
+    from dataclasses import asdict
+
+    from interp.sources import cache_dir, describe_sources
+
+    found = describe_sources()
+    if as_json:
+        typer.echo(json.dumps([asdict(s) for s in found], indent=2, default=str))
+        return
+    table = Table(title="Built-in models (from the package index)", title_justify="left")
+    for column in ("name", "model", "licence", "download", "cached"):
+        table.add_column(column, overflow="fold")
+    for s in found:
+        cached = f"yes, {s.size_on_disk_mb:.0f} MB" if s.cached else "no"
+        table.add_row(s.name, s.description, s.licence, f"{s.download_mb:.0f} MB", cached)
+    console = Console()
+    console.print(table)
+    console.print(f"Cache: {cache_dir()} (move it with HEADSCOPE_CACHE)", soft_wrap=True)
+    console.print("Also: a hub id (org/name), a local directory, a .gguf file.", soft_wrap=True)
+
+
+@rank.command("negative-attention")
+def negative_attention(
+    out: Out,
+    model: ModelName = "smollm2-135m",
+    data: Data = "builtin",
+    limit: Limit = None,
+    seed: Seed = 0,
+    query_span: Annotated[Span, typer.Option(help="Query tokens that NAS sums over.")] = Span.after_instruction,
+    effects: Annotated[Effects, typer.Option(help="Also measure each head's effect, by this ablation.")] = Effects.zero,
+    batch_size: BatchSize = 8,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Negative Attention Score of every head (arXiv 2408.00137), with the swapped order as control."""
+    from probes import negative_bias
+
+    def run(loaded, questions):
+        return negative_bias.rank_heads(
+            loaded,
+            questions,
+            query_span=query_span.value,
+            effects=None if effects is Effects.none else effects.value.replace("-", "_"),
+            batch_size=batch_size,
+            out=out,
+            resume=resume,
+        )
+
+    _rank(run, out, model, data, limit, seed, overwrite, dtype, device)
+
+
+@rank.command("head-effect")
+def head_effect(
+    out: Out,
+    model: ModelName = "smollm2-135m",
+    data: Data = "builtin",
+    ablation: Annotated[Ablation, typer.Option(help="What a head's output is replaced by.")] = Ablation.zero,
+    positions: Annotated[str, typer.Option(help="answer, all, or a number of last positions.")] = "answer",
+    limit: Limit = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 4,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """What ablating each head does to the answer, exactly."""
+    from probes import negative_bias
+
+    if positions not in ("answer", "all") and not positions.isdigit():
+        raise typer.BadParameter(f"{positions!r}; expected answer, all or a number", param_hint="--positions")
+    where = int(positions) if positions.isdigit() else positions
+
+    def run(loaded, questions):
+        return negative_bias.rank_by_effect(
+            loaded,
+            questions,
+            ablation=ablation.value.replace("-", "_"),
+            positions=where,
+            batch_size=batch_size,
+            out=out,
+            resume=resume,
+        )
+
+    _rank(run, out, model, data, limit, seed, overwrite, dtype, device)
+
+
+def _rank(run, out, model, data, limit, seed, overwrite, dtype, device) -> None:
+    """Read the questions, check the folder, load the model, rank, save, print the head of the table."""
+    from probes.questions import load_questions
+
+    questions = load_questions(data, limit=limit, seed=seed)  # a bad file fails before the model is loaded
+    from interp.storage import require_no_report
+    from interp.work import clear_parts, prepare_directory
+
+    prepare_directory(out, need_mib=20)
+    if not overwrite:
+        require_no_report(out)
+    console = Console(stderr=True)
+    console.print(f"{len(questions)} questions from {data}; loading {model}", soft_wrap=True)
+    import torch
+
+    import interp
+
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise typer.BadParameter(f"{dtype!r}; expected float32, bfloat16, float16 or auto", param_hint="--dtype")
+    loaded = interp.load(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device)
+    ranking = run(loaded, questions)
+    path = ranking.save(out, overwrite=overwrite)
+    clear_parts(out)
+    _print_top(ranking)
+    console.print(f"report: {path / 'report.html'}", soft_wrap=True)
+
+
+def _print_top(ranking, k: int = 10) -> None:
+    frame = ranking.top(k)
+    shown = ["label", "score", "ci_low", "ci_high", "q", *[m for m in ranking.measures if m != ranking.score]]
+    table = Table(title=f"Top {k} heads by {ranking.score}, n = {ranking.n_examples}", title_justify="left")
+    for column in shown:
+        table.add_column({"label": "head"}.get(column, column.replace("_", " ")), justify="right")
+    for row in frame[shown].itertuples(index=False):
+        table.add_row(*[v if isinstance(v, str) else f"{v:.3g}" for v in row])
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; errors of use and of the environment are one message, not a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; continue with the same command and --resume")
+        sys.exit(130)
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"interp: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)

@@ -1,0 +1,87 @@
+"""How a yes/no question is put: the instruction with its two option words, in either order, and where they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from interp.model import Model
+from interp.prompts import Prompt
+from probes.questions import Question
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """How a question is put. ``text`` must name both options as whole words; ``layout`` places it."""
+
+    text: str = "Answer the question with Yes or No."
+    positive: str = "Yes"
+    negative: str = "No"
+    layout: str = "{instruction}\n{context}Question: {question}"
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        for word in (self.positive, self.negative):
+            if not self.occurrences(word):
+                raise ValueError(
+                    f"the instruction {self.text!r} does not contain the option word {word!r}. NAS measures "
+                    f"attention to both words in the instruction: name {self.positive!r} and {self.negative!r} there."
+                )
+        for slot in ("{instruction}", "{question}"):
+            if self.layout.count(slot) != 1:
+                raise ValueError(f"layout {self.layout!r} must contain {slot} exactly once.")
+
+    def occurrences(self, word: str) -> list[tuple[int, int]]:
+        """Character ranges of a word in the text, as a whole word, case-sensitive."""
+        return [m.span() for m in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", self.text)]
+
+    def swapped(self) -> Instruction:
+        """The same instruction with the two option words in each other's place ("No or Yes")."""
+        exchange = {self.positive: self.negative, self.negative: self.positive}
+        pattern = rf"(?<!\w)({re.escape(self.positive)}|{re.escape(self.negative)})(?!\w)"
+        return replace(self, text=re.sub(pattern, lambda m: exchange[m[1]], self.text))
+
+
+def build_prompts(
+    model: Model,
+    questions: Sequence[Question],
+    instruction: Instruction | None = None,
+    *,
+    with_context: bool = True,
+    forms: str = "in_context",
+) -> list[Prompt]:
+    """One prompt for each question, with spans ``instruction``, ``question``, ``positive`` and ``negative`` (the
+    option words inside the instruction) and the two answers, the negative one first.
+
+    ``forms="both"`` sums an answer word with and without a leading space. The log odds of a prompt are then
+    ``LogitDifference(instruction.negative, instruction.positive)``.
+    """
+    instruction = instruction or Instruction()
+    prompts = []
+    for question in questions:
+        context = f"{question.context.strip()}\n" if with_context and question.context else ""
+        head, tail = instruction.layout.split("{question}")
+        text = head.replace("{instruction}", instruction.text, 1).replace("{context}", context, 1)
+        at, start = text.index(instruction.text), len(text)
+        text = text + question.text + tail.replace("{instruction}", instruction.text).replace("{context}", context)
+        if "{instruction}" in tail:
+            at = text.index(instruction.text, start + len(question.text))
+        spans = {
+            "instruction": (at, at + len(instruction.text)),
+            "question": (start, start + len(question.text)),
+            "positive": [(at + a, at + b) for a, b in instruction.occurrences(instruction.positive)],
+            "negative": [(at + a, at + b) for a, b in instruction.occurrences(instruction.negative)],
+        }
+        prompts.append(
+            model.prompt(
+                text,
+                spans=spans,
+                answers=(instruction.negative, instruction.positive),
+                gold=instruction.positive if question.answer == "Yes" else instruction.negative,
+                forms=forms,
+                system=instruction.system,
+                id=question.id,
+            )
+        )
+    return prompts
