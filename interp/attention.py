@@ -170,3 +170,20 @@ def attention_handler(hf_model: Any, components: Components, handler: Handler | 
         for config, implementation in before:
             config._attn_implementation_internal = implementation
         _handler.reset(token)
+
+
+def require_attention_interface(hf_model: Any, components: Components) -> None:
+    """Raise ``UnsupportedAttention`` unless every layer of the model calls the handler (one pass of three tokens)."""
+    called: list[int] = []
+
+    def note(call: AttentionCall) -> None:
+        called.append(call.layer)
+
+    device = next(components.embedding.parameters()).device
+    with torch.no_grad(), attention_handler(hf_model, components, note):
+        hf_model(torch.ones(1, 3, dtype=torch.long, device=device), use_cache=False)
+    if called != list(range(components.n_layers)):
+        raise UnsupportedAttention(
+            f"{type(hf_model).__name__} computes attention in its own way in {components.n_layers - len(set(called))} "
+            f"of {components.n_layers} layers, not through transformers' attention interface"
+        )

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.attention import AttentionCall, attention_handler
+from interp.attention import AttentionCall, attention_handler, require_attention_interface
 from interp.metrics import LogitDifference
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
             f"{metric} sums several surface forms of a word ({[len(g) for g in groups]}); direct attribution needs "
             "one token for each answer: build the prompts with forms='in_context'."
         )
+    require_attention_interface(model.hf, model.components)
     seen = _Seen(model.n_layers)
     c = model.components
     ids = torch.tensor([prompt.token_ids], device=model.device)

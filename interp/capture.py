@@ -5,7 +5,7 @@ Nothing here keeps an S x S tensor, or a view into one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attention import AttentionCall, attention_handler
+from interp.attention import AttentionCall, attention_handler, require_attention_interface
 from interp.prompts import pad_left
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def attention_log_probs(
                     log_prob = scores[..., group].logsumexp(-1) - log_z
                     results[i][call.layer, :, start : start + max_rows, g] = log_prob.cpu()
 
-    _run(model, batch.inputs, look)
+    require_attention_interface(model.hf, model.components)
+    with torch.no_grad(), attention_handler(model.hf, model.components, look):
+        model.hf(**batch.inputs, use_cache=False, **model.last_logits_only())
     return results
 
 
@@ -107,7 +109,3 @@ def mean_head_outputs(
 def _pass_z(keep: Any, module: Any, args: tuple) -> None:
     keep(args[0].detach())
 
-
-def _run(model: Model, inputs: Mapping[str, Tensor], look: Any) -> None:
-    with torch.no_grad(), attention_handler(model.hf, model.components, look):
-        model.hf(**inputs, use_cache=False, **model.last_logits_only())

@@ -35,16 +35,10 @@ _STRING, _ARRAY = 8, 9
 _MAX_STRING_BYTES = 1 << 26
 
 # `tokenizer.ggml.pre` of vocabularies learned with every digit apart (llama.cpp, llama-vocab.cpp).
-# transformers 5.23 doesn't know it, and splits "\n\n4" as "\n", "\n", "4" where the model was trained on "\n\n", "4"
+# transformers 5.23 doesn't know it: "\n\n4" becomes "\n", "\n", "4"; the model was trained on "\n\n", "4".
 _DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
-_SPLIT_AS_GPT2 = {
-    "gpt-2",
-    "phi-2",
-    "mpt",
-    "olmo",
-    "jais",
-    "trillion",
-}  # what transformers does with any other
+# what transformers does with every `pre` it doesn't know, which is right for these
+_SPLIT_AS_GPT2 = {"gpt-2", "phi-2", "gigachat", "mpt", "olmo", "jais", "jina-es", "jina-de", "trillion"}
 
 
 @dataclass(frozen=True)
@@ -109,9 +103,11 @@ def check_gguf(path: Path | str) -> GGUFHeader:
         )
     architecture = str(metadata.get("general.architecture", ""))
     _check_architecture(path, architecture)
-    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
     scaled = [name for name, *_ in tensors if name.startswith(("rope_freqs", "rope_factors"))]
-    is_scaled = scaling not in ("none", "") or bool(scaled)
+    rope = f"{architecture}.rope"
+    scaling = metadata.get(f"{rope}.scaling.type", "none")
+    factor = metadata.get(f"{rope}.scaling.factor", metadata.get(f"{rope}.scale_linear"))
+    is_scaled = bool(scaled) or (factor != 1 if factor is not None else scaling not in ("none", ""))
     if is_scaled and architecture != "gpt-oss":  # it alone is read with its scaling
         raise ValueError(
             f"{path} scales its rotary embeddings (type {scaling!r}, tensors {scaled}), and transformers' "
@@ -200,9 +196,11 @@ def read_provenance(directory: Path) -> dict[str, Any] | None:
 
 def supported_architectures() -> list[str]:
     """The architectures whose GGUF files the installed transformers can read."""
+    from transformers.integrations import gguf as fast_reader  # new in transformers 5, with its own list
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    return sorted(set(GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer"})
+    both = {*GGUF_SUPPORTED_ARCHITECTURES, *getattr(fast_reader, "GGUF_CONFIG_ARCHS", ())}
+    return sorted(both - {"general", "tokenizer"})
 
 
 def _check_architecture(path: Path, architecture: str) -> None:

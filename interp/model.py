@@ -202,7 +202,7 @@ def load(
     else:
         from interp.sources import resolve
 
-        resolved = resolve(str(source), sha256=sha256)
+        resolved = resolve(source, sha256=sha256)
         name, provenance = resolved.name, resolved.source
         hf, tokenizer = _from_pretrained(
             resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 
 _RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
+_OVERLAP = (
+    "overlap",
+    "overlap_fraction",
+    "overlap_expected",
+    "overlap_p",
+)  # columns, in the order of the tuple
 
 
 def head_label(layer: int, head: int) -> str:
@@ -98,10 +104,8 @@ class HeadRanking:
         shape = measures[self.score].shape
         for name, array in measures.items():
             _check_measure(name, array, self.score, shape)
-            if name in _RESERVED:
-                raise ValueError(
-                    f"A measure is named {name!r}, which is a column of the table; choose another name."
-                )
+            if name in _RESERVED or name.endswith(("_ci_low", "_ci_high")):
+                raise ValueError(f"A measure is named {name!r}, a column of the table; choose another name.")
         if len(self.example_ids) != shape[0]:
             raise ValueError(
                 f"{len(self.example_ids)} example_ids for {shape[0]} examples; expected one for each."
@@ -311,23 +315,12 @@ def control_summary(ranking: HeadRanking, k: int = 10) -> pd.DataFrame:
     order = frame["label"].tolist()
     rows = []
     for name in ranking.others:
-        other_order = frame.sort_values([name, "layer", "head"], ascending=[False, True, True])[
-            "label"
-        ].tolist()
+        ordered = frame.sort_values([name, "layer", "head"], ascending=[False, True, True])
         flips = np.sign(frame[name].head(k)) * np.sign(frame["score"].head(k)) < 0
         row = {"measure": name, "spearman": _spearman(ranking.scores, ranking.measures[name])[0], "k": k}
-        overlap = _overlap_columns(statistics.top_k_overlap(order, other_order, k, population=len(order)))
+        overlap = _overlap_columns(statistics.top_k_overlap(order, ordered["label"].tolist(), k, len(order)))
         rows.append(row | overlap | {"sign_flips": int(flips.sum())})
-    columns = [
-        "measure",
-        "spearman",
-        "k",
-        "overlap",
-        "overlap_fraction",
-        "overlap_expected",
-        "overlap_p",
-        "sign_flips",
-    ]
+    columns = ["measure", "spearman", "k", *_OVERLAP, "sign_flips"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -341,12 +334,7 @@ def _spearman(a: Float[np.ndarray, "example layer head"], b: np.ndarray) -> tupl
 
 
 def _overlap_columns(overlap: statistics.TopKOverlap) -> dict[str, float]:
-    return {
-        "overlap": overlap.count,
-        "overlap_fraction": overlap.fraction,
-        "overlap_expected": overlap.expected,
-        "overlap_p": overlap.p,
-    }
+    return dict(zip(_OVERLAP, overlap, strict=True))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

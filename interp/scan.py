@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attention import UnsupportedAttention
+from interp.attention import require_attention_interface
 from interp.capture import head_outputs, mean_head_outputs
 from interp.edits import Branch, EachHead
 from interp.fanout import edit_heads, fan_out_logits
@@ -215,6 +215,8 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
         return "loop", "not needed: this is the reference"
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     try:
+        if check > 0:
+            require_attention_interface(model.hf, model.components)
         errors = [
             _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
             for i in sorted({0, longest})
@@ -223,8 +225,8 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
         if not errors:
             return "fan-out", "skipped by the caller"
         return "fan-out", f"largest difference from plain passes {max(errors):.2g} {metric.unit}"
-    except (UnsupportedAttention, FanOutDisagreement) as error:
-        if method == "fan-out":
+    except RuntimeError as error:  # the loop needs none of what a fan-out asks of an architecture
+        if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
             raise
         warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=3)
         return "loop", f"fan-out refused: {error}"
@@ -271,8 +273,9 @@ def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row
     rows = []
     for branch in [Branch((), "unedited"), *branches]:
         with ExitStack() as stack, torch.no_grad():
-            for edit in branch.edits:
-                stack.enter_context(edit_heads(model, edit.layer, [(0, replace(edit))], last=m))
+            for layer in {e.layer for e in branch.edits}:
+                here = [(0, e) for e in branch.edits if e.layer == layer]
+                stack.enter_context(edit_heads(model, layer, here, last=m))
             logits = model.hf(ids, use_cache=False, **model.last_logits_only()).logits[:, -1]
         rows.append(measure(metric, logits, prompt)[0].cpu())
     return torch.stack(rows)

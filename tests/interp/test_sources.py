@@ -364,7 +364,7 @@ def tiny_llama():
     return LlamaForCausalLM(config).eval()
 
 
-def write_gguf(path: Path, architecture: str = "llama", without: str = "", **metadata):
+def write_gguf(path: Path, architecture: str = "llama", without: str = "", pre: str = "smollm", **metadata):
     from tokenizers.pre_tokenizers import ByteLevel
 
     model = tiny_llama()
@@ -379,7 +379,7 @@ def write_gguf(path: Path, architecture: str = "llama", without: str = "", **met
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list([*sorted(ByteLevel.alphabet()), "ĊĊ", "ab", "<|start|>", "<|end|>"])
     writer.add_token_types([1] * 258 + [3, 3])
     writer.add_token_merges(["Ċ Ċ", "a b"])
@@ -458,7 +458,7 @@ def test_gguf_header_agrees_with_the_gguf_package(tmp_path):
 
 def test_gguf_without_a_weight_is_refused_and_leaves_nothing(tmp_path, cache):
     path = tmp_path / "mine.gguf"
-    write_gguf(path, without="blk.1.attn_v")
+    write_gguf(path, without="blk.1.attn_v.weight")
     with pytest.raises(ValueError, match=r"missing \['model\.layers\.1\.self_attn\.v_proj\.weight'\]"):
         sources.from_gguf(path)
     assert [file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"] == []
@@ -492,6 +492,12 @@ def test_gguf_that_would_load_wrongly_is_refused(tmp_path, options, message):
     write_gguf(path, **options)
     with pytest.raises(ValueError, match=message):
         gguf.check_gguf(path)
+
+
+def test_an_unknown_way_of_splitting_text_is_told(tmp_path, cache):
+    write_gguf(tmp_path / "mine.gguf", pre="viking")
+    with pytest.warns(UserWarning, match="'viking'.*Compare token ids"):
+        sources.from_gguf(tmp_path / "mine.gguf")
 
 
 def test_files_that_are_no_gguf(tmp_path):

@@ -1,0 +1,26 @@
+"""Shared models. Tiny ones are random; `smollm2` is the real default model, downloaded once into the user's cache."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `tiny`
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a hub
+
+from tiny import tiny
+
+import interp
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> interp.Model:
+    return interp.load("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def llama() -> interp.Model:
+    return interp.load(tiny("llama"))
