@@ -19,15 +19,35 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from interp.components import Components
+from interp.components import Components, input_device
 
 NAME = "headscope"
 
 # Arguments that change nothing in what is computed here, or that the mask already carries.
 _HARMLESS = frozenset(
-    "dropout scaling is_causal sliding_window softcap s_aux position_ids cache_position output_attentions "
-    "output_hidden_states use_cache return_dict position_embeddings attention_mask past_key_values "
-    "num_items_in_batch layer_head_mask head_mask deterministic target_dtype logits_to_keep".split()
+    [
+        "dropout",
+        "scaling",
+        "is_causal",
+        "sliding_window",
+        "softcap",
+        "s_aux",
+        "position_ids",
+        "cache_position",
+        "output_attentions",
+        "output_hidden_states",
+        "use_cache",
+        "return_dict",
+        "position_embeddings",
+        "attention_mask",
+        "past_key_values",
+        "num_items_in_batch",
+        "layer_head_mask",
+        "head_mask",
+        "deterministic",
+        "target_dtype",
+        "logits_to_keep",
+    ]
 )
 
 
@@ -130,7 +150,9 @@ def _forward(
             "attention does not compute"
         )
     if attention_mask is not None and attention_mask.dtype != torch.bool:
-        raise UnsupportedAttention(f"{type(module).__name__} has an additive attention mask (a position bias)")
+        raise UnsupportedAttention(
+            f"{type(module).__name__} has an additive attention mask (a position bias)"
+        )
     if attention_mask is None and not getattr(module, "is_causal", True):
         raise UnsupportedAttention(f"{type(module).__name__} is not causal")
     call = AttentionCall(
@@ -179,7 +201,7 @@ def require_attention_interface(hf_model: Any, components: Components) -> None:
     def note(call: AttentionCall) -> None:
         called.append(call.layer)
 
-    device = next(components.embedding.parameters()).device
+    device = input_device(components.embedding)
     with torch.no_grad(), attention_handler(hf_model, components, note):
         hf_model(torch.ones(1, 3, dtype=torch.long, device=device), use_cache=False)
     if called != list(range(components.n_layers)):

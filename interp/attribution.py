@@ -8,7 +8,7 @@ leaves out what later layers make of a head's output; the scan's is the *total* 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from interp.attention import AttentionCall, attention_handler, require_attention_interface
 from interp.metrics import LogitDifference
@@ -56,8 +57,8 @@ class Attribution:
 def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribution:
     """Split a logit difference over heads, MLPs, embedding and biases, and every head's share over source tokens.
 
-    One forward pass and, for each layer, one backward pass through the output projection alone (which is how
-    quantised and LoRA-adapted projections are read right). Memory: two arrays [layer, head, token].
+    One forward pass. Projections that are not plain (quantised, LoRA-adapted, offloaded) are read by sending the
+    unit vectors through them, another n_heads * d_head rows a layer. Memory: two arrays [layer, head, token].
 
     Raises ``ValueError`` for answers with several surface forms (a log of a sum is not linear) and for architectures
     whose parts do not sum to the logits (extra residual scales, gates after attention): a wrong split is never
@@ -164,24 +165,39 @@ class _Seen:
 def _unembedding_direction(unembedding: nn.Module, groups, normed: Tensor) -> tuple[Tensor, float]:
     """The direction that the normed residual is read along for the difference, and the difference of the biases."""
     (positive,), (negative,) = groups
-    weight_type = next(unembedding.parameters()).dtype
-    with torch.enable_grad():
-        x = normed.detach().to(weight_type).requires_grad_()
-        logits = unembedding(x[None, None])[0, 0]
-        difference = logits[positive] - logits[negative]
-        (direction,) = torch.autograd.grad(difference, x)
-    bias = getattr(unembedding, "bias", None)
+    weight, bias = getattr(unembedding, "weight", None), getattr(unembedding, "bias", None)
     constant = 0.0 if bias is None else float((bias[positive] - bias[negative]).detach())
-    return direction.float(), constant
+    if _is_plain(unembedding):
+        direction = (weight[positive].float() - weight[negative].float()).detach()
+    else:
+        direction = _by_basis(unembedding, normed, lambda out: out[:, positive] - out[:, negative])
+    return direction.to(normed.device), constant
 
 
 def _pull_back(projection: nn.Module, at: Tensor, direction: Tensor) -> Tensor:
-    """W_O^T direction, for any kind of linear layer (plain, Conv1D, quantised, with adapters)."""
-    with torch.enable_grad():
-        x = at.detach().clone().requires_grad_()
-        out = projection(x[None, None])[0, 0]
-        (pulled,) = torch.autograd.grad(out.float() @ direction.to(out.device), x)
-    return pulled.float()
+    """W_O^T direction, for a plain linear layer, GPT-2's Conv1D, or any other linear map (quantised, LoRA, ...)."""
+    if _is_plain(projection):
+        weight = projection.weight.detach().float()
+        weight = weight if isinstance(projection, Conv1D) else weight.T
+        return (weight @ direction.to(weight.device)).to(at.device)
+    return _by_basis(projection, at, lambda out: out @ direction.to(out.device))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return type(layer) in (nn.Linear, Conv1D) and not hasattr(layer, "_hf_hook")
+
+
+@torch.no_grad()
+def _by_basis(layer: nn.Module, like: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """The vector w with read(layer(x)) = w @ x + constant, found by sending the unit vectors through the layer."""
+    basis = torch.eye(like.shape[-1], dtype=_input_type(layer, like), device=like.device)
+    zero = read(layer(torch.zeros_like(basis[:1])[None])[0].float())
+    return torch.cat([read(layer(rows[None])[0].float()) for rows in basis.split(256)]) - zero
+
+
+def _input_type(layer: nn.Module, like: Tensor) -> torch.dtype:
+    weight = next(layer.parameters()).dtype
+    return weight if weight.is_floating_point else like.dtype
 
 
 def _through_norm(norm: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor, float]:
@@ -226,7 +242,8 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 def _require_sums(model: Model, result: Attribution) -> None:
     scale = max(1.0, abs(result.total), float(np.abs(result.heads).sum()))
-    tolerance = (1e-4 if model.dtype == torch.float32 else 3e-2) * scale
+    exact = model.dtype == torch.float32 and not model.is_quantized
+    tolerance = (1e-4 if exact else 3e-2) * scale
     by_token = np.abs(result.by_token.sum(-1) - result.heads).max()
     if not abs(result.residual()) <= tolerance or not by_token <= tolerance:
         raise ValueError(

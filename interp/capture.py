@@ -78,6 +78,7 @@ def head_outputs(
         out = [
             torch.empty(model.n_layers, n, model.n_heads, model.d_head, dtype=model.dtype) for n in lengths
         ]
+
         def keep(layer: int, z: Tensor, lengths=lengths, out=out) -> None:
             for i, n in enumerate(lengths):
                 out[i][layer] = z[i, -n:].unflatten(-1, (model.n_heads, model.d_head)).cpu()
@@ -108,4 +109,3 @@ def mean_head_outputs(
 
 def _pass_z(keep: Any, module: Any, args: tuple) -> None:
     keep(args[0].detach())
-

@@ -128,3 +128,11 @@ def projection_width(projection: nn.Module) -> int | None:
     if hasattr(projection, "nf") and isinstance(getattr(projection, "weight", None), torch.Tensor):
         return int(projection.weight.shape[0])
     return None
+
+
+def input_device(embedding: nn.Module) -> torch.device:
+    """The device that token ids go to; for weights offloaded by accelerate, where it will bring them."""
+    device = next(embedding.parameters()).device
+    if device.type != "meta":
+        return device
+    return torch.device(getattr(getattr(embedding, "_hf_hook", None), "execution_device", None) or "cpu")

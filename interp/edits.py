@@ -36,8 +36,10 @@ class HeadEdit:
         if self.op not in ("zero", "mean_of_others", "scale", "set"):
             raise ValueError(f"op={self.op!r}; expected 'zero', 'mean_of_others', 'scale' or 'set'.")
         if (self.op == "set") != (self.value is not None):
-            raise ValueError(f"op={self.op!r} with value={'given' if self.value is not None else None}: "
-                             "a value belongs to op='set', and to no other.")
+            raise ValueError(
+                f"op={self.op!r} with value={'given' if self.value is not None else None}: "
+                "a value belongs to op='set', and to no other."
+            )
 
     @property
     def label(self) -> str:

@@ -146,7 +146,10 @@ def _shared_prefix_attention(prefix: _Prefix):
     """Attention of rows that share one prefix: scores against it in one product for all rows, then each row's own."""
 
     def handler(call: AttentionCall) -> Float[Tensor, "row pos head d_head"]:
-        k0, v0 = prefix.layers[call.layer].keys[0], prefix.layers[call.layer].values[0]  # [kv, prefix, d_head]
+        k0, v0 = (
+            prefix.layers[call.layer].keys[0],
+            prefix.layers[call.layer].values[0],
+        )  # [kv, prefix, d_head]
         rows, n_heads, m, d_head = call.query.shape
         n_kv, n_prefix = k0.shape[0], k0.shape[1]
         group = n_heads // n_kv
@@ -207,15 +210,15 @@ def unembed_only(model: Model, tokens: Sequence[int] | None) -> Iterator[None]:
     head = model.components.unembedding
     weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
     plain = type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook")
-    index = None if tokens is None else torch.tensor(list(tokens), device=weight.device)
     original = head.forward
 
     def forward(hidden: Tensor) -> Tensor:
         hidden = hidden[:, -1:]
-        if index is None:
+        if tokens is None:
             return original(hidden)
+        index = torch.tensor(list(tokens), device=hidden.device)
         if not plain:
-            return original(hidden)[..., index.to(hidden.device)]
+            return original(hidden)[..., index]
         return F.linear(hidden, weight[index], None if bias is None else bias[index])
 
     had = "forward" in vars(head)

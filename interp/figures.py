@@ -24,7 +24,7 @@ NEGATIVE = "#2b7bba"
 POSITIVE = "#d9730d"
 _NEGATIVE_ARM = ["#08416e", "#2171b5", "#7fb4dc"]
 _POSITIVE_ARM = ["#fdb573", "#e8710a", "#8f3a02"]
-_MARKERS = ["diamond", "circle-open", "square-open", "triangle-up-open", "cross-open", "star-open"]
+_MARKERS = ["diamond-open", "circle-open", "square-open", "triangle-up-open", "cross-open", "star-open"]
 _MARKER_COLORS = ["#8a63d2", "#1a9988", "#c2478b", "#8c8c1f", "#5b7fa6", "#a86f3c"]
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _COMPARABLE = 5.0  # ratio of ranges up to which two measures can share an axis
@@ -56,7 +56,7 @@ def _template(
             "yaxis": axis,
             "hoverlabel": {"bgcolor": hover, "font": {"color": text, "family": _FONT}, "align": "left"},
             "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.12, "yanchor": "top"},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": grid, "activecolor": text, "orientation": "v"},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": zero, "activecolor": text},
             "margin": {"l": 10, "r": 10, "t": 46, "b": 10},
         }
     )
@@ -199,9 +199,9 @@ def scatter(
         ends = [max(frame[x].min(), frame[y].min()), min(frame[x].max(), frame[y].max())]
         line = {"color": "rgba(128,128,128,.8)", "dash": "dot", "width": 1.5}
         figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip")
-    figure.update_xaxes(title=html.escape(x_title or x), zeroline=True, range=_padded(frame[x]))
-    figure.update_yaxes(title=html.escape(y_title or y), zeroline=True, range=_padded(frame[y]))
-    figure.update_layout(showlegend=False, height=460, margin_t=20)
+    figure.update_xaxes(title=html.escape(x_title or x), zeroline=True, range=_padded(frame[x]), nticks=8)
+    figure.update_yaxes(title=html.escape(y_title or y), zeroline=True, range=_padded(frame[y]), nticks=8)
+    figure.update_layout(showlegend=False, height=460, margin_t=30)
     return _finish(figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp import prompts as _prompts
-from interp.components import Components, find_components
+from interp.components import Components, find_components, input_device
 from interp.prompts import Prompt, SpanLike, pad_left
 from interp.provenance import hash_text, hash_weights
 
@@ -62,12 +63,16 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where token ids are sent: the device of the embedding (sharded models move activations themselves)."""
-        return next(self.components.embedding.parameters()).device
+        return input_device(self.components.embedding)
 
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type that the model computes in."""
         return next((p.dtype for p in self.hf.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def is_quantized(self) -> bool:
+        return bool(getattr(self.hf, "is_quantized", False))
 
     @property
     def context_length(self) -> int | None:
@@ -104,9 +109,7 @@ class Model:
             id=id,
         )
 
-    def final_logits(
-        self, prompts: list[Prompt], batch_size: int = 8
-    ) -> Float[Tensor, "example vocabulary"]:
+    def final_logits(self, prompts: list[Prompt], batch_size: int = 8) -> Float[Tensor, "example vocabulary"]:
         """Logits at each prompt's last position, float32, on the CPU. Batches are padded on the left and masked,
         so the numbers are those of one prompt at a time (to 1e-4 in float32).
 
@@ -123,7 +126,8 @@ class Model:
 
     def last_logits_only(self) -> dict[str, int]:
         """The argument that tells transformers to unembed only the last position, where the model takes it."""
-        return {"logits_to_keep": 1} if "logits_to_keep" in self.hf.forward.__code__.co_varnames else {}
+        takes_it = "logits_to_keep" in inspect.signature(type(self.hf).forward).parameters
+        return {"logits_to_keep": 1} if takes_it else {}
 
     def require_finite(self, logits: Tensor, prompts: list[Prompt]) -> None:
         """Raise ``NonFiniteLogitsError`` naming the first bad prompt and layer, if any logit is NaN or infinite."""
@@ -262,7 +266,11 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
             f"{' (close: ' + ', '.join(close) + ')' if close else ''}. Supported: "
             f"{', '.join(sorted(SUPPORTED_ARCHITECTURES))}."
         )
-    shared = {id(t): t for t in [*hf.parameters(), *hf.buffers()]}
+    shared: dict[int, Any] = {id(t): t for t in [*hf.parameters(), *hf.buffers()]}
+    for module in hf.modules():  # weights that accelerate keeps on the CPU or the disk
+        offloaded = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+        if offloaded is not None:
+            shared[id(offloaded)] = offloaded
     twin = copy.deepcopy(hf, dict(shared))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices about processing that is not used here

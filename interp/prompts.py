@@ -172,7 +172,9 @@ def render(tokenizer: Any, text: str, system: str | None = None) -> tuple[str, i
 
     parts = apply(_SENTINEL).split(_SENTINEL)
     if len(parts) != 2:
-        raise ValueError(f"the chat template writes the user's message {len(parts) - 1} times; expected once.")
+        raise ValueError(
+            f"the chat template writes the user's message {len(parts) - 1} times; expected once."
+        )
     rendered = apply(text)
     if rendered != parts[0] + text + parts[1]:
         raise ValueError(
@@ -243,9 +245,7 @@ def _tokens_in(offsets: Sequence[CharSpan], ranges: SpanLike) -> tuple[int, ...]
     return tuple(sorted(hits))
 
 
-def _display(
-    tokenizer: Any, text: str, ids: Sequence[int], offsets: Sequence[CharSpan]
-) -> tuple[str, ...]:
+def _display(tokenizer: Any, text: str, ids: Sequence[int], offsets: Sequence[CharSpan]) -> tuple[str, ...]:
     return tuple(
         text[low:high] if high > low else tokenizer.decode([token])
         for token, (low, high) in zip(ids, offsets, strict=True)

@@ -132,9 +132,8 @@ def _figures(ranking: HeadRanking) -> list[dict[str, Any]]:
     """The figures in reading order; those of the group "scatter" stand side by side."""
     frame = ranking.to_frame()
     heat, bars = ranking.plot(), ranking.plot_top(20)
-    heat.update_layout(title=None, margin_t=16)
-    bars.update_layout(title=None)
-    bars.update_layout(margin_t=10)
+    heat.update_layout(title=None, margin_t=30)
+    bars.update_layout(title=None, margin_t=30)
     entries = [("heat", "", heat), ("bars", "", bars)]
     name = ranking.score
     for other in ranking.others:

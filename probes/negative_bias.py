@@ -27,7 +27,7 @@ from interp.prompts import Prompt
 from interp.provenance import hash_json, now, versions
 from interp.ranking import HeadRanking, TokenView
 from interp.scan import Positions, scan
-from interp.work import clear_parts, prepare_directory, run_batches
+from interp.work import prepare_directory, run_batches
 from probes.instructions import Instruction, build_prompts
 from probes.questions import Question, hash_questions, load_questions
 
@@ -91,9 +91,7 @@ def query_positions(prompt: Prompt, span: QuerySpan) -> tuple[int, ...]:
         return tuple(p for p in prompt.span("question") if p >= last_option)
     if span == "after_instruction":
         return tuple(range(prompt.span("instruction")[-1] + 1, end))
-    raise ValueError(
-        f"query_span={span!r}; expected 'after_instruction', 'answer', 'all' or 'question'."
-    )
+    raise ValueError(f"query_span={span!r}; expected 'after_instruction', 'answer', 'all' or 'question'.")
 
 
 def score_prompts(

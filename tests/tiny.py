@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 VOCABULARY = 97
 WINDOW = 12
@@ -29,13 +29,22 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "gemma2": ("gemma2", _COMMON | dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16)),
     "gemma3": (
         "gemma3_text",
-        _COMMON | dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16, sliding_window_pattern=2),
+        _COMMON
+        | dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16, sliding_window_pattern=2),
     ),
     "mistral": ("mistral", _COMMON | dict(head_dim=16, sliding_window=WINDOW)),
     "phi3": ("phi3", _COMMON | dict(sliding_window=WINDOW)),
     "gpt2": (
         "gpt2",
-        dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2),
+        dict(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=4,
+            n_head=4,
+            n_positions=128,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
     ),
     "gpt_neox": ("gpt_neox", _NO_GROUPS),
     "olmo2": ("olmo2", _COMMON),

@@ -114,7 +114,9 @@ def test_scale_one_changes_nothing_and_scale_zero_is_zero_ablation(llama):
     same = interp.scan(llama, [p], interp.scale_each_head(1.0))
     assert np.abs(same.change).max() < 1e-5
     zeroed = interp.scan(llama, [p], interp.ablate_each_head("zero"))
-    np.testing.assert_allclose(interp.scan(llama, [p], interp.scale_each_head(0.0)).values, zeroed.values, atol=1e-5)
+    np.testing.assert_allclose(
+        interp.scan(llama, [p], interp.scale_each_head(0.0)).values, zeroed.values, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("positions", ["answer", 4, "all"])
@@ -230,7 +232,11 @@ def test_attention_of_its_own_falls_back_to_the_loop():
         ([Branch((HeadEdit(9, 0),))], {}, "L9H0 is out of range.*layers 0..3"),
         ([Branch((HeadEdit(0, 4),))], {}, "L0H4 is out of range.*heads 0..3"),
         ([], {}, "no branches"),
-        (interp.ablate_each_head("zero"), {"positions": 99}, "positions=99; expected 'answer', 'all' or a number"),
+        (
+            interp.ablate_each_head("zero"),
+            {"positions": 99},
+            "positions=99; expected 'answer', 'all' or a number",
+        ),
         (interp.ablate_each_head("zero"), {"method": "fast"}, "method='fast'; expected"),
         (interp.patch_each_head([]), {}, "one source for each prompt"),
         (interp.patch_each_head([prompt(5)]), {"positions": "all"}, "must be of equal length"),
