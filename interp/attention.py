@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
@@ -68,14 +68,13 @@ class AttentionCall:
     softcap: float | None
     sinks: Float[Tensor, " head"] | None
 
-    def scores(
-        self, example: int, rows: Tensor, bfloat16_to_float: bool = True
-    ) -> Float[Tensor, "head row key_pos"]:
+    def scores(self, example: int, rows: Int[Tensor, " row"]) -> Float[Tensor, "head row key_pos"]:
         """Masked pre-softmax scores, float32, of the given query rows of one example. Masked keys are -inf."""
-        n_heads, n_kv = self.query.shape[1], self.key.shape[1]
-        q = self.query[example][:, rows].float()
-        k = self.key[example].float().repeat_interleave(n_heads // n_kv, dim=0)
-        return self.mask_scores(_cap(q @ k.mT * self.scaling, self.softcap), example, rows)
+        n_kv = self.key.shape[1]
+        q = self.query[example][:, rows].float()  # [head, row, d_head]
+        grouped = q.reshape(n_kv, -1, q.shape[-1])  # [kv_head, group x row, d_head]
+        scores = (grouped @ self.key[example].float().mT).view(*q.shape[:2], -1) * self.scaling
+        return self.mask_scores(_cap(scores, self.softcap), example, rows)
 
     def mask_scores(self, scores: Tensor, example: int, rows: Tensor) -> Tensor:
         n_keys = self.key.shape[2]
@@ -194,18 +193,23 @@ def attention_handler(hf_model: Any, components: Components, handler: Handler | 
         _handler.reset(token)
 
 
-def require_attention_interface(hf_model: Any, components: Components) -> None:
-    """Raise ``UnsupportedAttention`` unless every layer of the model calls the handler (one pass of three tokens)."""
+def why_not_supported(hf_model: Any, components: Components) -> str:
+    """Empty if every layer's attention comes through the handler (tried on three tokens), else the reason."""
     called: list[int] = []
 
     def note(call: AttentionCall) -> None:
         called.append(call.layer)
 
-    device = input_device(components.embedding)
-    with torch.no_grad(), attention_handler(hf_model, components, note):
-        hf_model(torch.ones(1, 3, dtype=torch.long, device=device), use_cache=False)
-    if called != list(range(components.n_layers)):
-        raise UnsupportedAttention(
-            f"{type(hf_model).__name__} computes attention in its own way in {components.n_layers - len(set(called))} "
-            f"of {components.n_layers} layers, not through transformers' attention interface"
-        )
+    ids = torch.ones(1, 3, dtype=torch.long, device=input_device(components.embedding))
+    try:
+        with torch.no_grad(), attention_handler(hf_model, components, note):
+            hf_model(ids, use_cache=False)
+    except UnsupportedAttention as error:
+        return str(error)
+    if called == list(range(components.n_layers)):
+        return ""
+    return (
+        f"{type(hf_model).__name__} computes attention in its own way in "
+        f"{components.n_layers - len(set(called))} of {components.n_layers} layers, not through transformers' "
+        "attention interface"
+    )

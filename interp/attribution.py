@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from interp.attention import AttentionCall, attention_handler, require_attention_interface
+from interp.attention import AttentionCall, attention_handler
 from interp.metrics import LogitDifference
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
             f"{metric} sums several surface forms of a word ({[len(g) for g in groups]}); direct attribution needs "
             "one token for each answer: build the prompts with forms='in_context'."
         )
-    require_attention_interface(model.hf, model.components)
+    model.require_attention()
     seen = _Seen(model.n_layers)
     c = model.components
     ids = torch.tensor([prompt.token_ids], device=model.device)

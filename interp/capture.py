@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attention import AttentionCall, attention_handler, require_attention_interface
+from interp.attention import AttentionCall, attention_handler
 from interp.prompts import pad_left
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def attention_log_probs(
                     log_prob = scores[..., group].logsumexp(-1) - log_z
                     results[i][call.layer, :, start : start + max_rows, g] = log_prob.cpu()
 
-    require_attention_interface(model.hf, model.components)
+    model.require_attention()
     with torch.no_grad(), attention_handler(model.hf, model.components, look):
         model.hf(**batch.inputs, use_cache=False, **model.last_logits_only())
     return results

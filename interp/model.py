@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp import prompts as _prompts
+from interp.attention import UnsupportedAttention, why_not_supported
 from interp.components import Components, find_components, input_device
 from interp.prompts import Prompt, SpanLike, pad_left
 from interp.provenance import hash_text, hash_weights
@@ -39,6 +40,7 @@ class Model:
     tokenizer: Any
     components: Components
     source: dict[str, Any] = field(default_factory=dict)
+    attention_refusal: str = ""  # why attention can't be read and fanned out; empty: it can
 
     @property
     def n_layers(self) -> int:
@@ -83,6 +85,11 @@ class Model:
     @property
     def chat_template(self) -> str | None:
         return getattr(self.tokenizer, "chat_template", None)
+
+    def require_attention(self) -> None:
+        """Raise ``UnsupportedAttention`` if this architecture's attention can't be read."""
+        if self.attention_refusal:
+            raise UnsupportedAttention(self.attention_refusal)
 
     def prompt(
         self,
@@ -213,7 +220,9 @@ def load(
         )
     hf.eval()
     bridge = _bridge(hf, tokenizer, name)
-    model = Model(name, hf, bridge, tokenizer, find_components(hf, bridge), provenance)
+    components = find_components(hf, bridge)
+    refusal = why_not_supported(hf, components)
+    model = Model(name, hf, bridge, tokenizer, components, provenance, refusal)
     _check(model)
     return model
 

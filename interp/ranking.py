@@ -291,8 +291,8 @@ def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
     """Agreement of two rankings of one model: two samples, prompts or measures. See `RankingComparison`."""
     if a.scores.shape[1:] != b.scores.shape[1:]:
         raise ValueError(
-            f"a ranks {a.n_layers} layers of {a.n_heads} heads, b {b.n_layers} layers of {b.n_heads}; "
-            "expected rankings of one architecture, since heads are matched by layer and index."
+            f"a ranks {a.n_layers} layers of {a.n_heads} heads, b {b.n_layers} layers of "
+            f"{b.n_heads} heads; expected rankings of one architecture, since heads are matched by index."
         )
     spearman = _spearman(a.scores, b.scores)
     order_a, order_b = a.select(), b.select()

@@ -81,7 +81,7 @@ def _reliability_sentence(ranking: HeadRanking) -> str:
     if reliability.spearman_brown >= 0.8:
         verdict = "the order would be much the same in another sample"
     elif reliability.spearman_brown >= 0.5:
-        verdict = "the order is only partly settled: trust the clear heads, not exact ranks"
+        verdict = "the order is only partly settled, so exact ranks mean little"
     else:
         verdict = "the order of most heads is noise at this sample size"
     return (

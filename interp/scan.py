@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attention import require_attention_interface
 from interp.capture import head_outputs, mean_head_outputs
 from interp.edits import Branch, EachHead
 from interp.fanout import edit_heads, fan_out_logits
@@ -214,7 +213,7 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     try:
         if check > 0:
-            require_attention_interface(model.hf, model.components)
+            model.require_attention()
         errors = [
             _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
             for i in sorted({0, longest})

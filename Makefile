@@ -1,0 +1,40 @@
+# make demo   set up, rank the default model's heads, write reports/demo/report.html
+# make test   set up, run every test and the notebooks in FAST mode
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.complete
+STRATEGYQA ?= ../shared/data/strategyqa_train.jsonl
+
+.PHONY: demo test lint bench evaluate notebooks clean
+
+demo: $(SETUP)
+	$(BIN)/interp rank negative-attention --model smollm2-135m --data builtin --limit 200 \
+	  --out reports/demo --resume --overwrite
+	@echo "Open reports/demo/report.html in a browser."
+
+test: $(SETUP)
+	$(BIN)/python -m pytest
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(SETUP)  ## writes tests/benchmarks/results.md
+	$(BIN)/python -m tests.benchmarks.bench
+
+evaluate: $(SETUP)  ## NAS in both orders on StrategyQA (STRATEGYQA=path); writes tests/benchmarks/strategyqa.md
+	$(BIN)/python -m tests.benchmarks.strategyqa "$(STRATEGYQA)"
+
+notebooks: $(SETUP)  ## execute the notebooks in full and save their outputs
+	$(BIN)/python -m tests.notebooks
+
+# A virtual environment also where Debian ships Python without ensurepip.
+$(SETUP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[notebooks,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) reports build *.egg-info

@@ -1,0 +1,100 @@
+"""Figures: the right numbers in the right place, text escaped, nothing shown."""
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from interp import figures
+from interp.ranking import HeadRanking, TokenView
+
+
+@pytest.fixture(scope="module")
+def ranking() -> HeadRanking:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 0.1, size=(20, 4, 3))
+    scores[:, 2, 1] += 1.0
+    scores[:, 3, 0] -= 0.7
+    measures = {"nas": scores, "half": scores / 2, "huge": 1000 * scores, "<i>x": scores}
+    return HeadRanking("nas", measures, tuple(map(str, range(20))), {"nas": "in nats, <b>"}, {})
+
+
+@pytest.fixture(scope="module")
+def view() -> TokenView:
+    heads = {
+        (0, 1): {"attention": [0.7, 0.2, 0.1], "contribution": [0.0, -1.0, 2.0]},
+        (1, 1): {"attention": [1.0, 0.0, 0.0]},
+    }
+    return TokenView("e0", "Is <b> bold?", ("<s>", " a", "\n"), heads)
+
+
+def test_heat_map_is_centred_at_zero_and_names_cells(ranking):
+    figure = ranking.plot()
+    heat = figure.data[0]
+    np.testing.assert_allclose(heat.z, ranking.scores.mean(axis=0), atol=1e-6)
+    axis = figure.layout.coloraxis
+    assert axis.cmin == -axis.cmax and axis.cmax == pytest.approx(np.abs(heat.z).max())
+    assert heat.text[2, 1].startswith("<b>L2H1</b>  rank 1<br>score +") and "half +" in heat.text[2, 1]
+    assert "q " in heat.text[3, 0] and figure.layout.yaxis.autorange == "reversed"
+    assert "in nats, &lt;b&gt;" in figure.layout.title.subtitle.text
+    assert figures.head_heatmap(np.zeros((2, 2)), "t").layout.coloraxis.cmax == 1.0
+
+
+@pytest.mark.parametrize("name", ["any", "light", "dark"])
+def test_scales_are_diverging_with_the_neutral_colour_in_the_middle(name):
+    layout = figures.TEMPLATES[name].layout
+    positions, colors = zip(*layout.coloraxis.colorscale, strict=True)
+    assert positions[0] == 0 and positions[3] == 0.5 and positions[-1] == 1
+    red, _, blue = (int(colors[3][i : i + 2], 16) for i in (1, 3, 5))
+    assert abs(red - blue) < 16  # a grey
+    assert int(colors[0][5:7], 16) > int(colors[0][1:3], 16)  # blue below zero
+    assert int(colors[-1][1:3], 16) > int(colors[-1][5:7], 16)  # orange above
+    assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_bars_carry_intervals_and_other_measures(ranking):
+    figure = ranking.plot_top(5)
+    bars, frame = figure.data[0], ranking.top(5)
+    assert list(bars.y) == frame["label"].tolist()
+    np.testing.assert_allclose(np.array(bars.x) + np.array(bars.error_x.array), frame["ci_high"])
+    np.testing.assert_allclose(np.array(bars.x) - np.array(bars.error_x.arrayminus), frame["ci_low"])
+    markers = {trace.name: trace for trace in figure.data[1:]}
+    np.testing.assert_allclose(markers["half"].x, frame["half"])
+    assert markers["half"].visible is True and markers["huge"].visible == "legendonly"
+    assert "&lt;i&gt;x" in markers
+
+
+def test_bars_without_intervals_for_one_example():
+    one = HeadRanking("nas", {"nas": np.ones((1, 2, 2))}, ("e",), {}, {})
+    assert one.plot_top().data[0].error_x.array is None
+
+
+def test_scatter_names_the_extremes_and_draws_equality_only_for_like_scales(ranking):
+    frame = ranking.to_frame()
+    figure = figures.scatter(frame, "score", "half", n_labels=2)
+    assert set(figure.data[1].text) == {"L2H1", "L3H0"}
+    assert len(figure.data[0].x) + len(figure.data[1].x) == 12
+    line = figure.data[2]
+    assert line.mode == "lines" and list(line.x) == list(line.y)
+    assert len(figures.scatter(frame, "score", "huge").data) == 2
+    with pytest.raises(
+        ValueError, match=r"No column 'total'; expected one of \['score', 'half', 'huge', '<i>x'\]"
+    ):
+        figures.scatter(frame, "score", "total")
+
+
+def test_token_bars_show_both_kinds_and_escape(view):
+    figure = figures.token_bars(view, (0, 1))
+    np.testing.assert_allclose(figure.data[0].y, [0.7, 0.2, 0.1], atol=1e-6)
+    np.testing.assert_allclose(figure.data[1].y, [0.0, -1.0, 2.0])
+    assert list(figure.layout.xaxis2.ticktext) == ["&lt;s&gt;", " a", "↵"]
+    assert figure.layout.title.text == "L0H1: Is &lt;b&gt; bold?"
+    assert len(figures.token_bars(view, (1, 1)).data) == 1
+    with pytest.raises(ValueError, match=r"'e0' does not show \(5, 5\); expected one of: L0H1, L1H1"):
+        figures.token_bars(view, (5, 5))
+
+
+def test_figures_are_returned_not_shown(ranking, view, monkeypatch):
+    monkeypatch.setattr(go.Figure, "show", lambda *args, **kwargs: pytest.fail("a figure was shown"))
+    figures.scatter(ranking.to_frame(), "score", "half")
+    for figure in (ranking.plot(), ranking.plot_top(), figures.token_bars(view, (0, 1))):
+        assert isinstance(figure, go.Figure) and figure.to_json()

@@ -1,0 +1,162 @@
+"""Statistics of per-example scores: laws, slow twins, hand-computed arrays."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from interp.statistics import (
+    benjamini_hochberg,
+    mean_interval,
+    rank_biased_overlap,
+    sign_flip_p,
+    split_half,
+    top_k_overlap,
+)
+
+
+@pytest.fixture(scope="module")
+def null_scores() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(40, 20, 15)).astype(np.float32)
+
+
+def test_interval_agrees_with_a_plain_loop():
+    scores = np.random.default_rng(1).exponential(size=(30, 2, 3))
+    low, high = mean_interval(scores, n_resamples=40_000)
+    rng = np.random.default_rng(99)
+    means = np.array([scores[rng.integers(0, 30, 30)].mean(axis=0) for _ in range(40_000)])
+    slow_low, slow_high = np.percentile(means, [2.5, 97.5], axis=0)
+    # Monte-Carlo error of a 2.5 % quantile: sqrt(0.025 * 0.975 / 40000) / normal density at 1.96 = 0.0134 sd
+    tolerance = 4 * np.sqrt(2) * 0.0134 * means.std(axis=0).max()
+    np.testing.assert_allclose(low, slow_low, atol=tolerance)
+    np.testing.assert_allclose(high, slow_high, atol=tolerance)
+
+
+def test_interval_covers_the_true_mean_about_as_often_as_it_says(null_scores):
+    low, high = mean_interval(null_scores, confidence=0.9)
+    assert 0.83 < ((low < 0) & (high > 0)).mean() < 0.94
+
+
+def test_interval_laws():
+    scores = np.random.default_rng(2).normal(size=(25, 4))
+    low, high = mean_interval(scores)
+    assert (low < scores.mean(axis=0)).all() and (scores.mean(axis=0) < high).all()
+    mirrored_low, mirrored_high = mean_interval(-scores)
+    np.testing.assert_allclose(mirrored_low, -high, atol=1e-12)
+    np.testing.assert_allclose(mirrored_high, -low, atol=1e-12)
+    np.testing.assert_allclose(mean_interval(scores + 5.0).low, low + 5.0)
+    wide = mean_interval(scores, confidence=0.99)
+    assert (wide.low < low).all() and (wide.high > high).all()
+
+
+def test_interval_of_too_little_or_broken_data_is_nan():
+    assert np.isnan(mean_interval(np.ones((1, 2))).low).all()
+    scores = np.ones((5, 2))
+    scores[3, 1] = np.nan
+    low, high = mean_interval(scores)
+    assert low[0] == high[0] == 1.0 and np.isnan(low[1])
+    with pytest.raises(ValueError, match=r"confidence is 95; expected a share between 0 and 1"):
+        mean_interval(scores, confidence=95)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 10])
+def test_sign_flip_p_is_exact_when_all_flips_fit(n):
+    scores = np.random.default_rng(n).normal(0.4, 1.0, size=(n, 5)).astype(np.float32).astype(np.float64)
+    flipped = np.array([np.array(signs) @ scores for signs in product([1, -1], repeat=n)])  # [2^n, head]
+    observed, slack = scores.sum(axis=0), 1e-9
+    tails = np.minimum((flipped >= observed - slack).mean(axis=0), (flipped <= observed + slack).mean(axis=0))
+    np.testing.assert_allclose(sign_flip_p(scores), np.minimum(2 * tails, 1.0))
+
+
+def test_sign_flip_p_by_hand():
+    # 1 of the 8 flips of (1, 2, 3) is as large as the observed sum: p = 2 / 8
+    assert sign_flip_p(np.array([[1.0], [2.0], [3.0]])) == pytest.approx([0.25])
+
+
+def test_sign_flip_p_is_uniform_under_the_null_and_small_for_a_planted_head(null_scores):
+    scores = null_scores.copy()
+    scores[:, 7, 3] += 1.0
+    p = sign_flip_p(scores)
+    null = np.delete(p.ravel(), 7 * 15 + 3)
+    assert p[7, 3] == pytest.approx(2 / 10000)
+    for level in (0.05, 0.25, 0.5, 0.75):
+        assert abs((null <= level).mean() - level) < 3.5 * np.sqrt(level * (1 - level) / null.size)
+
+
+def test_sign_flip_p_laws(null_scores):
+    p = sign_flip_p(null_scores[:, :2])
+    np.testing.assert_array_equal(p, sign_flip_p(1000 * null_scores[:, :2]))
+    np.testing.assert_array_equal(p, sign_flip_p(null_scores[:, :2]))
+    np.testing.assert_allclose(p, sign_flip_p(-null_scores[:, :2]))
+    assert not np.array_equal(p, sign_flip_p(null_scores[:, :2], seed=1))
+    assert (sign_flip_p(np.zeros((12, 3))) == 1).all() and (sign_flip_p(np.zeros((40, 3))) == 1).all()
+    assert sign_flip_p(np.ones((1, 2))).tolist() == [1.0, 1.0]
+    assert np.isnan(sign_flip_p(np.full((5, 1), np.nan))).all()
+
+
+def test_equal_scores_make_exact_ties_whatever_their_rounding():
+    # sums of 0.1, 0.2, 0.3 depend on the order of addition in floating point; p must not
+    scores = np.array([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1], [0.1, 0.1], [0.1, 0.1]])
+    p = sign_flip_p(scores)
+    assert p[0] == p[1] == 2 / 32
+
+
+def test_benjamini_hochberg_by_hand():
+    # m = 4, sorted p j-th: 4*0.01/1 = 0.04, 4*0.02/2 = 0.04, 4*0.03/3 = 0.04, 4*0.5/4 = 0.5
+    q = benjamini_hochberg(np.array([[0.5, 0.01], [0.03, 0.02]]))
+    np.testing.assert_allclose(q, [[0.5, 0.04], [0.04, 0.04]])
+    q = benjamini_hochberg(np.array([np.nan, 0.01, 0.04]))
+    assert np.isnan(q[0])
+    np.testing.assert_allclose(q[1:], [0.02, 0.04])  # NaN does not count as a test
+    assert np.isnan(benjamini_hochberg(np.array([np.nan]))).all()
+
+
+def test_split_half_of_a_clear_order_and_of_noise(null_scores):
+    clear = split_half(null_scores + 10 * np.arange(300).reshape(20, 15))
+    assert clear.mean > 0.999 and clear.low <= clear.mean <= clear.high
+    assert clear.spearman_brown == pytest.approx(2 * clear.mean / (1 + clear.mean))
+    noise = split_half(null_scores)
+    assert abs(noise.mean) < 0.15
+    assert noise == split_half(null_scores)
+    assert noise != split_half(null_scores, seed=1)
+    assert all(np.isnan(split_half(null_scores[:3])))
+    assert all(np.isnan(split_half(np.ones((10, 4)))))
+
+
+def test_rank_biased_overlap_by_hand():
+    # shares in common at depth 1, 2, 3: 0, 1, 1; (0.1 / 0.9) (0.81 + 0.729) + 0.729 = 0.9
+    assert rank_biased_overlap("abc", "bac") == pytest.approx(0.9)
+    # the example of Webber et al. (2010): shares in common at depth 1..7
+    shares = [0, 0, 2 / 3, 2 / 4, 2 / 5, 2 / 6, 2 / 7]
+    expected = 2 / 7 * 0.9**7 + 0.1 / 0.9 * sum(share * 0.9**d for d, share in enumerate(shares, start=1))
+    assert rank_biased_overlap("abcdefg", "zcavwxy") == pytest.approx(expected)
+
+
+def test_rank_biased_overlap_laws():
+    items = list(range(50))
+    shuffled = np.random.default_rng(0).permutation(50).tolist()
+    assert rank_biased_overlap(items, items) == pytest.approx(1.0)
+    assert rank_biased_overlap("ab", "cd") == 0.0
+    assert rank_biased_overlap(items, shuffled) == pytest.approx(rank_biased_overlap(shuffled, items))
+    top_swapped, end_swapped = [1, 0, *items[2:]], [*items[:-2], 49, 48]
+    assert rank_biased_overlap(items, top_swapped) < rank_biased_overlap(items, end_swapped) < 1
+    with pytest.raises(ValueError, match="names an item twice"):
+        rank_biased_overlap("aab", "abc")
+    with pytest.raises(ValueError, match="have 2 and 3 items; expected one length"):
+        rank_biased_overlap("ab", "abc")
+    with pytest.raises(ValueError, match="expected a persistence between 0 and 1"):
+        rank_biased_overlap("ab", "ab", p=1.0)
+
+
+def test_top_k_overlap_by_hand():
+    # 2 of 4 items each: P(both the same 2) = 1 / 6, P(at least 1) = 5 / 6
+    overlap = top_k_overlap("abcd", "bacd", k=2, population=4)
+    assert overlap == (2, 1.0, 1.0, pytest.approx(1 / 6))
+    assert top_k_overlap("abcd", "acbd", k=2, population=4).p == pytest.approx(5 / 6)
+    with pytest.raises(ValueError, match="k is 5; expected 1 to 4"):
+        top_k_overlap("abcd", "bacd", k=5, population=4)
+
+
+def test_a_single_number_is_refused():
+    with pytest.raises(ValueError, match="expected an array with the examples on axis 0"):
+        mean_interval(np.array(1.0))
