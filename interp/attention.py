@@ -36,6 +36,7 @@ _HARMLESS = frozenset(
         "cache_position",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "use_cache",
         "return_dict",
         "position_embeddings",
@@ -149,9 +150,7 @@ def _forward(
             "attention does not compute"
         )
     if attention_mask is not None and attention_mask.dtype != torch.bool:
-        raise UnsupportedAttention(
-            f"{type(module).__name__} has an additive attention mask (a position bias)"
-        )
+        raise UnsupportedAttention(f"{type(module).__name__} has an additive attention mask (a position bias)")
     if attention_mask is None and not getattr(module, "is_causal", True):
         raise UnsupportedAttention(f"{type(module).__name__} is not causal")
     call = AttentionCall(

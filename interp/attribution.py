@@ -79,7 +79,8 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
         for module, hook in seen.hooks(c):
             stack.callback(module.register_forward_hook(hook).remove)
         stack.callback(c.blocks[0].module.register_forward_pre_hook(seen.embed, with_kwargs=True).remove)
-        model.hf(ids, use_cache=False, **model.last_logits_only())
+        logits = model.hf(ids, use_cache=False, **model.last_logits_only()).logits[0, -1].float()
+    _require_plain_logits(model, logits, seen.unembedded)
 
     readout, constant = _unembedding_direction(c.unembedding, groups, seen.normed)
     toward, norm_constant = _through_norm(c.final_norm, seen.final, readout)
@@ -89,9 +90,7 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
     for layer, block in enumerate(c.blocks):
         to_attention, post_constant = toward, 0.0
         if block.attention_post_norm is not None:
-            to_attention, post_constant = _through_norm(
-                block.attention_post_norm, seen.attention_out[layer], toward
-            )
+            to_attention, post_constant = _through_norm(block.attention_post_norm, seen.attention_out[layer], toward)
         to_z = _pull_back(block.out_projection, seen.z[layer], to_attention)
         z = seen.z[layer].float().unflatten(-1, (model.n_heads, model.d_head))
         to_z = to_z.to(z.device).unflatten(-1, (model.n_heads, model.d_head))
@@ -132,7 +131,7 @@ class _Seen:
         empty = [torch.empty(0)] * n_layers
         self.z, self.attention_out, self.mlps = list(empty), list(empty), list(empty)
         self.attention, self.value = list(empty), list(empty)
-        self.embedding = self.final = self.normed = torch.empty(0)
+        self.embedding = self.final = self.normed = self.unembedded = torch.empty(0)
 
     def hooks(self, c):
         for layer, block in enumerate(c.blocks):
@@ -140,6 +139,7 @@ class _Seen:
             yield block.attention, partial(self._keep, self.attention_out, layer)
             yield block.mlp_write, partial(self._keep, self.mlps, layer)
         yield c.final_norm, self._final
+        yield c.unembedding, self._unembedded
 
     def embed(self, module, args, kwargs) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -160,6 +160,9 @@ class _Seen:
 
     def _final(self, module, args, output) -> None:
         self.final, self.normed = args[0][0, -1].float(), output[0, -1].float()
+
+    def _unembedded(self, module, args, output) -> None:
+        self.unembedded = output[0, -1].float()
 
 
 def _unembedding_direction(unembedding: nn.Module, groups, normed: Tensor) -> tuple[Tensor, float]:
@@ -238,6 +241,19 @@ def _through_norm(norm: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor
 
 def _dot(a: Tensor, b: Tensor) -> float:
     return float(a.detach().double().cpu() @ b.detach().double().cpu())
+
+
+def _require_plain_logits(model: Model, logits: Tensor, unembedded: Tensor) -> None:
+    """Raise ``ValueError`` if the model's logits are not the unembedding's, up to a soft cap of the config."""
+    cap = getattr(model.hf.config.get_text_config(), "final_logit_softcapping", None)
+    expected = unembedded if cap is None else cap * torch.tanh(unembedded / cap)
+    error = (expected.to(logits.device) - logits).abs().max().item()
+    tolerance = (1e-3 if model.dtype == torch.float32 else 3e-2) * max(1.0, logits.abs().max().item())
+    if not error <= tolerance:
+        raise ValueError(
+            f"{type(model.hf).__name__}: the logits differ from the unembedding's output by {error:.3g} (they are "
+            "scaled after it, for example), so parts of that output would not be parts of the logits."
+        )
 
 
 def _require_sums(model: Model, result: Attribution) -> None:

@@ -38,17 +38,17 @@ def attention_log_probs(
 
     One forward pass. Memory beyond it: the result, and scores of at most ``max_rows`` queries of one layer against
     all keys. Scores are computed in float32 from the model's own queries and keys, also for bfloat16 models.
-    Raises ``UnsupportedAttention`` for models whose attention transformers' interface does not describe.
+    Raises ``UnsupportedAttention`` for models whose attention transformers' interface does not describe, and
+    ``ValueError`` for positions that a prompt does not have.
     """
+    _require_positions(prompts, queries, keys)
     batch = pad_left(prompts, model.device)
-    results = [
-        torch.empty(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)
-    ]
+    results = [torch.empty(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
 
     def look(call: AttentionCall) -> None:
         for i, offset in enumerate(batch.offsets):
-            positions = torch.tensor(list(queries[i]), device=call.query.device) + offset
-            groups = [torch.tensor(list(g), device=call.query.device) + offset for g in keys[i]]
+            positions = _index(queries[i], call.query.device) + offset
+            groups = [_index(g, call.query.device) + offset for g in keys[i]]
             for start in range(0, len(positions), max_rows):
                 rows = positions[start : start + max_rows]
                 scores = call.scores(i, rows)
@@ -75,9 +75,7 @@ def head_outputs(
         chunk = prompts[start : start + batch_size]
         batch = pad_left(chunk, model.device)
         lengths = [len(p) if last is None else min(last, len(p)) for p in chunk]
-        out = [
-            torch.empty(model.n_layers, n, model.n_heads, model.d_head, dtype=model.dtype) for n in lengths
-        ]
+        out = [torch.empty(model.n_layers, n, model.n_heads, model.d_head, dtype=model.dtype) for n in lengths]
 
         def keep(layer: int, z: Tensor, lengths=lengths, out=out) -> None:
             for i, n in enumerate(lengths):
@@ -105,6 +103,25 @@ def mean_head_outputs(
             total += z.double().sum(1)
             count += z.shape[1]
     return (total / count).float()
+
+
+def _require_positions(prompts, queries, keys) -> None:
+    if not len(prompts) == len(queries) == len(keys):
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(queries)} lists of queries and {len(keys)} lists of key groups were given; "
+            "expected one of each for every prompt."
+        )
+    for i, (prompt, rows, groups) in enumerate(zip(prompts, queries, keys, strict=True)):
+        for position in [*rows, *(p for group in groups for p in group)]:
+            if not 0 <= position < len(prompt):
+                raise ValueError(
+                    f"position {position} was asked of prompt {prompt.id or i!r}, which has {len(prompt)} tokens; "
+                    "expected positions from 0 (a negative one would count the padding)."
+                )
+
+
+def _index(positions: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(positions), dtype=torch.long, device=device)
 
 
 def _pass_z(keep: Any, module: Any, args: tuple) -> None:

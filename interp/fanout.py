@@ -165,9 +165,7 @@ def _shared_prefix_attention(prefix: _Prefix):
             scores = scores.masked_fill(~call.mask[:, :, None], torch.finfo(scores.dtype).min)
         elif m > 1:
             causal = torch.ones(m, m, dtype=torch.bool, device=q.device).tril()
-            scores[..., n_prefix:] = scores[..., n_prefix:].masked_fill(
-                ~causal, torch.finfo(scores.dtype).min
-            )
+            scores[..., n_prefix:] = scores[..., n_prefix:].masked_fill(~causal, torch.finfo(scores.dtype).min)
         weights = softmax_with_sinks(scores.flatten(1, 2), call.sinks).unflatten(1, (n_kv, group))
         weights = weights.to(v0.dtype)
         on_prefix, on_own = weights[..., :n_prefix], weights[..., n_prefix:]

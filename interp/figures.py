@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from interp.ranking import TokenView, head_label
+from interp.views import TokenView, head_label
 
 NEGATIVE = "#2b7bba"
 POSITIVE = "#d9730d"
@@ -30,9 +30,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 _COMPARABLE = 5.0  # ratio of ranges up to which two measures can share an axis
 
 
-def _template(
-    text: str, grid: str, zero: str, middle: str, hover: str, dark: bool = False
-) -> go.layout.Template:
+def _template(text: str, grid: str, zero: str, middle: str, hover: str, dark: bool = False) -> go.layout.Template:
     step = -1 if dark else 1  # on dark paper the extremes are the light ends
     colors = [*_NEGATIVE_ARM[::step], middle, *_POSITIVE_ARM[::step]]
     scale = [[i / (len(colors) - 1), color] for i, color in enumerate(colors)]
@@ -86,9 +84,7 @@ def head_heatmap(
             text[row["layer"], row["head"]] = _hover(row)
     limit = float(np.abs(values).max()) or 1.0
     figure = go.Figure(
-        go.Heatmap(
-            z=values, coloraxis="coloraxis", text=text, hovertemplate="%{text}<extra></extra>", xgap=1, ygap=1
-        ),
+        go.Heatmap(z=values, coloraxis="coloraxis", text=text, hovertemplate="%{text}<extra></extra>", xgap=1, ygap=1),
         layout={
             "title": {"text": html.escape(title), "subtitle": {"text": _wrapped(unit)}},
             "coloraxis": {"cmin": -limit, "cmax": limit},
@@ -143,9 +139,7 @@ def ranked_bars(frame: pd.DataFrame, k: int = 20, title: str = "", score: str = 
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category", dtick=1)
     figure.update_xaxes(title=f"mean {html.escape(score)}, 95 % interval", zeroline=True)
     legend = {"y": 1.01, "yanchor": "bottom"}
-    figure.update_layout(
-        title_text=html.escape(title), height=22 * len(rows) + 170, legend=legend, bargap=0.35
-    )
+    figure.update_layout(title_text=html.escape(title), height=22 * len(rows) + 170, legend=legend, bargap=0.35)
     figure.update_layout(margin_t=96, showlegend=True)
     return _finish(figure)
 
@@ -172,15 +166,9 @@ def scatter(
     figure = go.Figure()
     for rows, is_named in ((rest, False), (named, True)):
         texts = (
-            {"mode": "markers+text", "text": rows["label"], "textposition": _outwards(rows, x, y)}
-            if is_named
-            else {}
+            {"mode": "markers+text", "text": rows["label"], "textposition": _outwards(rows, x, y)} if is_named else {}
         )
-        bars = (
-            {f"error_{axis}": _interval(rows, name) for axis, name in (("x", x), ("y", y))}
-            if is_named
-            else {}
-        )
+        bars = {f"error_{axis}": _interval(rows, name) for axis, name in (("x", x), ("y", y))} if is_named else {}
         figure.add_scatter(
             x=rows[x],
             y=rows[y],
@@ -215,18 +203,12 @@ def token_bars(view: TokenView, head: tuple[int, int]) -> go.Figure:
     figure = make_subplots(rows=len(kinds), cols=1, shared_xaxes=True, vertical_spacing=0.06)
     tokens = [html.escape(visible(token)) for token in view.tokens]
     for row, kind in enumerate(kinds, start=1):
-        color = (
-            np.where(values[kind] < 0, NEGATIVE, POSITIVE) if kind == "contribution" else _MARKER_COLORS[0]
-        )
+        color = np.where(values[kind] < 0, NEGATIVE, POSITIVE) if kind == "contribution" else _MARKER_COLORS[0]
         hover = "%{customdata}: %{y:.4g}<extra></extra>"
-        figure.add_bar(
-            y=values[kind], customdata=tokens, marker_color=color, hovertemplate=hover, row=row, col=1
-        )
+        figure.add_bar(y=values[kind], customdata=tokens, marker_color=color, hovertemplate=hover, row=row, col=1)
         figure.update_yaxes(title=kind, row=row, col=1)
     if len(tokens) <= 80:  # more names than that cannot be read
-        figure.update_xaxes(
-            tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-60, row=len(kinds), col=1
-        )
+        figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-60, row=len(kinds), col=1)
     title = f"{head_label(*head)}: {html.escape(view.title)}"
     figure.update_layout(title_text=title, showlegend=False, height=170 * len(kinds) + 130)
     return _finish(figure)

@@ -206,6 +206,7 @@ def load(
 
     >>> model = interp.load("smollm2-135m")
     """
+    dtype, device = _known_dtype(dtype), _usable_device(device)
     provenance: dict[str, Any] = {}
     if isinstance(source, nn.Module):
         hf, name = _unwrap(source), _name_in_memory(source)
@@ -215,9 +216,7 @@ def load(
 
         resolved = resolve(source, sha256=sha256)
         name, provenance = resolved.name, resolved.source
-        hf, tokenizer = _from_pretrained(
-            resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code
-        )
+        hf, tokenizer = _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code)
     hf.eval()
     bridge = _bridge(hf, tokenizer, name)
     components = find_components(hf, bridge)
@@ -227,15 +226,35 @@ def load(
     return model
 
 
+def _known_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
+    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
+    if dtype == "auto" or (isinstance(known, torch.dtype) and known.is_floating_point):
+        return "auto" if dtype == "auto" else known
+    raise ValueError(
+        f"dtype={str(dtype).removeprefix('torch.')!r}; expected 'float32', 'bfloat16', 'float16' or 'auto'."
+    )
+
+
+def _usable_device(device: str | torch.device | None) -> str | torch.device | None:
+    if device is None:
+        return None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise ValueError(
+            f"device={str(device)!r} can't be used here: {str(error).splitlines()[0]}. Expected 'cpu', or a device "
+            "that this PyTorch sees."
+        ) from None
+    return device
+
+
 def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     if resolved.kind != "hub":
         options["local_files_only"] = True
-    hf = AutoModelForCausalLM.from_pretrained(
-        resolved.location, dtype=dtype, device_map=device_map, **options
-    )
+    hf = AutoModelForCausalLM.from_pretrained(resolved.location, dtype=dtype, device_map=device_map, **options)
     if device_map is None:
         hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if tokenizer is None:

@@ -172,9 +172,7 @@ def render(tokenizer: Any, text: str, system: str | None = None) -> tuple[str, i
 
     parts = apply(_SENTINEL).split(_SENTINEL)
     if len(parts) != 2:
-        raise ValueError(
-            f"the chat template writes the user's message {len(parts) - 1} times; expected once."
-        )
+        raise ValueError(f"the chat template writes the user's message {len(parts) - 1} times; expected once.")
     rendered = apply(text)
     if rendered != parts[0] + text + parts[1]:
         raise ValueError(
@@ -237,10 +235,7 @@ def _first_token(tokenizer: Any, prompt: Prompt, continuation: str) -> int | Non
 def _tokens_in(offsets: Sequence[CharSpan], ranges: SpanLike) -> tuple[int, ...]:
     parts = [ranges] if ranges and isinstance(ranges[0], int) else ranges
     hits = {
-        i
-        for i, (low, high) in enumerate(offsets)
-        for start, end in parts
-        if low < end and high > start and high > low
+        i for i, (low, high) in enumerate(offsets) for start, end in parts if low < end and high > start and high > low
     }
     return tuple(sorted(hits))
 

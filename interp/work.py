@@ -52,10 +52,16 @@ def run_batches(
     part file before the next begins, so a killed run loses at most one batch; with ``resume=True`` the parts of the
     same ``settings`` are read instead of computed. The parts stay until :func:`clear_parts`.
 
-    Raises ``OtherRunError`` if parts of other settings are there, or of the same settings without ``resume``.
+    Raises ``OtherRunError`` if parts of other settings (or of another number of items, or another batch size) are
+    there, or of the same settings without ``resume``; ``ValueError`` for no items.
     """
+    if not items:
+        raise ValueError("no items were given; there is nothing to score.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
     starts = range(0, len(items), batch_size)
-    parts = _Parts(directory, settings or {}, resume) if directory is not None else None
+    settings = {**(settings or {}), "batch_size": batch_size, "n_items": len(items)}
+    parts = _Parts(directory, settings, resume) if directory is not None else None
     done: list[Arrays] = []
     with _progress(title) as bar:
         task = bar.add_task(title, total=len(items))
@@ -112,13 +118,14 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 class _Parts:
     def __init__(self, directory: Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.folder = directory / "parts"
-        key = hash_json(dict(settings))
+        settings = json.loads(json.dumps(dict(settings), default=str))  # as it will be read back
+        key = hash_json(settings)
         record = self.folder / "run.json"
         if record.exists():
             found = json.loads(record.read_text())
             if found["key"] != key:
-                was, now = found["settings"], dict(settings)
-                changed = sorted(k for k in {*was, *now} if was.get(k) != now.get(k))
+                was = found["settings"]
+                changed = sorted(k for k in {*was, *settings} if was.get(k) != settings.get(k))
                 raise OtherRunError(
                     f"{directory} holds an unfinished run with other settings ({', '.join(changed)} differ). Give "
                     f"another --out, the same settings with --resume, or delete {self.folder}."
@@ -132,7 +139,7 @@ class _Parts:
         for stale in self.folder.iterdir():  # temporary files of a killed writer
             if re.match(r"\.(part|run)", stale.name):
                 stale.unlink(missing_ok=True)
-        text = json.dumps({"key": key, "settings": dict(settings)}, indent=1, default=str)
+        text = json.dumps({"key": key, "settings": settings}, indent=1)
         write_atomically(record, lambda path: path.write_text(text))
 
     def path(self, number: int) -> Path:

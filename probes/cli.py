@@ -41,9 +41,7 @@ class Effects(str, Enum):
     mean = "mean"
 
 
-ModelName = Annotated[
-    str, typer.Option(help="Built-in name, hub id, directory or .gguf file (see `interp models`).")
-]
+ModelName = Annotated[str, typer.Option(help="Built-in name, hub id, directory or .gguf file (see `interp models`).")]
 Data = Annotated[str, typer.Option(help="'builtin', or a .jsonl, .json, .csv or .parquet file.")]
 Out = Annotated[Path, typer.Option(help="Folder for the report.")]
 Limit = Annotated[int | None, typer.Option(min=2, help="Use only N questions: balanced, sampled by --seed.")]
@@ -85,12 +83,8 @@ def negative_attention(
     data: Data = "builtin",
     limit: Limit = None,
     seed: Seed = 0,
-    query_span: Annotated[
-        Span, typer.Option(help="Query tokens that NAS sums over.")
-    ] = Span.after_instruction,
-    effects: Annotated[
-        Effects, typer.Option(help="Also measure each head's effect, by this ablation.")
-    ] = Effects.zero,
+    query_span: Annotated[Span, typer.Option(help="Query tokens that NAS sums over.")] = Span.after_instruction,
+    effects: Annotated[Effects, typer.Option(help="Also measure each head's effect, by this ablation.")] = Effects.zero,
     batch_size: BatchSize = 8,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -109,9 +103,10 @@ def negative_attention(
             batch_size=batch_size,
             out=out,
             resume=resume,
+            overwrite=overwrite,
         )
 
-    _rank(run, out, model, data, limit, seed, overwrite, dtype, device)
+    _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device)
 
 
 @rank.command("head-effect")
@@ -145,22 +140,23 @@ def head_effect(
             batch_size=batch_size,
             out=out,
             resume=resume,
+            overwrite=overwrite,
         )
 
-    _rank(run, out, model, data, limit, seed, overwrite, dtype, device)
+    _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device)
 
 
-def _rank(run, out, model, data, limit, seed, overwrite, dtype, device) -> None:
+def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) -> None:
     """Read the questions, check the folder, load the model, rank, save, print the head of the table."""
     from probes.questions import load_questions
 
     questions = load_questions(data, limit=limit, seed=seed)  # a bad file fails before the model is loaded
-    from interp.storage import require_no_report
+    from interp.storage import refuse_other_run
     from interp.work import clear_parts, prepare_directory
 
     prepare_directory(out, need_mib=20)
-    if not overwrite:
-        require_no_report(out)
+    if not (overwrite or resume):
+        refuse_other_run(out, run_id=None)
     console = Console(stderr=True)
     console.print(f"{len(questions)} questions from {data}; loading {model}", soft_wrap=True)
     import torch
@@ -168,9 +164,7 @@ def _rank(run, out, model, data, limit, seed, overwrite, dtype, device) -> None:
     import interp
 
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise typer.BadParameter(
-            f"{dtype!r}; expected float32, bfloat16, float16 or auto", param_hint="--dtype"
-        )
+        raise typer.BadParameter(f"{dtype!r}; expected float32, bfloat16, float16 or auto", param_hint="--dtype")
     loaded = interp.load(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device)
     ranking = run(loaded, questions)
     path = ranking.save(out, overwrite=overwrite)
@@ -198,7 +192,5 @@ def main() -> None:
         Console(stderr=True).print("stopped; continue with the same command and --resume")
         sys.exit(130)
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"interp: {error}", style="red", markup=False, highlight=False
-        )
+        Console(stderr=True, soft_wrap=True).print(f"interp: {error}", style="red", markup=False, highlight=False)
         sys.exit(1)

@@ -64,11 +64,7 @@ def build_prompts(
         head, tail = instruction.layout.split("{question}")
         text = head.replace("{instruction}", instruction.text, 1).replace("{context}", context, 1)
         at, start = text.index(instruction.text), len(text)
-        text = (
-            text
-            + question.text
-            + tail.replace("{instruction}", instruction.text).replace("{context}", context)
-        )
+        text = text + question.text + tail.replace("{instruction}", instruction.text).replace("{context}", context)
         if "{instruction}" in tail:
             at = text.index(instruction.text, start + len(question.text))
         spans = {

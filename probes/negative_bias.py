@@ -1,6 +1,6 @@
 """Negative bias: which heads attend to "No" in the instructions of a yes/no question, whatever the question is?
 
-Negative Attention Score (NAS) after Yu et al. 2024, "Correcting Negative Bias in Large Language Models through
+Negative Attention Score (NAS) after Yu et al. 2025, "Correcting Negative Bias in Large Language Models through
 Negative Attention Score Alignment" (arXiv 2408.00137). The paper's limits of the sum over query tokens could only be
 read second-hand; they are the parameter ``query_span`` here.
 """
@@ -25,8 +25,10 @@ from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.provenance import hash_json, now, versions
-from interp.ranking import HeadRanking, TokenView
+from interp.ranking import HeadRanking
 from interp.scan import Positions, scan
+from interp.storage import refuse_other_run
+from interp.views import TokenView
 from interp.work import prepare_directory, run_batches
 from probes.instructions import Instruction, build_prompts
 from probes.questions import Question, hash_questions, load_questions
@@ -45,8 +47,9 @@ QuerySpan = Literal["after_instruction", "answer", "all", "question"]
 Ablation = Literal["zero", "mean_of_others", "mean"]
 
 CITATIONS = [
-    "Yu, S., Song, J., Hwang, B., Kang, H., Cho, S., Choi, J., Joe, S., Lee, T., Gwon, Y., Yoon, S. (2024). "
-    "Correcting Negative Bias in Large Language Models through Negative Attention Score Alignment. arXiv:2408.00137.",
+    "Yu, S., Song, J., Hwang, B., Kang, H., Cho, S., Choi, J., Joe, S., Lee, T., Gwon, Y., Yoon, S. (2025). "
+    "Correcting Negative Bias in Large Language Models through Negative Attention Score Alignment. NAACL 2025 "
+    "(Long Papers), 9979-10001. arXiv:2408.00137.",
     "Effects at the answer: exact ablations by headscope's fan-out scan, and direct logit attribution after Elhage "
     "et al. (2021), A Mathematical Framework for Transformer Circuits.",
 ]
@@ -163,6 +166,7 @@ def rank_heads(
     batch_size: int = 8,
     out: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> HeadRanking:
     """Rank every head by Negative Attention Score over a set of questions.
 
@@ -171,7 +175,7 @@ def rank_heads(
     "Yes" lost at the answer when the head is ablated so) and ``direct_effect`` (direct logit attribution).
 
     Two forward passes for each question; with effects about six. With ``out``, work is kept there batch by batch and
-    ``resume=True`` continues it; save the result with ``ranking.save(out)``.
+    ``resume=True`` continues it; ``overwrite`` allows a folder with another run's report. Save with ``ranking.save(out)``.
 
     Raises ``ValueError`` for no questions, options that share a token, instructions without them; ``OSError`` for a
     folder that can't be written; ``OtherRunError`` for one that holds other work.
@@ -200,7 +204,7 @@ def rank_heads(
             found |= _effects(model, plain, branches, metric, "answer", checked["how"], direct=True)
         return found
 
-    arrays = _score_all(model, list(zip(prompts, swapped, strict=True)), score, batch_size, out, run, resume)
+    arrays = _score_all(model, list(zip(prompts, swapped, strict=True)), score, batch_size, out, run, resume, overwrite)
     clean = arrays.pop("clean", None)
     arrays["nas_order_balanced"] = (arrays["nas"] + arrays["nas_swapped_order"]) / 2
     ranking = HeadRanking(
@@ -230,6 +234,7 @@ def rank_by_effect(
     batch_size: int = 4,
     out: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> HeadRanking:
     """Rank every head by what ablating it does to the answer: exact, in logits of "No" against "Yes".
 
@@ -260,7 +265,7 @@ def rank_by_effect(
         again = _effects(model, control, swapped_edits, metric, positions, checked["how"], direct=False)
         return found | {"total_effect_swapped_order": again["total_effect"]}
 
-    arrays = _score_all(model, list(zip(prompts, swapped, strict=True)), score, batch_size, out, run, resume)
+    arrays = _score_all(model, list(zip(prompts, swapped, strict=True)), score, batch_size, out, run, resume, overwrite)
     clean = arrays.pop("clean")
     ranking = HeadRanking(
         score="total_effect",
@@ -338,9 +343,11 @@ def _effects(model, prompts, branches, metric, positions, how: str, direct: bool
     return found
 
 
-def _score_all(model, items, score, batch_size, out, run: _Run, resume: bool) -> dict[str, np.ndarray]:
+def _score_all(model, items, score, batch_size, out, run: _Run, resume: bool, overwrite: bool) -> dict[str, np.ndarray]:
     directory = None
     if out is not None:
+        if not overwrite:
+            refuse_other_run(out, run.id)
         per_item_mib = 6 * model.n_layers * model.n_heads * 4 / 2**20
         directory = prepare_directory(out, need_mib=20 + 3 * per_item_mib * len(items))
     settings = run.settings() | {"batch_size": batch_size}

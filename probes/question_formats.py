@@ -219,9 +219,7 @@ def _strings(row: Row, name: str) -> tuple[str, ...]:
             value = {}
     value = [] if value is None else value
     if not (isinstance(value, list) and all(isinstance(item, str | int | float) for item in value)):
-        raise ValueError(
-            f"malformed {name} {_shorten(given)}; expected a list (in a CSV, a JSON list or a|b)"
-        )
+        raise ValueError(f"malformed {name} {_shorten(given)}; expected a list (in a CSV, a JSON list or a|b)")
     return tuple(str(item).strip() for item in value)
 
 
@@ -239,25 +237,19 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         names = sorted(p.name for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else []
         close = ", ".join(difflib.get_close_matches(path.name, names)) or "none"
-        raise FileNotFoundError(
-            f"no file {path}; expected 'builtin' or a {expected} file. Close matches: {close}"
-        )
+        raise FileNotFoundError(f"no file {path}; expected 'builtin' or a {expected} file. Close matches: {close}")
     suffix = path.suffix.lower()
     if suffix not in EXTENSIONS:
         raise ValueError(f"{path}: unknown extension {suffix!r}; expected {expected}. Convert the file")
     try:
         records = _read_table(path) if suffix in (".csv", ".parquet") else _read_json(path)
     except ValueError as error:  # UnicodeDecodeError, ParserError and ArrowInvalid are ValueErrors too
-        message = (
-            f"{path}: can't be read as {suffix}: {error}. Correct it, or save it again ({suffix}, UTF-8)"
-        )
+        message = f"{path}: can't be read as {suffix}: {error}. Correct it, or save it again ({suffix}, UTF-8)"
         raise ValueError(message) from None
     rows: list[tuple[str, dict[str, Any]]] = []
     for number, record in records:
         if not isinstance(record, dict):
-            raise ValueError(
-                f"{path}, row {number}: {_shorten(record)} is not an object; expected named fields"
-            )
+            raise ValueError(f"{path}, row {number}: {_shorten(record)} is not an object; expected named fields")
         nested = record.get("questions")
         if isinstance(nested, list) and nested and all(isinstance(item, dict) for item in nested):
             shared = {name: value for name, value in record.items() if name not in ("questions", "id")}

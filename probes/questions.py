@@ -164,9 +164,7 @@ def _sample(questions: list[Question], limit: int, seed: int) -> list[Question]:
         chosen += unit
         balance += sum(1 if questions[i].answer == "Yes" else -1 for i in unit)
     if not chosen:
-        raise ValueError(
-            f"limit={limit}, but these questions come in pairs, kept together; expected 2 or more"
-        )
+        raise ValueError(f"limit={limit}, but these questions come in pairs, kept together; expected 2 or more")
     return [questions[i] for i in sorted(chosen)]
 
 

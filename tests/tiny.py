@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+import interp
+
 VOCABULARY = 97
 WINDOW = 12
+NO, YES = 5, 7
 
 _COMMON = dict(
     vocab_size=VOCABULARY,
@@ -29,8 +32,7 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "gemma2": ("gemma2", _COMMON | dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16)),
     "gemma3": (
         "gemma3_text",
-        _COMMON
-        | dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16, sliding_window_pattern=2),
+        _COMMON | dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16, sliding_window_pattern=2),
     ),
     "mistral": ("mistral", _COMMON | dict(head_dim=16, sliding_window=WINDOW)),
     "phi3": ("phi3", _COMMON | dict(sliding_window=WINDOW)),
@@ -64,3 +66,12 @@ def tiny(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **changes
             else:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return model.to(dtype).eval()
+
+
+def prompt(length: int, seed: int = 0) -> interp.Prompt:
+    """Random token ids with the answers No and Yes, for a model without tokenizer."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
+    return interp.Prompt.from_token_ids(
+        ids, answers={"No": [NO], "Yes": [YES]}, gold="Yes", id=f"random-{length}-{seed}"
+    )

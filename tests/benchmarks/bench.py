@@ -217,12 +217,23 @@ def markdown(found: dict) -> str:
         for table in found["seconds"].values():
             cells += [f"{table[name]:.2f}", f"{table[name] / table[names[0]]:.2f}"]
         out.append(f"| {name} | " + " | ".join(cells) + " |")
-    out += ["", f"The loops are timed on every {EVERY}th head and multiplied; they and the scan at all positions ran",
-            "once, the others' numbers are medians of " + " and ".join(str(ROUNDS[n]) for n in LENGTHS) + " rounds.", ""]
+    out += [
+        "",
+        f"The loops are timed on every {EVERY}th head and multiplied; they and the scan at all positions ran",
+        "once, the others' numbers are medians of " + " and ".join(str(ROUNDS[n]) for n in LENGTHS) + " rounds.",
+        "",
+    ]
     out += [f"| peak memory at {MEMORY_TOKENS} tokens | MiB |", "|---|---:|"]
     out += [f"| {name} | {mib:.0f} |" for name, mib in found["peak_mib"].items()]
-    out += ["", "Attribution patching against exact patching of every head at all positions, one pair of prompts:", ""]
-    out += ["| tokens | Pearson r over heads | largest error (logits) | largest effect (logits) |", "|---|---:|---:|---:|"]
+    out += [
+        "",
+        "Attribution patching against exact patching of every head at all positions, one pair of prompts:",
+        "",
+    ]
+    out += [
+        "| tokens | Pearson r over heads | largest error (logits) | largest effect (logits) |",
+        "|---|---:|---:|---:|",
+    ]
     out += [
         f"| {n} | {a['pearson']:.3f} | {a['largest_error_logits']:.3f} | {a['largest_effect_logits']:.3f} |"
         for n, a in found["attribution_patching"].items()

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import interp
-from interp.ranking import HeadRanking, control_summary
+from interp.comparison import control_summary
+from interp.ranking import HeadRanking
 from probes import negative_bias
 
 HERE = Path(__file__).parent
@@ -44,7 +45,11 @@ def section(name: str, ranking: HeadRanking) -> list[str]:
     lines[-1] += ", ".join(f"{r.label} {r.score:.2f}" for r in ranking.by("nas_swapped_order").top(10).itertuples())
     lines += ["", "Top ten by order-balanced NAS: "]
     lines[-1] += ", ".join(f"{r.label} {r.score:.2f}" for r in ranking.by("nas_order_balanced").top(10).itertuples())
-    lines += ["", "Over all heads, NAS against:", "", summary.to_markdown(index=False, floatfmt=".3g"), ""]
+    lines += ["", "Over all heads, NAS against:", ""]
+    lines += ["| " + " | ".join(summary.columns) + " |", "|" + "---|" * len(summary.columns)]
+    for row in summary.itertuples(index=False):
+        lines.append("| " + " | ".join(v if isinstance(v, str) else f"{v:.3g}" for v in row) + " |")
+    lines.append("")
     return lines
 
 
@@ -53,7 +58,10 @@ def main() -> None:
         sys.exit("usage: python -m tests.benchmarks.strategyqa PATH/TO/strategyqa_train.jsonl")
     questions = negative_bias.load_questions(sys.argv[1], limit=N)
     lines = [f"# Negative Attention Score on {N} StrategyQA questions", ""]
-    lines += ["Made by `make evaluate`. Balanced sample, seed 0; query span after_instruction; zero ablation.", ""]
+    lines += [
+        "Made by `make evaluate`. Balanced sample, seed 0; query span after_instruction; zero ablation.",
+        "",
+    ]
     for name in MODELS:
         ranking = negative_bias.rank_heads(interp.load(name), questions, effects="zero", n_views=0)
         lines += section(name, ranking)

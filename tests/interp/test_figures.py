@@ -5,7 +5,8 @@ import plotly.graph_objects as go
 import pytest
 
 from interp import figures
-from interp.ranking import HeadRanking, TokenView
+from interp.ranking import HeadRanking
+from interp.views import TokenView
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,7 @@ def test_scatter_names_the_extremes_and_draws_equality_only_for_like_scales(rank
     line = figure.data[2]
     assert line.mode == "lines" and list(line.x) == list(line.y)
     assert len(figures.scatter(frame, "score", "huge").data) == 2
-    with pytest.raises(
-        ValueError, match=r"No column 'total'; expected one of \['score', 'half', 'huge', '<i>x'\]"
-    ):
+    with pytest.raises(ValueError, match=r"No column 'total'; expected one of \['score', 'half', 'huge', '<i>x'\]"):
         figures.scatter(frame, "score", "total")
 
 

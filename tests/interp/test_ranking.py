@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from interp.ranking import HeadRanking, TokenView, compare, control_summary, head_label
+from interp.comparison import compare, control_summary
+from interp.ranking import HeadRanking
+from interp.views import TokenView, head_label
 
 PLANTED = {(3, 1): 1.2, (1, 2): 0.9, (4, 0): -1.0}
 
@@ -53,12 +55,8 @@ def test_frame_is_tidy_and_agrees_with_numpy(ranking):
     assert frame["score"].is_monotonic_decreasing
     row = frame.iloc[4]
     values = ranking.scores[:, row.layer, row["head"]].astype(np.float64)
-    assert row.score == pytest.approx(values.mean()) and row.se == pytest.approx(
-        values.std(ddof=1) / np.sqrt(40)
-    )
-    assert row.swapped == pytest.approx(
-        ranking.measures["swapped"][:, row.layer, row["head"]].mean(), rel=1e-5
-    )
+    assert row.score == pytest.approx(values.mean()) and row.se == pytest.approx(values.std(ddof=1) / np.sqrt(40))
+    assert row.swapped == pytest.approx(ranking.measures["swapped"][:, row.layer, row["head"]].mean(), rel=1e-5)
     np.testing.assert_allclose(frame["same_ci_low"], frame["ci_low"])
     frame.loc[:, "score"] = 0.0  # a copy: the ranking keeps its numbers
     assert ranking.to_frame()["score"].iloc[0] > 1
@@ -154,9 +152,7 @@ def test_reliability_is_higher_with_more_examples():
 
     def reliability(n: int) -> float:
         ids = tuple(map(str, range(n)))
-        return make_ranking(
-            measures={"effect": scores[:n]}, example_ids=ids, descriptions={}
-        ).reliability.mean
+        return make_ranking(measures={"effect": scores[:n]}, example_ids=ids, descriptions={}).reliability.mean
 
     assert reliability(8) < reliability(24) < reliability(80) < 1
 
@@ -186,9 +182,7 @@ def test_refuses_measures_of_another_shape_not_finite_or_named_like_a_column():
         make_ranking(measures={"effect": good, "other": good[..., :2]})
     bad = good.copy()
     bad[7, 3, 1] = np.nan
-    with pytest.raises(
-        ValueError, match=r"1 values that are not finite, the first \(nan\) at example 7, L3H1"
-    ):
+    with pytest.raises(ValueError, match=r"1 values that are not finite, the first \(nan\) at example 7, L3H1"):
         make_ranking(measures={"effect": bad})
     with pytest.raises(ValueError, match="measure is named 'layer', a column of the table"):
         make_ranking(measures={"effect": good, "layer": good}, descriptions={})

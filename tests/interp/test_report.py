@@ -9,7 +9,8 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from interp import report
-from interp.ranking import HeadRanking, TokenView
+from interp.ranking import HeadRanking
+from interp.views import TokenView
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -118,18 +119,14 @@ def test_page_holds_everything_a_reader_needs(page):
         assert expected in text
     rows = [attributes for tag, attributes in page.elements if tag == "tr" and "data-label" in attributes]
     assert [row["data-label"] for row in rows] == make_ranking().to_frame()["label"].tolist()
-    titles = [
-        attributes["title"] for tag, attributes in page.elements if tag == "span" and "title" in attributes
-    ]
+    titles = [attributes["title"] for tag, attributes in page.elements if tag == "span" and "title" in attributes]
     assert len(titles) == 6 and "0: 'It' contribution 0.5" in titles
 
 
 def test_figures_are_valid_json_with_one_place_each(page):
     plots = [attributes["data-for"] for tag, attributes in page.elements if attributes.get("class") == "plot"]
     places = [attributes["id"] for tag, attributes in page.elements if attributes.get("class") == "figure"]
-    assert (
-        sorted(plots) == sorted(places) and len(plots) == 6
-    )  # heat, bars, three measures, direct against total
+    assert sorted(plots) == sorted(places) and len(plots) == 6  # heat, bars, three measures, direct against total
     for script in page.scripts[1:-1]:
         json.loads(script)
     assert len(make_ranking().others) == 3
@@ -139,9 +136,7 @@ def test_nothing_is_loaded_from_anywhere(html, page):
     assert html.count(get_plotlyjs()) == 1
     own = html.replace(get_plotlyjs(), "")
     assert not re.search(r"""(src|href|action|data|poster|srcset)\s*=\s*["']?\s*(https?:)?//""", own)
-    assert not re.search(
-        r"@import|url\(|fetch\(|XMLHttpRequest|import\(|<link|<iframe|<img|sendBeacon|WebSocket", own
-    )
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(|<link|<iframe|<img|sendBeacon|WebSocket", own)
     for tag, attributes in page.elements:
         assert "src" not in attributes
         assert attributes.get("href", "#").startswith("#"), tag
@@ -169,9 +164,7 @@ def test_all_text_is_escaped(page):
     assert "alert(1)" in "".join(parsed.text)  # it is there, as text
     own = evil.replace(get_plotlyjs(), "")
     assert "<script>alert" not in own
-    assert (
-        parsed.count("script") == len(parsed.scripts) == 3 + 3
-    )  # plotly, templates, ours; heat, bars, one scatter
+    assert parsed.count("script") == len(parsed.scripts) == 3 + 3  # plotly, templates, ours; heat, bars, one scatter
     for script in parsed.scripts[1:-1]:
         json.loads(script)
 

@@ -114,9 +114,7 @@ def test_scale_one_changes_nothing_and_scale_zero_is_zero_ablation(llama):
     same = interp.scan(llama, [p], interp.scale_each_head(1.0))
     assert np.abs(same.change).max() < 1e-5
     zeroed = interp.scan(llama, [p], interp.ablate_each_head("zero"))
-    np.testing.assert_allclose(
-        interp.scan(llama, [p], interp.scale_each_head(0.0)).values, zeroed.values, atol=1e-5
-    )
+    np.testing.assert_allclose(interp.scan(llama, [p], interp.scale_each_head(0.0)).values, zeroed.values, atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["answer", 4, "all"])
@@ -167,9 +165,7 @@ def test_probability_metric_is_the_softmax(llama):
     result = interp.scan(llama, [p], interp.ablate_each_head("zero"), metric=interp.Probability("gold"))
     expected = llama.final_logits([p]).softmax(-1)[0, YES]
     assert abs(result.clean[0] - expected) < 1e-6
-    loop = interp.scan(
-        llama, [p], interp.ablate_each_head("zero"), metric=interp.Probability("gold"), method="loop"
-    )
+    loop = interp.scan(llama, [p], interp.ablate_each_head("zero"), metric=interp.Probability("gold"), method="loop")
     np.testing.assert_allclose(result.values, loop.values, atol=1e-6)
 
 
@@ -259,9 +255,7 @@ def test_bad_edits_are_refused(llama):
     with pytest.raises(ValueError, match="ablation 'none'"):
         interp.ablate_each_head("none")
     with pytest.raises(KeyError, match="no answer 'Maybe'"):
-        interp.scan(
-            llama, [prompt(9)], interp.ablate_each_head("zero"), metric=interp.LogitDifference("Maybe", "Yes")
-        )
+        interp.scan(llama, [prompt(9)], interp.ablate_each_head("zero"), metric=interp.LogitDifference("Maybe", "Yes"))
 
 
 def test_no_logits_are_ever_nan_in_silence():

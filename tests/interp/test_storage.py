@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from interp import report
-from interp.ranking import HeadRanking, TokenView
+from interp.ranking import HeadRanking
 from interp.storage import FILES, load_ranking, save_ranking
+from interp.views import TokenView
 
 
 def make_ranking(run_id: str | None = "run-1", seed: int = 0) -> HeadRanking:
@@ -87,9 +88,7 @@ def test_the_same_run_may_be_saved_again_another_not(tmp_path):
     save_ranking(make_ranking(), tmp_path)
     save_ranking(make_ranking(seed=1), tmp_path)  # a run that continued
     other = make_ranking("run-2", seed=2)
-    with pytest.raises(
-        FileExistsError, match=r"report of run 'run-1' of 2026-01-01; this is run 'run-2'.*--overwrite"
-    ):
+    with pytest.raises(FileExistsError, match=r"report of run 'run-1' of 2026-01-01; this is run 'run-2'.*--overwrite"):
         save_ranking(other, tmp_path)
     assert_same(load_ranking(tmp_path), make_ranking(seed=1))
     assert_same(load_ranking(save_ranking(other, tmp_path, overwrite=True)), other)
@@ -159,13 +158,9 @@ def test_a_crash_while_rendering_leaves_the_old_result(tmp_path, monkeypatch):
 
 
 def test_loading_says_what_is_wrong(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"No directory .*nowhere; expected one that `HeadRanking.save` wrote"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"No directory .*nowhere; expected one that `HeadRanking.save` wrote"):
         load_ranking(tmp_path / "nowhere")
-    with pytest.raises(
-        FileNotFoundError, match=r"has no report.json, so it is not a finished, saved ranking"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has no report.json, so it is not a finished, saved ranking"):
         load_ranking(tmp_path)
     save_ranking(make_ranking(), tmp_path)
     path, tensors = tmp_path / "report.json", tmp_path / "scores.safetensors"
@@ -178,9 +173,7 @@ def test_loading_says_what_is_wrong(tmp_path):
         load_ranking(tmp_path)
     path.write_text(good, encoding="utf-8")
     tensors.write_bytes(tensors.read_bytes()[:-4] + b"\0\0\0\0")
-    with pytest.raises(
-        ValueError, match=r"is not the file that report.json describes \(its SHA-256 differs\)"
-    ):
+    with pytest.raises(ValueError, match=r"is not the file that report.json describes \(its SHA-256 differs\)"):
         load_ranking(tmp_path)
     tensors.unlink()
     with pytest.raises(FileNotFoundError, match=r"has no scores.safetensors"):

@@ -130,16 +130,10 @@ def test_questions_survive_being_saved_and_read(write: Write) -> None:
 
 def test_strategyqa_trimmed_and_original(write: Write) -> None:
     trimmed = [STRATEGY | {"id": "a1", "answer": "No"}]
-    original = [
-        STRATEGY | {"qid": "b2", "term": "kettle", "description": "a pot", "decomposition": ["What?"]}
-    ]
-    expected = Question(
-        "a1", "Could a kettle sink?", "No", "strategyqa", fact="A kettle is metal. Metal sinks."
-    )
+    original = [STRATEGY | {"qid": "b2", "term": "kettle", "description": "a pot", "decomposition": ["What?"]}]
+    expected = Question("a1", "Could a kettle sink?", "No", "strategyqa", fact="A kettle is metal. Metal sinks.")
     assert load_questions(write(trimmed)) == [expected]
-    assert load_questions(write(original, "mine.json")) == [
-        dataclasses.replace(expected, id="b2", answer="Yes")
-    ]
+    assert load_questions(write(original, "mine.json")) == [dataclasses.replace(expected, id="b2", answer="Yes")]
 
 
 @pytest.mark.parametrize("answer", ["18", "7 + 11 = <<7+11=18>>18\n#### 18", "#### $18"])
@@ -325,9 +319,7 @@ def test_splits_of_small_domains_still_have_the_asked_sizes(write: Write) -> Non
 
 def test_splits_keep_pairs_and_passages_together(write: Write) -> None:
     rows = [
-        GAME | {"passage": f"Passage {p}.", "question": f"Who sits at {p}{k}?"}
-        for p in range(20)
-        for k in range(3)
+        GAME | {"passage": f"Passage {p}.", "question": f"Who sits at {p}{k}?"} for p in range(20) for k in range(3)
     ]
     splits = split_questions(load_questions(write(rows)), {"a": 0.5, "b": 0.5})
     contexts = [{q.context for q in split} for split in splits.values()]
@@ -343,9 +335,7 @@ def test_fractions_that_do_not_add_up_are_refused(write: Write, fractions: dict[
 
 
 def test_empty_split_is_refused(write: Write) -> None:
-    with pytest.raises(
-        ValueError, match=r"no question left for .*: 2 questions make 1 groups.*more questions"
-    ):
+    with pytest.raises(ValueError, match=r"no question left for .*: 2 questions make 1 groups.*more questions"):
         split_questions(load_questions(write([SUM])))
 
 
@@ -451,9 +441,7 @@ def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
         ([{"input": "Which?", "target": "(A)"}], r"row 1 .*target '\(A\)' is not Yes/No.*web_of_lies"),
     ],
 )
-def test_bad_rows_are_refused_with_row_and_value(
-    write: Write, rows: list[dict[str, Any]], error: str
-) -> None:
+def test_bad_rows_are_refused_with_row_and_value(write: Write, rows: list[dict[str, Any]], error: str) -> None:
     with pytest.raises(ValueError, match=error):
         load_questions(write(rows))
 

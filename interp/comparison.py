@@ -1,0 +1,98 @@
+"""Two rankings of the same heads, or two measures of one: how far they agree, and what chance would give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import stats
+
+from interp import statistics
+from interp.ranking import HeadRanking
+
+_OVERLAP = ("overlap", "overlap_fraction", "overlap_expected", "overlap_p")
+
+
+@dataclass(frozen=True)
+class RankingComparison:
+    """How far two rankings of the same heads agree.
+
+    spearman: correlation of the heads' mean scores by rank, over all heads. overlap: heads that the first k
+    of both share, with the count expected by chance and its hypergeometric p. rbo: rank-biased overlap at p
+    = 0.9, which weighs the top. Misleads: heads of one model are not independent, so spearman_p and
+    overlap.p are too small.
+    """
+
+    a: str
+    b: str
+    spearman: float
+    spearman_p: float
+    k: int
+    overlap: statistics.TopKOverlap
+    rbo: float
+    n_heads: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row; the overlap as overlap, overlap_fraction, overlap_expected, overlap_p."""
+        row: dict[str, Any] = {
+            "a": self.a,
+            "b": self.b,
+            "spearman": self.spearman,
+            "spearman_p": self.spearman_p,
+        }
+        return pd.DataFrame(
+            [row | {"k": self.k} | _overlap_columns(self.overlap) | {"rbo": self.rbo, "n": self.n_heads}]
+        )
+
+
+def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
+    """Agreement of two rankings of one model: two samples, prompts or measures. See `RankingComparison`."""
+    if a.scores.shape[1:] != b.scores.shape[1:]:
+        raise ValueError(
+            f"a ranks {a.n_layers} layers of {a.n_heads} heads, b {b.n_layers} layers of "
+            f"{b.n_heads} heads; expected rankings of one architecture, since heads are matched by index."
+        )
+    spearman = _spearman(a.scores, b.scores)
+    order_a, order_b = a.select(), b.select()
+    overlap = statistics.top_k_overlap(order_a, order_b, k, population=len(order_a))
+    rbo = statistics.rank_biased_overlap(order_a, order_b)
+    return RankingComparison(a.score, b.score, *spearman, k, overlap, rbo, len(order_a))
+
+
+def control_summary(ranking: HeadRanking, k: int = 10) -> pd.DataFrame:
+    """What each other measure says of the ranking, one row for each; the verdict of the controls.
+
+    spearman: over all heads, with the ranked score. k: at most the number of heads. overlap,
+    overlap_expected, overlap_p: heads of the first k that are also in this measure's own first k, and
+    chance. sign_flips: how many of the first k have a mean of the opposite sign here. A control that should
+    leave a real effect alone (answer order swapped) and instead flips signs shows that the score measured
+    something else (position).
+    """
+    frame = ranking.to_frame()
+    k = min(k, len(frame))
+    order = frame["label"].tolist()
+    rows = []
+    for name in ranking.others:
+        ordered = frame.sort_values([name, "layer", "head"], ascending=[False, True, True])
+        flips = np.sign(frame[name].head(k)) * np.sign(frame["score"].head(k)) < 0
+        row = {"measure": name, "spearman": _spearman(ranking.scores, ranking.measures[name])[0], "k": k}
+        overlap = _overlap_columns(statistics.top_k_overlap(order, ordered["label"].tolist(), k, len(order)))
+        rows.append(row | overlap | {"sign_flips": int(flips.sum())})
+    columns = ["measure", "spearman", "k", *_OVERLAP, "sign_flips"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _spearman(a: Float[np.ndarray, "example layer head"], b: np.ndarray) -> tuple[float, float]:
+    """Spearman correlation over heads of the two means, and its p; NaN where one of them is constant."""
+    first, second = (array.astype(np.float64).mean(axis=0).ravel() for array in (a, b))
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return np.nan, np.nan
+    result = stats.spearmanr(first, second)
+    return float(result.statistic), float(result.pvalue)
+
+
+def _overlap_columns(overlap: statistics.TopKOverlap) -> dict[str, float]:
+    return dict(zip(_OVERLAP, overlap, strict=True))
