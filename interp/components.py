@@ -121,7 +121,7 @@ def _block(layer: int, module: nn.Module, names: Any) -> Block:
 
 
 def projection_width(projection: nn.Module) -> int | None:
-    """Input features of a linear layer: ``nn.Linear``-like, or GPT-2's ``Conv1D`` (``nf`` outputs, weight [in, out])."""
+    """Input features of a linear layer: ``nn.Linear``-like, or GPT-2's ``Conv1D`` (weight [in, out])."""
     width = getattr(projection, "in_features", None)
     if isinstance(width, int):
         return width

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,12 +257,34 @@ def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, t
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     if resolved.kind != "hub":
         options["local_files_only"] = True
-    hf = AutoModelForCausalLM.from_pretrained(resolved.location, dtype=dtype, device_map=device_map, **options)
+    with _quiet_unless_terminal():
+        hf = AutoModelForCausalLM.from_pretrained(resolved.location, dtype=dtype, device_map=device_map, **options)
     if device_map is None:
         hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(resolved.location, **options)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(resolved.location, **options)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{resolved.name}: {resolved.location} has no tokenizer that can be read "
+                f"({str(error).splitlines()[0]}). Save one there, or give tokenizer=."
+            ) from error
     return hf, tokenizer
+
+
+@contextmanager
+def _quiet_unless_terminal() -> Iterator[None]:
+    """No progress bar of weights in logs and notebooks."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
@@ -299,6 +324,10 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
         offloaded = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
         if offloaded is not None:
             shared[id(offloaded)] = offloaded
+        if hasattr(module, "init_8bit_state"):  # bitsandbytes: the first to run takes the scales from the weight
+            if getattr(module.weight, "CB", None) is not None:
+                module.init_8bit_state()
+            shared |= {id(t): t for t in vars(module.state).values() if isinstance(t, Tensor)}
     twin = copy.deepcopy(hf, dict(shared))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices about processing that is not used here

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -109,8 +110,9 @@ def build_prompt(
             (SmolLM2, Qwen2.5); ``""`` asks for an empty one.
         chat: False takes the text as it is, with the special tokens that the tokenizer itself adds.
 
-    Raises ``ValueError`` for a tokenizer without chat template or offsets, a prompt longer than the context, spans
-    outside the text, and answers that can't be told apart by their first token.
+    Raises ``ValueError`` for a tokenizer without chat template or offsets, a template that refuses or drops the
+    system message or alters the text, a prompt longer than the context, spans outside the text or without a token,
+    and answers that can't be told apart by their first token.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -128,9 +130,9 @@ def build_prompt(
             f"prompt {id or text[:60]!r} has {len(ids)} tokens; {model.name} reads at most {model.context_length}. "
             "Shorten it."
         )
-    end = start + len(text) if chat else len(rendered)
-    ranges: dict[str, SpanLike] = {"prefix": (0, start), "text": (start, end), "suffix": (end, len(rendered))}
-    located = {name: _tokens_in(offsets, r) for name, r in ranges.items()}
+    located = _thirds(offsets, start, start + len(text))
+    if taken := sorted(set(spans or {}) & set(located)):
+        raise ValueError(f"spans named {taken} were given; every prompt has its own. Use other names.")
     for name, given in (spans or {}).items():
         parts = [given] if given and isinstance(given[0], int) else list(given)
         for low, high in parts:
@@ -140,6 +142,11 @@ def build_prompt(
                     "0 <= start < end <= length."
                 )
         located[name] = _tokens_in(offsets, [(start + low, start + high) for low, high in parts])
+        if not located[name]:
+            raise ValueError(
+                f"span {name!r} ({parts}) holds no token of the text {text[:60]!r}: it is empty, or the tokenizer "
+                "keeps nothing of it. Widen it."
+            )
     prompt = Prompt(
         token_ids=ids,
         tokens=_display(tokenizer, rendered, ids, offsets),
@@ -168,11 +175,19 @@ def render(tokenizer: Any, text: str, system: str | None = None) -> tuple[str, i
 
     def apply(content: str) -> str:
         messages = [*head, {"role": "user", "content": content}]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ValueError(
+                f"the chat template refuses {'a system and ' if head else ''}a user message: {error}. "
+                f"{'Leave out system=.' if head else 'Use another template, or chat=False.'}"
+            ) from error
 
     parts = apply(_SENTINEL).split(_SENTINEL)
     if len(parts) != 2:
         raise ValueError(f"the chat template writes the user's message {len(parts) - 1} times; expected once.")
+    if system and system.strip() not in parts[0] + parts[1]:
+        raise ValueError(f"the chat template drops the system message {system[:60]!r}. Leave out system=.")
     rendered = apply(text)
     if rendered != parts[0] + text + parts[1]:
         raise ValueError(
@@ -230,6 +245,18 @@ def _first_token(tokenizer: Any, prompt: Prompt, continuation: str) -> int | Non
         return None
     token = ids[len(own)]
     return token if tokenizer.decode([token]).strip() else None
+
+
+def _thirds(offsets: Sequence[CharSpan], start: int, end: int) -> dict[str, tuple[int, ...]]:
+    """All tokens, in three parts: from the first to the last that overlap the text, those before, those after."""
+    inside = _tokens_in(offsets, (start, end))
+    before = [i for i, (low, high) in enumerate(offsets) if high <= start]
+    first, last = (inside[0], inside[-1] + 1) if inside else 2 * (before[-1] + 1 if before else 0,)
+    return {
+        "prefix": tuple(range(first)),
+        "text": tuple(range(first, last)),
+        "suffix": tuple(range(last, len(offsets))),
+    }
 
 
 def _tokens_in(offsets: Sequence[CharSpan], ranges: SpanLike) -> tuple[int, ...]:

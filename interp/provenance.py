@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -23,16 +25,34 @@ def hash_json(value: Any) -> str:
 
 
 def hash_weights(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of all parameters and persistent buffers, in order of name."""
+    """SHA-256 over names, shapes, types and bytes of all parameters and persistent buffers, in order of name.
+
+    Weights that accelerate keeps on the CPU or the disk are read from there: the same model has the same hash.
+    """
     digest = hashlib.sha256()
+    offloaded = _offloaded(model)
     for name, tensor in sorted(model.state_dict().items()):
         if not isinstance(tensor, torch.Tensor):
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if tensor.device.type == "meta":  # offloaded to disk: shape and name still count
+        tensor = offloaded[name]() if name in offloaded else tensor
+        if tensor.device.type == "meta":  # without data: shape and name still count
             continue
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _offloaded(model: nn.Module) -> dict[str, Callable[[], torch.Tensor]]:
+    """How to read each weight that an accelerate hook holds, by its name in the model."""
+    found = {}
+    for module_name, module in model.named_modules():
+        held = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+        if held is None:
+            continue
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if tensor.device.type == "meta":
+                found[f"{module_name}.{name}".lstrip(".")] = partial(held.__getitem__, name)
+    return found
 
 
 def versions() -> dict[str, str]:

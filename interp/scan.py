@@ -190,9 +190,10 @@ class _Branches:
             for i, (prompt, source) in enumerate(zip(prompts, edits.sources, strict=True)):
                 m = span_length(prompt, positions)
                 if m > len(source) or (positions == "all" and len(source) != len(prompt)):
+                    needed = "be of equal length" if positions == "all" else f"have at least {m}"
                     raise ValueError(
                         f"prompt {i} has {len(prompt)} tokens and its patch source {len(source)}; for "
-                        f"positions={positions!r} they must {'be of equal length' if positions == 'all' else f'have at least {m}'}."
+                        f"positions={positions!r} they must {needed}."
                     )
         else:
             self._fixed = edits.branches(model)

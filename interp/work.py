@@ -55,7 +55,7 @@ def run_batches(
     Raises ``OtherRunError`` if parts of other settings (or of another number of items, or another batch size) are
     there, or of the same settings without ``resume``; ``ValueError`` for no items.
     """
-    if not items:
+    if len(items) == 0:
         raise ValueError("no items were given; there is nothing to score.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected 1 or more.")

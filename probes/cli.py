@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,20 +21,20 @@ rank = typer.Typer(help="Rank every head of a model; write a report.", no_args_i
 app.add_typer(rank, name="rank")
 
 
-class Ablation(str, Enum):
+class Ablation(StrEnum):
     zero = "zero"
     mean_of_others = "mean-of-others"
     mean = "mean"
 
 
-class Span(str, Enum):
+class Span(StrEnum):
     after_instruction = "after_instruction"
     answer = "answer"
     all = "all"
     question = "question"
 
 
-class Effects(str, Enum):
+class Effects(StrEnum):
     none = "none"
     zero = "zero"
     mean_of_others = "mean-of-others"
@@ -174,13 +174,14 @@ def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) 
 
 
 def _print_top(ranking, k: int = 10) -> None:
-    frame = ranking.top(k)
-    shown = ["label", "score", "ci_low", "ci_high", "q", *[m for m in ranking.measures if m != ranking.score]]
+    others = [m for m in ranking.measures if m != ranking.score]
     table = Table(title=f"Top {k} heads by {ranking.score}, n = {ranking.n_examples}", title_justify="left")
-    for column in shown:
-        table.add_column({"label": "head"}.get(column, column.replace("_", " ")), justify="right")
-    for row in frame[shown].itertuples(index=False):
-        table.add_row(*[v if isinstance(v, str) else f"{v:.3g}" for v in row])
+    table.add_column("head")
+    for column in (ranking.score, "95 % interval", *others):
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in ranking.top(k).to_dict("records"):
+        interval = f"{row['ci_low']:.2f} .. {row['ci_high']:.2f}"
+        table.add_row(row["label"], f"{row['score']:.2f}", interval, *[f"{row[m]:.2f}" for m in others])
     Console().print(table)
 
 

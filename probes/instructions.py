@@ -22,6 +22,10 @@ class Instruction:
     system: str | None = None
 
     def __post_init__(self) -> None:
+        if self.positive == self.negative or not self.positive.strip() or not self.negative.strip():
+            raise ValueError(
+                f"the options {self.positive!r} and {self.negative!r} must be two different words, not blank."
+            )
         for word in (self.positive, self.negative):
             if not self.occurrences(word):
                 raise ValueError(
@@ -31,16 +35,33 @@ class Instruction:
         for slot in ("{instruction}", "{question}"):
             if self.layout.count(slot) != 1:
                 raise ValueError(f"layout {self.layout!r} must contain {slot} exactly once.")
+        if self.layout.count("{context}") > 1:
+            raise ValueError(f"layout {self.layout!r} must contain {{context}} at most once.")
 
     def occurrences(self, word: str) -> list[tuple[int, int]]:
-        """Character ranges of a word in the text, as a whole word, case-sensitive."""
-        return [m.span() for m in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", self.text)]
+        """Character ranges of an option word in the text, as a whole word, case-sensitive."""
+        return [m.span() for m in self._options().finditer(self.text) if m[0] == word]
 
     def swapped(self) -> Instruction:
         """The same instruction with the two option words in each other's place ("No or Yes")."""
         exchange = {self.positive: self.negative, self.negative: self.positive}
-        pattern = rf"(?<!\w)({re.escape(self.positive)}|{re.escape(self.negative)})(?!\w)"
-        return replace(self, text=re.sub(pattern, lambda m: exchange[m[1]], self.text))
+        return replace(self, text=self._options().sub(lambda m: exchange[m[0]], self.text))
+
+    def _options(self) -> re.Pattern[str]:
+        longest_first = sorted((self.positive, self.negative), key=len, reverse=True)  # "Not sure" before "Not"
+        return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+
+    def place(self, question: str, context: str = "") -> tuple[str, int, int]:
+        """The layout filled in, and where the instruction and the question start in it.
+
+        Slots are filled once and in one go, so braces or instructions inside a question stay as they are.
+        """
+        fill = {"{instruction}": self.text, "{question}": question, "{context}": context}
+        text, starts = "", {}
+        for piece in re.split(r"(\{instruction\}|\{question\}|\{context\})", self.layout):
+            starts[piece] = len(text)
+            text += fill.get(piece, piece)
+        return text, starts["{instruction}"], starts["{question}"]
 
 
 def build_prompts(
@@ -61,12 +82,7 @@ def build_prompts(
     prompts = []
     for question in questions:
         context = f"{question.context.strip()}\n" if with_context and question.context else ""
-        head, tail = instruction.layout.split("{question}")
-        text = head.replace("{instruction}", instruction.text, 1).replace("{context}", context, 1)
-        at, start = text.index(instruction.text), len(text)
-        text = text + question.text + tail.replace("{instruction}", instruction.text).replace("{context}", context)
-        if "{instruction}" in tail:
-            at = text.index(instruction.text, start + len(question.text))
+        text, at, start = instruction.place(question.text, context)
         spans = {
             "instruction": (at, at + len(instruction.text)),
             "question": (start, start + len(question.text)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,7 +176,8 @@ def rank_heads(
     "Yes" lost at the answer when the head is ablated so) and ``direct_effect`` (direct logit attribution).
 
     Two forward passes for each question; with effects about six. With ``out``, work is kept there batch by batch and
-    ``resume=True`` continues it; ``overwrite`` allows a folder with another run's report. Save with ``ranking.save(out)``.
+    ``resume=True`` continues it; ``overwrite`` allows a folder with another run's report. To keep
+    the result: ``ranking.save(out)``.
 
     Raises ``ValueError`` for no questions, options that share a token, instructions without them; ``OSError`` for a
     folder that can't be written; ``OtherRunError`` for one that holds other work.
@@ -384,10 +386,14 @@ def token_views(
     n: int,
     n_heads: int = 5,
 ) -> tuple[TokenView, ...]:
-    """Where the top heads look from the answer, and what they read there toward "No", on the first n questions."""
+    """Where the top heads look from the answer, and what they read there toward "No", on the first n questions
+    (gold answers in turn)."""
     heads = ranking.select(top=n_heads)
     views = []
-    for prompt, question in list(zip(prompts, questions, strict=True))[:n]:
+    pairs = list(zip(prompts, questions, strict=True))
+    yes, no = ([p for p in pairs if p[1].answer == gold] for gold in ("Yes", "No"))
+    in_turn = [p for couple in zip_longest(yes, no) for p in couple if p is not None]
+    for prompt, question in in_turn[:n]:
         split = attribute(model, prompt, metric)
         views.append(
             TokenView(

@@ -75,3 +75,37 @@ def prompt(length: int, seed: int = 0) -> interp.Prompt:
     return interp.Prompt.from_token_ids(
         ids, answers={"No": [NO], "Yes": [YES]}, gold="Yes", id=f"random-{length}-{seed}"
     )
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = [
+    "Answer the question with Yes or No.\nQuestion: Is the sky blue on a clear day? Yes. No. Yesterday Nobody Note",
+    "Context: the kettle boils water when it is heated. Question: can it do so without any heat? No or Yes.",
+]
+
+
+def tiny_tokenizer(template: str | None = CHATML, adds_bos: bool = False, trim_offsets: bool = False):
+    """A byte-level BPE tokenizer of 400 tokens, trained here and now; ids 0..3 are pad, bos, eos, start."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<|pad|>", "<s>", "<|im_end|>", "<|im_start|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        CORPUS * 3,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
+    )
+    byte_level = processors.ByteLevel(trim_offsets=trim_offsets)
+    bos = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    tokenizer.post_processor = processors.Sequence([byte_level, bos] if adds_bos else [byte_level])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", bos_token="<s>", eos_token="<|im_end|>"
+    )
+    fast.chat_template = template
+    return fast

@@ -26,8 +26,8 @@ def section(name: str, ranking: HeadRanking) -> list[str]:
     summary = control_summary(ranking, k=10)
     lines = [f"## {name}", ""]
     lines += [
-        f"n = {ranking.n_examples} questions ({behaviour['n'] - ranking.provenance['data']['n_yes']} gold No); the model "
-        f"says Yes {behaviour['says_yes']} times, accuracy {behaviour['accuracy']:.3f}. Split-half Spearman of the "
+        f"n = {ranking.n_examples} questions ({ranking.provenance['data']['n_yes']} gold Yes); the model says "
+        f"Yes {behaviour['says_yes']} times, accuracy {behaviour['accuracy']:.3f}. Split-half Spearman of the "
         f"ranking {reliability.mean:.3f}. Scan: {ranking.provenance['scan']['how']}, "
         f"{ranking.provenance['scan']['check']}.",
         "",

@@ -151,7 +151,7 @@ def test_branches_of_several_heads_agree_with_the_loop(llama):
     for size in (1, 2, 5, 3):
         heads = {tuple(map(int, rng.integers(0, 4, 2))) for _ in range(size)}
         ops = ["zero", "mean_of_others", "scale"]
-        branches.append(Branch(tuple(HeadEdit(l, h, ops[(l + h) % 3], factor=2.0) for l, h in heads)))
+        branches.append(Branch(tuple(HeadEdit(layer, h, ops[(layer + h) % 3], factor=2.0) for layer, h in heads)))
     branches.append(Branch((), "unedited"))
     for positions in ("answer", "all"):
         fast = interp.scan(llama, [prompt(20)], branches, positions=positions, method="fan-out")

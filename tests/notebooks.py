@@ -1,0 +1,46 @@
+"""Execute the notebooks. `make notebooks` runs them in full and saves the outputs; the tests run them in FAST mode."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+def sources() -> list[Path]:
+    """The text halves of the notebooks, in order."""
+    return sorted(FOLDER.glob("[0-9]*.py"))
+
+
+def execute(source: Path, fast: bool) -> nbformat.NotebookNode:
+    """Run a notebook's text half in a new kernel and return it with outputs; raises on the first failing cell."""
+    notebook = jupytext.read(source)
+    os.environ["HEADSCOPE_FAST"] = "1" if fast else "0"
+    if not fast and shutil.which("chromium"):  # pictures beside the interactive figures, for pages that show no others
+        os.environ["PLOTLY_RENDERER"] = "plotly_mimetype+png"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])
+    client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(FOLDER)}})
+    client.execute()
+    for cell in notebook.cells:  # times would make every run a diff
+        cell.metadata.pop("execution", None)
+    return notebook
+
+
+def main() -> None:
+    wanted = sys.argv[1:]
+    for source in sources():
+        if wanted and source.stem not in wanted:
+            continue
+        print(f"executing {source.stem}", flush=True)
+        nbformat.write(execute(source, fast=False), source.with_suffix(".ipynb"))
+
+
+if __name__ == "__main__":
+    main()
