@@ -225,8 +225,8 @@ def _through_norm(norm: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor
         predicted = gain * centred / scale + bias
     else:
         bias = torch.zeros_like(x)
-        gain = flat
         eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
+        gain = flat * (1 + eps / 1e6) ** 0.5
         scale = (x.pow(2).mean() + eps).sqrt()
         before = gain * direction / scale
         predicted = gain * x / scale

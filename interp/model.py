@@ -332,8 +332,24 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices about processing that is not used here
         return build_bridge_from_module(
-            twin, architecture, hf_config=twin.config, tokenizer=copy.deepcopy(tokenizer), model_name=name
+            twin, architecture, hf_config=twin.config, tokenizer=_bridge_tokenizer(tokenizer), model_name=name
         )
+
+
+def _bridge_tokenizer(tokenizer: Any) -> Any:
+    """A copy as TransformerLens wants it. It reads a tokenizer again by its name, to have it add BOS; one that only
+    lives in memory (trained here, or its directory gone) stays as it is, and the bridge then adds BOS by hand."""
+    from transformer_lens.utilities.tokenize_utils import get_tokenizer_with_bos
+
+    if tokenizer is None:
+        return None
+    copied = copy.deepcopy(tokenizer)
+    try:
+        return get_tokenizer_with_bos(copied)
+    except (KeyError, OSError):
+        # what keeps TransformerLens from reading it again
+        copied.init_kwargs |= {"name_or_path": copied.name_or_path, "add_bos_token": True}
+        return copied
 
 
 def _check(model: Model) -> None:

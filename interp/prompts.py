@@ -42,10 +42,8 @@ class Prompt:
         if not self.token_ids:
             raise ValueError("a prompt needs at least one token; an empty one was given.")
         for name, positions in self.spans.items():
-            if any(not 0 <= p < len(self.token_ids) for p in positions):
-                raise ValueError(
-                    f"span {name!r} names position {max(positions)}; the prompt has {len(self.token_ids)} tokens."
-                )
+            if bad := [p for p in positions if not 0 <= p < len(self.token_ids)]:
+                raise ValueError(f"span {name!r} names position {bad[0]}; the prompt has {len(self.token_ids)} tokens.")
         if self.gold is not None and self.gold not in self.answers:
             raise ValueError(f"gold answer {self.gold!r} is not one of the answers {sorted(self.answers)}.")
 
@@ -261,9 +259,11 @@ def _thirds(offsets: Sequence[CharSpan], start: int, end: int) -> dict[str, tupl
 
 def _tokens_in(offsets: Sequence[CharSpan], ranges: SpanLike) -> tuple[int, ...]:
     parts = [ranges] if ranges and isinstance(ranges[0], int) else ranges
-    hits = {
-        i for i, (low, high) in enumerate(offsets) for start, end in parts if low < end and high > start and high > low
-    }
+    hits: set[int] = set()
+    for start, end in parts:
+        inside = [i for i, (low, high) in enumerate(offsets) if low < end and high > start and high > low]
+        if inside:  # tokens between them too, whose offsets some tokenizers trim to nothing (lone spaces)
+            hits.update(range(inside[0], inside[-1] + 1))
     return tuple(sorted(hits))
 
 

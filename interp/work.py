@@ -24,7 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from interp.provenance import hash_json
 
@@ -153,7 +153,13 @@ class _Parts:
 
     def write(self, number: int, arrays: Arrays) -> None:
         whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-        write_atomically(self.path(number), lambda path: save_file(whole, path))
+        try:
+            write_atomically(self.path(number), lambda path: path.write_bytes(save(whole)))
+        except OSError as error:
+            raise OSError(
+                f"can't write {self.path(number)}: {error.strerror or error}. The batches before it are kept: free "
+                "some space, then continue with --resume."
+            ) from error
 
 
 class _Rate(ProgressColumn):

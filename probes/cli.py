@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from enum import StrEnum
@@ -148,39 +149,47 @@ def head_effect(
 
 def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) -> None:
     """Read the questions, check the folder, load the model, rank, save, print the head of the table."""
+    from interp.storage import refuse_other_run
+    from interp.work import clear_parts, prepare_directory
     from probes.questions import load_questions
 
     questions = load_questions(data, limit=limit, seed=seed)  # a bad file fails before the model is loaded
-    from interp.storage import refuse_other_run
-    from interp.work import clear_parts, prepare_directory
-
-    prepare_directory(out, need_mib=20)
     if not (overwrite or resume):
         refuse_other_run(out, run_id=None)
+    new = not out.exists()
+    prepare_directory(out, need_mib=20)
     console = Console(stderr=True)
-    console.print(f"{len(questions)} questions from {data}; loading {model}", soft_wrap=True)
+    try:
+        console.print(f"{len(questions)} questions from {data}; loading {model}", soft_wrap=True, markup=False)
+        ranking = run(_load(model, dtype, device), questions)
+        path = ranking.save(out, overwrite=overwrite)
+        clear_parts(out)
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                out.rmdir()  # only if nothing was written
+    _print_top(ranking)
+    console.print(f"report: {path / 'report.html'}", soft_wrap=True, markup=False)
+
+
+def _load(model: str, dtype: str, device: str | None):
     import torch
 
     import interp
 
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise typer.BadParameter(f"{dtype!r}; expected float32, bfloat16, float16 or auto", param_hint="--dtype")
-    loaded = interp.load(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device)
-    ranking = run(loaded, questions)
-    path = ranking.save(out, overwrite=overwrite)
-    clear_parts(out)
-    _print_top(ranking)
-    console.print(f"report: {path / 'report.html'}", soft_wrap=True)
+    return interp.load(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device)
 
 
 def _print_top(ranking, k: int = 10) -> None:
     others = [m for m in ranking.measures if m != ranking.score]
     table = Table(title=f"Top {k} heads by {ranking.score}, n = {ranking.n_examples}", title_justify="left")
     table.add_column("head")
-    for column in (ranking.score, "95 % interval", *others):
-        table.add_column(column.replace("_", " "), justify="right")
+    for column in (ranking.score, "95 % CI", *others):
+        table.add_column(column.replace("_", " "), justify="right", no_wrap=column == "95 % CI")
     for row in ranking.top(k).to_dict("records"):
-        interval = f"{row['ci_low']:.2f} .. {row['ci_high']:.2f}"
+        interval = f"{row['ci_low']:.2f} {row['ci_high']:.2f}"
         table.add_row(row["label"], f"{row['score']:.2f}", interval, *[f"{row[m]:.2f}" for m in others])
     Console().print(table)
 

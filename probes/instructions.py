@@ -77,6 +77,8 @@ def build_prompts(
 
     ``forms="both"`` sums an answer word with and without a leading space. The log odds of a prompt are then
     ``LogitDifference(instruction.negative, instruction.positive)``.
+
+    Raises ``ValueError`` where the tokenizer reads parts of both options as one token.
     """
     instruction = instruction or Instruction()
     prompts = []
@@ -89,15 +91,19 @@ def build_prompts(
             "positive": [(at + a, at + b) for a, b in instruction.occurrences(instruction.positive)],
             "negative": [(at + a, at + b) for a, b in instruction.occurrences(instruction.negative)],
         }
-        prompts.append(
-            model.prompt(
-                text,
-                spans=spans,
-                answers=(instruction.negative, instruction.positive),
-                gold=instruction.positive if question.answer == "Yes" else instruction.negative,
-                forms=forms,
-                system=instruction.system,
-                id=question.id,
-            )
+        prompt = model.prompt(
+            text,
+            spans=spans,
+            answers=(instruction.negative, instruction.positive),
+            gold=instruction.positive if question.answer == "Yes" else instruction.negative,
+            forms=forms,
+            system=instruction.system,
+            id=question.id,
         )
+        if shared := set(prompt.span("positive")) & set(prompt.span("negative")):
+            raise ValueError(
+                f"{instruction.positive!r} and {instruction.negative!r} in {instruction.text!r} share a token of this "
+                f"tokenizer, {prompt.tokens[min(shared)]!r}, so attention to them can't be told apart. Set them apart."
+            )
+        prompts.append(prompt)
     return prompts

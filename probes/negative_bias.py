@@ -8,6 +8,7 @@ read second-hand; they are the parameter ``query_span`` here.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.attention import UnsupportedAttention
 from interp.attribution import attribute, attribute_heads
 from interp.capture import attention_log_probs, mean_head_outputs
 from interp.edits import EachHead, ablate_each_head
@@ -195,6 +197,7 @@ def rank_heads(
     began = time.perf_counter()
     branches = _ablation(model, prompts, effects, "answer") if effects else None
     checked = _check_scan(model, prompts, branches, metric, "answer") if branches else {}
+    refused = _why_no_attribution(model, prompts[0], metric) if branches or n_views else ""
 
     def score(batch: Sequence[tuple[Prompt, Prompt]]) -> dict[str, np.ndarray]:
         plain, control = [p for p, _ in batch], [p for _, p in batch]
@@ -203,7 +206,7 @@ def rank_heads(
             "nas_swapped_order": score_prompts(model, control, query_span),
         }
         if branches is not None:
-            found |= _effects(model, plain, branches, metric, "answer", checked["how"], direct=True)
+            found |= _effects(model, plain, branches, metric, "answer", checked["how"], direct=not refused)
         return found
 
     arrays = _score_all(model, list(zip(prompts, swapped, strict=True)), score, batch_size, out, run, resume, overwrite)
@@ -219,10 +222,11 @@ def rank_heads(
             time.perf_counter() - began,
             batch_size,
             **({"scan": checked} if checked else {}),
+            **({"attribution": f"left out: {refused}"} if refused else {}),
             **({"behaviour": _behaviour(clean, questions)} if clean is not None else {}),
         ),
     )
-    return replace(ranking, views=token_views(model, prompts, questions, ranking, metric, n_views))
+    return replace(ranking, views=token_views(model, prompts, questions, ranking, metric, 0 if refused else n_views))
 
 
 def rank_by_effect(
@@ -257,9 +261,10 @@ def rank_by_effect(
     metric = LogitDifference(instruction.negative, instruction.positive)
     plain_edits = _ablation(model, prompts, ablation, positions)
     swapped_edits = _ablation(model, swapped, ablation, positions)
-    direct = positions == "answer"
     began = time.perf_counter()
-    checked = _check_scan(model, prompts, plain_edits, metric, positions)
+    checked = _check_scan(model, [*prompts, *swapped], plain_edits, metric, positions)
+    refused = _why_no_attribution(model, prompts[0], metric) if positions == "answer" or n_views else ""
+    direct = positions == "answer" and not refused
 
     def score(batch: Sequence[tuple[Prompt, Prompt]]) -> dict[str, np.ndarray]:
         plain, control = [p for p, _ in batch], [p for _, p in batch]
@@ -279,10 +284,11 @@ def rank_by_effect(
             time.perf_counter() - began,
             batch_size,
             scan=checked,
+            **({"attribution": f"left out: {refused}"} if refused else {}),
             behaviour=_behaviour(clean, questions),
         ),
     )
-    return replace(ranking, views=token_views(model, prompts, questions, ranking, metric, n_views))
+    return replace(ranking, views=token_views(model, prompts, questions, ranking, metric, 0 if refused else n_views))
 
 
 _ORDER = (
@@ -329,11 +335,23 @@ def _ablation(model: Model, prompts: Sequence[Prompt], how: Ablation, positions:
 
 
 def _check_scan(model, prompts, branches, metric, positions) -> dict[str, str]:
-    """Check the fan-out once, on the first and longest prompt, before the long work."""
-    ends = sorted({0, max(range(len(prompts)), key=lambda i: len(prompts[i]))})
+    """Check the fan-out once, on the first, longest and shortest prompt, before the long work."""
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    ends = sorted({0, by_length[-1], by_length[0]})
     picked = [branches[i] for i in np.unique(np.linspace(0, len(branches) - 1, 3).astype(int))]
     result = scan(model, [prompts[i] for i in ends], picked, metric=metric, positions=positions)
     return {"how": result.how, "check": result.check}
+
+
+def _why_no_attribution(model: Model, prompt: Prompt, metric: LogitDifference) -> str:
+    """Why this architecture has no direct attribution ("" if it has): what needs it is then left out, with a warning
+    before the long work instead of an error after it."""
+    try:
+        attribute(model, prompt, metric)
+    except (ValueError, UnsupportedAttention) as error:
+        warnings.warn(f"direct attribution is left out, and the token views with it: {error}", stacklevel=3)
+        return str(error)
+    return ""
 
 
 def _effects(model, prompts, branches, metric, positions, how: str, direct: bool) -> dict[str, np.ndarray]:

@@ -273,6 +273,22 @@ def test_a_device_that_is_not_there_is_refused():
         interp.load("smollm2-135m", device="cuda")
 
 
+def test_a_tokenizer_that_only_lives_in_memory_will_do(tmp_path):
+    from transformers import AutoTokenizer
+
+    gone = tmp_path / "gone"
+    tiny_tokenizer().save_pretrained(gone)
+    loaded_before = AutoTokenizer.from_pretrained(gone)
+    (gone / "tokenizer.json").unlink()
+    for tokenizer in (tiny_tokenizer(), tiny_tokenizer(adds_bos=True), loaded_before):
+        model = interp.load(tiny("llama", vocab_size=400), tokenizer=tokenizer)
+        assert model.tokenizer is tokenizer
+        assert model.bridge.to_tokens("Is it so?", prepend_bos=False)[0].tolist() == list(
+            tokenizer("Is it so?", add_special_tokens=False).input_ids
+        )
+        assert model.bridge.to_tokens("Is it so?", prepend_bos=True)[0].tolist().count(1) == 1
+
+
 def test_no_tokenizer_no_text_prompts(llama):
     with pytest.raises(ValueError, match=r"loaded without a tokenizer.*from_token_ids"):
         llama.prompt("hello")
