@@ -40,8 +40,8 @@ class LogitDifference:
 class Probability:
     """Probability of an answer word ("gold": each prompt's own), between 0 and 1, its surface forms summed.
 
-    Needs the whole vocabulary's logits for each branch: slower than a difference. The *drop* under an edit is minus
-    ``ScanResult.change``.
+    Needs the whole vocabulary's logits for each branch: slower than a difference. ``ScanResult.drop`` is the
+    probability drop under an edit.
     """
 
     answer: str = "gold"

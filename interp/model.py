@@ -125,6 +125,8 @@ class Model:
 
         Raises ``NonFiniteLogitsError``. Costs one forward pass for each batch.
         """
+        if not prompts:
+            raise ValueError("no prompts were given; give at least one.")
         rows = []
         for start in range(0, len(prompts), batch_size):
             batch = pad_left(prompts[start : start + batch_size], self.device)

@@ -44,6 +44,9 @@ class Prompt:
         for name, positions in self.spans.items():
             if bad := [p for p in positions if not 0 <= p < len(self.token_ids)]:
                 raise ValueError(f"span {name!r} names position {bad[0]}; the prompt has {len(self.token_ids)} tokens.")
+        for word, tokens in self.answers.items():
+            if not tokens or min(tokens) < 0:
+                raise ValueError(f"answer {word!r} has token ids {tuple(tokens)}; expected at least one, none below 0.")
         if self.gold is not None and self.gold not in self.answers:
             raise ValueError(f"gold answer {self.gold!r} is not one of the answers {sorted(self.answers)}.")
 

@@ -49,8 +49,13 @@ class ScanResult:
 
     @property
     def change(self) -> Float[np.ndarray, "example branch"]:
-        """Edited minus clean: what the edit does. For an ablation, minus this is what the head contributes."""
+        """Edited minus clean: what the edit does."""
         return self.values - self.clean[:, None]
+
+    @property
+    def drop(self) -> Float[np.ndarray, "example branch"]:
+        """Clean minus edited: what the edit takes away; for an ablation, what the head contributes."""
+        return -self.change
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each example and branch."""

@@ -164,6 +164,9 @@ def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) 
         ranking = run(_load(model, dtype, device), questions)
         path = ranking.save(out, overwrite=overwrite)
         clear_parts(out)
+    except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
+        console.print("stopped; continue with the same command and --resume")
+        raise typer.Exit(130) from None
     finally:
         if new:
             with contextlib.suppress(OSError):
@@ -198,9 +201,6 @@ def main() -> None:
     """Run the command line; errors of use and of the environment are one message, not a traceback."""
     try:
         app()
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; continue with the same command and --resume")
-        sys.exit(130)
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
         Console(stderr=True, soft_wrap=True).print(f"interp: {error}", style="red", markup=False, highlight=False)
         sys.exit(1)

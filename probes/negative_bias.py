@@ -357,7 +357,7 @@ def _why_no_attribution(model: Model, prompt: Prompt, metric: LogitDifference) -
 def _effects(model, prompts, branches, metric, positions, how: str, direct: bool) -> dict[str, np.ndarray]:
     result = scan(model, prompts, branches, metric=metric, positions=positions, method=how, check=0)
     shape = (len(prompts), model.n_layers, model.n_heads)
-    found = {"total_effect": -result.change.reshape(shape), "clean": result.clean}
+    found = {"total_effect": result.drop.reshape(shape), "clean": result.clean}
     if direct:
         found["direct_effect"] = attribute_heads(model, prompts, metric)
     return found

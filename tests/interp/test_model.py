@@ -289,6 +289,11 @@ def test_a_tokenizer_that_only_lives_in_memory_will_do(tmp_path):
         assert model.bridge.to_tokens("Is it so?", prepend_bos=True)[0].tolist().count(1) == 1
 
 
+def test_logits_of_no_prompts_are_refused(llama):
+    with pytest.raises(ValueError, match="no prompts were given"):
+        llama.final_logits([])
+
+
 def test_no_tokenizer_no_text_prompts(llama):
     with pytest.raises(ValueError, match=r"loaded without a tokenizer.*from_token_ids"):
         llama.prompt("hello")

@@ -274,6 +274,10 @@ def test_bad_prompts_are_refused():
         Prompt((1, 2, 3), spans={"a": (0, 3)})
     with pytest.raises(ValueError, match="span 'a' names position -1"):
         Prompt((1, 2, 3), spans={"a": (-1, 0)})
+    with pytest.raises(ValueError, match=r"answer 'No' has token ids \(\); expected at least one"):
+        Prompt.from_token_ids([5], answers={"No": []})
+    with pytest.raises(ValueError, match=r"answer 'No' has token ids \(3, -1\); .* none below 0"):
+        Prompt.from_token_ids([5], answers={"No": [3, -1]})  # would be read as the vocabulary's last token
     with pytest.raises(ValueError, match="gold answer 'Yes'"):
         Prompt((1,), gold="Yes")
     p = Prompt((1, 2), spans={"a": (0,)}, answers={"No": (1,)}, id="p1")

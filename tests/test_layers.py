@@ -1,0 +1,127 @@
+"""The packages keep their shape: imports go one way, probes hold no hooks, nothing unpickles or evaluates."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A module imports only from modules to its left: shared ground, then load -> prompts -> capture -> scan -> ranking ->
+# report and storage. A new module gets its place here.
+INTERP = [
+    "provenance",
+    "components",
+    "attention",
+    "gguf",
+    "sources",
+    "prompts",
+    "model",
+    "metrics",
+    "edits",
+    "fanout",
+    "capture",
+    "attribution",
+    "scan",
+    "work",
+    "statistics",
+    "views",
+    "figures",
+    "ranking",
+    "comparison",
+    "report",
+    "storage",
+]
+PROBES = ["question_formats", "questions", "instructions", "negative_bias", "cli"]
+
+# Methods that are doors to a module further right (`ranking.save()`), imported when they are called.
+DOORS = {("ranking", "storage")}
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).glob("**/*.py"))
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_for_types_only(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names that a file imports, also inside functions, but not for type checkers alone."""
+    names: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            if not is_for_types_only(child):
+                visit(child)
+
+    visit(tree(path))
+    return names
+
+
+def modules(path: Path, package: str, known: list[str]) -> set[str]:
+    """Modules of the package that a file imports."""
+    parts = [name.split(".") for name in imported(path)]
+    return {p[1] for p in parts if p[0] == package and len(p) > 1 and p[1] in known}
+
+
+@pytest.mark.parametrize(("package", "order"), [("interp", INTERP), ("probes", PROBES)])
+def test_every_module_has_its_place(package, order):
+    found = {p.stem for p in files(package) if p.parent.name == package} - {"__init__"}
+    assert found == set(order), "give a new module its place in the order of tests/test_layers.py"
+
+
+@pytest.mark.parametrize(("package", "order"), [("interp", INTERP), ("probes", PROBES)])
+def test_imports_go_one_way(package, order):
+    for path in files(package):
+        if path.stem == "__init__":
+            continue
+        allowed = set(order[: order.index(path.stem)]) | {there for here, there in DOORS if here == path.stem}
+        wrong = modules(path, package, order) - allowed
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, which stand to its right"
+
+
+def test_interp_knows_no_probe():
+    for path in files("interp"):
+        assert not {n for n in imported(path) if n.split(".")[0] == "probes"}, path
+
+
+def test_the_packages_do_not_import_tests_or_notebooks():
+    for path in [*files("interp"), *files("probes")]:
+        assert not {n for n in imported(path) if n.split(".")[0] in ("tests", "notebooks", "tiny")}, path
+
+
+def test_probes_hold_no_hook():
+    """The instrument is interp's: a probe asks for captures and scans, it does not reach into modules."""
+    for path in files("probes"):
+        for node in ast.walk(tree(path)):
+            name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+            assert "hook" not in name, f"{path.relative_to(ROOT)}:{node.lineno} uses {name}"
+
+
+def test_nothing_unpickles_or_evaluates():
+    for path in [*files("interp"), *files("probes")]:
+        roots = {n.split(".")[0] for n in imported(path)}
+        assert not roots & {"pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}, path
+        for node in ast.walk(tree(path)):
+            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '')}"
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ("eval", "exec", "torch.load", "pd.read_pickle"), where
+            if isinstance(node, ast.keyword):
+                assert node.arg != "allow_pickle", where
+
+
+def test_files_are_short():
+    for path in [*files("interp"), *files("probes")]:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, f"{path.relative_to(ROOT)}: split it"
