@@ -159,7 +159,9 @@ def _require(model, prompts, edits, metric, positions, method) -> None:
     if method not in ("auto", "fan-out", "loop"):
         raise ValueError(f"method={method!r}; expected 'auto', 'fan-out' or 'loop'.")
     shortest = min(map(len, prompts))
-    if positions not in ("answer", "all") and not (isinstance(positions, int) and 1 <= positions <= shortest):
+    if positions not in ("answer", "all") and not (
+        isinstance(positions, int) and not isinstance(positions, bool) and 1 <= positions <= shortest
+    ):
         raise ValueError(
             f"positions={positions!r}; expected 'answer', 'all' or a number of last positions from 1 to the "
             f"shortest prompt's length {shortest}."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -136,6 +137,13 @@ class _Parts:
                     f"delete {self.folder} to start anew."
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / "lock")  # gone with the process, also after kill -9
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise OtherRunError(
+                f"another process is working in {directory} right now. Wait for it, or give another --out."
+            ) from None
         for stale in self.folder.iterdir():  # temporary files of a killed writer
             if re.match(r"\.(part|run)", stale.name):
                 stale.unlink(missing_ok=True)

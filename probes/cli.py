@@ -128,9 +128,9 @@ def head_effect(
     """What ablating each head does to the answer, exactly."""
     from probes import negative_bias
 
-    if positions not in ("answer", "all") and not positions.isdigit():
+    if positions not in ("answer", "all") and not positions.isdecimal():
         raise typer.BadParameter(f"{positions!r}; expected answer, all or a number", param_hint="--positions")
-    where = int(positions) if positions.isdigit() else positions
+    where = int(positions) if positions.isdecimal() else positions
 
     def run(loaded, questions):
         return negative_bias.rank_by_effect(
@@ -150,7 +150,7 @@ def head_effect(
 def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) -> None:
     """Read the questions, check the folder, load the model, rank, save, print the head of the table."""
     from interp.storage import refuse_other_run
-    from interp.work import clear_parts, prepare_directory
+    from interp.work import prepare_directory
     from probes.questions import load_questions
 
     questions = load_questions(data, limit=limit, seed=seed)  # a bad file fails before the model is loaded
@@ -162,8 +162,6 @@ def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) 
     try:
         console.print(f"{len(questions)} questions from {data}; loading {model}", soft_wrap=True, markup=False)
         ranking = run(_load(model, dtype, device), questions)
-        path = ranking.save(out, overwrite=overwrite)
-        clear_parts(out)
     except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
         console.print("stopped; continue with the same command and --resume")
         raise typer.Exit(130) from None
@@ -172,7 +170,7 @@ def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) 
             with contextlib.suppress(OSError):
                 out.rmdir()  # only if nothing was written
     _print_top(ranking)
-    console.print(f"report: {path / 'report.html'}", soft_wrap=True, markup=False)
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False)
 
 
 def _load(model: str, dtype: str, device: str | None):

@@ -7,10 +7,8 @@ read second-hand; they are the parameter ``query_span`` here.
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -20,21 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.attention import UnsupportedAttention
-from interp.attribution import attribute, attribute_heads
-from interp.capture import attention_log_probs, mean_head_outputs
-from interp.edits import EachHead, ablate_each_head
+from interp.capture import attention_log_probs
 from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt
-from interp.provenance import hash_json, now, versions
 from interp.ranking import HeadRanking
-from interp.scan import Positions, scan
-from interp.storage import refuse_other_run
-from interp.views import TokenView
-from interp.work import prepare_directory, run_batches
+from interp.scan import Positions
+from probes.head_effects import Ablation, HeadEffects, token_views, why_no_attribution
 from probes.instructions import Instruction, build_prompts
-from probes.questions import Question, hash_questions, load_questions
+from probes.questions import Question, load_questions
+from probes.runs import Run, describe_questions
 
 __all__ = [
     "Instruction",
@@ -47,7 +40,6 @@ __all__ = [
 ]
 
 QuerySpan = Literal["after_instruction", "answer", "all", "question"]
-Ablation = Literal["zero", "mean_of_others", "mean"]
 
 CITATIONS = [
     "Yu, S., Song, J., Hwang, B., Kang, H., Cho, S., Choi, J., Joe, S., Lee, T., Gwon, Y., Yoon, S. (2025). "
@@ -115,49 +107,6 @@ def score_prompts(
     return torch.stack([negative_attention_score(lp) for lp in log_probs]).numpy()
 
 
-@dataclass(frozen=True)
-class _Run:
-    """The settings of a ranking, from which its identity is hashed."""
-
-    method: str
-    model: dict[str, Any]
-    data: dict[str, Any]
-    instruction: Instruction
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def settings(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @property
-    def id(self) -> str:
-        return hash_json(self.settings())[:12]
-
-    def provenance(self, method: str, seconds: float, batch_size: int, **more: Any) -> dict[str, Any]:
-        return {
-            "run_id": self.id,
-            "title": f"{self.method} of {self.model['name']}",
-            "method": method,
-            "model": self.model,
-            "data": self.data,
-            "settings": {"instruction": asdict(self.instruction), **self.options, "batch_size": batch_size},
-            "versions": versions(),
-            "created": now(),
-            "seconds": round(seconds, 1),
-            "citation": CITATIONS,
-            "caveats": CAVEATS,
-            **more,
-        }
-
-
-def _describe(questions: Sequence[Question]) -> dict[str, Any]:
-    return {
-        "sha256": hash_questions(questions),
-        "n": len(questions),
-        "n_yes": sum(q.answer == "Yes" for q in questions),
-        "domains": sorted({q.domain for q in questions if q.domain}),
-    }
-
-
 def rank_heads(
     model: Model,
     questions: Sequence[Question],
@@ -177,56 +126,37 @@ def rank_heads(
     ``nas_order_balanced`` (their mean). With ``effects``, also ``total_effect`` (exact: log odds of "No" against
     "Yes" lost at the answer when the head is ablated so) and ``direct_effect`` (direct logit attribution).
 
-    Two forward passes for each question; with effects about six. With ``out``, work is kept there batch by batch and
-    ``resume=True`` continues it; ``overwrite`` allows a folder with another run's report. To keep
-    the result: ``ranking.save(out)``.
+    Two forward passes for each question; with effects about six. With ``out``, the report is saved there, and the
+    work before it batch by batch: ``resume=True`` continues a killed run (or reads a finished one back), and
+    ``overwrite=True`` replaces the report of another run.
 
     Raises ``ValueError`` for no questions, options that share a token, instructions without them; ``OSError`` for a
-    folder that can't be written; ``OtherRunError`` for one that holds other work.
+    folder that can't be written; ``FileExistsError`` for one that holds another run's report or work.
     """
     instruction = instruction or Instruction()
-    prompts, swapped = _both_orders(model, questions, instruction)
-    run = _Run(
-        "Negative Attention Score",
-        model.provenance(),
-        _describe(questions),
-        instruction,
-        {"query_span": query_span, "effects": effects},
+    plain, swapped = _both_orders(model, questions, instruction)
+    settings = {"instruction": asdict(instruction), "query_span": query_span, "effects": effects}
+    run = Run(
+        "Negative Attention Score", model, describe_questions(questions), settings, batch_size, out, resume, overwrite
     )
+    if (finished := run.finished()) is not None:
+        return finished
     metric = LogitDifference(instruction.negative, instruction.positive)
-    began = time.perf_counter()
-    branches = _ablation(model, prompts, effects, "answer") if effects else None
-    checked = _check_scan(model, prompts, branches, metric, "answer") if branches else {}
-    refused = _why_no_attribution(model, prompts[0], metric) if branches or n_views else ""
+    measured = HeadEffects(model, plain, metric, effects) if effects else None
 
     def score(batch: Sequence[tuple[Prompt, Prompt]]) -> dict[str, np.ndarray]:
-        plain, control = [p for p, _ in batch], [p for _, p in batch]
+        first, second = ([pair[i] for pair in batch] for i in (0, 1))
         found = {
-            "nas": score_prompts(model, plain, query_span),
-            "nas_swapped_order": score_prompts(model, control, query_span),
+            "nas": score_prompts(model, first, query_span),
+            "nas_swapped_order": score_prompts(model, second, query_span),
         }
-        if branches is not None:
-            found |= _effects(model, plain, branches, metric, "answer", checked["how"], direct=not refused)
-        return found
+        return found | (measured.measure(first) if measured else {})
 
-    arrays = _score_all(model, list(zip(prompts, swapped, strict=True)), score, batch_size, out, run, resume, overwrite)
-    clean = arrays.pop("clean", None)
+    arrays = run.score(list(zip(plain, swapped, strict=True)), score)
     arrays["nas_order_balanced"] = (arrays["nas"] + arrays["nas_swapped_order"]) / 2
-    ranking = HeadRanking(
-        score="nas",
-        measures={name: arrays[name].astype(np.float32) for name in _ORDER if name in arrays},
-        example_ids=tuple(q.id for q in questions),
-        descriptions={name: _describe_measure(name, instruction) for name in _ORDER if name in arrays},
-        provenance=run.provenance(
-            f"NAS over query span {query_span!r}, both orders of the options",
-            time.perf_counter() - began,
-            batch_size,
-            **({"scan": checked} if checked else {}),
-            **({"attribution": f"left out: {refused}"} if refused else {}),
-            **({"behaviour": _behaviour(clean, questions)} if clean is not None else {}),
-        ),
-    )
-    return replace(ranking, views=token_views(model, prompts, questions, ranking, metric, 0 if refused else n_views))
+    method = f"NAS over query span {query_span!r}, both orders of the options"
+    ranking = _ranking(run, "nas", arrays, questions, instruction, method, measured)
+    return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
 def rank_by_effect(
@@ -246,62 +176,65 @@ def rank_by_effect(
 
     The score ``total_effect`` is clean minus ablated: above 0, the head pushes toward "No". Beside it the same in
     the swapped order (the control), and at positions="answer" the ``direct_effect``. About five forward passes for
-    each question at the answer; at "all", half a pass for each head.
+    each question at the answer; at "all", half a pass for each head and order. ``out``, ``resume``, ``overwrite`` and
+    errors as in :func:`rank_heads`.
     """
-    ablation = ablation.replace("-", "_")  # type: ignore[assignment]
     instruction = instruction or Instruction()
-    prompts, swapped = _both_orders(model, questions, instruction)
-    run = _Run(
-        "Head effect",
-        model.provenance(),
-        _describe(questions),
-        instruction,
-        {"ablation": ablation, "positions": positions},
-    )
+    ablation = ablation.replace("-", "_")  # type: ignore[assignment]
+    plain, swapped = _both_orders(model, questions, instruction)
+    settings = {"instruction": asdict(instruction), "ablation": ablation, "positions": positions}
+    run = Run("Head effect", model, describe_questions(questions), settings, batch_size, out, resume, overwrite)
+    if (finished := run.finished()) is not None:
+        return finished
     metric = LogitDifference(instruction.negative, instruction.positive)
-    plain_edits = _ablation(model, prompts, ablation, positions)
-    swapped_edits = _ablation(model, swapped, ablation, positions)
-    began = time.perf_counter()
-    checked = _check_scan(model, [*prompts, *swapped], plain_edits, metric, positions)
-    refused = _why_no_attribution(model, prompts[0], metric) if positions == "answer" or n_views else ""
-    direct = positions == "answer" and not refused
+    in_order = HeadEffects(model, plain, metric, ablation, positions)
+    in_other = HeadEffects(model, swapped, metric, ablation, positions)
 
     def score(batch: Sequence[tuple[Prompt, Prompt]]) -> dict[str, np.ndarray]:
-        plain, control = [p for p, _ in batch], [p for _, p in batch]
-        found = _effects(model, plain, plain_edits, metric, positions, checked["how"], direct)
-        again = _effects(model, control, swapped_edits, metric, positions, checked["how"], direct=False)
-        return found | {"total_effect_swapped_order": again["total_effect"]}
+        first, second = ([pair[i] for pair in batch] for i in (0, 1))
+        control = in_other.measure(second, direct=False)["total_effect"]
+        return in_order.measure(first) | {"total_effect_swapped_order": control}
 
-    arrays = _score_all(model, list(zip(prompts, swapped, strict=True)), score, batch_size, out, run, resume, overwrite)
-    clean = arrays.pop("clean")
-    ranking = HeadRanking(
-        score="total_effect",
-        measures={name: arrays[name].astype(np.float32) for name in _ORDER if name in arrays},
+    arrays = run.score(list(zip(plain, swapped, strict=True)), score)
+    method = f"{ablation} ablation at positions {positions!r}, exact"
+    ranking = _ranking(run, "total_effect", arrays, questions, instruction, method, in_order)
+    return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
+
+
+def _both_orders(model, questions, instruction) -> tuple[list[Prompt], list[Prompt]]:
+    if not questions:
+        raise ValueError("no questions were given; a ranking needs at least one.")
+    return build_prompts(model, questions, instruction), build_prompts(model, questions, instruction.swapped())
+
+
+def _ranking(
+    run: Run,
+    score: str,
+    arrays: dict[str, np.ndarray],
+    questions: Sequence[Question],
+    instruction: Instruction,
+    method: str,
+    effects: HeadEffects | None,
+) -> HeadRanking:
+    descriptions = _descriptions(instruction)
+    measures = {name: arrays[name].astype(np.float32) for name in descriptions if name in arrays}
+    more = {}
+    if effects is not None:
+        more = {
+            "scan": {"how": effects.how, "check": effects.check},
+            "behaviour": _behaviour(arrays["clean"], questions),
+        }
+    return HeadRanking(
+        score=score,
+        measures=measures,
         example_ids=tuple(q.id for q in questions),
-        descriptions={name: _describe_measure(name, instruction) for name in _ORDER if name in arrays},
-        provenance=run.provenance(
-            f"{ablation} ablation at positions {positions!r}, exact",
-            time.perf_counter() - began,
-            batch_size,
-            scan=checked,
-            **({"attribution": f"left out: {refused}"} if refused else {}),
-            behaviour=_behaviour(clean, questions),
-        ),
+        descriptions={name: descriptions[name] for name in measures},
+        provenance=run.provenance(method, CITATIONS, CAVEATS, **more),
     )
-    return replace(ranking, views=token_views(model, prompts, questions, ranking, metric, 0 if refused else n_views))
 
 
-_ORDER = (
-    "nas",
-    "nas_swapped_order",
-    "nas_order_balanced",
-    "total_effect",
-    "total_effect_swapped_order",
-    "direct_effect",
-)
-
-
-def _describe_measure(name: str, instruction: Instruction) -> str:
+def _descriptions(instruction: Instruction) -> dict[str, str]:
+    """What each measure means, in the order of the table's columns."""
     yes, no = instruction.positive, instruction.negative
     return {
         "nas": f"Negative Attention Score (nats): above 0, the head attends more to {no!r} than to {yes!r} in the "
@@ -314,72 +247,7 @@ def _describe_measure(name: str, instruction: Instruction) -> str:
         "total_effect_swapped_order": "The total effect with the options in the other order (logits).",
         "direct_effect": f"What the head itself writes toward logit({no}) - logit({yes}), without what later layers "
         "make of it (direct logit attribution, logits).",
-    }[name]
-
-
-def _both_orders(model, questions, instruction) -> tuple[list[Prompt], list[Prompt]]:
-    if not questions:
-        raise ValueError("no questions were given; a ranking needs at least one.")
-    return (
-        build_prompts(model, questions, instruction),
-        build_prompts(model, questions, instruction.swapped()),
-    )
-
-
-def _ablation(model: Model, prompts: Sequence[Prompt], how: Ablation, positions: Positions):
-    """Branches with a data-set mean computed once, so that batches share it."""
-    if how != "mean":
-        return ablate_each_head(how).branches(model)
-    values = mean_head_outputs(model, prompts, last=1 if positions == "answer" else None)
-    return EachHead("mean").branches(model, values)
-
-
-def _check_scan(model, prompts, branches, metric, positions) -> dict[str, str]:
-    """Check the fan-out once, on the first, longest and shortest prompt, before the long work."""
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    ends = sorted({0, by_length[-1], by_length[0]})
-    picked = [branches[i] for i in np.unique(np.linspace(0, len(branches) - 1, 3).astype(int))]
-    result = scan(model, [prompts[i] for i in ends], picked, metric=metric, positions=positions)
-    return {"how": result.how, "check": result.check}
-
-
-def _why_no_attribution(model: Model, prompt: Prompt, metric: LogitDifference) -> str:
-    """Why this architecture has no direct attribution ("" if it has): what needs it is then left out, with a warning
-    before the long work instead of an error after it."""
-    try:
-        attribute(model, prompt, metric)
-    except (ValueError, UnsupportedAttention) as error:
-        warnings.warn(f"direct attribution is left out, and the token views with it: {error}", stacklevel=3)
-        return str(error)
-    return ""
-
-
-def _effects(model, prompts, branches, metric, positions, how: str, direct: bool) -> dict[str, np.ndarray]:
-    result = scan(model, prompts, branches, metric=metric, positions=positions, method=how, check=0)
-    shape = (len(prompts), model.n_layers, model.n_heads)
-    found = {"total_effect": result.drop.reshape(shape), "clean": result.clean}
-    if direct:
-        found["direct_effect"] = attribute_heads(model, prompts, metric)
-    return found
-
-
-def _score_all(model, items, score, batch_size, out, run: _Run, resume: bool, overwrite: bool) -> dict[str, np.ndarray]:
-    directory = None
-    if out is not None:
-        if not overwrite:
-            refuse_other_run(out, run.id)
-        per_item_mib = 6 * model.n_layers * model.n_heads * 4 / 2**20
-        directory = prepare_directory(out, need_mib=20 + 3 * per_item_mib * len(items))
-    settings = run.settings() | {"batch_size": batch_size}
-    return run_batches(
-        items,
-        score,
-        batch_size=batch_size,
-        directory=directory,
-        settings=settings,
-        resume=resume,
-        title=run.method,
-    )
+    }
 
 
 def _behaviour(clean: np.ndarray, questions: Sequence[Question]) -> dict[str, Any]:
@@ -395,36 +263,21 @@ def _behaviour(clean: np.ndarray, questions: Sequence[Question]) -> dict[str, An
     }
 
 
-def token_views(
+def _with_views(
+    ranking: HeadRanking,
     model: Model,
     prompts: Sequence[Prompt],
     questions: Sequence[Question],
-    ranking: HeadRanking,
     metric: LogitDifference,
     n: int,
-    n_heads: int = 5,
-) -> tuple[TokenView, ...]:
-    """Where the top heads look from the answer, and what they read there toward "No", on the first n questions
-    (gold answers in turn)."""
-    heads = ranking.select(top=n_heads)
-    views = []
-    pairs = list(zip(prompts, questions, strict=True))
-    yes, no = ([p for p in pairs if p[1].answer == gold] for gold in ("Yes", "No"))
-    in_turn = [p for couple in zip_longest(yes, no) for p in couple if p is not None]
-    for prompt, question in in_turn[:n]:
-        split = attribute(model, prompt, metric)
-        views.append(
-            TokenView(
-                example_id=question.id,
-                title=f"{question.text} (gold: {question.answer})",
-                tokens=prompt.tokens,
-                heads={
-                    (layer, head): {
-                        "attention": split.attention[layer, head],
-                        "contribution": split.by_token[layer, head],
-                    }
-                    for layer, head in heads
-                },
-            )
-        )
-    return tuple(views)
+) -> HeadRanking:
+    """The ranking with token views of its top five heads on the first n questions, gold answers in turn."""
+    if n == 0:
+        return ranking
+    if refused := why_no_attribution(model, prompts[0], metric):
+        return replace(ranking, provenance={**ranking.provenance, "attribution": f"left out: {refused}"})
+    yes, no = ([i for i, q in enumerate(questions) if q.answer == gold] for gold in ("Yes", "No"))
+    chosen = [i for couple in zip_longest(yes, no) for i in couple if i is not None][:n]
+    titles = [f"{questions[i].text} (gold: {questions[i].answer})" for i in chosen]
+    views = token_views(model, [prompts[i] for i in chosen], titles, ranking.select(top=5), metric)
+    return replace(ranking, views=views)

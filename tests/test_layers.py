@@ -34,7 +34,7 @@ INTERP = [
     "report",
     "storage",
 ]
-PROBES = ["question_formats", "questions", "instructions", "negative_bias", "cli"]
+PROBES = ["question_formats", "questions", "instructions", "runs", "head_effects", "negative_bias", "cli"]
 
 # Methods that are doors to a module further right (`ranking.save()`), imported when they are called.
 DOORS = {("ranking", "storage")}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from interp.work import OtherRunError, clear_parts, prepare_directory, run_batches, write_atomically
 
@@ -123,7 +124,7 @@ def test_files_of_a_killed_writer_are_cleaned(tmp_path):
         (parts / name).write_bytes(b"half")
     (parts / "notes.txt").write_text("mine")
     run(tmp_path, score, resume=True)
-    assert sorted(p.name for p in parts.iterdir()) == [
+    assert sorted(p.name for p in parts.iterdir() if p.name != "lock") == [
         "notes.txt", *(f"part-{i:05d}.safetensors" for i in range(4)), "run.json"
     ]  # fmt: skip
 
@@ -218,3 +219,9 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
     write_atomically(path, lambda p: p.write_text("new"))
     assert path.read_text() == "new"
+
+
+def test_two_processes_do_not_write_to_one_folder(tmp_path):
+    (tmp_path / "parts").mkdir()
+    with FileLock(tmp_path / "parts" / "lock"), pytest.raises(OtherRunError, match="another process is working in"):
+        run_batches([1, 2], lambda batch: {"x": np.array(batch)}, batch_size=1, directory=tmp_path)

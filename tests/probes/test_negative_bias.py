@@ -12,6 +12,7 @@ from tiny import tiny, tiny_tokenizer
 import interp
 from interp.work import OtherRunError
 from probes import negative_bias
+from probes.head_effects import HeadEffects
 from probes.instructions import Instruction, build_prompts
 from probes.negative_bias import negative_attention_score, query_positions, rank_by_effect, rank_heads, score_prompts
 from probes.questions import Question
@@ -227,8 +228,8 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("rank", [rank_heads, rank_by_effect])
 def test_a_killed_ranking_resumes_to_the_same_numbers(model, rank, tmp_path, monkeypatch):
-    name = "score_prompts" if rank is rank_heads else "_effects"
-    real, calls = getattr(negative_bias, name), []
+    owner, name = (negative_bias, "score_prompts") if rank is rank_heads else (HeadEffects, "measure")
+    real, calls = getattr(owner, name), []
 
     def dies(*args, **kwargs):
         calls.append(args)
@@ -236,7 +237,7 @@ def test_a_killed_ranking_resumes_to_the_same_numbers(model, rank, tmp_path, mon
             raise Killed
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(negative_bias, name, dies)
+    monkeypatch.setattr(owner, name, dies)
     with pytest.raises(Killed):
         rank(model, QUESTIONS, batch_size=2, out=tmp_path, n_views=0)
     with pytest.raises(OtherRunError, match="same settings"):
@@ -244,7 +245,7 @@ def test_a_killed_ranking_resumes_to_the_same_numbers(model, rank, tmp_path, mon
     with pytest.raises(OtherRunError, match=r"\(data differ\)|n_items"):
         rank(model, QUESTIONS[:4], batch_size=2, out=tmp_path, n_views=0, resume=True)
     calls.clear()
-    monkeypatch.setattr(negative_bias, name, lambda *a, **k: calls.append(a) or real(*a, **k))
+    monkeypatch.setattr(owner, name, lambda *a, **k: calls.append(a) or real(*a, **k))
     resumed = rank(model, QUESTIONS, batch_size=2, out=tmp_path, n_views=0, resume=True)
     assert len(calls) == 4  # two batches were missing
     whole = rank(model, QUESTIONS, batch_size=2, n_views=0)
@@ -258,8 +259,18 @@ def test_a_changed_weight_is_another_run(tmp_path):
     rank_heads(model, QUESTIONS[:2], out=tmp_path, n_views=0)
     with torch.no_grad():
         model.components.blocks[0].out_projection.weight.mul_(1.01)
-    with pytest.raises(OtherRunError, match=r"\(model differ\)"):
+    with pytest.raises(FileExistsError, match="already holds the report of run"):
         rank_heads(model, QUESTIONS[:2], out=tmp_path, n_views=0, resume=True)
+
+
+def test_a_finished_run_is_read_back_and_a_second_one_is_refused(model, tmp_path):
+    first = rank_heads(model, QUESTIONS[:2], out=tmp_path)
+    again = rank_heads(model, QUESTIONS[:2], out=tmp_path, resume=True)
+    assert again.provenance["created"] == first.provenance["created"]
+    assert not (tmp_path / "parts").exists()
+    with pytest.raises(FileExistsError, match="already holds the report of run"):
+        rank_heads(model, QUESTIONS[:3], out=tmp_path)
+    assert rank_heads(model, QUESTIONS[:3], out=tmp_path, overwrite=True).n_examples == 3
 
 
 def test_bad_requests_are_refused(model):

@@ -1,0 +1,95 @@
+"""What each head of a model does to an answer, over a set of prompts: total, direct, and token by token."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from interp.attention import UnsupportedAttention
+from interp.attribution import attribute, attribute_heads
+from interp.capture import mean_head_outputs
+from interp.edits import EachHead, ablate_each_head
+from interp.metrics import LogitDifference
+from interp.model import Model
+from interp.prompts import Prompt
+from interp.scan import Positions, scan
+from interp.views import TokenView
+
+Ablation = Literal["zero", "mean_of_others", "mean"]
+
+
+class HeadEffects:
+    """Total and direct effects of every head on a logit difference, for batches of prompts.
+
+    What all batches share is made once: a data-set mean, and the check of the fan-out on the first, the longest and
+    the shortest prompt. ``direct`` says whether this architecture has direct attribution (if not, a warning says why
+    now, instead of an error after long work).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        metric: LogitDifference,
+        ablation: Ablation = "zero",
+        positions: Positions = "answer",
+    ) -> None:
+        self.model, self.metric, self.positions = model, metric, positions
+        if ablation == "mean":
+            values = mean_head_outputs(model, prompts, last=1 if positions == "answer" else None)
+            self.branches = EachHead("mean").branches(model, values)
+        else:
+            self.branches = ablate_each_head(ablation).branches(model)
+        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        ends = [prompts[i] for i in sorted({0, by_length[-1], by_length[0]})]
+        picked = [self.branches[i] for i in np.unique(np.linspace(0, len(self.branches) - 1, 3).astype(int))]
+        checked = scan(model, ends, picked, metric=metric, positions=positions)
+        self.how, self.check = checked.how, checked.check
+        self.direct = positions == "answer" and not why_no_attribution(model, prompts[0], metric)
+
+    def measure(self, prompts: Sequence[Prompt], direct: bool = True) -> dict[str, np.ndarray]:
+        """``total_effect`` [example, layer, head] (clean minus ablated, logits), ``clean`` [example], and
+        ``direct_effect`` where the architecture has it."""
+        found = scan(
+            self.model,
+            prompts,
+            self.branches,
+            metric=self.metric,
+            positions=self.positions,
+            method=self.how,
+            check=0,
+        )
+        shape = (len(prompts), self.model.n_layers, self.model.n_heads)
+        measures = {"total_effect": found.drop.reshape(shape), "clean": found.clean}
+        if direct and self.direct:
+            measures["direct_effect"] = attribute_heads(self.model, prompts, self.metric)
+        return measures
+
+
+def why_no_attribution(model: Model, prompt: Prompt, metric: LogitDifference) -> str:
+    """Why this architecture has no direct attribution; empty if it has. Warns once for each call that finds none."""
+    try:
+        attribute(model, prompt, metric)
+    except (ValueError, UnsupportedAttention) as error:
+        warnings.warn(f"direct attribution is left out, and the token views with it: {error}", stacklevel=4)
+        return str(error)
+    return ""
+
+
+def token_views(
+    model: Model,
+    prompts: Sequence[Prompt],
+    titles: Sequence[str],
+    heads: Sequence[tuple[int, int]],
+    metric: LogitDifference,
+) -> tuple[TokenView, ...]:
+    """Where heads look from the answer, and what they read there toward the metric: one view for each prompt."""
+    views = []
+    for prompt, title in zip(prompts, titles, strict=True):
+        split = attribute(model, prompt, metric)
+        shown = {h: {"attention": split.attention[h], "contribution": split.by_token[h]} for h in heads}
+        views.append(TokenView(example_id=prompt.id, title=title, tokens=prompt.tokens, heads=shown))
+    return tuple(views)
