@@ -137,6 +137,11 @@ class _Seen:
         for layer, block in enumerate(c.blocks):
             yield block.out_projection, partial(self._projection, layer)
             yield block.attention, partial(self._keep, self.attention_out, layer)
+            if block.mlp_write is None:
+                raise ValueError(
+                    f"layer {layer} has no MLP module: its part of the answer can't be read, so direct attribution is "
+                    "not available for this architecture."
+                )
             yield block.mlp_write, partial(self._keep, self.mlps, layer)
         yield c.final_norm, self._final
         yield c.unembedding, self._unembedded

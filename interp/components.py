@@ -19,14 +19,15 @@ class Block:
     """One transformer block of the plain model: the modules that scans and captures attach to.
 
     ``attention_post_norm`` is the norm between the attention and the residual stream where there is one (Gemma 2
-    and 3, OLMo 2); ``mlp_write`` is the module whose output the MLP adds to the stream: itself, or such a norm.
+    and 3, OLMo 2); ``mlp_write`` is the module whose output the MLP adds to the stream: itself, or such a norm (None where the
+    block computes its MLP without a module of its own: OPT).
     """
 
     module: nn.Module
     attention: nn.Module
     out_projection: nn.Module
     attention_post_norm: nn.Module | None
-    mlp_write: nn.Module
+    mlp_write: nn.Module | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +109,12 @@ def _block(layer: int, module: nn.Module, names: Any) -> Block:
             f"layer {layer} has no attention with an output projection of its own (a state-space, convolution or "
             "fused layer): its heads can't be scanned. Use a model whose every layer is an attention layer."
         )
-    mlp = sub(module, names, "mlp")
-    if mlp is None:
-        raise ValueError(f"layer {layer} has no MLP module by the name in TransformerLens's adapter.")
     return Block(
         module=module,
         attention=attention,
         out_projection=out,
         attention_post_norm=sub(module, names, "ln1_post"),
-        mlp_write=sub(module, names, "ln2_post") or mlp,
+        mlp_write=sub(module, names, "ln2_post") or sub(module, names, "mlp"),
     )
 
 
