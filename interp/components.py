@@ -19,8 +19,8 @@ class Block:
     """One transformer block of the plain model: the modules that scans and captures attach to.
 
     ``attention_post_norm`` is the norm between the attention and the residual stream where there is one (Gemma 2
-    and 3, OLMo 2); ``mlp_write`` is the module whose output the MLP adds to the stream: itself, or such a norm (None where the
-    block computes its MLP without a module of its own: OPT).
+    and 3, OLMo 2); ``mlp_write`` is the module whose output the MLP adds to the stream: itself, or such a norm (None
+    where the block computes its MLP without a module of its own: OPT).
     """
 
     module: nn.Module

