@@ -71,6 +71,7 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
             "one token for each answer: build the prompts with forms='in_context'."
         )
     model.require_attention()
+    model.require_fits([prompt])
     seen = _Seen(model.n_layers)
     c = model.components
     ids = torch.tensor([prompt.token_ids], device=model.device)

@@ -42,6 +42,7 @@ def attention_log_probs(
     ``ValueError`` for positions that a prompt does not have.
     """
     _require_positions(prompts, queries, keys)
+    model.require_fits(prompts)
     batch = pad_left(prompts, model.device)
     results = [torch.empty(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
 
@@ -70,6 +71,7 @@ def head_outputs(
 
     In the model's dtype, on the CPU. Costs one forward pass for each batch; memory [layer, pos, head, d_head].
     """
+    model.require_fits(prompts)
     found: list[Tensor] = []
     for start in range(0, len(prompts), batch_size):
         chunk = prompts[start : start + batch_size]

@@ -6,7 +6,7 @@ import copy
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +128,7 @@ class Model:
         if not prompts:
             raise ValueError("no prompts were given; give at least one.")
         rows = []
+        self.require_fits(prompts)
         for start in range(0, len(prompts), batch_size):
             batch = pad_left(prompts[start : start + batch_size], self.device)
             with torch.no_grad():
@@ -140,6 +141,22 @@ class Model:
         """The argument that tells transformers to unembed only the last position, where the model takes it."""
         takes_it = "logits_to_keep" in inspect.signature(type(self.hf).forward).parameters
         return {"logits_to_keep": 1} if takes_it else {}
+
+    def require_fits(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ``ValueError`` for a prompt longer than the context, or with token ids outside the vocabulary."""
+        vocabulary = self.hf.config.get_text_config().vocab_size
+        for prompt in prompts:
+            name = prompt.id or prompt.text[:60]
+            if self.context_length and len(prompt) > self.context_length:
+                raise ValueError(
+                    f"prompt {name!r} has {len(prompt)} tokens; {self.name} reads at most {self.context_length}. "
+                    "Shorten it."
+                )
+            if not (min(prompt.token_ids) >= 0 and max(prompt.token_ids) < vocabulary):
+                raise ValueError(
+                    f"prompt {name!r} has token ids from {min(prompt.token_ids)} to {max(prompt.token_ids)}; "
+                    f"{self.name} has ids 0..{vocabulary - 1}. Was it made with another tokenizer?"
+                )
 
     def require_finite(self, logits: Tensor, prompts: list[Prompt]) -> None:
         """Raise ``NonFiniteLogitsError`` naming the first bad prompt and layer, if any logit is NaN or infinite."""

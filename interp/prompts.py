@@ -126,11 +126,6 @@ def build_prompt(
     add_special = not chat and not (bos and rendered.startswith(bos))
     encoded = tokenizer(rendered, add_special_tokens=add_special, return_offsets_mapping=True)
     ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
-    if model.context_length and len(ids) > model.context_length:
-        raise ValueError(
-            f"prompt {id or text[:60]!r} has {len(ids)} tokens; {model.name} reads at most {model.context_length}. "
-            "Shorten it."
-        )
     located = _thirds(offsets, start, start + len(text))
     if taken := sorted(set(spans or {}) & set(located)):
         raise ValueError(f"spans named {taken} were given; every prompt has its own. Use other names.")
@@ -155,6 +150,7 @@ def build_prompt(
         spans=located,
         id=id,
     )
+    model.require_fits([prompt])
     if not answers:
         return prompt
     resolved = resolve_answers(tokenizer, prompt, answers, forms)

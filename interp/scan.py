@@ -166,6 +166,7 @@ def _require(model, prompts, edits, metric, positions, method) -> None:
             f"positions={positions!r}; expected 'answer', 'all' or a number of last positions from 1 to the "
             f"shortest prompt's length {shortest}."
         )
+    model.require_fits(prompts)
     for prompt in prompts:
         metric.tokens(prompt)  # KeyError names the answers there are
     if not isinstance(edits, EachHead):

@@ -303,3 +303,22 @@ def test_the_default_model(smollm2):
     assert (smollm2.n_layers, smollm2.n_heads, smollm2.n_kv_heads, smollm2.d_head) == (30, 9, 3, 64)
     assert smollm2.context_length == 8192
     assert smollm2.chat_template
+
+
+def test_prompts_that_do_not_fit_are_refused_everywhere():
+    model = interp.load(tiny("llama"))
+    too_long = interp.Prompt.from_token_ids([5] * 129, answers={"No": [5], "Yes": [7]}, id="long")
+    strange = interp.Prompt.from_token_ids([5, 97], answers={"No": [5], "Yes": [7]}, id="strange")
+    metric = interp.LogitDifference("No", "Yes")
+    uses = [
+        lambda p: model.final_logits([p]),
+        lambda p: interp.scan(model, [p], interp.ablate_each_head("zero")),
+        lambda p: interp.attribute(model, p, metric),
+        lambda p: interp.capture.head_outputs(model, [p]),
+        lambda p: interp.capture.attention_log_probs(model, [p], [[0]], [[[0]]]),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match=r"'long' has 129 tokens; .* reads at most 128"):
+            use(too_long)
+        with pytest.raises(ValueError, match=r"'strange' has token ids from 5 to 97; .* has ids 0\.\.96"):
+            use(strange)
