@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.complete
-STRATEGYQA ?= ../shared/data/strategyqa_train.jsonl
 
 .PHONY: demo test lint bench evaluate notebooks clean
 
@@ -20,10 +19,12 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## writes tests/benchmarks/results.md
+bench: $(SETUP)  ## writes tests/benchmarks/agreement.md and results.md (about 10 minutes)
+	$(BIN)/python -m tests.benchmarks.agreement
 	$(BIN)/python -m tests.benchmarks.bench
 
-evaluate: $(SETUP)  ## NAS in both orders on StrategyQA (STRATEGYQA=path); writes tests/benchmarks/strategyqa.md
+evaluate: $(SETUP)  ## NAS in both orders on StrategyQA; writes tests/benchmarks/strategyqa.md (about 15 minutes)
+	@test -n "$(STRATEGYQA)" || { echo "give the questions: make evaluate STRATEGYQA=path/to/strategyqa_train.jsonl"; exit 2; }
 	$(BIN)/python -m tests.benchmarks.strategyqa "$(STRATEGYQA)"
 
 notebooks: $(SETUP)  ## execute the notebooks in full and save their outputs

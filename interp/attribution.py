@@ -64,6 +64,8 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
     whose parts do not sum to the logits (extra residual scales, gates after attention): a wrong split is never
     returned. Sums agree to 1e-4 in float32.
     """
+    if not isinstance(metric, LogitDifference):
+        raise ValueError(f"direct attribution splits a LogitDifference; {metric} is not linear in what heads write.")
     groups = metric.tokens(prompt)
     if any(len(g) != 1 for g in groups):
         raise ValueError(
@@ -81,6 +83,7 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
             stack.callback(module.register_forward_hook(hook).remove)
         stack.callback(c.blocks[0].module.register_forward_pre_hook(seen.embed, with_kwargs=True).remove)
         logits = model.hf(ids, use_cache=False, **model.last_logits_only()).logits[0, -1].float()
+    model.require_finite(logits[None], [prompt])
     _require_plain_logits(model, logits, seen.unembedded)
 
     readout, constant = _unembedding_direction(c.unembedding, groups, seen.normed)
@@ -175,10 +178,13 @@ def _unembedding_direction(unembedding: nn.Module, groups, normed: Tensor) -> tu
     """The direction that the normed residual is read along for the difference, and the difference of the biases."""
     (positive,), (negative,) = groups
     weight, bias = getattr(unembedding, "weight", None), getattr(unembedding, "bias", None)
-    constant = 0.0 if bias is None else float((bias[positive] - bias[negative]).detach())
     if _is_plain(unembedding):
+        constant = 0.0 if bias is None else float((bias[positive] - bias[negative]).detach())
         direction = (weight[positive].float() - weight[negative].float()).detach()
     else:
+        with torch.no_grad():
+            at_zero = unembedding(torch.zeros_like(normed, dtype=_input_type(unembedding, normed))[None, None])[0, 0]
+        constant = float(at_zero[positive] - at_zero[negative])
         direction = _by_basis(unembedding, normed, lambda out: out[:, positive] - out[:, negative])
     return direction.to(normed.device), constant
 
@@ -221,9 +227,10 @@ def _through_norm(norm: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor
         actual = norm(x.to(like.dtype)[None, None])[0, 0].float()
         ones = torch.full_like(x, 1e3)
         flat = norm(ones.to(like.dtype)[None, None])[0, 0].float()  # RMS norm: its gain; LayerNorm: its bias
+    actual, flat = actual.to(x.device), flat.to(x.device)
     if isinstance(norm, nn.LayerNorm):
         bias = flat
-        gain = torch.ones_like(x) if norm.weight is None else norm.weight.float()
+        gain = _layer_norm_gain(norm, x, like.dtype, bias)
         centred = x - x.mean()
         scale = (x.var(unbiased=False) + norm.eps).sqrt()
         gradient = gain * direction / scale
@@ -243,6 +250,16 @@ def _through_norm(norm: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor
             "held fixed, so direct attribution would be wrong for this architecture."
         )
     return before.detach(), _dot(bias, direction)
+
+
+@torch.no_grad()
+def _layer_norm_gain(norm: nn.LayerNorm, x: Tensor, dtype: torch.dtype, bias: Tensor) -> Tensor:
+    """The weight of a LayerNorm, asked of the module itself, since an offloaded weight can't be read."""
+    wave = torch.ones_like(x)
+    wave[1::2] = -1
+    wave = (wave - wave.mean()) * 1e3  # so large that eps does not show
+    out = norm(wave.to(dtype)[None, None])[0, 0].float().to(x.device)
+    return (out - bias) * (wave.var(unbiased=False) + norm.eps).sqrt() / wave
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

@@ -60,7 +60,8 @@ def attention_log_probs(
 
     model.require_attention()
     with torch.no_grad(), attention_handler(model.hf, model.components, look):
-        model.hf(**batch.inputs, use_cache=False, **model.last_logits_only())
+        logits = model.hf(**batch.inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
+    model.require_finite(logits, list(prompts))  # NaN anywhere before would look like a masked key
     return results
 
 

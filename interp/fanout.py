@@ -79,7 +79,12 @@ def row_bytes(model: Model, m: int, n_tokens: int, tokens: Sequence[int] | None)
     d_ff = getattr(config, "intermediate_size", None) or 4 * model.d_model
     d_ff *= getattr(config, "num_experts_per_tok", None) or 1
     activations = m * (6 * model.d_model + 4 * model.n_heads * model.d_head + 3 * d_ff)
-    scores = 2 * m * model.n_heads * (n_tokens if m < n_tokens else 64)  # the fused kernel keeps none
+    capped = (
+        getattr(config, "attn_logit_softcapping", None)
+        or getattr(model.components.blocks[0].attention, "sinks", None) is not None
+    )
+    fused = m == n_tokens and not capped  # PyTorch's kernel keeps no scores
+    scores = 3 * m * model.n_heads * (64 if fused else n_tokens)
     logits = 3 * config.vocab_size if tokens is None else 0
     return 4 * (activations + scores + logits)
 
@@ -202,7 +207,8 @@ def edit_heads(
 def unembed_only(model: Model, tokens: Sequence[int] | None) -> Iterator[None]:
     """While active, the model's logits are those of the last position and of ``tokens`` alone, in that order.
 
-    Caps and scales that the model applies to its logits still act, being elementwise. Layers without a plain weight
+    Caps and scales that the model applies to its logits still act, being elementwise. Chosen tokens are unembedded in
+    float32: logits in bfloat16 come in steps as large as many effects. Layers without a plain weight
     (quantised, adapted) give all logits, of which the tokens are picked.
     """
     head = model.components.unembedding
@@ -217,7 +223,8 @@ def unembed_only(model: Model, tokens: Sequence[int] | None) -> Iterator[None]:
         index = torch.tensor(list(tokens), device=hidden.device)
         if not plain:
             return original(hidden)[..., index]
-        return F.linear(hidden, weight[index], None if bias is None else bias[index])
+        rows = weight[index].float()  # the answer is read in float32 also from a bfloat16 model
+        return F.linear(hidden.float(), rows, None if bias is None else bias[index].float())
 
     had = "forward" in vars(head)
     head.forward = forward

@@ -240,7 +240,9 @@ def _hover(row: dict) -> str:
     lines = [f"<b>{row['label']}</b>  rank {row['rank']}"]
     lines.append(f"score {row['score']:+.4g}  [{row['ci_low']:+.3g}, {row['ci_high']:+.3g}]")
     lines.append(f"p {row['p']:.2g}, q {row['q']:.2g}, n {row['n']}")
-    lines += [f"{html.escape(name)} {row[name]:+.4g}" for name in row if f"{name}_ci_low" in row]
+    for name in (name for name in row if f"{name}_ci_low" in row):
+        verdict = row.get(f"{name}_verdict")
+        lines.append(f"{html.escape(name)} {row[name]:+.4g}" + (f", {verdict}" if verdict else ""))
     return "<br>".join(lines)
 
 

@@ -26,10 +26,12 @@ _RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low"
 
 @dataclass(frozen=True, eq=False)
 class HeadRanking:
-    """Heads ranked by the mean over examples of one measure; other measures are controls and companions.
+    """Heads ranked by the mean over examples of one measure; other measures are controls or companions.
 
     score: the measure that is ranked, a key of `measures`. measures: name -> float32 [example, layer, head],
     finite, all of one shape. descriptions: name -> a sentence: what high and low mean, with the unit.
+    controls: names of the measures that should leave a real effect alone (the same score with the answers
+    swapped); all other measures are quantities of their own, which may differ without any fault.
     provenance: anything JSON can hold; `run_id`, `title`, `model`, `citation` (list) and `caveats` (list)
     are used by the report.
 
@@ -46,6 +48,7 @@ class HeadRanking:
     descriptions: Mapping[str, str]
     provenance: Mapping[str, Any]
     views: tuple[TokenView, ...] = ()
+    controls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.score not in self.measures:
@@ -54,12 +57,17 @@ class HeadRanking:
         shape = measures[self.score].shape
         for name, array in measures.items():
             _check_measure(name, array, self.score, shape)
-            if name in _RESERVED or name.endswith(("_ci_low", "_ci_high")):
+            if name in _RESERVED or name.endswith(("_ci_low", "_ci_high", "_verdict")):
                 raise ValueError(f"A measure is named {name!r}, a column of the table; choose another name.")
         if len(self.example_ids) != shape[0]:
             raise ValueError(f"{len(self.example_ids)} example_ids for {shape[0]} examples; expected one for each.")
         if unknown := sorted(set(self.descriptions) - set(measures)):
             raise ValueError(f"descriptions name {unknown}; expected names of measures: {sorted(measures)}.")
+        controls = (self.controls,) if isinstance(self.controls, str) else tuple(self.controls)
+        if unknown := [name for name in controls if name not in measures]:
+            raise ValueError(f"controls name {unknown}; expected names of measures: {sorted(measures)}.")
+        if len(set(controls)) < len(controls):
+            raise ValueError(f"controls are {controls}; expected each name once.")
         for view in self.views:
             for layer, head in view.heads:
                 if not (0 <= layer < shape[1] and 0 <= head < shape[2]):
@@ -79,6 +87,7 @@ class HeadRanking:
         object.__setattr__(self, "descriptions", dict(self.descriptions))
         object.__setattr__(self, "provenance", provenance)
         object.__setattr__(self, "views", tuple(self.views))
+        object.__setattr__(self, "controls", controls)
 
     @property
     def scores(self) -> Float[np.ndarray, "example layer head"]:
@@ -102,6 +111,23 @@ class HeadRanking:
         """Names of the measures that are not ranked: the controls and companions."""
         return tuple(name for name in self.measures if name != self.score)
 
+    @property
+    def other_controls(self) -> tuple[str, ...]:
+        """The controls that can speak of this order: all but the ranked score itself."""
+        return tuple(name for name in self.controls if name != self.score)
+
+    @property
+    def n_sign_flips(self) -> int:
+        """Sign flips behind each p: all 2^n of few examples, else 100 for each head, 9,999 to 50,000."""
+        drawn = int(np.clip(100 * self.n_layers * self.n_heads, 9_999, 50_000))
+        return min(drawn, 2**self.n_examples)
+
+    @property
+    def p_floor(self) -> float:
+        """The smallest p that so many sign flips can give; see `interp.statistics.sign_flip_p`."""
+        n_flips = self.n_sign_flips
+        return 2 / (n_flips if n_flips == 2**self.n_examples else n_flips + 1)
+
     @cached_property
     def reliability(self) -> statistics.SplitHalf:
         """Split-half reliability of the order of all heads: was the sample large enough?"""
@@ -113,7 +139,7 @@ class HeadRanking:
         n, n_cells = self.n_examples, self.n_layers * self.n_heads
         layer, head = (index.ravel() for index in np.indices((self.n_layers, self.n_heads)))
         low, high = statistics.mean_interval(scores)
-        p = statistics.sign_flip_p(scores, n_resamples=int(np.clip(100 * n_cells, 9_999, 50_000)))
+        p = statistics.sign_flip_p(scores, n_resamples=self.n_sign_flips)
         se = scores.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(scores.shape[1:], np.nan)
         columns = {
             "layer": layer,
@@ -131,6 +157,8 @@ class HeadRanking:
             low, high = statistics.mean_interval(self.measures[name])
             columns[name] = self.measures[name].astype(np.float64).mean(axis=0).ravel()
             columns[f"{name}_ci_low"], columns[f"{name}_ci_high"] = low.ravel(), high.ravel()
+            if name in self.controls:
+                columns[f"{name}_verdict"] = sign_verdict(columns, name)
         frame = pd.DataFrame(columns).sort_values("score", ascending=False, kind="stable", ignore_index=True)
         frame.insert(0, "rank", np.arange(1, n_cells + 1))
         return frame
@@ -138,8 +166,9 @@ class HeadRanking:
     def to_frame(self) -> pd.DataFrame:
         """One row for each head, best first: rank, layer, head, label, score, se, ci_low, ci_high, p, q, n.
 
-        `score` is the mean. Then, for every other measure X: X (mean), X_ci_low, X_ci_high. Equal scores
-        keep the order of layer and head.
+        `score` is the mean. Then, for every other measure X: X (mean), X_ci_low, X_ci_high, and if X is a
+        control X_verdict: "keeps sign", "changes sign" or "unclear" (see `sign_verdict`). Equal scores keep
+        the order of layer and head.
         """
         return self._frame.copy()
 
@@ -195,6 +224,22 @@ class HeadRanking:
         size = f"{self.n_examples} examples, {self.n_layers} layers of {self.n_heads} heads"
         heading = f"<p><b>HeadRanking</b> by {html.escape(self.score)}: {size}. The first 10:</p>"
         return heading + self.top(10).to_html(index=False, float_format="{:.4g}".format)
+
+
+def sign_verdict(columns: Mapping[str, Any] | pd.DataFrame, measure: str) -> list[str]:
+    """Does each head keep the sign of its score under another measure? Columns as in `HeadRanking.to_frame`.
+
+    "keeps sign" or "changes sign" only where both 95 % intervals are off zero; else, and where an interval
+    is NaN, "unclear".
+    """
+
+    def sign(low: Any, high: Any) -> np.ndarray:  # 0 where the interval includes zero or is NaN
+        return (np.asarray(low) > 0).astype(int) - (np.asarray(high) < 0).astype(int)
+
+    product = sign(columns["ci_low"], columns["ci_high"]) * sign(
+        columns[f"{measure}_ci_low"], columns[f"{measure}_ci_high"]
+    )
+    return [("unclear", "keeps sign", "changes sign")[value] for value in product]
 
 
 def _check_measure(name: str, array: np.ndarray, score: str, shape: tuple[int, ...]) -> None:

@@ -19,10 +19,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from interp import figures
-from interp.comparison import control_summary
+from interp.comparison import control_summary, sign_keepers
 from interp.ranking import HeadRanking
 from interp.views import TokenView, head_label
 
+_KEEPERS = 20  # of so many top heads the report lists those that keep their sign under every control
 _OWN_SECTION = ("citation", "caveats")  # provenance keys that the report shows elsewhere than in its table
 
 
@@ -38,7 +39,7 @@ def render(ranking: HeadRanking) -> str:
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["number"] = number
     frame = ranking.to_frame()
-    controls = control_summary(ranking)
+    summary = control_summary(ranking)
     provenance = ranking.provenance
     return environment.get_template("report.html.j2").render(
         title=str(provenance.get("title") or f"Attention heads ranked by {ranking.score}"),
@@ -48,7 +49,11 @@ def render(ranking: HeadRanking) -> str:
         figures=_figures(ranking),
         templates=_json({name: figures.TEMPLATES[name].to_plotly_json() for name in ("light", "dark")}),
         rows=frame.to_dict("records"),
-        controls=controls.to_dict("records"),
+        controls=summary[summary["role"] == "control"].to_dict("records"),
+        other_measures=summary[summary["role"] != "control"].to_dict("records"),
+        keepers=sign_keepers(ranking, _KEEPERS),
+        n_keepers_of=min(_KEEPERS, len(frame)),
+        floor=_floor_sentence(ranking),
         views=[_view(view) for view in ranking.views],
         provenance=_flat({key: value for key, value in provenance.items() if key not in _OWN_SECTION}),
         citations=_texts(provenance.get("citation")),
@@ -67,11 +72,20 @@ def statement(ranking: HeadRanking) -> list[str]:
     above = int((found["score"] > 0).sum())
     sentences = [
         f"{model_name(ranking)}, {ranking.n_examples} examples: of {n_heads} heads, {best.label} has the "
-        f"highest mean {ranking.score}, {number(best.score)}{interval}.",
-        f"{len(found)} of {n_heads} heads differ from zero at a false discovery rate of 5 % "
-        f"({above} above, {len(found) - above} below).",
+        f"highest mean {ranking.score}, {number(best.score)}{interval}."
     ]
-    return [*sentences, _reliability_sentence(ranking), *_control_sentences(ranking)]
+    found_sentence = (
+        f"{len(found)} of {n_heads} heads differ from zero at a false discovery rate of 5 % "
+        f"({above} above, {len(found) - above} below)."
+    )
+    last = frame.iloc[-1]
+    if last.ci_high < 0 and n_heads > 1:
+        sentences.append(
+            f"The most negative is {last.label}, {number(last.score)}, 95 % interval {number(last.ci_low)} to "
+            f"{number(last.ci_high)}."
+        )
+    controls, others = _control_sentences(ranking), _other_measure_sentences(ranking)
+    return [*sentences, *controls, *others, found_sentence, _reliability_sentence(ranking)]
 
 
 def _reliability_sentence(ranking: HeadRanking) -> str:
@@ -92,24 +106,52 @@ def _reliability_sentence(ranking: HeadRanking) -> str:
 
 
 def _control_sentences(ranking: HeadRanking) -> list[str]:
-    controls = control_summary(ranking)
+    summary = control_summary(ranking)
+    controls = summary[summary["role"] == "control"]
+    if controls.empty and ranking.controls:
+        return [f"No control was named but {ranking.score}, by which the heads are ranked."]
     if controls.empty:
-        return ["No control was measured: the ranking stands on this one score."]
-    worst = controls.sort_values("sign_flips", ascending=False, kind="stable").iloc[0]
-    if worst.sign_flips == 0:
-        names = ", ".join(ranking.others)
-        flips = f"None of the top {worst.k} heads changes sign under any other measure ({names})."
-    else:
-        flips = (
-            f"{worst.sign_flips} of the top {worst.k} heads change{'s' if worst.sign_flips == 1 else ''} "
-            f"sign when measured by {worst.measure}."
+        return ["No control was named: the ranking stands on this one score."]
+    sentences = []
+    for row in controls.itertuples():
+        unclear = f", {row.unclear} {'is' if row.unclear == 1 else 'are'} unclear" if row.unclear else ""
+        sentences.append(
+            f"Under {row.measure}, {row.keeps_sign} of the top {row.k} heads keep{'s' if row.keeps_sign == 1 else ''} "
+            f"{'its' if row.keeps_sign == 1 else 'their'} sign with both intervals off zero and {row.changes_sign} "
+            f"change{'s' if row.changes_sign == 1 else ''} it{unclear}: a head that changes sign is not about what "
+            "the control leaves alone, but about what it changes."
         )
-    least = controls.sort_values("overlap", kind="stable").iloc[0]
-    overlap = (
-        f"The least overlap is with {least.measure}: {least.overlap} of its top {least.k} heads are in "
-        f"this top {least.k} too, where chance gives {number(least.overlap_expected)}."
+    keepers = sign_keepers(ranking, _KEEPERS)
+    k = min(_KEEPERS, len(ranking.to_frame()))
+    which = "under it" if len(controls) == 1 else "under every control"
+    if keepers:
+        sentences.append(f"Of the top {k} heads, {len(keepers)} keep their sign {which}: {', '.join(keepers)}.")
+    else:
+        sentences.append(f"None of the top {k} heads keeps its sign {which}.")
+    return sentences
+
+
+def _other_measure_sentences(ranking: HeadRanking) -> list[str]:
+    summary = control_summary(ranking)
+    others = summary[summary["role"] != "control"]
+    if others.empty:
+        return []
+    counts = ", ".join(f"{row.sign_flips} by {row.measure}" for row in others.itertuples())
+    return [
+        f"Other measures are quantities of their own, not controls; of the top {others.iloc[0].k} heads so many have "
+        f"the opposite sign there: {counts}."
+    ]
+
+
+def _floor_sentence(ranking: HeadRanking) -> str:
+    """The smallest p, and q of a head that stands alone, that the number of sign flips allows."""
+    n_heads = ranking.n_layers * ranking.n_heads
+    lone = min(1.0, n_heads * ranking.p_floor)
+    return (
+        f"With {ranking.n_sign_flips:,} sign flips no p can be below {number(ranking.p_floor)}, so no single head's q "
+        f"below {number(lone)} (p times {n_heads} heads); of j heads that share the smallest p, q can be j times "
+        "smaller."
     )
-    return [flips, overlap]
 
 
 def model_name(ranking: HeadRanking) -> str:

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture import head_outputs, mean_head_outputs
-from interp.edits import Branch, EachHead
-from interp.fanout import edit_heads, fan_out_logits
-from interp.metrics import LogitDifference, Metric, measure
+from interp.edits import Branch, EachHead, HeadEdit
+from interp.fanout import edit_heads, fan_out_logits, unembed_only
+from interp.metrics import LogitDifference, Metric, Probability, measure
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -169,12 +169,22 @@ def _require(model, prompts, edits, metric, positions, method) -> None:
     model.require_fits(prompts)
     for prompt in prompts:
         metric.tokens(prompt)  # KeyError names the answers there are
-    if not isinstance(edits, EachHead):
+    if isinstance(edits, EachHead):
+        if edits.op == "mean_of_others":
+            HeadEdit(0, 0, "mean_of_others").check(model)
+    else:
         if not edits:
             raise ValueError("no branches were given; a scan needs at least one edit.")
         for branch in edits:
             for edit in branch.edits:
                 edit.check(model)
+                if edit.value is not None and edit.value.ndim == 2:
+                    lengths = {span_length(p, positions) for p in prompts}
+                    if lengths != {edit.value.shape[0]}:
+                        raise ValueError(
+                            f"{edit.label}: value is for {edit.value.shape[0]} positions; the scan edits "
+                            f"{sorted(lengths)} (positions={positions!r})."
+                        )
 
 
 class _Branches:
@@ -221,8 +231,7 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
         return "loop", "not needed: this is the reference"
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     try:
-        if check > 0:
-            model.require_attention()
+        model.require_attention()
         errors = [
             _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
             for i in sorted({0, longest})
@@ -230,7 +239,7 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
         ]
         if not errors:
             return "fan-out", "skipped by the caller"
-        return "fan-out", f"largest difference from plain passes {max(errors):.2g} {metric.unit}"
+        return "fan-out", f"largest difference from plain passes {max(errors):.2g} nats"
     except RuntimeError as error:  # the loop needs none of what a fan-out asks of an architecture
         if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
             raise
@@ -246,21 +255,28 @@ def _disagreement(model, prompt, branches, positions, metric, check, memory_mib)
     fast = _fan_out(model, prompt, chosen, m, metric, memory_mib)
     slow = _loop(model, prompt, chosen, m, metric, memory_mib)
     model.require_finite(slow[None], [prompt])
+    if isinstance(metric, Probability):  # a difference of small probabilities would always pass
+        fast, slow = fast.log(), slow.log()
     error = (fast - slow).abs().max().item()
-    tolerance = (1e-3 if model.dtype == torch.float32 else 5e-2) * max(1.0, slow.abs().max().item())
-    if model.dtype != torch.float32:  # rounding of logits of this size, a few times over
-        tolerance = max(tolerance, 8 * torch.finfo(model.dtype).eps * _logit_scale(model, prompt))
+    half = model.dtype != torch.float32
+    tolerance = (5e-2 if half else 1e-3) * max(1.0, slow.abs().max().item())
+    if half:
+        tolerance = max(tolerance, 4 * torch.finfo(model.dtype).eps * model.final_logits([prompt]).abs().max().item())
     if not error <= tolerance:
         raise FanOutDisagreement(
             f"on prompt {prompt.id or prompt.text[:40]!r} ({len(prompt)} tokens) the fan-out differs from plain "
-            f"passes by {error:.3g} {metric.unit}; expected at most {tolerance:.2g}. "
+            f"passes by {error:.3g} nats; expected at most {tolerance:.2g}. "
             f"{type(model.hf).__name__} can't take a fan-out"
         )
+    effect = (slow[1:] - slow[0]).abs().max().item()
+    if half and error > effect / 2:
+        warnings.warn(
+            f"in {str(model.dtype).removeprefix('torch.')} rounding ({error:.2g} nats) is as large as effects "
+            f"({effect:.2g} nats in {len(chosen)} edits tried): single effects mean little. "
+            "Load with dtype=torch.float32.",
+            stacklevel=5,
+        )
     return error
-
-
-def _logit_scale(model: Model, prompt: Prompt) -> float:
-    return model.final_logits([prompt]).abs().max().item()
 
 
 def _fan_out(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
@@ -268,20 +284,29 @@ def _fan_out(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " 
     if metric.needs_vocabulary:
         return measure(metric, fan_out_logits(model, prompt, branches, m, None, memory_mib), prompt).cpu()
     groups = metric.tokens(prompt)
-    flat = [token for group in groups for token in group]
-    logits = fan_out_logits(model, prompt, branches, m, flat, memory_mib)
-    return metric(tuple(logits.split([len(g) for g in groups], dim=1)), None).cpu()
+    logits = fan_out_logits(model, prompt, branches, m, _flat(groups), memory_mib)
+    return _from_groups(metric, logits, groups)
 
 
 def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
     """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
     ids = torch.tensor([prompt.token_ids], device=model.device)
+    groups = metric.tokens(prompt)
     rows = []
     for branch in [Branch((), "unedited"), *branches]:
         with ExitStack() as stack, torch.no_grad():
             for layer in {e.layer for e in branch.edits}:
                 here = [(0, e) for e in branch.edits if e.layer == layer]
                 stack.enter_context(edit_heads(model, layer, here, last=m))
-            logits = model.hf(ids, use_cache=False, **model.last_logits_only()).logits[:, -1]
-        rows.append(measure(metric, logits, prompt)[0].cpu())
-    return torch.stack(rows)
+            stack.enter_context(unembed_only(model, None if metric.needs_vocabulary else _flat(groups)))
+            rows.append(model.hf(ids, use_cache=False, **model.last_logits_only()).logits[0, -1].float())
+    logits = torch.stack(rows)
+    return measure(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)
+
+
+def _flat(groups: tuple[tuple[int, ...], ...]) -> list[int]:
+    return [token for group in groups for token in group]
+
+
+def _from_groups(metric: Metric, logits: Float[Tensor, "row token"], groups) -> Float[Tensor, " row"]:
+    return metric(tuple(logits.split([len(g) for g in groups], dim=1)), None).cpu()

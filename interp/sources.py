@@ -178,13 +178,13 @@ def resolve(name_or_path: str | os.PathLike[str], sha256: str | None = None) -> 
         if sha256:
             raise ValueError(f"sha256= checks a .gguf file; {path} is a directory")
         _check_model_directory(path)
-        source = {"kind": "directory", "path": str(path.resolve()), **_facts(path)}
+        source = {"kind": "directory", "directory": path.resolve().name, **_facts(path)}
         return Resolved("directory", str(path.resolve()), source.get("name", path.resolve().name), source)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ValueError(f"{path} is neither a model directory nor a .gguf file; name one of these")
         directory = from_gguf(path, sha256=sha256)
-        source = {"kind": "gguf", "path": str(path.resolve()), **_facts(directory)}
+        source = {"kind": "gguf", "file": path.name, **_facts(directory)}
         return Resolved("gguf", str(directory), path.stem, source)
     if is_path or path.suffix.lower() == ".gguf" or text.startswith((".", "~", os.sep)) or path.is_absolute():
         raise FileNotFoundError(f"{path}: no such file or directory.{_neighbours(path)}")

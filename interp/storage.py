@@ -104,6 +104,7 @@ def load_ranking(directory: str | Path) -> HeadRanking:
         descriptions=data["descriptions"],
         provenance=data["provenance"],
         views=views,
+        controls=tuple(data.get("controls", ())),  # a file from before there were controls names none
     )
 
 
@@ -137,6 +138,7 @@ def _write(ranking: HeadRanking, directory: Path) -> None:
         },
         "provenance": ranking.provenance,
         "measures": list(ranking.measures),
+        "controls": list(ranking.controls),
         "descriptions": ranking.descriptions,
         "example_ids": list(ranking.example_ids),
         "views": views,

@@ -61,7 +61,7 @@ def run_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
     starts = range(0, len(items), batch_size)
-    settings = {**(settings or {}), "batch_size": batch_size, "n_items": len(items)}
+    settings = {"batch_size": batch_size, "n_items": len(items), **(settings or {})}
     parts = _Parts(directory, settings, resume) if directory is not None else None
     done: list[Arrays] = []
     with _progress(title) as bar:
@@ -116,26 +116,43 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> None:
+    """Raise ``OtherRunError`` if the folder has part files that a run of these settings could not go on with:
+    of other settings, or of the same ones without ``resume``. ``discard`` deletes them instead."""
+    settings = _as_read_back(settings)
+    record = directory / "parts" / "run.json"
+    if not record.exists():
+        return
+    found = json.loads(record.read_text())
+    same = found["key"] == hash_json(settings)
+    if same and resume:
+        return
+    if discard:
+        clear_parts(directory)
+    elif same:
+        raise OtherRunError(
+            f"{directory} holds an unfinished run with the same settings. Continue it with --resume, or delete "
+            f"{record.parent} to start anew."
+        )
+    else:
+        was = found["settings"]
+        changed = sorted(k for k in {*was, *settings} if was.get(k) != settings.get(k))
+        raise OtherRunError(
+            f"{directory} holds an unfinished run with other settings ({', '.join(changed)} differ). Give another "
+            f"--out, the same settings with --resume, or delete {record.parent}."
+        )
+
+
+def _as_read_back(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(settings), default=str))
+
+
 class _Parts:
     def __init__(self, directory: Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.folder = directory / "parts"
-        settings = json.loads(json.dumps(dict(settings), default=str))  # as it will be read back
-        key = hash_json(settings)
+        require_parts_of(directory, settings, resume)
+        settings = _as_read_back(settings)
         record = self.folder / "run.json"
-        if record.exists():
-            found = json.loads(record.read_text())
-            if found["key"] != key:
-                was = found["settings"]
-                changed = sorted(k for k in {*was, *settings} if was.get(k) != settings.get(k))
-                raise OtherRunError(
-                    f"{directory} holds an unfinished run with other settings ({', '.join(changed)} differ). Give "
-                    f"another --out, the same settings with --resume, or delete {self.folder}."
-                )
-            if not resume:
-                raise OtherRunError(
-                    f"{directory} holds an unfinished run with the same settings. Continue it with --resume, or "
-                    f"delete {self.folder} to start anew."
-                )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / "lock")  # gone with the process, also after kill -9
         try:
@@ -147,7 +164,7 @@ class _Parts:
         for stale in self.folder.iterdir():  # temporary files of a killed writer
             if re.match(r"\.(part|run)", stale.name):
                 stale.unlink(missing_ok=True)
-        text = json.dumps({"key": key, "settings": settings}, indent=1)
+        text = json.dumps({"key": hash_json(settings), "settings": settings}, indent=1)
         write_atomically(record, lambda path: path.write_text(text))
 
     def path(self, number: int) -> Path:

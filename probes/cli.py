@@ -35,6 +35,11 @@ class Span(StrEnum):
     question = "question"
 
 
+class AnswerForms(StrEnum):
+    in_context = "in_context"
+    both = "both"
+
+
 class Effects(StrEnum):
     none = "none"
     zero = "zero"
@@ -51,6 +56,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue a killed run of
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report of another run in --out.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the checkpoint's).")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: CUDA where there is one.")]
+Forms = Annotated[AnswerForms, typer.Option(help="Answer words as they follow the prompt, or also with a space.")]
+Wording = Annotated[str, typer.Option(help="The instruction; it must name Yes and No.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Questions in a batch; a killed run loses at most one.")]
 
 
@@ -84,6 +91,8 @@ def negative_attention(
     data: Data = "builtin",
     limit: Limit = None,
     seed: Seed = 0,
+    instruction: Wording = "Answer the question with Yes or No.",
+    forms: Forms = AnswerForms.in_context,
     query_span: Annotated[Span, typer.Option(help="Query tokens that NAS sums over.")] = Span.after_instruction,
     effects: Annotated[Effects, typer.Option(help="Also measure each head's effect, by this ablation.")] = Effects.zero,
     batch_size: BatchSize = 8,
@@ -95,16 +104,19 @@ def negative_attention(
     """Negative Attention Score of every head (arXiv 2408.00137), with the swapped order as control."""
     from probes import negative_bias
 
-    def run(loaded, questions):
+    def run(loaded, questions, origin):
         return negative_bias.rank_heads(
             loaded,
             questions,
             query_span=query_span.value,
             effects=None if effects is Effects.none else effects.value.replace("-", "_"),
+            instruction=negative_bias.Instruction(instruction),
+            forms=forms.value,
             batch_size=batch_size,
             out=out,
             resume=resume,
             overwrite=overwrite,
+            origin=origin,
         )
 
     _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device)
@@ -119,6 +131,8 @@ def head_effect(
     positions: Annotated[str, typer.Option(help="answer, all, or a number of last positions.")] = "answer",
     limit: Limit = None,
     seed: Seed = 0,
+    instruction: Wording = "Answer the question with Yes or No.",
+    forms: Forms = AnswerForms.in_context,
     batch_size: BatchSize = 4,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -132,16 +146,19 @@ def head_effect(
         raise typer.BadParameter(f"{positions!r}; expected answer, all or a number", param_hint="--positions")
     where = int(positions) if positions.isdecimal() else positions
 
-    def run(loaded, questions):
+    def run(loaded, questions, origin):
         return negative_bias.rank_by_effect(
             loaded,
             questions,
             ablation=ablation.value.replace("-", "_"),
             positions=where,
+            instruction=negative_bias.Instruction(instruction),
+            forms=forms.value,
             batch_size=batch_size,
             out=out,
             resume=resume,
             overwrite=overwrite,
+            origin=origin,
         )
 
     _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device)
@@ -156,19 +173,20 @@ def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) 
     questions = load_questions(data, limit=limit, seed=seed)  # a bad file fails before the model is loaded
     if not (overwrite or resume):
         refuse_other_run(out, run_id=None)
-    new = not out.exists()
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_directory(out, need_mib=20)
     console = Console(stderr=True)
     try:
         console.print(f"{len(questions)} questions from {data}; loading {model}", soft_wrap=True, markup=False)
-        ranking = run(_load(model, dtype, device), questions)
+        origin = {"source": data if data == "builtin" else Path(data).name, "limit": limit, "seed": seed}
+        ranking = run(_load(model, dtype, device), questions, origin)
     except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
         console.print("stopped; continue with the same command and --resume")
         raise typer.Exit(130) from None
     finally:
-        if new:
-            with contextlib.suppress(OSError):
-                out.rmdir()  # only if nothing was written
+        with contextlib.suppress(OSError):
+            for folder in new:
+                folder.rmdir()  # only if nothing was written
     _print_top(ranking)
     console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False)
 
@@ -199,6 +217,6 @@ def main() -> None:
     """Run the command line; errors of use and of the environment are one message, not a traceback."""
     try:
         app()
-    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, KeyError, OSError, ArithmeticError, RuntimeError) as error:
         Console(stderr=True, soft_wrap=True).print(f"interp: {error}", style="red", markup=False, highlight=False)
         sys.exit(1)

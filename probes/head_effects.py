@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from interp.attention import UnsupportedAttention
 from interp.attribution import attribute, attribute_heads
 from interp.capture import mean_head_outputs
 from interp.edits import EachHead, ablate_each_head
@@ -73,7 +72,7 @@ def why_no_attribution(model: Model, prompt: Prompt, metric: LogitDifference) ->
     """Why this architecture has no direct attribution; empty if it has. Warns once for each call that finds none."""
     try:
         attribute(model, prompt, metric)
-    except (ValueError, UnsupportedAttention) as error:
+    except (ValueError, RuntimeError) as error:
         warnings.warn(f"direct attribution is left out, and the token views with it: {error}", stacklevel=4)
         return str(error)
     return ""

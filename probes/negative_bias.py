@@ -7,7 +7,7 @@ read second-hand; they are the parameter ``query_span`` here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -64,10 +64,11 @@ def negative_attention_score(
 
     Above 0: more attention to the negative word; near 0: equal attention, or a head that looks at neither. Swapping
     the words negates it; it is additive over query positions. Queries from which either word is masked (beyond a
-    sliding window) are left out. Source: arXiv 2408.00137 as given in the survey arXiv 2409.03752, Eq. 7.
+    sliding window) are left out; NaN stays NaN. Source: arXiv 2408.00137, as given in the survey arXiv 2409.03752,
+    Eq. 7.
     """
     positive, negative = log_probs.unbind(-1)
-    seen = positive.isfinite() & negative.isfinite()
+    seen = (positive > -torch.inf) & (negative > -torch.inf)
     ratio = torch.where(seen, negative - positive, 0.0)
     weight = torch.where(seen, positive.exp() + negative.exp(), 0.0)
     return (weight * ratio).sum(-1)
@@ -92,19 +93,33 @@ def query_positions(prompt: Prompt, span: QuerySpan) -> tuple[int, ...]:
     raise ValueError(f"query_span={span!r}; expected 'after_instruction', 'answer', 'all' or 'question'.")
 
 
+def require_query_span(prompts: Sequence[Prompt], span: QuerySpan) -> list[tuple[int, ...]]:
+    """The query positions of each prompt; ``ValueError`` for an unknown span or a prompt in which it is empty."""
+    queries = [query_positions(p, span) for p in prompts]
+    if empty := [p.id for p, q in zip(prompts, queries, strict=True) if not q]:
+        raise ValueError(
+            f"query_span={span!r} is empty for prompt {empty[0]!r}: the question stands before the options. "
+            "Use query_span='answer', or a layout with the instruction first."
+        )
+    return queries
+
+
 def score_prompts(
     model: Model, prompts: Sequence[Prompt], query_span: QuerySpan = "after_instruction"
 ) -> Float[np.ndarray, "example layer head"]:
     """NAS of every head for one batch of prompts: one forward pass, no S x S tensor."""
-    queries = [query_positions(p, query_span) for p in prompts]
-    if empty := [p.id for p, q in zip(prompts, queries, strict=True) if not q]:
-        raise ValueError(
-            f"query_span={query_span!r} is empty for prompt {empty[0]!r}: the question stands before the options. "
-            "Use query_span='answer', or a layout with the instruction first."
-        )
+    return _score_and_masked(model, prompts, query_span)[0]
+
+
+def _score_and_masked(
+    model: Model, prompts: Sequence[Prompt], query_span: QuerySpan
+) -> tuple[Float[np.ndarray, "example layer head"], Float[np.ndarray, " example"]]:
+    """NAS, and the share of a prompt's queries (over heads) that cannot see one of the option words."""
+    queries = require_query_span(prompts, query_span)
     keys = [(p.span("positive"), p.span("negative")) for p in prompts]
     log_probs = attention_log_probs(model, prompts, queries, keys)
-    return torch.stack([negative_attention_score(lp) for lp in log_probs]).numpy()
+    masked = [torch.isneginf(lp).any(-1).float().mean() for lp in log_probs]
+    return torch.stack([negative_attention_score(lp) for lp in log_probs]).numpy(), torch.stack(masked).numpy()
 
 
 def rank_heads(
@@ -113,12 +128,14 @@ def rank_heads(
     *,
     query_span: QuerySpan = "after_instruction",
     instruction: Instruction | None = None,
+    forms: str = "in_context",
     effects: Ablation | None = None,
     n_views: int = 3,
     batch_size: int = 8,
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    origin: Mapping[str, Any] | None = None,
 ) -> HeadRanking:
     """Rank every head by Negative Attention Score over a set of questions.
 
@@ -132,12 +149,24 @@ def rank_heads(
 
     Raises ``ValueError`` for no questions, options that share a token, instructions without them; ``OSError`` for a
     folder that can't be written; ``FileExistsError`` for one that holds another run's report or work.
+
+    ``forms="both"`` sums an answer word with and without a leading space (there is then no direct effect, a log of a
+    sum not being one). ``origin`` is recorded as where the questions came from.
     """
     instruction = instruction or Instruction()
-    plain, swapped = _both_orders(model, questions, instruction)
-    settings = {"instruction": asdict(instruction), "query_span": query_span, "effects": effects}
+    effects = effects.replace("-", "_") if effects else None  # type: ignore[assignment]
+    plain, swapped = _both_orders(model, questions, instruction, forms)
+    require_query_span([*plain, *swapped], query_span)
+    settings = {"instruction": asdict(instruction), "forms": forms, "query_span": query_span, "effects": effects}
     run = Run(
-        "Negative Attention Score", model, describe_questions(questions), settings, batch_size, out, resume, overwrite
+        "Negative Attention Score",
+        model,
+        describe_questions(questions, origin),
+        settings,
+        batch_size,
+        out,
+        resume,
+        overwrite,
     )
     if (finished := run.finished()) is not None:
         return finished
@@ -146,10 +175,9 @@ def rank_heads(
 
     def score(batch: Sequence[tuple[Prompt, Prompt]]) -> dict[str, np.ndarray]:
         first, second = ([pair[i] for pair in batch] for i in (0, 1))
-        found = {
-            "nas": score_prompts(model, first, query_span),
-            "nas_swapped_order": score_prompts(model, second, query_span),
-        }
+        nas, masked = _score_and_masked(model, first, query_span)
+        control, _ = _score_and_masked(model, second, query_span)
+        found = {"nas": nas, "nas_swapped_order": control, "masked_queries": masked}
         return found | (measured.measure(first) if measured else {})
 
     arrays = run.score(list(zip(plain, swapped, strict=True)), score)
@@ -166,11 +194,13 @@ def rank_by_effect(
     ablation: Ablation = "zero",
     positions: Positions = "answer",
     instruction: Instruction | None = None,
+    forms: str = "in_context",
     n_views: int = 3,
     batch_size: int = 4,
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    origin: Mapping[str, Any] | None = None,
 ) -> HeadRanking:
     """Rank every head by what ablating it does to the answer: exact, in logits of "No" against "Yes".
 
@@ -181,9 +211,9 @@ def rank_by_effect(
     """
     instruction = instruction or Instruction()
     ablation = ablation.replace("-", "_")  # type: ignore[assignment]
-    plain, swapped = _both_orders(model, questions, instruction)
-    settings = {"instruction": asdict(instruction), "ablation": ablation, "positions": positions}
-    run = Run("Head effect", model, describe_questions(questions), settings, batch_size, out, resume, overwrite)
+    plain, swapped = _both_orders(model, questions, instruction, forms)
+    settings = {"instruction": asdict(instruction), "forms": forms, "ablation": ablation, "positions": positions}
+    run = Run("Head effect", model, describe_questions(questions, origin), settings, batch_size, out, resume, overwrite)
     if (finished := run.finished()) is not None:
         return finished
     metric = LogitDifference(instruction.negative, instruction.positive)
@@ -201,10 +231,13 @@ def rank_by_effect(
     return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
-def _both_orders(model, questions, instruction) -> tuple[list[Prompt], list[Prompt]]:
+def _both_orders(model, questions, instruction, forms) -> tuple[list[Prompt], list[Prompt]]:
     if not questions:
         raise ValueError("no questions were given; a ranking needs at least one.")
-    return build_prompts(model, questions, instruction), build_prompts(model, questions, instruction.swapped())
+    plain, swapped = (
+        build_prompts(model, questions, order, forms=forms) for order in (instruction, instruction.swapped())
+    )
+    return plain, swapped
 
 
 def _ranking(
@@ -218,15 +251,16 @@ def _ranking(
 ) -> HeadRanking:
     descriptions = _descriptions(instruction)
     measures = {name: arrays[name].astype(np.float32) for name in descriptions if name in arrays}
-    more = {}
+    more: dict[str, Any] = {}
+    if "masked_queries" in arrays:
+        more["share_of_queries_that_cannot_see_an_option"] = float(arrays["masked_queries"].mean())
     if effects is not None:
-        more = {
-            "scan": {"how": effects.how, "check": effects.check},
-            "behaviour": _behaviour(arrays["clean"], questions),
-        }
+        more["scan"] = {"how": effects.how, "check": effects.check}
+        more["behaviour"] = _behaviour(arrays["clean"], questions)
     return HeadRanking(
         score=score,
         measures=measures,
+        controls=tuple(name for name in measures if name.endswith("swapped_order")),
         example_ids=tuple(q.id for q in questions),
         descriptions={name: descriptions[name] for name in measures},
         provenance=run.provenance(method, CITATIONS, CAVEATS, **more),

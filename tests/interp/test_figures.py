@@ -1,5 +1,7 @@
 """Figures: the right numbers in the right place, text escaped, nothing shown."""
 
+import dataclasses
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -38,6 +40,12 @@ def test_heat_map_is_centred_at_zero_and_names_cells(ranking):
     assert "q " in heat.text[3, 0] and figure.layout.yaxis.autorange == "reversed"
     assert "in nats, &lt;b&gt;" in figure.layout.title.subtitle.text
     assert figures.head_heatmap(np.zeros((2, 2)), "t").layout.coloraxis.cmax == 1.0
+
+
+def test_hover_tells_the_verdict_of_a_control(ranking):
+    heat = dataclasses.replace(ranking, controls=("half",)).plot().data[0]
+    assert "half +" in heat.text[2, 1] and ", keeps sign" in heat.text[2, 1]
+    assert "keeps sign" not in ranking.plot().data[0].text[2, 1]
 
 
 @pytest.mark.parametrize("name", ["any", "light", "dark"])

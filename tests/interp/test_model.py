@@ -239,15 +239,17 @@ def test_a_non_finite_prompt_is_named():
         model.final_logits([clean, bad] if 90 in good.token_ids else [good, clean, bad])
 
 
-def test_a_saved_directory_loads_by_path(tmp_path, llama):
-    tiny("llama").save_pretrained(tmp_path)
+def test_a_saved_directory_loads_by_path(tmp_path):
+    hf = tiny("llama", vocab_size=400)
+    hf.save_pretrained(tmp_path)
+    in_memory = interp.load(hf)
     with pytest.raises(ValueError, match=r"has no tokenizer that can be read.*give tokenizer="):
         interp.load(tmp_path, device="cpu")
     tiny_tokenizer().save_pretrained(tmp_path)
     for source in (tmp_path, str(tmp_path)):
         model = interp.load(source, device="cpu")
-        assert (model.final_logits([prompt(20)]) - llama.final_logits([prompt(20)])).abs().max() < 1e-5
-        assert model.provenance()["weights_sha256"] == llama.provenance()["weights_sha256"]
+        assert (model.final_logits([prompt(20)]) - in_memory.final_logits([prompt(20)])).abs().max() < 1e-5
+        assert model.provenance()["weights_sha256"] == in_memory.provenance()["weights_sha256"]
         assert model.prompt("Is the sky blue?").tokens[0] == "<|im_start|>"
     assert interp.load(tmp_path, dtype="bfloat16", device="cpu").dtype == torch.bfloat16
     assert interp.load(tmp_path, dtype="auto", device="cpu").dtype == torch.float32

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import CHATML, tiny_tokenizer
 
-from interp import Prompt
+from interp import Model, Prompt
 from interp.prompts import build_prompt, pad_left, render
 
 QWEN = Path.home() / ".cache/headscope/models/qwen2.5-coder-0.5b-1d9614638d18"
@@ -25,7 +25,11 @@ TEXTS = [
 
 def model(tokenizer, context_length=4096):
     """All that prompts ask of a model."""
-    return SimpleNamespace(tokenizer=tokenizer, name="a model", context_length=context_length)
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=len(tokenizer)))
+    stub = SimpleNamespace(tokenizer=tokenizer, name="a model", context_length=context_length)
+    stub.hf = SimpleNamespace(config=config)
+    stub.require_fits = lambda prompts: Model.require_fits(stub, prompts)
+    return stub
 
 
 @pytest.fixture(scope="module", params=["smollm2", "qwen2.5", "tiny", "tiny, trimmed offsets"])

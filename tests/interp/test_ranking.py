@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from interp.comparison import compare, control_summary
-from interp.ranking import HeadRanking
+from interp.comparison import compare, control_summary, sign_keepers
+from interp.ranking import HeadRanking, sign_verdict
 from interp.views import TokenView, head_label
 
 PLANTED = {(3, 1): 1.2, (1, 2): 0.9, (4, 0): -1.0}
@@ -146,6 +146,54 @@ def test_control_summary_counts_sign_flips(ranking):
     assert control_summary(make_ranking(measures={"effect": ranking.scores}, descriptions={})).empty
 
 
+def test_controls_give_a_verdict_for_each_head(ranking):
+    controlled = make_ranking(controls=("swapped",))
+    frame = controlled.to_frame().set_index("label")
+    assert frame.loc[["L3H1", "L1H2", "L4H0"], "swapped_verdict"].tolist() == [
+        "keeps sign", "changes sign", "keeps sign",
+    ]  # fmt: skip
+    weak = frame[(frame["ci_low"] < 0) & (frame["ci_high"] > 0)]
+    assert len(weak) and (weak["swapped_verdict"] == "unclear").all()
+    assert list(frame.columns).index("swapped_verdict") == list(frame.columns).index("swapped_ci_high") + 1
+    assert "same_verdict" not in frame and "swapped_verdict" not in ranking.to_frame()
+    assert "L3H1" in sign_keepers(controlled) and "L1H2" not in sign_keepers(controlled)
+    assert "L4H0" not in sign_keepers(controlled, k=14) and sign_keepers(ranking) == []
+    summary = control_summary(controlled, k=2).set_index("measure")
+    assert summary["role"].to_dict() == {"swapped": "control", "same": "other measure"}
+    assert summary.loc["swapped", ["keeps_sign", "changes_sign", "unclear"]].tolist() == [1, 1, 0]
+    reordered = control_summary(make_ranking(controls=("same",)))
+    assert reordered["measure"].tolist() == ["same", "swapped"]  # controls first
+
+
+def test_verdict_by_hand():
+    nan = float("nan")
+    columns = {
+        "ci_low": [1, 1, -2, -2, -1, 1, nan, 0],
+        "ci_high": [2, 2, -1, -1, 1, 2, nan, 1],
+        "x_ci_low": [3, -4, -4, 3, 3, -1, 1, 1],
+        "x_ci_high": [4, -3, -3, 4, 4, 1, 2, 2],
+    }
+    keeps, changes, unclear = "keeps sign", "changes sign", "unclear"
+    assert sign_verdict(columns, "x") == [keeps, changes, keeps, changes, unclear, unclear, unclear, unclear]
+
+
+def test_a_control_may_be_the_ranked_score():
+    by_control = make_ranking(controls=("swapped",)).by("swapped")
+    assert by_control.controls == ("swapped",) and by_control.other_controls == ()
+    assert not [column for column in by_control.to_frame() if column.endswith("_verdict")]
+    assert sign_keepers(by_control) == [] and (control_summary(by_control)["role"] == "other measure").all()
+
+
+def test_p_reaches_its_floor_and_no_lower():
+    for n, n_flips in ((5, 32), (40, 9_999)):
+        rng = np.random.default_rng(0)
+        scores = np.abs(rng.normal(1, 0.01, size=(n, 2, 3)))
+        ids = tuple(map(str, range(n)))
+        sure = make_ranking(measures={"effect": scores}, example_ids=ids, descriptions={})
+        assert sure.n_sign_flips == n_flips
+        np.testing.assert_allclose(sure.to_frame()["p"], sure.p_floor)
+
+
 def test_reliability_is_higher_with_more_examples():
     rng = np.random.default_rng(0)
     scores = rng.normal(0, 0.3, size=(10, 12)) + rng.normal(0, 1, size=(80, 10, 12))
@@ -166,6 +214,11 @@ def test_reliability_is_higher_with_more_examples():
             r"'effect' has shape \(40, 15\); expected \[example, layer, head\]",
         ),
         ({"example_ids": ("a",)}, "1 example_ids for 40 examples; expected one for each"),
+        (
+            {"controls": ("nas",)},
+            r"controls name \['nas'\]; expected names of measures: \['effect', 'same', 'swapped'\]",
+        ),
+        ({"controls": ("same", "same")}, "controls are .*; expected each name once"),
         ({"descriptions": {"nas": "?"}}, r"descriptions name \['nas'\]; expected names of measures"),
     ],
 )
@@ -186,6 +239,8 @@ def test_refuses_measures_of_another_shape_not_finite_or_named_like_a_column():
         make_ranking(measures={"effect": bad})
     with pytest.raises(ValueError, match="measure is named 'layer', a column of the table"):
         make_ranking(measures={"effect": good, "layer": good}, descriptions={})
+    with pytest.raises(ValueError, match="measure is named 'x_verdict', a column of the table"):
+        make_ranking(measures={"effect": good, "x_verdict": good}, descriptions={})
 
 
 @pytest.mark.parametrize("value", [np.float32(1), {1, 2}, float("nan")])

@@ -9,6 +9,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from interp import report
+from interp.comparison import sign_keepers
 from interp.ranking import HeadRanking
 from interp.views import TokenView
 
@@ -91,12 +92,66 @@ def test_statement_follows_from_the_numbers():
     text = " ".join(report.statement(ranking))
     assert "tiny-model, 30 examples: of 12 heads, L2H1 has the highest mean nas" in text
     assert f"{best.score:#.3g}, 95 % interval {best.ci_low:#.3g} to {best.ci_high:#.3g}" in text
-    assert "1 of the top 10 heads changes sign when measured by swapped" in text
+    assert "No control was named" in text
     alone = make_ranking(measures={"nas": ranking.scores}, descriptions={})
-    assert "No control was measured" in report.statement(alone)[-1]
-    agreeing = make_ranking(measures={"nas": ranking.scores, "same": ranking.scores}, descriptions={})
-    text = " ".join(report.statement(agreeing))
-    assert "None of the top 10 heads changes sign under any other measure (same)" in text
+    assert "No control was named" in report.statement(alone)[1]
+    above = make_ranking(measures={"nas": ranking.scores + 1}, descriptions={})
+    assert "The most negative" not in " ".join(report.statement(above))
+    negative = make_ranking(measures={"nas": -ranking.scores}, descriptions={})
+    last = negative.to_frame().iloc[-1]
+    assert f"The most negative is L2H1, {report.number(last.score)}, 95 % interval" in " ".join(
+        report.statement(negative)
+    )
+
+
+def test_statement_speaks_of_the_controls_before_other_measures():
+    ranking = make_ranking(controls=("swapped",))
+    verdicts = ranking.top(10)["swapped_verdict"].tolist()
+    assert verdicts[:2] == ["keeps sign", "changes sign"] and verdicts.count("changes sign") == 1
+    keeps, unclear = verdicts.count("keeps sign"), verdicts.count("unclear")
+    text = " ".join(report.statement(ranking))
+    assert re.search(
+        rf"Under swapped, {keeps} of the top 10 heads keeps? (its|their) sign with both intervals off zero and 1 "
+        rf"changes it, {unclear} (is|are) unclear: a head that changes sign is not about what the control leaves",
+        text,
+    )
+    assert f"keep their sign under it: {', '.join(sign_keepers(ranking))}." in text and "L2H1" in sign_keepers(ranking)
+    assert text.index("Under swapped") < text.index("Other measures")
+    assert "opposite sign there: 0 by total_effect, 0 by direct_effect." in text  # a control is not among them
+    both = " ".join(report.statement(make_ranking(controls=("direct_effect", "swapped"))))
+    assert both.index("Under direct_effect") < both.index("Under swapped") and "under every control: L2H1" in both
+    flipped = make_ranking(
+        measures={"nas": ranking.scores, "swapped": -ranking.scores}, descriptions={}, controls=("swapped",)
+    )
+    assert "None of the top 12 heads keeps its sign under it." in report.statement(flipped)
+    itself = report.statement(flipped.by("swapped"))
+    assert "No control was named but swapped, by which the heads are ranked." in itself
+
+
+def test_method_states_the_smallest_p_and_q():
+    def text(n: int, shape: tuple[int, int]) -> str:
+        measures = {"nas": np.ones((n, *shape), dtype=np.float32)}
+        ids = tuple(map(str, range(n)))
+        return report._floor_sentence(make_ranking(measures=measures, example_ids=ids, descriptions={}, views=()))
+
+    assert "With 27,000 sign flips no p can be below 7.41e−05, so no single head's q below 0.0200" in text(30, (30, 9))
+    assert "With 8 sign flips no p can be below 0.250, so no single head's q below 1.00" in text(3, (4, 3))
+    assert "2 sign flips no p can be below 1.00" in text(1, (1, 1))
+
+
+def test_page_shows_verdicts_and_separates_controls_from_other_measures():
+    ranking = make_ranking(controls=("swapped",))
+    text = report.render(ranking).replace(get_plotlyjs(), "")
+    changed = (ranking.to_frame()["swapped_verdict"] == "changes sign").sum()
+    assert changed and text.count('data-v="-1">changes sign</td>') == changed
+    assert "swapped verdict</button>" in text and "total_effect verdict" not in text
+    section = text[text.index('<section id="controls">') : text.index('<section id="provenance">')]
+    first, second = section.split("<h3>Other measures</h3>")
+    assert "<code>swapped</code></td>" in first and "<code>total_effect</code></td>" not in first
+    assert "<code>total_effect</code></td>" in second and "<code>swapped</code></td>" not in second
+    assert "Heads of the top 12 that keep their sign under every control" in first
+    assert ", ".join(sign_keepers(ranking)) in first
+    assert "no p can be below" in text
 
 
 def test_statement_about_reliability():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import CONFIGS, VOCABULARY, WINDOW, tiny
+from twins import bridge_loop, bridge_means
 
 import interp
 from interp.edits import Branch, HeadEdit
@@ -21,30 +22,6 @@ def prompt(length: int, seed: int = 0) -> interp.Prompt:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
     return interp.Prompt.from_token_ids(ids, answers={"No": [NO], "Yes": [YES]}, gold="Yes")
-
-
-@torch.no_grad()
-def bridge_loop(model: interp.Model, p: interp.Prompt, how: str, last: int, means=None) -> np.ndarray:
-    """The slow obvious twin: TransformerLens's run_with_hooks, one head at a time."""
-    ids = torch.tensor([p.token_ids])
-    effects = np.empty((model.n_layers, model.n_heads), dtype=np.float32)
-    for layer in range(model.n_layers):
-        for head in range(model.n_heads):
-
-            def hook(z, hook, layer=layer, head=head):
-                z = z.clone()
-                if how == "zero":
-                    z[:, -last:, head] = 0
-                elif how == "mean_of_others":
-                    others = [h for h in range(z.shape[2]) if h != head]
-                    z[:, -last:, head] = z[:, -last:, others].mean(2)
-                else:
-                    z[:, -last:, head] = means[layer, head]
-                return z
-
-            logits = model.bridge.run_with_hooks(ids, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", hook)])
-            effects[layer, head] = logits[0, -1, NO] - logits[0, -1, YES]
-    return effects
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
@@ -61,16 +38,12 @@ def test_fan_out_agrees_with_transformerlens_loop(model, how, positions, length)
     reference = [prompt(length, seed=s) for s in (5, 6)] if how == "mean" else None
     means = None
     if reference:
-        ids = torch.tensor([r.token_ids for r in reference])
-        _, cache = model.bridge.run_with_cache(ids)
-        last = 1 if positions == "answer" else length
-        means = [cache[f"blocks.{layer}.attn.hook_z"][:, -last:].mean((0, 1)) for layer in range(4)]
-        means = torch.stack(means)
+        means = bridge_means(model, reference, last=1 if positions == "answer" else length)
     expected = bridge_loop(model, p, how, m, means)
     edits = interp.ablate_each_head(how, reference=reference)
     result = interp.scan(model, [p], edits, positions=positions, method="fan-out")
     assert result.how == "fan-out"
-    assert np.abs(result.values[0] - expected.ravel()).max() < 1e-4
+    assert np.abs(result.values[0] - expected).max() < 1e-4
     assert np.abs(expected - result.clean[0]).mean() > 1e-2  # the effects are far above rounding
 
 
@@ -219,7 +192,7 @@ def test_attention_of_its_own_falls_back_to_the_loop():
         result = interp.scan(model, [prompt(10)], interp.ablate_each_head("zero"))
     assert result.how == "loop"
     expected = bridge_loop(model, prompt(10), "zero", 1)
-    np.testing.assert_allclose(result.values[0], expected.ravel(), atol=1e-4)
+    np.testing.assert_allclose(result.values[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def make_ranking(run_id: str | None = "run-1", seed: int = 0) -> HeadRanking:
         descriptions={"nas": "nats; «hoch» = «nein»"},
         provenance={"model": {"name": "m"}, "created": "2026-01-01"} | ({"run_id": run_id} if run_id else {}),
         views=(TokenView("e3", "Ist das «wahr»?", ("<s>", " 日本", "\n"), heads),),
+        controls=("swapped/x",),
     )
 
 
@@ -42,7 +43,7 @@ def assert_same(a: HeadRanking, b: HeadRanking) -> None:
         b.descriptions,
         b.provenance,
     )
-    assert list(a.measures) == list(b.measures)
+    assert list(a.measures) == list(b.measures) and a.controls == b.controls
     for name in a.measures:
         assert a.measures[name].dtype == b.measures[name].dtype == np.float32
         assert a.measures[name].tobytes() == b.measures[name].tobytes()
@@ -75,6 +76,14 @@ def test_tables_and_report_hold_the_numbers(tmp_path):
     assert len(data["summary"]["top"]) == 6  # all there are; else 20
     assert data["summary"]["reliability"]["mean"] == pytest.approx(ranking.reliability.mean)
     assert data["summary"]["controls"][0]["measure"] == "swapped/x"
+
+
+def test_a_report_from_before_there_were_controls_names_none(tmp_path):
+    path = save_ranking(make_ranking(), tmp_path) / "report.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert data.pop("controls") == ["swapped/x"]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert load_ranking(tmp_path).controls == ()
 
 
 def test_missing_statistics_are_null_in_the_json(tmp_path):

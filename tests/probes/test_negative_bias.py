@@ -228,7 +228,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("rank", [rank_heads, rank_by_effect])
 def test_a_killed_ranking_resumes_to_the_same_numbers(model, rank, tmp_path, monkeypatch):
-    owner, name = (negative_bias, "score_prompts") if rank is rank_heads else (HeadEffects, "measure")
+    owner, name = (negative_bias, "_score_and_masked") if rank is rank_heads else (HeadEffects, "measure")
     real, calls = getattr(owner, name), []
 
     def dies(*args, **kwargs):
@@ -326,3 +326,37 @@ def test_smollm2_with_six_questions(smollm2):
     assert ranking.scores.shape == (6, 30, 9)
     (prompt,) = build_prompts(smollm2, questions[:1])
     np.testing.assert_allclose(ranking.scores[0], slow_nas(smollm2, prompt, "after_instruction"), atol=1e-3)
+
+
+def test_nan_is_refused_not_scored_as_masked():
+    model = load()
+    prompts = build_prompts(model, QUESTIONS[:1])
+    with torch.no_grad():
+        model.components.blocks[1].out_projection.weight[0] = float("nan")
+    with pytest.raises(interp.NonFiniteLogitsError, match="attention of layer 1"):
+        score_prompts(model, prompts)
+
+
+def test_a_bad_span_leaves_nothing_behind(model, tmp_path):
+    with pytest.raises(ValueError, match="query_span='bogus'"):
+        rank_heads(model, QUESTIONS, query_span="bogus", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_run_is_named_by_weights_template_data_and_settings_alone(model):
+    """Another machine, or the same weights converted again, gives the same run."""
+    from dataclasses import replace
+
+    elsewhere = replace(model, source={"converted_at": "another day"}, name="elsewhere")
+    runs = [rank_heads(m, QUESTIONS[:2], n_views=0).provenance["run_id"] for m in (model, elsewhere)]
+    assert runs[0] == runs[1]
+
+
+def test_origin_and_both_forms_are_recorded(model):
+    origin = {"source": "mine.csv", "limit": 2, "seed": 3}
+    with pytest.warns(UserWarning, match="direct attribution is left out"):
+        ranking = rank_heads(model, QUESTIONS[:2], effects="zero", forms="both", origin=origin)
+    assert ranking.provenance["data"].items() >= origin.items()
+    assert ranking.provenance["settings"]["forms"] == "both"
+    assert "direct_effect" not in ranking.measures
+    assert ranking.provenance["share_of_queries_that_cannot_see_an_option"] == 0
