@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for `tiny`
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a hub
 
-from tiny import tiny
-
 import interp
+from tests.tiny import tiny
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def bridge_loop(
     last: int,
     means: Float[Tensor, "layer head d_head"] | None = None,
     heads: Sequence[tuple[int, int]] | None = None,
-) -> Float[np.ndarray, "head"]:
+) -> Float[np.ndarray, " branch"]:
     """First answer's logit minus the second's, when each (layer, head) is ablated at the ``last`` positions.
 
     One ``run_with_hooks`` for each head; ``means`` for how="mean"; all heads by default.

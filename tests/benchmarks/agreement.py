@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.agreement`: how far the fan-out's logits are from TransformerLens's one-head-at-a-time loop.
+"""`python -m tests.benchmarks.agreement`: the fan-out against TransformerLens, one head at a time, in logits.
 
 Ten tiny random architectures and the real default model; float32. Writes agreement.md beside this file.
 """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIGS, NO, VOCABULARY, WINDOW, YES, prompt, tiny
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import interp
 from interp.attribution import attribute, attribute_heads
+from tests.tiny import CONFIGS, NO, VOCABULARY, WINDOW, YES, prompt, tiny
 
 METRIC = interp.LogitDifference("No", "Yes")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIGS, VOCABULARY, WINDOW, prompt, tiny
 
 import interp
 from interp.attention import UnsupportedAttention
 from interp.capture import attention_log_probs, head_outputs, mean_head_outputs
+from tests.tiny import CONFIGS, VOCABULARY, WINDOW, prompt, tiny
 
 LENGTHS = (WINDOW - 3, 3 * WINDOW, WINDOW + 5)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIGS, VOCABULARY, WINDOW, prompt, tiny, tiny_tokenizer
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import interp
 from interp.attribution import attribute
+from tests.tiny import CONFIGS, VOCABULARY, WINDOW, prompt, tiny, tiny_tokenizer
 
 LONG = 2 * WINDOW + 6
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import CHATML, tiny_tokenizer
 
 from interp import Model, Prompt
 from interp.prompts import build_prompt, pad_left, render
+from tests.tiny import CHATML, tiny_tokenizer
 
 QWEN = Path.home() / ".cache/headscope/models/qwen2.5-coder-0.5b-1d9614638d18"
 TEXTS = [

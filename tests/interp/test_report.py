@@ -94,7 +94,7 @@ def test_statement_follows_from_the_numbers():
     assert f"{best.score:#.3g}, 95 % interval {best.ci_low:#.3g} to {best.ci_high:#.3g}" in text
     assert "No control was named" in text
     alone = make_ranking(measures={"nas": ranking.scores}, descriptions={})
-    assert "No control was named" in report.statement(alone)[1]
+    assert "No control was named: the ranking stands on this one score." in report.statement(alone)
     above = make_ranking(measures={"nas": ranking.scores + 1}, descriptions={})
     assert "The most negative" not in " ".join(report.statement(above))
     negative = make_ranking(measures={"nas": -ranking.scores}, descriptions={})

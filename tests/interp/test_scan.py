@@ -8,12 +8,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIGS, VOCABULARY, WINDOW, tiny
-from twins import bridge_loop, bridge_means
 
 import interp
 from interp.edits import Branch, HeadEdit
 from interp.scan import FanOutDisagreement
+from tests.tiny import CONFIGS, VOCABULARY, WINDOW, tiny
+from tests.twins import bridge_loop, bridge_means
 
 NO, YES = 5, 7
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from tiny import tiny, tiny_tokenizer
 
 from interp import load_ranking
 from probes import cli
+from tests.tiny import tiny, tiny_tokenizer
 
 REPORT = ["ranking.csv", "ranking.parquet", "report.html", "report.json", "scores.safetensors"]
 
@@ -182,7 +185,7 @@ def test_a_full_disk_is_told_before_the_model_is_loaded(run, questions, tmp_path
 def test_ctrl_c_is_no_traceback_and_the_run_continues(run, model, questions, tmp_path, monkeypatch):
     from probes import negative_bias
 
-    real, calls = negative_bias.score_prompts, []
+    real, calls = negative_bias._score_and_masked, []
 
     def interrupted(*args):
         calls.append(args)
@@ -192,14 +195,58 @@ def test_ctrl_c_is_no_traceback_and_the_run_continues(run, model, questions, tmp
 
     arguments = ("rank", "negative-attention", "--model", model, "--data", questions, "--out", tmp_path)
     options = ("--batch-size", 2, "--effects", "none", "--device", "cpu")
-    monkeypatch.setattr(negative_bias, "score_prompts", interrupted)
+    monkeypatch.setattr(negative_bias, "_score_and_masked", interrupted)
     code, _, err = run(*arguments, *options)
     assert code == 130 and "--resume" in err and "Traceback" not in err
     code, _, err = run(*arguments, *options)
     assert code == 1 and "unfinished run with the same settings" in err
     calls.clear()
-    monkeypatch.setattr(negative_bias, "score_prompts", lambda *a: calls.append(a) or real(*a))
+    monkeypatch.setattr(negative_bias, "_score_and_masked", lambda *a: calls.append(a) or real(*a))
     code, _, err = run(*arguments, *options, "--resume")
     assert code == 0, err
     assert len(calls) == 2  # one batch, both orders
     assert sorted(p.name for p in tmp_path.iterdir()) == REPORT
+
+
+def test_kill_9_in_the_middle_then_resume_gives_the_same_ranking(run, model, tmp_path):
+    """A real process, killed between two parts: nothing is cleaned up, and nothing is lost or doubled."""
+    n = 16
+    data = tmp_path / "many.csv"
+    rows = [f"Is it so on day {i}?,{'yes' if i % 2 else 'no'}" for i in range(n)]
+    data.write_text("\n".join(["question,answer", *rows, ""]))
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+
+    def arguments(out: Path) -> list[str]:
+        options = ("--batch-size", "1", "--effects", "none", "--device", "cpu")
+        return ["rank", "negative-attention", "--model", str(model), "--data", str(data), "--out", str(out), *options]
+
+    slow = (  # each part takes a while, so that the kill lands between the first and the last
+        "import sys, time; from probes import cli, negative_bias as nb; real = nb.score_prompts; "
+        "nb.score_prompts = lambda *a: (time.sleep(0.3), real(*a))[1]; "
+        "sys.argv[0] = 'interp'; cli.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *arguments(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(killed.glob("parts/part-*.safetensors"))) < 3:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, "no parts after a minute"
+            time.sleep(0.01)
+    finally:
+        process.kill()  # SIGKILL
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    left = {p.name: p.stat().st_mtime_ns for p in killed.glob("parts/part-*.safetensors")}
+    assert 3 <= len(left) < n and not (killed / "report.json").exists()
+
+    code, _, err = run(*arguments(killed))
+    assert code == 1 and "unfinished run with the same settings" in err
+    assert {p.name: p.stat().st_mtime_ns for p in killed.glob("parts/part-*.safetensors")} == left
+    for out, flags in ((killed, ["--resume"]), (whole, [])):
+        code, _, err = run(*arguments(out), *flags)
+        assert code == 0, err
+        assert sorted(p.name for p in out.iterdir()) == REPORT
+    for name in ("ranking.csv", "scores.safetensors"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny import tiny, tiny_tokenizer
 
 import interp
 from probes.instructions import Instruction, build_prompts
 from probes.questions import Question
+from tests.tiny import tiny, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import tiny, tiny_tokenizer
 
 import interp
 from interp.work import OtherRunError
@@ -16,6 +15,7 @@ from probes.head_effects import HeadEffects
 from probes.instructions import Instruction, build_prompts
 from probes.negative_bias import negative_attention_score, query_positions, rank_by_effect, rank_heads, score_prompts
 from probes.questions import Question
+from tests.tiny import tiny, tiny_tokenizer
 
 QUESTIONS = [
     Question("q1", "Is the sky blue on a clear day?", "Yes"),
