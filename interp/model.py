@@ -22,6 +22,7 @@ from interp.attention import UnsupportedAttention, why_not_supported
 from interp.components import Components, find_components, input_device
 from interp.prompts import Prompt, SpanLike, pad_left
 from interp.provenance import hash_text, hash_weights
+from interp.sources import BUILTIN, resolve
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -236,8 +237,6 @@ def load(
         hf, name = _unwrap(source), _name_in_memory(source)
         provenance = {"kind": "memory", "class": type(source).__name__}
     else:
-        from interp.sources import resolve
-
         resolved = resolve(source, sha256=sha256)
         name, provenance = resolved.name, resolved.source
         hf, tokenizer = _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code)
@@ -273,19 +272,22 @@ def _usable_device(device: str | torch.device | None) -> str | torch.device | No
 
 
 def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code):
+    from huggingface_hub import snapshot_download
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if resolved.kind != "hub" or os.environ.get("HEADSCOPE_OFFLINE") == "1":
-        options["local_files_only"] = True
+    location = resolved.location
     try:
+        if resolved.kind == "hub" and os.environ.get("HEADSCOPE_OFFLINE") == "1":
+            location = snapshot_download(location, revision=revision, local_files_only=True)
+            options.pop("revision")
+        if resolved.kind != "hub":
+            options["local_files_only"] = True
         with _quiet_unless_terminal():
-            hf = AutoModelForCausalLM.from_pretrained(resolved.location, dtype=dtype, device_map=device_map, **options)
+            hf = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, device_map=device_map, **options)
     except OSError as error:
         if resolved.kind != "hub":
             raise
-        from interp.sources import BUILTIN
-
         raise OSError(
             f"the model {resolved.location!r} could not be had from the hub or its cache "
             f"({str(error).splitlines()[0]}). Check the id and the network (HEADSCOPE_OFFLINE=1 forbids downloads), or "
@@ -295,7 +297,7 @@ def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, t
         hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if tokenizer is None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(resolved.location, **options)
+            tokenizer = AutoTokenizer.from_pretrained(location, **options)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{resolved.name}: {resolved.location} has no tokenizer that can be read "

@@ -99,15 +99,18 @@ def scan(
         method: ``"auto"`` takes the fan-out, and the loop (one pass for each edit) where the architecture can't; the
             result's ``how`` says which. ``"fan-out"`` raises instead of falling back.
         check: compare this many branches, spread over the layers, and the unedited row against plain passes, on the
-            first and the longest prompt. 0 trusts the caller, who has checked before.
+            first and the longest prompt (about 2 + ``check`` passes for each). 0 trusts the caller, who has checked.
         memory_mib: about how much memory a chunk of branches may take.
 
     Returns values in the metric's unit, float32, [example, branch]. Cost for N heads, L layers, S tokens:
     S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes for SmolLM2 at 113 tokens), and half
     of the loop's N passes for ``"all"``.
 
-    Raises ``ValueError`` for heads out of range, prompts without the answers, patch sources that don't fit;
-    ``NonFiniteLogitsError``.
+    Raises ``ValueError`` for heads out of range, prompts that don't fit the model, patch sources that don't fit the
+    prompts; ``KeyError`` for prompts without the metric's answers; ``NonFiniteLogitsError``.
+
+    >>> effects = interp.scan(model, prompts, edits=interp.ablate_each_head("zero"))
+    >>> effects.change.mean(0)  # one number for each head, layer by layer
     """
     prompts = list(prompts)
     metric = metric or _default_metric(prompts)

@@ -324,3 +324,12 @@ def test_prompts_that_do_not_fit_are_refused_everywhere():
             use(too_long)
         with pytest.raises(ValueError, match=r"'strange' has token ids from 5 to 97; .* has ids 0\.\.96"):
             use(strange)
+
+
+def test_offline_forbids_asking_a_hub(monkeypatch):
+    import socket
+
+    monkeypatch.setenv("HEADSCOPE_OFFLINE", "1")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: pytest.fail("a host was looked up"))
+    with pytest.raises(OSError, match=r"'nobody/nothing' could not be had.*HEADSCOPE_OFFLINE=1.*smollm2-135m"):
+        interp.load("nobody/nothing")
