@@ -4,8 +4,9 @@ from interp import capture
 from interp.attribution import Attribution, attribute
 from interp.comparison import compare
 from interp.edits import Branch, EachHead, HeadEdit, ablate_each_head, patch_each_head, scale_each_head
+from interp.loading import load
 from interp.metrics import LogitDifference, Probability
-from interp.model import Model, NonFiniteLogitsError, load
+from interp.model import Model, NonFiniteLogitsError
 from interp.prompts import Prompt
 from interp.ranking import HeadRanking
 from interp.scan import ScanResult, scan

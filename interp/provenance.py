@@ -16,6 +16,7 @@ from torch import nn
 
 
 def hash_text(text: str) -> str:
+    """SHA-256 of the UTF-8 text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -68,4 +69,5 @@ def versions() -> dict[str, str]:
 
 
 def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

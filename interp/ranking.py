@@ -91,10 +91,12 @@ class HeadRanking:
 
     @property
     def scores(self) -> Float[np.ndarray, "example layer head"]:
+        """The ranked measure, example by example."""
         return self.measures[self.score]
 
     @property
     def n_examples(self) -> int:
+        """Prompts scored."""
         return self.scores.shape[0]
 
     @property

@@ -57,6 +57,7 @@ class Run:
 
     @property
     def id(self) -> str:
+        """Twelve hex digits: the same weights, template, data and settings give the same id."""
         return hash_json(self.identity)[:12]
 
     def finished(self) -> HeadRanking | None:

@@ -19,6 +19,7 @@ INTERP = [
     "sources",
     "prompts",
     "model",
+    "loading",
     "metrics",
     "edits",
     "fanout",

@@ -311,7 +311,10 @@ def test_prompts_that_do_not_fit_are_refused_everywhere():
     model = interp.load(tiny("llama"))
     too_long = interp.Prompt.from_token_ids([5] * 129, answers={"No": [5], "Yes": [7]}, id="long")
     strange = interp.Prompt.from_token_ids([5, 97], answers={"No": [5], "Yes": [7]}, id="strange")
+    other_answer = interp.Prompt.from_token_ids([5, 6], answers={"No": [5], "Yes": [97]}, id="other")
     metric = interp.LogitDifference("No", "Yes")
+    with pytest.raises(ValueError, match=r"'other': the answer 'Yes' has token 97; .* has ids 0\.\.96"):
+        interp.scan(model, [other_answer], interp.ablate_each_head("zero"))
     uses = [
         lambda p: model.final_logits([p]),
         lambda p: interp.scan(model, [p], interp.ablate_each_head("zero")),
