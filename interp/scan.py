@@ -122,13 +122,14 @@ def scan(
     for i, prompt in enumerate(prompts):
         m = span_length(prompt, positions)
         score = _fan_out if how == "fan-out" else _loop
-        row = score(model, prompt, branches.of(i), m, metric, memory_mib)
+        edited = branches.of(i)  # for a patch, a pass of its own
+        row = score(model, prompt, edited, m, metric, memory_mib)
         model.require_finite(row[None], [prompt])
         values[i] = row.numpy()
     return ScanResult(
         values=values[:, 1:],
         clean=values[:, 0],
-        labels=tuple(b.label for b in branches.of(0)),
+        labels=tuple(b.label for b in edited),
         example_ids=tuple(p.id or str(i) for i, p in enumerate(prompts)),
         metric=str(metric),
         unit=metric.unit,

@@ -17,6 +17,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+CONFIDENCE, N_BOOTSTRAP, SEED = 0.95, 2000, 0  # what rankings use; recorded in their provenance
+
+
 _MAX_BYTES = 64 * 2**20  # of the largest single array; scipy holds about three of them at a time
 
 
@@ -51,7 +54,10 @@ class TopKOverlap(NamedTuple):
 
 
 def mean_interval(
-    scores: Float[np.ndarray, "example ..."], confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
+    scores: Float[np.ndarray, "example ..."],
+    confidence: float = CONFIDENCE,
+    n_resamples: int = N_BOOTSTRAP,
+    seed: int = SEED,
 ) -> Interval:
     """Percentile bootstrap interval of the mean over examples, for each head.
 
@@ -99,7 +105,7 @@ def mean_interval(
 
 
 def sign_flip_p(
-    scores: Float[np.ndarray, "example ..."], n_resamples: int = 9999, seed: int = 0
+    scores: Float[np.ndarray, "example ..."], n_resamples: int = 9999, seed: int = SEED
 ) -> Float[np.ndarray, "..."]:
     """Two-sided p of "the mean is zero", for each head, by flipping the signs of whole examples at random.
 
@@ -155,7 +161,7 @@ def benjamini_hochberg(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return q
 
 
-def split_half(scores: Float[np.ndarray, "example ..."], n_splits: int = 50, seed: int = 0) -> SplitHalf:
+def split_half(scores: Float[np.ndarray, "example ..."], n_splits: int = 50, seed: int = SEED) -> SplitHalf:
     """Is the sample large enough? Spearman correlation of the heads' means in two random halves.
 
     Near 1: another sample would give much the same ranking. Near 0: the order is noise, although the top few

@@ -109,7 +109,7 @@ def negative_attention(
             loaded,
             questions,
             query_span=query_span.value,
-            effects=None if effects is Effects.none else effects.value.replace("-", "_"),
+            effects=None if effects is Effects.none else effects.value,
             instruction=negative_bias.Instruction(instruction),
             forms=forms.value,
             batch_size=batch_size,
@@ -150,7 +150,7 @@ def head_effect(
         return negative_bias.rank_by_effect(
             loaded,
             questions,
-            ablation=ablation.value.replace("-", "_"),
+            ablation=ablation.value,
             positions=where,
             instruction=negative_bias.Instruction(instruction),
             forms=forms.value,

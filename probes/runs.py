@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from interp import statistics
 from interp.model import Model
 from interp.provenance import hash_json, now, versions
 from interp.ranking import HeadRanking
@@ -96,7 +97,11 @@ class Run:
             "model": self.described_model,
             "data": self.data,
             "settings": self.settings | {"batch_size": self.batch_size},
-            "statistics": {"seed": 0, "bootstrap_resamples": 2000, "interval": 0.95},
+            "statistics": {
+                "seed": statistics.SEED,
+                "bootstrap_resamples": statistics.N_BOOTSTRAP,
+                "interval": statistics.CONFIDENCE,
+            },
             "versions": versions(),
             "created": now(),
             "seconds": round(time.perf_counter() - self.began, 1),
