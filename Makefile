@@ -23,9 +23,11 @@ bench: $(SETUP)  ## writes tests/benchmarks/agreement.md and results.md (about 1
 	$(BIN)/python -m tests.benchmarks.agreement
 	$(BIN)/python -m tests.benchmarks.bench
 
-evaluate: $(SETUP)  ## NAS in both orders on StrategyQA; writes tests/benchmarks/strategyqa.md (about 15 minutes)
-	@test -n "$(STRATEGYQA)" || { echo "give the questions: make evaluate STRATEGYQA=path/to/strategyqa_train.jsonl"; exit 2; }
-	$(BIN)/python -m tests.benchmarks.strategyqa "$(STRATEGYQA)"
+evaluate: $(SETUP)  ## every number of the studies, from public data; hours on 2 cores, continues where it was killed
+	@test -n "$(DATA)" || { echo "give the folder of data sets: make evaluate DATA=path/to/data"; exit 2; }
+	$(BIN)/python -m tests.benchmarks.strategyqa "$(DATA)/strategyqa_train.jsonl"
+	$(BIN)/python -m tests.benchmarks.negative_bias "$(DATA)" smollm2-135m
+	$(BIN)/python -m tests.benchmarks.negative_bias "$(DATA)" qwen2.5-coder-0.5b
 
 notebooks: $(SETUP)  ## execute the notebooks in full and save their outputs
 	$(BIN)/python -m tests.notebooks

@@ -7,6 +7,8 @@ written down anywhere in this package.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +22,15 @@ class Block:
 
     ``attention_post_norm`` is the norm between the attention and the residual stream where there is one (Gemma 2
     and 3, OLMo 2); ``mlp_write`` is the module whose output the MLP adds to the stream: itself, or such a norm (None
-    where the block computes its MLP without a module of its own: OPT).
+    where the block computes its MLP without a module of its own: OPT). ``query_projection`` and ``key_projection`` are
+    None where one module makes queries, keys and values together (GPT-2, GPT-NeoX, Phi-3).
     """
 
     module: nn.Module
     attention: nn.Module
     out_projection: nn.Module
+    query_projection: nn.Module | None
+    key_projection: nn.Module | None
     attention_post_norm: nn.Module | None
     mlp_write: nn.Module | None
 
@@ -113,9 +118,26 @@ def _block(layer: int, module: nn.Module, names: Any) -> Block:
         module=module,
         attention=attention,
         out_projection=out,
+        query_projection=sub(attention, names["attn"].submodules, "q"),
+        key_projection=sub(attention, names["attn"].submodules, "k"),
         attention_post_norm=sub(module, names, "ln1_post"),
         mlp_write=sub(module, names, "ln2_post") or sub(module, names, "mlp"),
     )
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While active, the module computes ``forward``; afterwards it is as it was, also after an exception."""
+    had = "forward" in vars(module)
+    original = module.forward
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if had:
+            module.forward = original
+        else:
+            del module.forward
 
 
 def projection_width(projection: nn.Module) -> int | None:

@@ -1,7 +1,8 @@
-"""What to change: edits of heads as values, and the sets of branches that a scan compares."""
+"""What to change: edits of heads and of the residual stream as values, and the branches that a scan compares."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from interp.prompts import Prompt
 
 Op = Literal["zero", "mean_of_others", "scale", "set"]
+StreamOp = Literal["add", "remove", "clamp"]
+Place = Literal["input", "attention"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +64,80 @@ class HeadEdit:
 
 
 @dataclass(frozen=True, eq=False)
-class Branch:
-    """One counterfactual: head edits applied together in one run."""
+class ResidualEdit:
+    """The residual stream h changed where it enters a block.
 
-    edits: tuple[HeadEdit, ...]
+    ``add``: h + c v. ``remove``: h - (h.u) u. ``clamp``: h + (c - h.u) u. Here c is the ``coefficient`` (of no use to
+    ``remove``), v the vector and u = v / |v|. Computed in float32 and rounded once to the stream's type.
+
+    layer: the input of block ``layer`` (0: the embedding); n_layers: the input of the final norm. at: ``"attention"``
+    edits instead what the attention of block ``layer`` adds to the stream.
+
+    Raises ``ValueError`` for numbers that are not finite, and for a zero vector that has no direction to remove.
+    """
+
+    layer: int
+    vector: Float[Tensor, " d_model"]
+    op: StreamOp = "add"
+    coefficient: float = 1.0
+    at: Place = "input"
+
+    def __post_init__(self) -> None:
+        if self.op not in ("add", "remove", "clamp"):
+            raise ValueError(f"op={self.op!r}; expected 'add', 'remove' or 'clamp'.")
+        if self.at not in ("input", "attention"):
+            raise ValueError(f"at={self.at!r}; expected 'input' or 'attention'.")
+        vector = self.vector.detach().float()
+        if vector.ndim != 1 or not torch.isfinite(vector).all() or not math.isfinite(self.coefficient):
+            raise ValueError(
+                f"{self.label}: a vector of shape {tuple(vector.shape)} with {int((~torch.isfinite(vector)).sum())} "
+                f"numbers that are not finite, and coefficient {self.coefficient}; expected [d_model], all finite."
+            )
+        if self.op != "add" and not vector.any():
+            raise ValueError(f"{self.label}: the vector is zero and has no direction. Leave this layer out.")
+        object.__setattr__(self, "vector", vector)
+
+    @property
+    def label(self) -> str:
+        value = "" if self.op == "remove" else f" {self.coefficient:g}"
+        return f"L{self.layer}{' attention' * (self.at == 'attention')} {self.op}{value}"
+
+    def check(self, model: Model) -> None:
+        """Raise ``ValueError`` if the model has no such layer or another width."""
+        last = model.n_layers - (self.at == "attention")
+        if not 0 <= self.layer <= last:
+            raise ValueError(
+                f"{self.label} is out of range: {model.name} has residual layers 0..{last}"
+                f"{' with an attention' if self.at == 'attention' else f' ({last}: the output of the last block)'}."
+            )
+        if len(self.vector) != model.d_model:
+            raise ValueError(
+                f"{self.label}: the vector has {len(self.vector)} numbers; {model.name} has {model.d_model}."
+            )
+
+    def on(self, hidden: Float[Tensor, "*place d_model"]) -> Float[Tensor, "*place d_model"]:
+        """The edited copy of some states, in their type."""
+        h = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        vector = self.vector.to(h)
+        if self.op == "add":
+            return (h + self.coefficient * vector).to(hidden.dtype)
+        unit = vector / vector.norm()
+        target = 0.0 if self.op == "remove" else self.coefficient
+        return (h + (target - h @ unit)[..., None] * unit).to(hidden.dtype)
+
+
+Edit = HeadEdit | ResidualEdit
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One counterfactual: edits applied together in one run; several of the stream at one place act in their order."""
+
+    edits: tuple[Edit, ...]
     label: str = ""
 
     def __post_init__(self) -> None:
-        heads = [(e.layer, e.head) for e in self.edits]
+        heads = [(e.layer, e.head) for e in self.edits if isinstance(e, HeadEdit)]
         if len(set(heads)) < len(heads):
             raise ValueError(f"branch {self.label!r} edits the same head twice; give one edit for each head.")
         if not self.label:
@@ -158,3 +227,14 @@ def apply_edits(
             new = torch.stack([v.to(z).expand(z.shape[1], -1) for v in values])
         after[rows, :, heads] = new.to(z.dtype)
     return after.flatten(-2)
+
+
+def apply_residual_edits(
+    hidden: Float[Tensor, "row pos d_model"], edits: Sequence[tuple[int, ResidualEdit]]
+) -> Float[Tensor, "row pos d_model"]:
+    """The edited copy of the stream at one place, where ``edits`` pairs a row of the batch with an edit; those of one
+    row act in their order."""
+    after = hidden.clone()
+    for row, edit in edits:
+        after[row] = edit.on(after[row])
+    return after

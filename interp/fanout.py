@@ -13,8 +13,9 @@ kept whole also for layers with a sliding window, whose own cache would drop a p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.attention import AttentionCall, attention_handler, softmax_with_sinks
-from interp.edits import Branch, HeadEdit, apply_edits
+from interp.components import forward_replaced
+from interp.edits import Branch, Edit, HeadEdit, Place, ResidualEdit, apply_edits, apply_residual_edits
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -114,37 +116,25 @@ def _run_chunk(
         positions = torch.arange(start, len(prompt), device=model.device)[None]
         inputs |= {"past_key_values": prefix, "position_ids": positions, "use_cache": True}
     joining = defaultdict(int)
-    edits: dict[int, list[tuple[int, HeadEdit]]] = defaultdict(list)
+    edits: list[tuple[int, Edit]] = []
     for row, branch in enumerate(branches, start=1):
         joining[branch.first_layer] += 1
-        for edit in branch.edits:
-            edits[edit.layer].append((row, edit))
+        edits += [(row, edit) for edit in branch.edits]
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         handler = None if prefix is None else _shared_prefix_attention(prefix)
         stack.enter_context(attention_handler(model.hf, model.components, handler))
-        for layer, block in enumerate(model.components.blocks):
-            if joining[layer]:
-                hook = block.module.register_forward_pre_hook(_grow(joining[layer]), with_kwargs=True)
-                stack.callback(hook.remove)
-            if edits[layer]:
-                stack.enter_context(edit_heads(model, layer, edits[layer]))
+        for layer, n_new in joining.items():
+            stack.enter_context(stream_rewritten(model, layer, partial(_grow, n_new)))
+        stack.enter_context(edited(model, edits))
         stack.enter_context(unembed_only(model, tokens))
         return model.hf(**inputs).logits[:, -1].float()
 
 
-def _grow(n_new: int):
-    """A block's pre-hook that appends copies of row 0 to the batch."""
-
-    def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        hidden = torch.cat([hidden, hidden[:1].expand(n_new, -1, -1)])
-        if args:
-            return (hidden, *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": hidden}
-
-    return hook
+def _grow(n_new: int, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "more_rows pos d_model"]:
+    """The batch with copies of row 0 appended."""
+    return torch.cat([hidden, hidden[:1].expand(n_new, -1, -1)])
 
 
 def _shared_prefix_attention(prefix: _Prefix):
@@ -183,11 +173,50 @@ def _shared_prefix_attention(prefix: _Prefix):
 
 
 @contextmanager
+def edited(model: Model, edits: Sequence[tuple[int, Edit]], last: int | None = None) -> Iterator[None]:
+    """While active, rows of the batch are edited, at the last ``last`` positions (None: all that the pass computes).
+
+    ``edits`` pairs a row with an edit, of a head or of the stream."""
+    heads: dict[int, list[tuple[int, HeadEdit]]] = defaultdict(list)
+    stream: dict[tuple[int, Place], list[tuple[int, ResidualEdit]]] = defaultdict(list)
+    for row, edit in edits:
+        if isinstance(edit, HeadEdit):
+            heads[edit.layer].append((row, edit))
+        else:
+            stream[edit.layer, edit.at].append((row, edit))
+    with ExitStack() as stack:
+        for layer, here in heads.items():
+            stack.enter_context(edit_heads(model, layer, here, last))
+        for (layer, at), here in stream.items():
+            stack.enter_context(edit_residual(model, layer, here, at, last))
+        yield
+
+
+def edit_residual(
+    model: Model,
+    layer: int,
+    edits: Sequence[tuple[int, ResidualEdit]],
+    at: Place = "input",
+    last: int | None = None,
+) -> AbstractContextManager[None]:
+    """As :func:`edit_heads`, for the residual stream at one place."""
+
+    def rewrite(hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+        if last is None or last >= hidden.shape[1]:
+            return apply_residual_edits(hidden, edits)
+        return torch.cat([hidden[:, :-last], apply_residual_edits(hidden[:, -last:], edits)], dim=1)
+
+    return stream_rewritten(model, layer, rewrite, at, counts=True)
+
+
+@contextmanager
 def edit_heads(
     model: Model, layer: int, edits: Sequence[tuple[int, HeadEdit]], last: int | None = None
 ) -> Iterator[None]:
     """While active, the layer's z is edited where its output projection reads it: row by row, at the last ``last``
-    positions (None: all that the pass computes). Removed again on any exception."""
+    positions (None: all that the pass computes). Removed again on any exception.
+
+    Rows and positions are those of one plain pass over the batch: ``Model.final_logits`` then shares no prefix."""
 
     def hook(module: Any, args: tuple) -> tuple:
         z = args[0]
@@ -196,7 +225,47 @@ def edit_heads(
         z = torch.cat([z[:, :-last], apply_edits(z[:, -last:], edits, model.n_heads)], dim=1)
         return (z, *args[1:])
 
+    hook.counts_rows_and_positions = True  # type: ignore[attr-defined]
     handle = model.components.blocks[layer].out_projection.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def stream_rewritten(
+    model: Model,
+    layer: int,
+    rewrite: Callable[[Tensor], Tensor],
+    at: Place = "input",
+    counts: bool = False,
+) -> Iterator[None]:
+    """While active, the residual stream that enters block ``layer`` (``n_layers``: the final norm) goes through
+    ``rewrite``, [row, pos, d_model] to the same; ``at="attention"``: what the block's attention adds to the stream.
+
+    Later calls act on what earlier ones give. ``counts``: whether ``rewrite`` counts rows or positions, so that
+    ``Model.final_logits`` shares no prefix. Removed again on any exception."""
+
+    def entering(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if args:
+            return (rewrite(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": rewrite(kwargs["hidden_states"])}
+
+    def added(module: Any, args: tuple, output: Tensor) -> Tensor:
+        return rewrite(output)
+
+    components = model.components
+    if counts:
+        for hook in (entering, added):
+            hook.counts_rows_and_positions = True  # type: ignore[attr-defined]
+    if at == "attention":
+        block = components.blocks[layer]
+        norm = block.attention_post_norm
+        handle = (block.out_projection if norm is None else norm).register_forward_hook(added)
+    else:
+        module = components.final_norm if layer == model.n_layers else components.blocks[layer].module
+        handle = module.register_forward_pre_hook(entering, with_kwargs=True)
     try:
         yield
     finally:
@@ -226,12 +295,5 @@ def unembed_only(model: Model, tokens: Sequence[int] | None) -> Iterator[None]:
         rows = weight[index].float()  # the answer is read in float32 also from a bfloat16 model
         return F.linear(hidden.float(), rows, None if bias is None else bias[index].float())
 
-    had = "forward" in vars(head)
-    head.forward = forward
-    try:
+    with forward_replaced(head, forward):
         yield
-    finally:
-        if had:
-            head.forward = original
-        else:
-            del head.forward

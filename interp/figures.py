@@ -1,16 +1,12 @@
-"""Plotly figures of head scores. Each function returns a figure and never shows it.
+"""Plotly figures of head scores, and of any values with intervals. Each function returns a figure and never shows it.
 
-All text from data is escaped, because plotly reads some HTML in labels. Figures use the template "any",
-whose greys read on white and on black paper alike; `TEMPLATES["light"]` and `TEMPLATES["dark"]` are for a
-known background: `figure.update_layout(template=TEMPLATES["dark"])`. The diverging scale runs from blue
-(negative) to orange (positive), which is safe for the common kinds of colour blindness, and is always
-centred at zero.
+All text from data is escaped, because plotly reads some HTML in labels. The diverging scale runs from blue
+(negative) to orange (positive) and is always centred at zero. Templates for a known background are in `TEMPLATES`.
 """
 
 from __future__ import annotations
 
 import html
-import textwrap
 
 import numpy as np
 import pandas as pd
@@ -18,53 +14,23 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from interp.figure_style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, TEMPLATES, finish, wrapped
+from interp.interval_figures import interval_bars, interval_lines
 from interp.views import TokenView, head_label
 
-NEGATIVE = "#2b7bba"
-POSITIVE = "#d9730d"
-_NEGATIVE_ARM = ["#08416e", "#2171b5", "#7fb4dc"]
-_POSITIVE_ARM = ["#fdb573", "#e8710a", "#8f3a02"]
+__all__ = [
+    "TEMPLATES",
+    "head_heatmap",
+    "interval_bars",
+    "interval_lines",
+    "ranked_bars",
+    "scatter",
+    "token_bars",
+    "visible",
+]
+
 _MARKERS = ["diamond-open", "circle-open", "square-open", "triangle-up-open", "cross-open", "star-open"]
-_MARKER_COLORS = ["#8a63d2", "#1a9988", "#c2478b", "#8c8c1f", "#5b7fa6", "#a86f3c"]
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _COMPARABLE = 5.0  # ratio of ranges up to which two measures can share an axis
-
-
-def _template(text: str, grid: str, zero: str, middle: str, hover: str, dark: bool = False) -> go.layout.Template:
-    step = -1 if dark else 1  # on dark paper the extremes are the light ends
-    colors = [*_NEGATIVE_ARM[::step], middle, *_POSITIVE_ARM[::step]]
-    scale = [[i / (len(colors) - 1), color] for i, color in enumerate(colors)]
-    axis = {"gridcolor": grid, "zerolinecolor": zero, "linecolor": zero, "automargin": True, "ticks": ""}
-    return go.layout.Template(
-        layout={
-            "font": {"family": _FONT, "size": 13, "color": text},
-            "title": {
-                "font": {"size": 15},
-                "x": 0,
-                "xref": "paper",
-                "xanchor": "left",
-                "y": 0.99,
-                "yanchor": "top",
-            },
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "colorway": [POSITIVE, *_MARKER_COLORS],
-            "coloraxis": {"colorscale": scale, "colorbar": {"thickness": 12, "outlinewidth": 0}},
-            "xaxis": axis,
-            "yaxis": axis,
-            "hoverlabel": {"bgcolor": hover, "font": {"color": text, "family": _FONT}, "align": "left"},
-            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.12, "yanchor": "top"},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": zero, "activecolor": text},
-            "margin": {"l": 10, "r": 10, "t": 46, "b": 10},
-        }
-    )
-
-
-TEMPLATES = {
-    "any": _template("#757575", "rgba(128,128,128,.22)", "rgba(128,128,128,.65)", "#f2f2f2", "#fafafa"),
-    "light": _template("#24292f", "#e3e6ea", "#8b929b", "#f5f5f5", "#ffffff"),
-    "dark": _template("#dfe3e8", "#31363e", "#757d88", "#23272e", "#1b1e23", dark=True),
-}
 
 
 def head_heatmap(
@@ -86,7 +52,7 @@ def head_heatmap(
     figure = go.Figure(
         go.Heatmap(z=values, coloraxis="coloraxis", text=text, hovertemplate="%{text}<extra></extra>", xgap=1, ygap=1),
         layout={
-            "title": {"text": html.escape(title), "subtitle": {"text": _wrapped(unit)}},
+            "title": {"text": html.escape(title), "subtitle": {"text": wrapped(unit)}},
             "coloraxis": {"cmin": -limit, "cmax": limit},
             "height": int(np.clip(20 * n_layers, 180, 900)) + 140,
             "margin": {"t": 78},
@@ -96,7 +62,7 @@ def head_heatmap(
     figure.update_yaxes(
         title="layer", dtick=max(1, n_layers // 15), autorange="reversed", showgrid=False, zeroline=False
     )
-    return _finish(figure)
+    return finish(figure)
 
 
 def ranked_bars(frame: pd.DataFrame, k: int = 20, title: str = "", score: str = "score") -> go.Figure:
@@ -129,7 +95,7 @@ def ranked_bars(frame: pd.DataFrame, k: int = 20, title: str = "", score: str = 
             name=html.escape(name),
             marker={
                 "symbol": _MARKERS[i % 6],
-                "color": _MARKER_COLORS[i % 6],
+                "color": MARKER_COLORS[i % 6],
                 "size": 9,
                 "line": {"width": 2},
             },
@@ -141,7 +107,7 @@ def ranked_bars(frame: pd.DataFrame, k: int = 20, title: str = "", score: str = 
     legend = {"y": 1.01, "yanchor": "bottom"}
     figure.update_layout(title_text=html.escape(title), height=22 * len(rows) + 170, legend=legend, bargap=0.35)
     figure.update_layout(margin_t=96, showlegend=True)
-    return _finish(figure)
+    return finish(figure)
 
 
 def scatter(
@@ -185,12 +151,12 @@ def scatter(
     spans = [np.abs(frame[name]).max() for name in (x, y)]
     if min(spans) > 0 and max(spans) <= _COMPARABLE * min(spans):
         ends = [max(frame[x].min(), frame[y].min()), min(frame[x].max(), frame[y].max())]
-        line = {"color": "rgba(128,128,128,.8)", "dash": "dot", "width": 1.5}
+        line = {"color": GREY, "dash": "dot", "width": 1.5}
         figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip")
     figure.update_xaxes(title=html.escape(x_title or x), zeroline=True, range=_padded(frame[x]), nticks=8)
     figure.update_yaxes(title=html.escape(y_title or y), zeroline=True, range=_padded(frame[y]), nticks=8)
     figure.update_layout(showlegend=False, height=460, margin_t=30)
-    return _finish(figure)
+    return finish(figure)
 
 
 def token_bars(view: TokenView, head: tuple[int, int]) -> go.Figure:
@@ -203,7 +169,7 @@ def token_bars(view: TokenView, head: tuple[int, int]) -> go.Figure:
     figure = make_subplots(rows=len(kinds), cols=1, shared_xaxes=True, vertical_spacing=0.06)
     tokens = [html.escape(visible(token)) for token in view.tokens]
     for row, kind in enumerate(kinds, start=1):
-        color = np.where(values[kind] < 0, NEGATIVE, POSITIVE) if kind == "contribution" else _MARKER_COLORS[0]
+        color = np.where(values[kind] < 0, NEGATIVE, POSITIVE) if kind == "contribution" else MARKER_COLORS[0]
         hover = "%{customdata}: %{y:.4g}<extra></extra>"
         figure.add_bar(y=values[kind], customdata=tokens, marker_color=color, hovertemplate=hover, row=row, col=1)
         figure.update_yaxes(title=kind, row=row, col=1)
@@ -211,16 +177,12 @@ def token_bars(view: TokenView, head: tuple[int, int]) -> go.Figure:
         figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=tokens, tickangle=-60, row=len(kinds), col=1)
     title = f"{head_label(*head)}: {html.escape(view.title)}"
     figure.update_layout(title_text=title, showlegend=False, height=170 * len(kinds) + 130)
-    return _finish(figure)
+    return finish(figure)
 
 
 def visible(token: str) -> str:
     """A token with its line breaks and tabs made visible; "∅" if it has no text."""
     return token.replace("\n", "↵").replace("\t", "⇥") or "∅"
-
-
-def _finish(figure: go.Figure) -> go.Figure:
-    return figure.update_layout(template=TEMPLATES["any"])
 
 
 def _other_measures(frame: pd.DataFrame) -> list[str]:
@@ -271,9 +233,3 @@ def _outwards(rows: pd.DataFrame, x: str, y: str) -> list[str]:
     right = rows[x] > rows[x].median()
     up = rows[y] > rows[y].median()
     return [f"{'top' if u else 'bottom'} {'left' if r else 'right'}" for u, r in zip(up, right, strict=True)]
-
-
-def _wrapped(text: str, width: int = 110) -> str:
-    """Escaped text on at most two lines."""
-    lines = textwrap.wrap(text, width, max_lines=2, placeholder=" …")
-    return "<br>".join(html.escape(line) for line in lines)

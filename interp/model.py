@@ -16,6 +16,7 @@ from interp.attention import UnsupportedAttention
 from interp.components import Components, input_device
 from interp.prompts import Prompt, SpanLike, pad_left
 from interp.provenance import hash_text, hash_weights
+from interp.shared_prefix import WORTH_SHARING, answer_logits, common_prefix
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -106,6 +107,7 @@ class Model:
         forms: str = "in_context",
         system: str | None = None,
         chat: bool = True,
+        reply: str = "",
         id: str = "",
     ) -> Prompt:
         """Render, tokenise and locate: see :func:`interp.prompts.build_prompt`."""
@@ -118,26 +120,42 @@ class Model:
             forms=forms,
             system=system,
             chat=chat,
+            reply=reply,
             id=id,
         )
 
     def final_logits(self, prompts: list[Prompt], batch_size: int = 8) -> Float[Tensor, "example vocabulary"]:
-        """Logits at each prompt's last position, float32, on the CPU. Batches are padded on the left and masked,
-        so the numbers are those of one prompt at a time (to 1e-4 in float32).
+        """Logits at each prompt's last position, float32, on the CPU. What the prompts of
+        a batch share at their beginning is run once for all; the numbers are those of one prompt at a time (to 1e-4 in
+        float32).
 
-        Raises ``NonFiniteLogitsError``. Costs one forward pass for each batch.
+        Raises ``NonFiniteLogitsError``. Costs at most one forward pass for each batch.
         """
         if not prompts:
             raise ValueError("no prompts were given; give at least one.")
         rows = []
         self.require_fits(prompts)
         for start in range(0, len(prompts), batch_size):
-            batch = pad_left(prompts[start : start + batch_size], self.device)
+            batch = prompts[start : start + batch_size]
             with torch.no_grad():
-                logits = self.hf(**batch.inputs, use_cache=False, **self.last_logits_only()).logits[:, -1]
-            self.require_finite(logits, prompts[start : start + batch_size])
+                if common_prefix(batch) >= WORTH_SHARING and self._may_share_prefix():
+                    logits = answer_logits(self, batch)
+                else:
+                    inputs = pad_left(batch, self.device).inputs
+                    logits = self.hf(**inputs, use_cache=False, **self.last_logits_only()).logits[:, -1]
+            self.require_finite(logits, batch)
             rows.append(logits.float().cpu())
         return torch.cat(rows)
+
+    def _may_share_prefix(self) -> bool:
+        """Whether a batch may run as two passes: not for attention of its own kind."""
+        return not self.attention_refusal and not self.counts_rows_and_positions()
+
+    def counts_rows_and_positions(self) -> bool:
+        """Whether an edit is active that knows rows or positions as those of one plain pass over whole prompts
+        (``edit_heads``, a steering of the prompt alone): passes that share a prefix would mislead it."""
+        hooks = (h for m in self.hf.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values()))
+        return any(hasattr(hook, "counts_rows_and_positions") for hook in hooks)
 
     def last_logits_only(self) -> dict[str, int]:
         """The argument that tells transformers to unembed only the last position, where the model takes it."""

@@ -27,7 +27,8 @@ class Prompt:
 
     ``spans`` maps a name to token positions (sorted, from 0). Every prompt built from text has ``"text"`` (the user's
     text), ``"prefix"`` (what the template puts before it) and ``"suffix"`` (what it puts after it, up to the last
-    token). ``answers`` maps an answer word to the token ids that count as giving it.
+    token); ``"reply"`` is there where the beginning of a reply was given. ``answers`` maps an answer word to the token
+    ids that count as giving it.
     """
 
     token_ids: tuple[int, ...]
@@ -98,6 +99,7 @@ def build_prompt(
     forms: str = "in_context",
     system: str | None = None,
     chat: bool = True,
+    reply: str = "",
     id: str = "",
 ) -> Prompt:
     """Put ``text`` through the chat template, tokenise once, and find every span's tokens by character offsets.
@@ -110,6 +112,8 @@ def build_prompt(
         system: a system message. None leaves it to the template, and some templates then write one of their own
             (SmolLM2, Qwen2.5); ``""`` asks for an empty one.
         chat: False takes the text as it is, with the special tokens that the tokenizer itself adds.
+        reply: how the assistant's reply begins; the model goes on from there. It is kept to the letter and is the span
+            ``"reply"`` (the end of ``"suffix"``). Better not end it in a space: models have rarely seen one alone.
 
     Raises ``ValueError`` for a tokenizer without chat template or offsets, a template that refuses or drops the
     system message or alters the text, a prompt longer than the context, spans outside the text or without a token,
@@ -122,11 +126,14 @@ def build_prompt(
             "with Prompt.from_token_ids."
         )
     rendered, start = render(tokenizer, text, system) if chat else (text, 0)
+    rendered += reply
     bos = getattr(tokenizer, "bos_token", None)
     add_special = not chat and not (bos and rendered.startswith(bos))
     encoded = tokenizer(rendered, add_special_tokens=add_special, return_offsets_mapping=True)
     ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
     located = _thirds(offsets, start, start + len(text))
+    if reply:
+        located["reply"] = _tokens_in(offsets, (len(rendered) - len(reply), len(rendered)))
     if taken := sorted(set(spans or {}) & set(located)):
         raise ValueError(f"spans named {taken} were given; every prompt has its own. Use other names.")
     for name, given in (spans or {}).items():
@@ -200,8 +207,9 @@ def resolve_answers(
     """The token ids that begin each answer word right after ``prompt``.
 
     After a space, a line break or a special token the word follows as it is; otherwise with a space before it. Words
-    of several tokens count by their first. Raises ``ValueError`` if two words then share a token: their
-    probabilities could not be told apart.
+    of several tokens count by their first. A given reply stays as its tokens are, also where the word alone would have
+    merged with its last space: the model can only go on from there. Raises ``ValueError`` if two words then share a
+    token: their probabilities could not be told apart.
     """
     if forms not in ("in_context", "both"):
         raise ValueError(f"forms={forms!r}; expected 'in_context' or 'both'.")
@@ -213,6 +221,8 @@ def resolve_answers(
             raise ValueError(f"answer words must not be blank; {word!r} was given among {list(words)}.")
         leads = ("", " ") if glued else (" ", "")
         found = [_first_token(tokenizer, prompt, lead + word.strip()) for lead in leads]
+        if found[0] is None and glued and "reply" in prompt.spans:
+            found[0] = _first_token_alone(tokenizer, word.strip())
         usable = [t for t in (found[:1] if forms == "in_context" else found) if t is not None]
         if not usable:
             raise ValueError(
@@ -242,6 +252,13 @@ def _first_token(tokenizer: Any, prompt: Prompt, continuation: str) -> int | Non
         return None
     token = ids[len(own)]
     return token if tokenizer.decode([token]).strip() else None
+
+
+def _first_token_alone(tokenizer: Any, word: str) -> int | None:
+    """The first token of a word without a space before it, whatever stands there: read off after a line break."""
+    line = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    ids = tokenizer("\n" + word, add_special_tokens=False)["input_ids"]
+    return ids[len(line)] if ids[: len(line)] == line and len(ids) > len(line) else None
 
 
 def _thirds(offsets: Sequence[CharSpan], start: int, end: int) -> dict[str, tuple[int, ...]]:

@@ -2,14 +2,14 @@
 
 The file holds plotly.js and all data and makes no network request; a content security policy in it forbids
 any. All text from data, models and users is escaped. The wording of the statement follows from the numbers
-only.
+only. `render_page` is the frame of every page: `interp.findings` makes its own with it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from interp.ranking import HeadRanking
 from interp.views import TokenView, head_label
 
 _KEEPERS = 20  # of so many top heads the report lists those that keep their sign under every control
+_FIGURE_HEIGHT = 450  # pixels, of a figure that names none
 _OWN_SECTION = ("citation", "caveats")  # provenance keys that the report shows elsewhere than in its table
 
 
@@ -34,20 +35,16 @@ def render(ranking: HeadRanking) -> str:
     "name"), `citation` and `caveats` (a text or a list of texts). Everything else in the provenance is
     listed as it is.
     """
-    directory = Path(__file__).parent / "templates"
-    environment = Environment(loader=FileSystemLoader(directory), autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters["number"] = number
     frame = ranking.to_frame()
     summary = control_summary(ranking)
-    provenance = ranking.provenance
-    return environment.get_template("report.html.j2").render(
-        title=str(provenance.get("title") or f"Attention heads ranked by {ranking.score}"),
-        model=model_name(ranking),
+    return render_page(
+        "report.html.j2",
+        str(ranking.provenance.get("title") or f"Attention heads ranked by {ranking.score}"),
+        ranking.provenance,
+        _figures(ranking),
+        has_limits=True,
         ranking=ranking,
         statement=statement(ranking),
-        figures=_figures(ranking),
-        templates=_json({name: figures.TEMPLATES[name].to_plotly_json() for name in ("light", "dark")}),
         rows=frame.to_dict("records"),
         controls=summary[summary["role"] == "control"].to_dict("records"),
         other_measures=summary[summary["role"] != "control"].to_dict("records"),
@@ -55,11 +52,51 @@ def render(ranking: HeadRanking) -> str:
         n_keepers_of=min(_KEEPERS, len(frame)),
         floor=_floor_sentence(ranking),
         views=[_view(view) for view in ranking.views],
-        provenance=_flat({key: value for key, value in provenance.items() if key not in _OWN_SECTION}),
-        citations=_texts(provenance.get("citation")),
-        caveats=_texts(provenance.get("caveats")),
-        plotly_js=Markup(get_plotlyjs()),
     )
+
+
+def render_page(
+    template: str,
+    title: str,
+    provenance: Mapping[str, Any],
+    figures_shown: Sequence[Mapping[str, Any]],
+    **content: Any,
+) -> str:
+    """A template of this package, which extends base.html.j2, as HTML text.
+
+    figures_shown: entries made by `figure_entry`. content: what the template itself asks for. The title, the model's
+    name, the provenance, citations and caveats are filled in from the arguments; plotly.js (5 MB) only if there is a
+    figure.
+    """
+    directory = Path(__file__).parent / "templates"
+    environment = Environment(loader=FileSystemLoader(directory), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters["number"] = number
+    caveats = _texts(provenance.get("caveats"))
+    page = {
+        "title": title,
+        "model": model_name(provenance),
+        "figures": figures_shown,
+        "templates": _json({name: figures.TEMPLATES[name].to_plotly_json() for name in ("light", "dark")}),
+        "provenance": _flat({key: value for key, value in provenance.items() if key not in _OWN_SECTION}),
+        "citations": _texts(provenance.get("citation")),
+        "caveats": caveats,
+        "has_limits": bool(caveats),
+        "plotly_js": Markup(get_plotlyjs()) if figures_shown else "",
+    }
+    return environment.get_template(template).render(page | content)
+
+
+def figure_entry(index: int, figure: go.Figure, group: str, title: str = "", min_width: int = 0) -> dict[str, Any]:
+    """What the templates' `plots` macro shows: the figures of a group; below `min_width` (pixels) a figure scrolls."""
+    return {
+        "id": f"figure-{index}",
+        "group": group,
+        "title": title,
+        "height": figure.layout.height or _FIGURE_HEIGHT,
+        "min_width": min_width,
+        "json": _plotly_json(figure),
+    }
 
 
 def statement(ranking: HeadRanking) -> list[str]:
@@ -71,7 +108,7 @@ def statement(ranking: HeadRanking) -> list[str]:
     found = frame[frame["q"] < 0.05]
     above = int((found["score"] > 0).sum())
     sentences = [
-        f"{model_name(ranking)}, {ranking.n_examples} examples: of {n_heads} heads, {best.label} has the "
+        f"{model_name(ranking.provenance)}, {ranking.n_examples} examples: of {n_heads} heads, {best.label} has the "
         f"highest mean {ranking.score}, {number(best.score)}{interval}."
     ]
     found_sentence = (
@@ -154,19 +191,21 @@ def _floor_sentence(ranking: HeadRanking) -> str:
     )
 
 
-def model_name(ranking: HeadRanking) -> str:
-    model = ranking.provenance.get("model")
+def model_name(provenance: Mapping[str, Any]) -> str:
+    model = provenance.get("model")
     if isinstance(model, Mapping):
         model = model.get("name") or model.get("source")
     return str(model) if model else "Model not named"
 
 
 def number(value: Any) -> str:
-    """Three significant digits, a true minus sign, "–" for what is missing."""
+    """Three significant digits (from 1000 on, whole numbers), a true minus sign, "–" for what is missing."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, int):
         return str(value).replace("-", "−")
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:.0f}".replace("-", "−")
     return f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 
@@ -184,16 +223,7 @@ def _figures(ranking: HeadRanking) -> list[dict[str, Any]]:
     if {"direct_effect", "total_effect"} <= set(ranking.others):
         figure = figures.scatter(frame, "direct_effect", "total_effect")
         entries.append(("scatter", "Direct against total effect", figure))
-    return [
-        {
-            "id": f"figure-{i}",
-            "group": group,
-            "title": title,
-            "height": figure.layout.height,
-            "json": _plotly_json(figure),
-        }
-        for i, (group, title, figure) in enumerate(entries)
-    ]
+    return [figure_entry(i, figure, group, title) for i, (group, title, figure) in enumerate(entries)]
 
 
 def _plotly_json(figure: go.Figure) -> Markup:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.attention import UnsupportedAttention
 from interp.capture import head_outputs, mean_head_outputs
 from interp.edits import Branch, EachHead, HeadEdit
-from interp.fanout import edit_heads, fan_out_logits, unembed_only
+from interp.fanout import edited, fan_out_logits, unembed_only
 from interp.metrics import LogitDifference, Metric, Probability, measure
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def scan(
 
     Args:
         edits: ``ablate_each_head("zero" | "mean_of_others" | "mean")``, ``scale_each_head(f)``,
-            ``patch_each_head(sources)``, or branches of your own.
+            ``patch_each_head(sources)``, or branches of your own, of ``HeadEdit`` and ``ResidualEdit``.
         metric: default: the logit difference between the prompts' first and second answer.
-        positions: where the edits act: ``"answer"`` (the last position), the last m positions (a number), or
-            ``"all"``.
+        positions: where the edits act, and nowhere else: ``"answer"`` (the last position), the last m positions (a
+            number), or ``"all"``.
         method: ``"auto"`` takes the fan-out, and the loop (one pass for each edit) where the architecture can't; the
             result's ``how`` says which. ``"fan-out"`` raises instead of falling back.
         check: compare this many branches, spread over the layers, and the unedited row against plain passes, on the
@@ -106,8 +106,8 @@ def scan(
     S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes for SmolLM2 at 113 tokens), and half
     of the loop's N passes for ``"all"``.
 
-    Raises ``ValueError`` for heads out of range, prompts that don't fit the model, patch sources that don't fit the
-    prompts; ``KeyError`` for prompts without the metric's answers; ``NonFiniteLogitsError``.
+    Raises ``ValueError`` for heads or layers out of range, prompts that don't fit the model, patch sources that don't
+    fit the prompts; ``KeyError`` for prompts without the metric's answers; ``NonFiniteLogitsError``.
 
     >>> effects = interp.scan(model, prompts, edits=interp.ablate_each_head("zero"))
     >>> effects.change.mean(0)  # one number for each head, layer by layer
@@ -182,7 +182,7 @@ def _require(model, prompts, edits, metric, positions, method) -> None:
         for branch in edits:
             for edit in branch.edits:
                 edit.check(model)
-                if edit.value is not None and edit.value.ndim == 2:
+                if isinstance(edit, HeadEdit) and edit.value is not None and edit.value.ndim == 2:
                     lengths = {span_length(p, positions) for p in prompts}
                     if lengths != {edit.value.shape[0]}:
                         raise ValueError(
@@ -236,6 +236,10 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
     longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     try:
         model.require_attention()
+        if model.counts_rows_and_positions():
+            raise UnsupportedAttention(
+                "an active edit counts rows or positions, which a fan-out lays out in its own way"
+            )
         errors = [
             _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
             for i in sorted({0, longest})
@@ -298,11 +302,8 @@ def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row
     groups = metric.tokens(prompt)
     rows = []
     for branch in [Branch((), "unedited"), *branches]:
-        with ExitStack() as stack, torch.no_grad():
-            for layer in {e.layer for e in branch.edits}:
-                here = [(0, e) for e in branch.edits if e.layer == layer]
-                stack.enter_context(edit_heads(model, layer, here, last=m))
-            stack.enter_context(unembed_only(model, None if metric.needs_vocabulary else _flat(groups)))
+        tokens = None if metric.needs_vocabulary else _flat(groups)
+        with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=m), unembed_only(model, tokens):
             rows.append(model.hf(ids, use_cache=False, **model.last_logits_only()).logits[0, -1].float())
     logits = torch.stack(rows)
     return measure(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)

@@ -10,11 +10,11 @@ seconds. The draws are therefore shared by all heads. Each head's own interval a
 of two heads are correlated.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 CONFIDENCE, N_BOOTSTRAP, SEED = 0.95, 2000, 0  # what rankings use; recorded in their provenance
@@ -102,6 +102,76 @@ def mean_interval(
         return Interval(np.full(shape, np.nan), np.full(shape, np.nan))
     low, high = _in_blocks(interval, cells, width=_MAX_BYTES // (8 * n_resamples), n_outputs=2)
     return Interval(low.reshape(shape), high.reshape(shape))
+
+
+def bootstrap_interval(
+    statistic: Callable[..., np.ndarray | float],
+    *arrays: np.ndarray,
+    groups: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+    n_resamples: int = N_BOOTSTRAP,
+    seed: int = SEED,
+    weighted: bool = False,
+) -> Interval:
+    """Percentile bootstrap interval of any statistic of examples, a number or an array of them.
+
+    ``arrays`` have the examples on axis 0; an example is drawn with its rows in all of them, so that paired
+    measurements stay paired. ``groups`` names each example's group (a pair, a passage): whole groups are then
+    drawn, since examples of one group are not independent. ``statistic(*arrays)`` gets the rows drawn. With
+    ``weighted=True`` it is called as ``statistic(*arrays, counts)`` and must give its values [draw, ...] for
+    counts [draw, example] of how often each example was drawn: far faster where it is a sum. Both ways use the
+    same draws, and calls with the same seed, size and groups do too.
+
+    Draws on which a number is NaN (a share of nothing) are left out of its interval; the interval is NaN if
+    they are more than half, or with fewer than 2 groups.
+
+    Cost: ``n_resamples`` calls, or a few matrices of up to 64 MB.
+    Misleads: too narrow below about 20 groups; of no width where all examples agree (a share of 0 or 1).
+    Source: Efron and Tibshirani (1993), ch. 13; whole groups: Davison and Hinkley (1997), Bootstrap Methods, 3.8.
+
+    >>> low, high = bootstrap_interval(lambda x: x.mean(), np.arange(100.0))
+    >>> bool(low < 49.5 < high)
+    True
+    """
+    arrays = tuple(np.asarray(a) for a in arrays)
+    if not arrays or len({len(a) for a in arrays}) != 1:
+        raise ValueError(f"the arrays have lengths {[len(a) for a in arrays]}; expected one or more of one length.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; expected a share between 0 and 1, such as 0.95.")
+    n = len(arrays[0])
+    if n == 0:
+        raise ValueError("there are no examples; a bootstrap needs at least one to draw from.")
+    if groups is not None and len(groups) != n:
+        raise ValueError(f"groups names {len(groups)} examples; the arrays have {n}.")
+    numbers: dict[Hashable, int] = {}
+    group_of = np.array([numbers.setdefault(g, len(numbers)) for g in (range(n) if groups is None else groups)], int)
+    values: list[np.ndarray] = []
+    for counts in _drawn_counts(group_of, len(numbers), n_resamples, seed):
+        if weighted:
+            values.append(np.asarray(statistic(*arrays, counts.astype(np.float64)), dtype=np.float64))
+        else:
+            rows = (np.repeat(np.arange(n), row) for row in counts)
+            values.append(np.stack([np.asarray(statistic(*(a[r] for a in arrays)), dtype=np.float64) for r in rows]))
+    draws = np.concatenate(values)  # [draw, ...]
+    known = np.isfinite(draws)
+    usable = (known.sum(axis=0) * 2 >= n_resamples) & (len(numbers) >= 2)
+    draws = np.where(known, draws, np.nan)
+    draws[:, ~usable] = 0.0  # answered with NaN below; a column of NaN would warn
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(draws, [tail, 1 - tail], axis=0)
+    return Interval(np.where(usable, low, np.nan), np.where(usable, high, np.nan))
+
+
+def _drawn_counts(
+    group_of: Int[np.ndarray, " example"], n_groups: int, n_resamples: int, seed: int
+) -> Iterator[Int[np.ndarray, "draw example"]]:
+    """How often each example is drawn, in blocks of draws; the draws do not depend on the blocks."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _MAX_BYTES // (8 * max(1, len(group_of))))
+    for start in range(0, n_resamples, block):
+        n = min(block, n_resamples - start)
+        drawn = rng.integers(n_groups, size=(n, n_groups)) + n_groups * np.arange(n)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=n * n_groups).reshape(n, n_groups)[:, group_of]
 
 
 def sign_flip_p(

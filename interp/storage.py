@@ -7,6 +7,9 @@
 
 Files are written under temporary names and then moved, so no final name ever holds half a file. If saving
 fails, the files that were there before are put back. Other files in the directory are left alone.
+
+`save_report` and the functions below it do this for any kind of report: a ranking's, whose record is
+report.json, and a study's (`interp.findings`), whose record is findings.json. A directory holds one report.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,7 @@ FILES = (
     "report.html",
     "report.json",
 )  # in order of arrival
+RECORDS = ("report.json", "findings.json")  # of the kinds of report: what it holds, and the SHA-256 of its files
 
 
 def save_ranking(ranking: HeadRanking, directory: str | Path, overwrite: bool = False) -> Path:
@@ -46,45 +51,18 @@ def save_ranking(ranking: HeadRanking, directory: str | Path, overwrite: bool = 
     A report of the same run (equal `provenance["run_id"]`) is replaced. Raises FileExistsError if the
     directory holds a report of another run, or of one that cannot be told, unless `overwrite`.
     """
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise NotADirectoryError(f"{directory} is a file; expected a directory, or a path that does not exist yet.")
-    if not overwrite:
-        refuse_other_run(directory, ranking.provenance.get("run_id"))
-    directory.mkdir(parents=True, exist_ok=True)
-    # inside the directory, not beside it: the same file system, so that moving is atomic
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory, ignore_cleanup_errors=True) as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        new.mkdir()
-        old.mkdir()
-        _write(ranking, new)
-        _replace(new, directory, backup=old)
-    return directory
+    return save_report(
+        directory, lambda folder: _write(ranking, folder), ranking.provenance.get("run_id"), overwrite=overwrite
+    )
 
 
 def load_ranking(directory: str | Path) -> HeadRanking:
     """The ranking that `save_ranking` wrote: equal measures bit for bit, equal views and provenance."""
     directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"No directory {directory}; expected one that `HeadRanking.save` wrote.")
-    for name in ("report.json", "scores.safetensors"):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(
-                f"{directory} has no {name}, so it is not a finished, saved ranking. If its run was "
-                "interrupted, run the same command again: it continues."
-            )
-    data = _read_report(directory / "report.json")
-    content = (directory / "scores.safetensors").read_bytes()
-    if hashlib.sha256(content).hexdigest() != data["sha256"]["scores.safetensors"]:
-        raise ValueError(
-            f"{directory / 'scores.safetensors'} is not the file that report.json describes (its SHA-256 "
-            "differs): it was changed or damaged, or saving was interrupted. Copy or save the ranking "
-            "again."
-        )
-    try:
-        tensors = load_tensors(content)
-    except SafetensorError as error:
-        raise ValueError(f"{directory / 'scores.safetensors'} cannot be read ({error}). Copy it again.") from error
+    data = read_record(
+        directory, "report.json", needs=("scores.safetensors",), kind="ranking", saver="HeadRanking.save"
+    )
+    tensors = read_tensors(directory / "scores.safetensors", data)
     views = tuple(
         TokenView(
             view["example_id"],
@@ -108,7 +86,7 @@ def load_ranking(directory: str | Path) -> HeadRanking:
     )
 
 
-def _write(ranking: HeadRanking, directory: Path) -> None:
+def _write(ranking: HeadRanking, directory: Path) -> Sequence[str]:
     frame = ranking.to_frame()
     frame.to_csv(directory / "ranking.csv", index=False)
     frame.to_parquet(directory / "ranking.parquet", index=False)
@@ -125,7 +103,6 @@ def _write(ranking: HeadRanking, directory: Path) -> None:
     (directory / "scores.safetensors").write_bytes(content)
     (directory / "report.html").write_text(report.render(ranking), encoding="utf-8")
     data = {
-        "format_version": FORMAT_VERSION,
         "score": ranking.score,
         "summary": {
             "n_examples": ranking.n_examples,
@@ -142,27 +119,95 @@ def _write(ranking: HeadRanking, directory: Path) -> None:
         "descriptions": ranking.descriptions,
         "example_ids": list(ranking.example_ids),
         "views": views,
-        "sha256": {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in FILES[:-1]},
     }
-    text = json.dumps(_plain(data), indent=1, ensure_ascii=False, allow_nan=False)
-    (directory / "report.json").write_text(text + "\n", encoding="utf-8")
-    for name in FILES:  # on the disk before a final name points to it
-        with open(directory / name, "rb+") as file:
-            os.fsync(file.fileno())
+    write_record(directory / "report.json", data, FILES[:-1])
+    return FILES
 
 
-def _replace(new: Path, directory: Path, backup: Path) -> None:
-    """Move the new files in; put the old ones back if that fails half way."""
-    for name in FILES:
+def save_report(
+    directory: str | Path, write: Callable[[Path], Sequence[str]], run_id: str | None, overwrite: bool = False
+) -> Path:
+    """Let `write(folder)` make the files of a report in an empty folder, and move them into `directory`.
+
+    `write` returns the files' names in order of arrival, the record (`write_record`) last. A report of the same run
+    is replaced: its files that the new one does not have are removed, unless they were changed since. If anything
+    fails, the directory is as it was before. Raises NotADirectoryError, and FileExistsError as `refuse_other_run`.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; expected a directory, or a path that does not exist yet.")
+    if not overwrite:
+        refuse_other_run(directory, run_id)
+    directory.mkdir(parents=True, exist_ok=True)
+    # inside the directory, not beside it: the same file system, so that moving is atomic
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory, ignore_cleanup_errors=True) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        new.mkdir()
+        old.mkdir()
+        names = write(new)
+        for name in names:  # on the disk before a final name points to it
+            with open(new / name, "rb+") as file:
+                os.fsync(file.fileno())
+        _replace(new, directory, names, backup=old)
+    return directory
+
+
+def write_record(path: Path, data: Mapping[str, Any], files: Sequence[str]) -> None:
+    """Write `data` as JSON (NaN as null), with the format's version and the SHA-256 of the files beside it."""
+    hashes = {name: hash_file(path.parent / name) for name in files}
+    record = _plain({"format_version": FORMAT_VERSION, **data, "sha256": hashes})
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_record(directory: Path, name: str, needs: Sequence[str], kind: str, saver: str) -> dict[str, Any]:
+    """The record of a saved report. Raises FileNotFoundError if it, or one of `needs`, is not there, and ValueError
+    if it is damaged or of another version; `kind` and `saver` name in the errors what was expected."""
+    if not directory.is_dir():
+        raise FileNotFoundError(f"No directory {directory}; expected one that `{saver}` wrote.")
+    for file in (name, *needs):
+        if not (directory / file).is_file():
+            raise FileNotFoundError(
+                f"{directory} has no {file}, so it is not a finished, saved {kind}. If its run was "
+                "interrupted, run the same command again: it continues."
+            )
+    return _read_json(directory / name)
+
+
+def read_tensors(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, which must be the one that the record describes (else ValueError)."""
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != record["sha256"][path.name]:
+        raise ValueError(
+            f"{path} is not the file that the record beside it describes (its SHA-256 differs): it was changed or "
+            "damaged, or saving was interrupted. Copy or save the report again."
+        )
+    try:
+        return load_tensors(content)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}). Copy it again.") from error
+
+
+def hash_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _replace(new: Path, directory: Path, names: Sequence[str], backup: Path) -> None:
+    """Move the new files in and the old report's others out; put all back if that fails half way."""
+    outdated = [name for name in _reported(directory) if name not in names]
+    for name in (*names, *outdated):
         if (directory / name).exists():
             shutil.copy2(directory / name, backup / name)
-    moved = []
+    changed = []
     try:
-        for name in FILES:
+        for name in names:
             os.replace(new / name, directory / name)
-            moved.append(name)
+            changed.append(name)
+        for name in outdated:
+            (directory / name).unlink()
+            changed.append(name)
     except BaseException:
-        for name in moved:
+        for name in changed:
             if (backup / name).exists():
                 os.replace(backup / name, directory / name)
             else:
@@ -170,13 +215,28 @@ def _replace(new: Path, directory: Path, backup: Path) -> None:
         raise
 
 
+def _reported(directory: Path) -> list[str]:
+    """The records in a directory, and the files that they list, as long as those are what the record says."""
+    found = [record for record in RECORDS if (directory / record).is_file()]
+    files = []
+    for record in found:
+        try:
+            hashes = json.loads((directory / record).read_text(encoding="utf-8"))["sha256"]
+            own = [name for name in hashes if Path(name).name == name and (directory / name).is_file()]
+            files += [name for name in own if hash_file(directory / name) == hashes[name]]
+        except (ValueError, KeyError, TypeError):
+            continue  # a damaged record lists nothing
+    return [*dict.fromkeys(files), *found]
+
+
 def saved_run(directory: str | Path) -> dict[str, Any] | None:
     """The provenance of the report in a directory; None if there is none, empty if it cannot be read."""
-    path = Path(directory) / "report.json"
-    if not path.exists():
+    found = [path for record in RECORDS if (path := Path(directory) / record).exists()]
+    if not found:
         return None
+    latest = max(found, key=lambda path: path.stat().st_mtime_ns)  # two only if a replacement was killed at its end
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["provenance"])
+        return dict(json.loads(latest.read_text(encoding="utf-8"))["provenance"])
     except (ValueError, KeyError, TypeError):
         return {}
 
@@ -196,7 +256,7 @@ def refuse_other_run(directory: str | Path, run_id: str | None) -> None:
     )
 
 
-def _read_report(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

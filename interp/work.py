@@ -143,6 +143,23 @@ def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool,
         )
 
 
+def keep_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> Path:
+    """The folder for the part files of these settings, made if needed, for work whose parts are not batches; refuses
+    as :func:`require_parts_of`."""
+    require_parts_of(directory, settings, resume, discard)
+    folder = directory / "parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_record(folder, settings)
+    return folder
+
+
+def _write_record(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Say in a folder of parts what they are parts of."""
+    settings = _as_read_back(settings)
+    text = json.dumps({"key": hash_json(settings), "settings": settings}, indent=1)
+    write_atomically(folder / "run.json", lambda path: path.write_text(text))
+
+
 def _as_read_back(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(settings), default=str))
 
@@ -151,8 +168,6 @@ class _Parts:
     def __init__(self, directory: Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.folder = directory / "parts"
         require_parts_of(directory, settings, resume)
-        settings = _as_read_back(settings)
-        record = self.folder / "run.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / "lock")  # gone with the process, also after kill -9
         try:
@@ -164,8 +179,7 @@ class _Parts:
         for stale in self.folder.iterdir():  # temporary files of a killed writer
             if re.match(r"\.(part|run)", stale.name):
                 stale.unlink(missing_ok=True)
-        text = json.dumps({"key": hash_json(settings), "settings": settings}, indent=1)
-        write_atomically(record, lambda path: path.write_text(text))
+        _write_record(self.folder, settings)
 
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.safetensors"

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
+import warnings
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
+
+from probes.cli_negative_bias import align, knowledge, measure, test
+from probes.cli_study import (
+    AnswerForms,
+    BatchSize,
+    Data,
+    Device,
+    Dtype,
+    Forms,
+    Limit,
+    ModelName,
+    Out,
+    Overwrite,
+    Resume,
+    Seed,
+    Study,
+    Wording,
+    say_where,
+)
+
+STEPS = "Negative bias, in the order of a study"
+
+
+class TableOfContents(TyperGroup):
+    """Lists the commands in this order; typer would put groups after the others."""
+
+    order = ("models", "measure", "rank", "test", "align", "knowledge")
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        return sorted(super().list_commands(ctx), key=self.order.index)
+
 
 app = typer.Typer(
+    cls=TableOfContents,
     help="Which attention heads make a language model behave like this, and what happens when you change them?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 rank = typer.Typer(help="Rank every head of a model; write a report.", no_args_is_help=True)
-app.add_typer(rank, name="rank")
+app.add_typer(measure, name="measure", rich_help_panel=STEPS)
+app.add_typer(rank, name="rank", rich_help_panel=STEPS)
+app.add_typer(test, name="test", rich_help_panel=STEPS)
+app.add_typer(align, name="align", rich_help_panel=STEPS)
+app.command(rich_help_panel=STEPS)(knowledge)
 
 
 class Ablation(StrEnum):
@@ -35,30 +71,11 @@ class Span(StrEnum):
     question = "question"
 
 
-class AnswerForms(StrEnum):
-    in_context = "in_context"
-    both = "both"
-
-
 class Effects(StrEnum):
     none = "none"
     zero = "zero"
     mean_of_others = "mean-of-others"
     mean = "mean"
-
-
-ModelName = Annotated[str, typer.Option(help="Built-in name, hub id, directory or .gguf file (see `interp models`).")]
-Data = Annotated[str, typer.Option(help="'builtin', or a .jsonl, .json, .csv or .parquet file.")]
-Out = Annotated[Path, typer.Option(help="Folder for the report.")]
-Limit = Annotated[int | None, typer.Option(min=2, help="Use only N questions: balanced, sampled by --seed.")]
-Seed = Annotated[int, typer.Option(help="Seed of the sample of questions.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue a killed run of the same settings.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report of another run in --out.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the checkpoint's).")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: CUDA where there is one.")]
-Forms = Annotated[AnswerForms, typer.Option(help="Answer words as they follow the prompt, or also with a space.")]
-Wording = Annotated[str, typer.Option(help="The instruction; it must name Yes and No.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Questions in a batch; a killed run loses at most one.")]
 
 
 @app.command()
@@ -104,22 +121,24 @@ def negative_attention(
     """Negative Attention Score of every head (arXiv 2408.00137), with the swapped order as control."""
     from probes import negative_bias
 
-    def run(loaded, questions, origin):
-        return negative_bias.rank_heads(
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    asked = negative_bias.Instruction(instruction)
+    questions = study.questions()
+    ranking = study.run(
+        lambda loaded: negative_bias.rank_heads(
             loaded,
             questions,
             query_span=query_span.value,
             effects=None if effects is Effects.none else effects.value,
-            instruction=negative_bias.Instruction(instruction),
+            instruction=asked,
             forms=forms.value,
             batch_size=batch_size,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            origin=origin,
-        )
-
-    _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device)
+            **study.keeping(),
+        ),
+        f"{len(questions)} questions from {data}",
+    )
+    _print_top(ranking)
+    say_where(out)
 
 
 @rank.command("head-effect")
@@ -144,61 +163,24 @@ def head_effect(
 
     if positions not in ("answer", "all") and not positions.isdecimal():
         raise typer.BadParameter(f"{positions!r}; expected answer, all or a number", param_hint="--positions")
-    where = int(positions) if positions.isdecimal() else positions
-
-    def run(loaded, questions, origin):
-        return negative_bias.rank_by_effect(
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    asked = negative_bias.Instruction(instruction)
+    questions = study.questions()
+    ranking = study.run(
+        lambda loaded: negative_bias.rank_by_effect(
             loaded,
             questions,
             ablation=ablation.value,
-            positions=where,
-            instruction=negative_bias.Instruction(instruction),
+            positions=int(positions) if positions.isdecimal() else positions,
+            instruction=asked,
             forms=forms.value,
             batch_size=batch_size,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            origin=origin,
-        )
-
-    _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device)
-
-
-def _rank(run, out, model, data, limit, seed, resume, overwrite, dtype, device) -> None:
-    """Read the questions, check the folder, load the model, rank, save, print the head of the table."""
-    from interp.storage import refuse_other_run
-    from interp.work import prepare_directory
-    from probes.questions import load_questions
-
-    questions = load_questions(data, limit=limit, seed=seed)  # a bad file fails before the model is loaded
-    if not (overwrite or resume):
-        refuse_other_run(out, run_id=None)
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    prepare_directory(out, need_mib=20)
-    console = Console(stderr=True)
-    try:
-        console.print(f"{len(questions)} questions from {data}; loading {model}", soft_wrap=True, markup=False)
-        origin = {"source": data if data == "builtin" else Path(data).name, "limit": limit, "seed": seed}
-        ranking = run(_load(model, dtype, device), questions, origin)
-    except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
-        console.print("stopped; continue with the same command and --resume")
-        raise typer.Exit(130) from None
-    finally:
-        with contextlib.suppress(OSError):
-            for folder in new:
-                folder.rmdir()  # only if nothing was written
+            **study.keeping(),
+        ),
+        f"{len(questions)} questions from {data}",
+    )
     _print_top(ranking)
-    console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False)
-
-
-def _load(model: str, dtype: str, device: str | None):
-    import torch
-
-    import interp
-
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise typer.BadParameter(f"{dtype!r}; expected float32, bfloat16, float16 or auto", param_hint="--dtype")
-    return interp.load(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device)
+    say_where(out)
 
 
 def _print_top(ranking, k: int = 10) -> None:
@@ -215,8 +197,15 @@ def _print_top(ranking, k: int = 10) -> None:
 
 def main() -> None:
     """Run the command line; errors of use and of the environment are one message, not a traceback."""
-    try:
-        app()
-    except (ValueError, KeyError, OSError, ArithmeticError, RuntimeError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"interp: {error}", style="red", markup=False, highlight=False)
-        sys.exit(1)
+    console = Console(stderr=True, soft_wrap=True)
+
+    def show_warning(message: Warning | str, *where: object) -> None:
+        console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        try:
+            app()
+        except (ValueError, KeyError, OSError, ArithmeticError, RuntimeError) as error:
+            console.print(f"interp: {error}", style="red", markup=False, highlight=False)
+            sys.exit(1)

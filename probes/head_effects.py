@@ -10,7 +10,7 @@ import numpy as np
 
 from interp.attribution import attribute, attribute_heads
 from interp.capture import mean_head_outputs
-from interp.edits import EachHead, ablate_each_head
+from interp.edits import Branch, EachHead, ablate_each_head
 from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt
@@ -42,11 +42,7 @@ class HeadEffects:
             self.branches = EachHead("mean").branches(model, values)
         else:
             self.branches = ablate_each_head(ablation).branches(model)
-        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        ends = [prompts[i] for i in sorted({0, by_length[-1], by_length[0]})]
-        picked = [self.branches[i] for i in np.unique(np.linspace(0, len(self.branches) - 1, 3).astype(int))]
-        checked = scan(model, ends, picked, metric=metric, positions=positions)
-        self.how, self.check = checked.how, checked.check
+        self.how, self.check = check_once(model, prompts, self.branches, metric, positions)
         self.direct = positions == "answer" and not why_no_attribution(model, prompts[0], metric)
 
     def measure(self, prompts: Sequence[Prompt], direct: bool = True) -> dict[str, np.ndarray]:
@@ -66,6 +62,23 @@ class HeadEffects:
         if direct and self.direct:
             measures["direct_effect"] = attribute_heads(self.model, prompts, self.metric)
         return measures
+
+
+def check_once(
+    model: Model,
+    prompts: Sequence[Prompt],
+    branches: Sequence[Branch],
+    metric: LogitDifference,
+    positions: Positions,
+    n: int = 3,
+) -> tuple[str, str]:
+    """How scans of these branches are to run, and what was checked: on ``n`` of them, spread over all, and on the
+    first, the longest and the shortest prompt. Batches can then be scanned with ``method=how, check=0``."""
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    ends = [prompts[i] for i in sorted({0, by_length[-1], by_length[0]})]
+    picked = [branches[i] for i in np.unique(np.linspace(0, len(branches) - 1, n).astype(int))]
+    checked = scan(model, ends, picked, metric=metric, positions=positions, check=n)
+    return checked.how, checked.check
 
 
 def why_no_attribution(model: Model, prompt: Prompt, metric: LogitDifference) -> str:

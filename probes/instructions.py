@@ -13,24 +13,31 @@ from probes.questions import Question
 
 @dataclass(frozen=True)
 class Instruction:
-    """How a question is put. ``text`` must name both options as whole words; ``layout`` places it."""
+    """How a question is put. ``text`` must name all options as whole words; ``layout`` places it.
+
+    ``positive`` is the option that is right where the gold answer is Yes. ``abstain`` is a third option ("I don't
+    know"), right for no question. ``reply`` begins the assistant's reply.
+    """
 
     text: str = "Answer the question with Yes or No."
     positive: str = "Yes"
     negative: str = "No"
     layout: str = "{instruction}\n{context}Question: {question}"
     system: str | None = None
+    abstain: str | None = None
+    reply: str = ""
 
     def __post_init__(self) -> None:
-        if self.positive == self.negative or not self.positive.strip() or not self.negative.strip():
-            raise ValueError(
-                f"the options {self.positive!r} and {self.negative!r} must be two different words, not blank."
-            )
-        for word in (self.positive, self.negative):
+        words = (self.positive, self.negative, *self.options[2:])
+        named = " and ".join(map(repr, words))
+        if len(set(words)) < len(words) or not all(word.strip() for word in words):
+            number = "two" if len(words) == 2 else "three"
+            raise ValueError(f"the options {named} must be {number} different words, not blank.")
+        for word in words:
             if not self.occurrences(word):
                 raise ValueError(
                     f"the instruction {self.text!r} does not contain the option word {word!r}. NAS measures "
-                    f"attention to both words in the instruction: name {self.positive!r} and {self.negative!r} there."
+                    f"attention to the words in the instruction: name {named} there."
                 )
         for slot in ("{instruction}", "{question}"):
             if self.layout.count(slot) != 1:
@@ -38,17 +45,22 @@ class Instruction:
         if self.layout.count("{context}") > 1:
             raise ValueError(f"layout {self.layout!r} must contain {{context}} at most once.")
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The answer words in the order of every result: negative, positive, and abstain if there is one."""
+        return (self.negative, self.positive) + ((self.abstain,) if self.abstain is not None else ())
+
     def occurrences(self, word: str) -> list[tuple[int, int]]:
         """Character ranges of an option word in the text, as a whole word, case-sensitive."""
         return [m.span() for m in self._options().finditer(self.text) if m[0] == word]
 
     def swapped(self) -> Instruction:
-        """The same instruction with the two option words in each other's place ("No or Yes")."""
+        """The same instruction with the two option words in each other's place ("No or Yes"); abstain stays."""
         exchange = {self.positive: self.negative, self.negative: self.positive}
-        return replace(self, text=self._options().sub(lambda m: exchange[m[0]], self.text))
+        return replace(self, text=self._options().sub(lambda m: exchange.get(m[0], m[0]), self.text))
 
     def _options(self) -> re.Pattern[str]:
-        longest_first = sorted((self.positive, self.negative), key=len, reverse=True)  # "Not sure" before "Not"
+        longest_first = sorted(self.options, key=len, reverse=True)  # "Not sure" before "Not"
         return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
     def place(self, question: str, context: str = "") -> tuple[str, int, int]:
@@ -72,8 +84,8 @@ def build_prompts(
     with_context: bool = True,
     forms: str = "in_context",
 ) -> list[Prompt]:
-    """One prompt for each question, with spans ``instruction``, ``question``, ``positive`` and ``negative`` (the
-    option words inside the instruction) and the two answers, the negative one first.
+    """One prompt for each question, with spans ``instruction``, ``question``, ``positive``, ``negative`` and, if there
+    is one, ``abstain`` (the option words inside the instruction), and the answers as in ``Instruction.options``.
 
     ``forms="both"`` sums an answer word with and without a leading space. The log odds of a prompt are then
     ``LogitDifference(instruction.negative, instruction.positive)``.
@@ -91,13 +103,16 @@ def build_prompts(
             "positive": [(at + a, at + b) for a, b in instruction.occurrences(instruction.positive)],
             "negative": [(at + a, at + b) for a, b in instruction.occurrences(instruction.negative)],
         }
+        if instruction.abstain is not None:
+            spans["abstain"] = [(at + a, at + b) for a, b in instruction.occurrences(instruction.abstain)]
         prompt = model.prompt(
             text,
             spans=spans,
-            answers=(instruction.negative, instruction.positive),
+            answers=instruction.options,
             gold=instruction.positive if question.answer == "Yes" else instruction.negative,
             forms=forms,
             system=instruction.system,
+            reply=instruction.reply,
             id=question.id,
         )
         if shared := set(prompt.span("positive")) & set(prompt.span("negative")):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.provenance import hash_text
 from probes.question_formats import FORMATS, detect_format, read_rows
 
 BUILTIN = Path(__file__).with_name("data") / "questions.jsonl"
@@ -23,7 +24,7 @@ class Question:
 
     `context` is what the question can't be answered without (a passage); `fact` is what would help but was
     not asked along (StrategyQA's facts). `pair` is the id of the item that a Yes and a No twin were made
-    from.
+    from; questions with the same `open_question` are twins too, named or not.
     """
 
     id: str
@@ -42,6 +43,19 @@ class Question:
             raise ValueError(f"answer={self.answer!r}; expected 'Yes' or 'No'")
         if not self.text.strip() or not self.id:
             raise ValueError(f"id={self.id!r}, text={self.text!r}; expected both to be filled in")
+
+    @property
+    def subject(self) -> str:
+        """What it shares with its twins: the pair, else the open question (of its passage), else its own id."""
+        if self.pair or not self.open_question:
+            return self.pair or self.id
+        return f"{self.open_question} {self.context}".strip()
+
+    @property
+    def group(self) -> str:
+        """The name of what is drawn and resampled together: the questions on one passage, else those of one
+        subject."""
+        return f"passage {hash_text(self.context)[:12]}" if self.context else self.subject
 
 
 def load_questions(
@@ -87,7 +101,7 @@ def load_questions(
     path = BUILTIN if builtin else Path(source)
     rows = _rename(path, read_rows(path), columns or {})
     questions = _parse(path, rows, format or detect_format([row for _, row in rows]), seed)
-    return questions if limit is None or limit >= len(questions) else _sample(questions, limit, seed)
+    return questions if limit is None else sample_questions(questions, limit, seed)
 
 
 def split_questions(
@@ -96,8 +110,8 @@ def split_questions(
     """Disjoint lists, one for each name in `fractions`, that together hold every question.
 
     Each split has the answers and domains of the whole in the same proportions (so a balanced list gives
-    balanced splits). Questions of one pair, and questions on one passage, go to one split: heads chosen on
-    a passage would otherwise be tested on it. Few large passages make the fractions approximate.
+    balanced splits). Twins (one pair, or one open question) and questions on one passage go to one split:
+    heads chosen on a passage would otherwise be tested on it. Few large passages make the fractions approximate.
 
     Raises ValueError when the fractions are not positive or do not add up to 1, or when a split would be
     empty.
@@ -120,7 +134,7 @@ def split_questions(
     if empty:
         raise ValueError(
             f"no question left for {', '.join(empty)}: {len(questions)} questions make {len(units)} groups "
-            "(pairs, and questions on one passage, stay together). Give more questions or larger shares than "
+            "(twins, and questions on one passage, stay together). Give more questions or larger shares than "
             f"{dict(fractions)}"
         )
     return {name: [questions[i] for i in sorted(indices)] for name, indices in members.items()}
@@ -133,8 +147,11 @@ def hash_questions(questions: Sequence[Question]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sample(questions: list[Question], limit: int, seed: int) -> list[Question]:
-    """The first `limit` of a seeded order in which answers alternate and domains come in proportion."""
+def sample_questions(questions: Sequence[Question], limit: int, seed: int = 0) -> list[Question]:
+    """At most `limit` questions in their order, drawn as `load_questions` draws: the first of a seeded order in which
+    answers alternate and domains come in proportion. All of them where there are no more."""
+    if limit >= len(questions):
+        return list(questions)
     rng = random.Random(seed)
     units = _units(questions, passages=False)
     rng.shuffle(units)
@@ -169,11 +186,11 @@ def _sample(questions: list[Question], limit: int, seed: int) -> list[Question]:
 
 
 def _units(questions: Sequence[Question], *, passages: bool) -> list[list[int]]:
-    """Indices of questions that must stay together: a pair and, with `passages`, all that share a passage."""
+    """Indices of questions that must stay together: twins and, with `passages`, all that share a passage."""
     units: dict[tuple[str, str], list[int]] = {}
     context_of: dict[tuple[str, str], str] = {}
     for i, question in enumerate(questions):
-        key = ("pair", question.pair) if question.pair else ("single", str(i))
+        key = ("subject", question.subject)
         context = context_of.setdefault(key, question.context)  # the first twin's
         if passages and context:
             key = ("context", context)

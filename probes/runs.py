@@ -43,10 +43,7 @@ class Run:
 
     def __post_init__(self) -> None:
         described = self.model.provenance()
-        named = {k: described[k] for k in ("architecture", "weights_sha256", "template_sha256", "dtype")}
-        # nothing here that another machine or a new conversion of the same weights would change
-        identity = {"title": self.title, "model": named, "data": self.data["sha256"]} | self.settings
-        object.__setattr__(self, "identity", identity)
+        object.__setattr__(self, "identity", _identity(self.title, described, self.data, self.settings))
         object.__setattr__(self, "described_model", described)
         if self.out is not None:
             object.__setattr__(self, "out", Path(self.out))
@@ -59,21 +56,21 @@ class Run:
     @property
     def id(self) -> str:
         """Twelve hex digits: the same weights, template, data and settings give the same id."""
-        return hash_json(self.identity)[:12]
+        return _id(self.identity)
 
-    def finished(self) -> HeadRanking | None:
-        """The saved report of these very settings, if ``resume`` asks for it and it is there. Raises
+    def is_finished(self) -> bool:
+        """Whether ``out`` holds the report of these very settings and ``resume`` asks for it. Raises
         ``FileExistsError`` now, before any work, if saving would be refused later."""
         if self.out is None:
-            return None
-        if not self.overwrite:
-            refuse_other_run(self.out, self.id)
+            return False
         scores_mib = 8 * self.data["n"] * self.model.n_layers * self.model.n_heads * 4 / 2**20
-        prepare_directory(self.out, need_mib=20 + 3 * scores_mib)
-        require_parts_of(self.out, self.parts_settings, self.resume, discard=self.overwrite)
-        if self.resume and (saved_run(self.out) or {}).get("run_id") == self.id:
-            return load_ranking(self.out)
-        return None
+        need_mib = 20 + 3 * scores_mib
+        require_place(self.out, self.id, self.parts_settings, self.resume, self.overwrite, need_mib)
+        return self.resume and (saved_run(self.out) or {}).get("run_id") == self.id
+
+    def finished(self) -> HeadRanking | None:
+        """The ranking of a run that :meth:`is_finished`; None if there is none."""
+        return load_ranking(self.out) if self.is_finished() else None
 
     def score(
         self, items: Sequence[Item], score: Callable[[Sequence[Item]], dict[str, np.ndarray]]
@@ -90,25 +87,9 @@ class Run:
         )
 
     def provenance(self, method: str, citation: Sequence[str], caveats: Sequence[str], **more: Any) -> dict[str, Any]:
-        return {
-            "run_id": self.id,
-            "title": f"{self.title} of {self.model.name}",
-            "method": method,
-            "model": self.described_model,
-            "data": self.data,
-            "settings": self.settings | {"batch_size": self.batch_size},
-            "statistics": {
-                "seed": statistics.SEED,
-                "bootstrap_resamples": statistics.N_BOOTSTRAP,
-                "interval": statistics.CONFIDENCE,
-            },
-            "versions": versions(),
-            "created": now(),
-            "seconds": round(time.perf_counter() - self.began, 1),
-            "citation": list(citation),
-            "caveats": list(caveats),
-            **more,
-        }
+        head = {"run_id": self.id, "title": f"{self.title} of {self.model.name}", "method": method}
+        settings = self.settings | {"batch_size": self.batch_size}
+        return head | _provenance(self.described_model, self.data, settings, citation, caveats, self.began) | more
 
     def save(self, ranking: HeadRanking) -> HeadRanking:
         """Write the report to ``out``, if given, and clear the part files."""
@@ -116,6 +97,71 @@ class Run:
             ranking.save(self.out, overwrite=self.overwrite)
             clear_parts(self.out)
         return ranking
+
+
+def study_provenance(
+    title: str,
+    model: Model,
+    data: dict[str, Any],
+    settings: dict[str, Any],
+    citation: Sequence[str],
+    caveats: Sequence[str],
+    began: float,
+    **more: Any,
+) -> dict[str, Any]:
+    """What a study's findings need to be traced and repeated; ``began`` is ``time.perf_counter()`` at its start.
+
+    The ``run_id`` is a function of the weights, the template, the data and the settings, as for a ranking.
+    """
+    described = model.provenance()
+    head = {"run_id": _id(_identity(title, described, data, settings)), "title": f"{title} of {model.name}"}
+    return head | _provenance(described, data, settings, citation, caveats, began) | more
+
+
+def _identity(title: str, model: dict[str, Any], data: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run this run: nothing that another machine or a new conversion of the same weights would change."""
+    named = {k: model[k] for k in ("architecture", "weights_sha256", "template_sha256", "dtype")}
+    return {"title": title, "model": named, "data": data["sha256"]} | settings
+
+
+def _id(identity: dict[str, Any]) -> str:
+    return hash_json(identity)[:12]
+
+
+def _provenance(
+    model: dict[str, Any],
+    data: dict[str, Any],
+    settings: dict[str, Any],
+    citation: Sequence[str],
+    caveats: Sequence[str],
+    began: float,
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "data": data,
+        "settings": settings,
+        "statistics": {
+            "seed": statistics.SEED,
+            "bootstrap_resamples": statistics.N_BOOTSTRAP,
+            "interval": statistics.CONFIDENCE,
+        },
+        "versions": versions(),
+        "created": now(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "citation": list(citation),
+        "caveats": list(caveats),
+    }
+
+
+def require_place(
+    out: Path, run_id: str, parts: Mapping[str, Any], resume: bool, overwrite: bool, need_mib: float
+) -> None:
+    """Refuse, before any work, what saving would refuse later: another run's report, another run's part files
+    (``overwrite`` discards both), a folder that can't be written."""
+    if not overwrite:
+        refuse_other_run(out, run_id)
+    prepare_directory(out, need_mib)
+    require_parts_of(out, parts, resume, discard=overwrite)
 
 
 def describe_questions(questions: Sequence[Question], origin: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Figures: the right numbers in the right place, text escaped, nothing shown."""
 
 import dataclasses
+import functools
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 from interp import figures
+from interp.interval_figures import min_width
 from interp.ranking import HeadRanking
 from interp.views import TokenView
 
@@ -105,3 +108,88 @@ def test_figures_are_returned_not_shown(ranking, view, monkeypatch):
     figures.scatter(ranking.to_frame(), "score", "half")
     for figure in (ranking.plot(), ranking.plot_top(), figures.token_bars(view, (0, 1))):
         assert isinstance(figure, go.Figure) and figure.to_json()
+
+
+@pytest.fixture
+def intervals() -> pd.DataFrame:
+    rows = [
+        {"scenario": scenario, "subset": subset, "k": k, "bias": k / 10, "low": k / 10 - 0.05, "high": k / 10 + 0.2}
+        for subset in ("known", "unknown <b>")
+        for scenario in ("plain", "chain_of_thought in <i>")
+        for k in (5, 1, 20)
+    ]
+    return pd.DataFrame(rows).assign(n=40)
+
+
+def test_interval_bars_are_groups_with_asymmetrical_intervals(intervals):
+    rows = intervals[intervals["k"] == 5]
+    figure = figures.interval_bars(rows, "scenario", "bias", "low", "high", color="subset", title="<u>", reference=0.1)
+    assert [trace.name for trace in figure.data] == ["known", "unknown &lt;b&gt;"]
+    for trace in figure.data:
+        assert list(trace.x) == ["plain", "chain_of_thought in <i>"]  # identities; the axis prints the escaped texts
+        np.testing.assert_allclose(trace.base + np.array(trace.y), [0.5, 0.5])
+        np.testing.assert_allclose(trace.error_y.array, [0.2, 0.2])
+        np.testing.assert_allclose(trace.error_y.arrayminus, [0.05, 0.05])
+        assert not trace.error_y.symmetric
+    assert figure.layout.xaxis.ticktext == ("plain", "chain of<br>thought in<br>&lt;i&gt;")
+    assert figure.layout.title.text == "&lt;u&gt;" and figure.layout.barmode == "group"
+    assert figure.layout.shapes[0].y0 == figure.layout.shapes[0].y1 == 0.1
+    assert figure.data[1].hovertext[0] == "<b>plain, unknown &lt;b&gt;</b><br>bias 0.5  [0.45, 0.7]<br>n 40"
+    assert figure.data[0].marker.color != figure.data[1].marker.color
+
+
+def test_interval_bars_mark_what_is_not_defined(intervals):
+    rows = intervals[(intervals["k"] == 5) & (intervals["subset"] == "known")].copy()
+    rows.loc[rows["scenario"] == "plain", ["bias", "low", "high"]] = np.nan
+    trace = figures.interval_bars(rows, "scenario", "bias", "low", "high").data[0]
+    assert trace.text[0] == "–" and trace.text[1] == "" and trace.y[0] == 0
+    assert "bias not defined<br>" in trace.hovertext[0] and not trace.showlegend
+
+
+def test_interval_lines_are_sorted_with_bands_or_bars_in_panels_of_one_scale(intervals):
+    draw = functools.partial(figures.interval_lines, intervals, "k", "bias", "low", "high", "subset", "scenario")
+    figure = draw(labels={"bias": "bias & <more>"})
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    lines = [trace for trace in figure.data if trace.fill is None]
+    assert len(bands) == len(lines) == 4 and [trace.showlegend for trace in lines] == [True, True, False, False]
+    assert list(lines[0].x) == [1, 5, 20] and list(lines[0].y) == [0.1, 0.5, 2.0]
+    assert list(bands[0].x) == [1, 5, 20, 20, 5, 1]
+    np.testing.assert_allclose(bands[0].y, [0.05, 0.45, 1.95, 2.2, 0.7, 0.3])
+    assert lines[0].line.dash != lines[1].line.dash and lines[0].marker.symbol != lines[1].marker.symbol
+    assert lines[0].hovertext[0] == "<b>k 1, known</b><br>bias &amp; &lt;more&gt; 0.1  [0.05, 0.3]<br>n 40"
+    assert figure.layout.yaxis2.matches == "y" and figure.layout.yaxis.title.text == "bias &amp; &lt;more&gt;"
+    assert [a.text for a in figure.layout.annotations] == ["plain", "chain_of_thought in &lt;i&gt;"]
+    assert len(figure.layout.shapes) == 2 and len(draw(reference=None).layout.shapes) == 0
+    barred = draw(band=False)
+    assert len(barred.data) == 4
+    np.testing.assert_allclose(barred.data[0].error_y.array, [0.2] * 3)
+
+
+def test_interval_lines_without_intervals_colours_or_panels(intervals):
+    rows = intervals.assign(low=np.nan, high=np.nan).head(3)
+    figure = figures.interval_lines(rows, "k", "bias", "low", "high")
+    assert len(figure.data) == 1 and not figure.data[0].showlegend
+    late = intervals[(intervals["scenario"] != "plain") | (intervals["subset"] == "known")]  # first seen in panel two
+    named = figures.interval_lines(late, "k", "bias", "low", "high", "subset", "scenario")
+    assert [trace.name for trace in named.data if trace.showlegend] == ["known", "unknown &lt;b&gt;"]
+    many = pd.concat([intervals.head(3).assign(scenario=str(i)) for i in range(4)])
+    assert figures.interval_lines(many, "k", "bias", "low", "high", facet="scenario").layout.yaxis4.matches == "y"
+
+
+def test_the_least_width_grows_with_bars_and_panels(intervals):
+    rows = intervals[intervals["k"] == 5]
+    draw = functools.partial(figures.interval_bars, y="bias", low="low", high="high")
+    assert min_width(draw(rows, "scenario", color="subset")) == 70 + 2 * 62  # "thought in" has ten letters
+    wide = pd.concat([intervals.head(1).assign(scenario="s", subset=str(i)) for i in range(9)])
+    assert min_width(draw(wide, "scenario", color="subset")) == 70 + 9 * 22
+    lines = functools.partial(figures.interval_lines, intervals, "k", "bias", "low", "high", "subset")
+    assert min_width(lines()) == 0 and min_width(lines(facet="scenario")) == 60 + 2 * 230
+
+
+def test_interval_figures_refuse_what_they_cannot_draw(intervals):
+    with pytest.raises(ValueError, match=r"No column 'lo', 'hi'; expected some of \['scenario'"):
+        figures.interval_bars(intervals, "scenario", "bias", "lo", "hi")
+    with pytest.raises(ValueError, match=r"Two rows have the same scenario and subset: \['plain', 'known'\]"):
+        figures.interval_bars(intervals, "scenario", "bias", "low", "high", color="subset")
+    with pytest.raises(ValueError, match="no rows"):
+        figures.interval_lines(intervals.head(0), "k", "bias", "low", "high")

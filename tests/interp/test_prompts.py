@@ -263,6 +263,52 @@ def test_bad_answers_are_refused(smollm2, answers, options, message):
         smollm2.prompt("Is it so? Answer: ", answers=answers, **options)
 
 
+REPLIES = [
+    "The answer is",
+    "The answer is:\n",
+    "So, “No” 🦙 … ",
+    "Yes or No? <b>x</b>\n\n  It was 3 > 2.\nAnswer:",
+    "\n",
+]
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_given_reply_is_kept_and_leaves_the_rest_in_place(tokenizer, reply, chat):
+    text = "Is 17 prime? The answer is Yes or No."
+    reply = text_of(tokenizer, reply)
+    plain = build_prompt(model(tokenizer), text, spans={"no": (34, 36)}, chat=chat)
+    p = build_prompt(model(tokenizer), text, spans={"no": (34, 36)}, chat=chat, reply=reply)
+    assert p.text == plain.text + reply and decode(tokenizer, p.token_ids) == p.text
+    for name in ("prefix", "text", "no"):
+        assert p.span(name) == plain.span(name)
+    assert "reply" not in plain.spans and set(p.span("reply")) - set(p.span("suffix")) <= {p.span("text")[-1]}
+    kept = decode(tokenizer, [p.token_ids[i] for i in p.span("reply")])
+    assert reply.strip() in kept and kept in p.text
+    assert p.span("prefix") + p.span("text") + p.span("suffix") == tuple(range(len(p)))
+
+
+@pytest.mark.parametrize(
+    ("reply", "forms"),
+    [("The answer is", [" No", " Yes"]), ("The answer is ", ["No", "Yes"]), ("Answer:\n", ["No", "Yes"])],
+)
+def test_answers_after_a_given_reply(smollm2, reply, forms):
+    p = smollm2.prompt("Is it so?", answers=("No", "Yes"), gold="No", reply=reply)
+    assert words(smollm2.tokenizer, p, "No", "Yes") == forms
+    after = smollm2.tokenizer(p.text, add_special_tokens=False).input_ids
+    assert list(p.token_ids) == after  # the reply's tokens are its own, whatever the answer would have merged with
+    both = smollm2.prompt("Is it so?", answers=("No", "Yes"), reply=reply, forms="both")
+    assert set(p.answers["No"]) <= set(both.answers["No"]) and not set(both.answers["No"]) & set(both.answers["Yes"])
+
+
+def test_answers_after_a_reply_for_every_tokenizer(tokenizer):
+    for reply in REPLIES:
+        p = build_prompt(model(tokenizer), "Is it so?", answers=("No", "Yes"), reply=text_of(tokenizer, reply))
+        glued = reply[-1].isspace()
+        first = decode(tokenizer, [p.answers["No"][0]])
+        assert first.startswith("N" if glued else " ") and first.strip()
+
+
 def test_prompts_from_token_ids():
     p = Prompt.from_token_ids(torch.tensor([5, 6, 7]), answers={"No": [1], "Yes": torch.tensor([2, 3])}, gold="No")
     assert p.token_ids == (5, 6, 7) and p.tokens == ("5", "6", "7") and len(p) == 3

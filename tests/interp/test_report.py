@@ -231,6 +231,6 @@ def test_a_bare_ranking_renders():
 
 
 def test_numbers_are_short_and_mark_what_is_missing():
-    assert [report.number(value) for value in (0.84, -1.23456, 0.0, 12, 7.4e-05, float("nan"), None)] == [
-        "0.840", "−1.23", "0.00", "12", "7.40e−05", "–", "–",
+    assert [report.number(value) for value in (0.84, -1.23456, 0.0, 12, 7.4e-05, float("nan"), None, 1234.6)] == [
+        "0.840", "−1.23", "0.00", "12", "7.40e−05", "–", "–", "1235",
     ]  # fmt: skip

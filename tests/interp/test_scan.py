@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import interp
-from interp.edits import Branch, HeadEdit
+from interp.edits import Branch, HeadEdit, ResidualEdit
 from interp.scan import FanOutDisagreement
 from tests.tiny import CONFIGS, VOCABULARY, WINDOW, tiny
 from tests.twins import bridge_loop, bridge_means
@@ -133,6 +133,81 @@ def test_branches_of_several_heads_agree_with_the_loop(llama):
         assert abs(fast.change[0, -1]) < 1e-5
 
 
+def stream_branches(d_model: int) -> list[Branch]:
+    """Every operation at every layer, several at once, at the attention's output, with heads; and none."""
+    generator = torch.Generator().manual_seed(1)
+    v, w = torch.randn(2, d_model, generator=generator)
+    single = [
+        Branch((ResidualEdit(layer, v, op, coefficient),))
+        for layer in range(5)
+        for op, coefficient in (("add", 2.0), ("add", -0.5), ("remove", 1.0), ("clamp", 3.0))
+    ]
+    everywhere = Branch(
+        tuple(ResidualEdit(n, v, "remove", at=at) for n in range(4) for at in ("input", "attention")), "removed"
+    )
+    return [
+        *single,
+        everywhere,
+        Branch((ResidualEdit(2, v, "add", 1.5, at="attention"),)),
+        Branch((ResidualEdit(2, v), ResidualEdit(2, w, "remove"), ResidualEdit(2, v, "clamp", 2.0)), "in their order"),
+        Branch((ResidualEdit(3, v), HeadEdit(1, 0), HeadEdit(3, 2, "scale", 2.0), ResidualEdit(1, w)), "with heads"),
+        Branch((HeadEdit(0, 1), ResidualEdit(4, w, "add", 3.0)), "first and last"),
+        Branch((ResidualEdit(1, v, "add", 0.0),), "nothing"),
+        Branch((), "unedited"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("positions", ["answer", 3, "all"])
+def test_edits_of_the_stream_agree_with_the_loop(name, positions):
+    model, p = interp.load(tiny(name)), prompt(3 * WINDOW)
+    branches = stream_branches(model.d_model)
+    fast = interp.scan(model, [p], branches, positions=positions, method="fan-out")
+    slow = interp.scan(model, [p], branches, positions=positions, method="loop")
+    chunked = interp.scan(model, [p], branches, positions=positions, method="fan-out", memory_mib=1e-6)
+    np.testing.assert_allclose(fast.values, slow.values, atol=1e-4)
+    np.testing.assert_allclose(fast.values, chunked.values, atol=1e-4)
+    assert np.abs(fast.change[0, -2:]).max() < 1e-5 and (np.abs(slow.change[0, :-2]) > 1e-3).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("positions", ["answer", 3, "all"])
+def test_edits_of_the_stream_agree_with_transformerlens(name, positions):
+    model, p = interp.load(tiny(name)), prompt(3 * WINDOW)
+    m = {"answer": 1, "all": len(p)}.get(positions, positions)
+    branches = stream_branches(model.d_model)[:16]  # one edit each, of layers 0 to 3
+    expected = []
+    for (edit,) in (b.edits for b in branches):
+
+        def hook(h, hook, edit=edit):
+            u = edit.vector / edit.vector.norm()
+            along = (h[:, -m:] @ u)[..., None] * u
+            new = {"add": h[:, -m:] + edit.coefficient * edit.vector, "remove": h[:, -m:] - along}
+            new["clamp"] = new["remove"] + edit.coefficient * u
+            return torch.cat([h[:, :-m], new[edit.op]], dim=1)
+
+        hooks = [(f"blocks.{edit.layer}.hook_in", hook)]
+        logits = model.bridge.run_with_hooks(torch.tensor([p.token_ids]), fwd_hooks=hooks)[0, -1]
+        expected.append(logits[NO] - logits[YES])
+    found = interp.scan(model, [p], branches, positions=positions, method="fan-out")
+    np.testing.assert_allclose(found.values[0], torch.stack(expected), atol=1e-4)
+
+
+def test_a_sweep_of_the_prompt_alone_is_a_scan_of_all_positions(llama):
+    """Steering with positions="all", prompt only, and a branch at positions="all" are one thing, and say so."""
+    from interp.steering import Steering
+
+    p, v = prompt(20), torch.randn(32, generator=torch.Generator().manual_seed(0))
+    edits = [ResidualEdit(layer, v, "add", c) for layer in (0, 2, 4) for c in (-1.0, 2.0)]
+    scanned = interp.scan(llama, [p], [Branch((e,)) for e in edits], positions="all")
+    assert scanned.labels[:2] == ("L0 add -1", "L0 add 2") and scanned.how == "fan-out"
+    for edit, value in zip(edits, scanned.values[0], strict=True):
+        with Steering((edit,)).apply(llama):
+            logits = llama.final_logits([p])[0]
+        assert abs(logits[NO] - logits[YES] - value) < 1e-4
+
+
 def test_probability_metric_is_the_softmax(llama):
     p = prompt(20)
     result = interp.scan(llama, [p], interp.ablate_each_head("zero"), metric=interp.Probability("gold"))
@@ -200,6 +275,8 @@ def test_attention_of_its_own_falls_back_to_the_loop():
     [
         ([Branch((HeadEdit(9, 0),))], {}, "L9H0 is out of range.*layers 0..3"),
         ([Branch((HeadEdit(0, 4),))], {}, "L0H4 is out of range.*heads 0..3"),
+        ([Branch((ResidualEdit(5, torch.ones(32)),))], {}, r"L5 add 1 is out of range.*residual layers 0\.\.4"),
+        ([Branch((ResidualEdit(1, torch.ones(9)),))], {}, "the vector has 9 numbers; .* has 32"),
         ([], {}, "no branches"),
         (
             interp.ablate_each_head("zero"),

@@ -7,6 +7,7 @@ import pytest
 
 from interp.statistics import (
     benjamini_hochberg,
+    bootstrap_interval,
     mean_interval,
     rank_biased_overlap,
     sign_flip_p,
@@ -160,3 +161,87 @@ def test_top_k_overlap_by_hand():
 def test_a_single_number_is_refused():
     with pytest.raises(ValueError, match="expected an array with the examples on axis 0"):
         mean_interval(np.array(1.0))
+
+
+def test_bootstrap_of_a_mean_is_the_interval_of_the_mean():
+    scores = np.random.default_rng(4).exponential(size=(50, 3))
+    low, high = bootstrap_interval(lambda x: x.mean(axis=0), scores, n_resamples=4000)
+    one_low, one_high = mean_interval(scores, n_resamples=4000)
+    spread = scores.std(axis=0).max() / np.sqrt(50)
+    np.testing.assert_allclose(low, one_low, atol=0.2 * spread)
+    np.testing.assert_allclose(high, one_high, atol=0.2 * spread)
+
+
+@pytest.mark.parametrize("groups", [None, [f"g{i % 13}" for i in range(40)]])
+def test_counts_are_a_short_cut_for_the_rows_drawn(groups):
+    x, y = np.random.default_rng(2).normal(size=(2, 40))
+    plain = bootstrap_interval(lambda x, y: np.array([(x * y).mean(), y.sum()]), x, y, groups=groups, n_resamples=300)
+
+    def weighted(x, y, counts):
+        return np.stack([counts @ (x * y) / counts.sum(1), counts @ y], axis=1)
+
+    fast = bootstrap_interval(weighted, x, y, groups=groups, n_resamples=300, weighted=True)
+    np.testing.assert_allclose(plain, fast, atol=1e-12)
+
+
+def test_arrays_are_drawn_together():
+    x = np.random.default_rng(3).normal(size=30)
+    low, high = bootstrap_interval(lambda a, b: (a - b).mean(), x + 1, x)
+    assert low == pytest.approx(1) and high == pytest.approx(1)
+
+
+def test_groups_are_drawn_as_wholes():
+    """Copies of an example add nothing: 10 groups of 8 equal values are as uncertain as 10 values."""
+    x = np.random.default_rng(5).normal(size=10)
+    copies, names = np.repeat(x, 8), [("pair", i) for i in range(10) for _ in range(8)]
+    single = bootstrap_interval(np.mean, x)
+    np.testing.assert_allclose(bootstrap_interval(np.mean, copies, groups=names), single, atol=1e-12)
+    naive = bootstrap_interval(np.mean, copies)
+    assert naive.high - naive.low < 0.5 * (single.high - single.low)
+
+
+def test_bootstrap_covers_about_as_often_as_it_says():
+    rng = np.random.default_rng(6)
+    hits = 0
+    for _ in range(200):
+        low, high = bootstrap_interval(
+            lambda x, counts: counts @ x / len(x), rng.normal(size=40), confidence=0.9, n_resamples=500, weighted=True
+        )
+        hits += low < 0 < high
+    assert 0.8 < hits / 200 < 0.96
+
+
+def test_bootstrap_laws(monkeypatch):
+    x = np.random.default_rng(8).normal(size=(25, 2))
+    first = bootstrap_interval(np.mean, x[:, 0], seed=1)
+    assert first == bootstrap_interval(np.mean, x[:, 0], seed=1) != bootstrap_interval(np.mean, x[:, 0], seed=2)
+    np.testing.assert_array_equal(bootstrap_interval(np.median, np.full(9, 2.5)), 2.5)
+    monkeypatch.setattr("interp.statistics._MAX_BYTES", 8 * 25 * 7)  # blocks of seven draws
+    assert bootstrap_interval(np.mean, x[:, 0], seed=1) == first
+
+
+def test_bootstrap_of_what_is_sometimes_undefined():
+    rare = np.arange(30) < 2  # a share among these: undefined on about one draw in seven
+
+    def share(marked, value):
+        return value[marked].mean() if marked.any() else np.nan
+
+    low, high = bootstrap_interval(share, rare, np.arange(30.0))
+    assert low == 0 and high == 1
+    assert np.isnan(bootstrap_interval(share, np.zeros(30, bool), np.arange(30.0))).all()
+    assert np.isnan(bootstrap_interval(np.mean, np.arange(4.0), groups="aaaa")).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ([np.ones(3), np.ones(4)], {}, r"lengths \[3, 4\]; expected one or more of one length"),
+        ([], {}, r"lengths \[\]"),
+        ([np.ones(0)], {}, "there are no examples"),
+        ([np.ones(3)], {"groups": "ab"}, "groups names 2 examples; the arrays have 3"),
+        ([np.ones(3)], {"confidence": 95}, "confidence is 95"),
+    ],
+)
+def test_bad_bootstraps_are_refused(arrays, options, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(lambda *x: 0.0, *arrays, **options)

@@ -182,7 +182,9 @@ def test_loading_says_what_is_wrong(tmp_path):
         load_ranking(tmp_path)
     path.write_text(good, encoding="utf-8")
     tensors.write_bytes(tensors.read_bytes()[:-4] + b"\0\0\0\0")
-    with pytest.raises(ValueError, match=r"is not the file that report.json describes \(its SHA-256 differs\)"):
+    with pytest.raises(
+        ValueError, match=r"is not the file that the record beside it describes \(its SHA-256 differs\)"
+    ):
         load_ranking(tmp_path)
     tensors.unlink()
     with pytest.raises(FileNotFoundError, match=r"has no scores.safetensors"):

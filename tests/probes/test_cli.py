@@ -13,29 +13,9 @@ from pathlib import Path
 import pytest
 
 from interp import load_ranking
-from probes import cli
 from tests.tiny import tiny, tiny_tokenizer
 
 REPORT = ["ranking.csv", "ranking.parquet", "report.html", "report.json", "scores.safetensors"]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Calls `interp ...` as a shell would; returns exit code, stdout and stderr (as wide lines, without colours)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setenv("COLUMNS", "300")
-        monkeypatch.setattr(sys, "argv", ["interp", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        out, err = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in captured)
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +163,9 @@ def test_a_full_disk_is_told_before_the_model_is_loaded(run, questions, tmp_path
 
 
 def test_ctrl_c_is_no_traceback_and_the_run_continues(run, model, questions, tmp_path, monkeypatch):
-    from probes import negative_bias
+    from probes import negative_attention
 
-    real, calls = negative_bias._score_and_masked, []
+    real, calls = negative_attention._score_and_masked, []
 
     def interrupted(*args):
         calls.append(args)
@@ -195,13 +175,13 @@ def test_ctrl_c_is_no_traceback_and_the_run_continues(run, model, questions, tmp
 
     arguments = ("rank", "negative-attention", "--model", model, "--data", questions, "--out", tmp_path)
     options = ("--batch-size", 2, "--effects", "none", "--device", "cpu")
-    monkeypatch.setattr(negative_bias, "_score_and_masked", interrupted)
+    monkeypatch.setattr(negative_attention, "_score_and_masked", interrupted)
     code, _, err = run(*arguments, *options)
     assert code == 130 and "--resume" in err and "Traceback" not in err
     code, _, err = run(*arguments, *options)
     assert code == 1 and "unfinished run with the same settings" in err
     calls.clear()
-    monkeypatch.setattr(negative_bias, "_score_and_masked", lambda *a: calls.append(a) or real(*a))
+    monkeypatch.setattr(negative_attention, "_score_and_masked", lambda *a: calls.append(a) or real(*a))
     code, _, err = run(*arguments, *options, "--resume")
     assert code == 0, err
     assert len(calls) == 2  # one batch, both orders
@@ -221,7 +201,7 @@ def test_kill_9_in_the_middle_then_resume_gives_the_same_ranking(run, model, tmp
         return ["rank", "negative-attention", "--model", str(model), "--data", str(data), "--out", str(out), *options]
 
     slow = (  # each part takes a while, so that the kill lands between the first and the last
-        "import sys, time; from probes import cli, negative_bias as nb; real = nb.score_prompts; "
+        "import sys, time; from probes import cli, negative_attention as nb; real = nb.score_prompts; "
         "nb.score_prompts = lambda *a: (time.sleep(0.3), real(*a))[1]; "
         "sys.argv[0] = 'interp'; cli.main()"
     )

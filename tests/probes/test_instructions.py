@@ -160,3 +160,33 @@ def test_smollm2_spans(smollm2):
     assert [text_at(smollm2, p, s) for s in ("instruction", "question", "positive", "negative")] == [
         "Answer the question with Yes or No.", "Is the sky blue?", "Yes", "No"
     ]  # fmt: skip
+
+
+UNSURE = Instruction("Answer with Yes, No or No idea.", abstain="No idea")
+
+
+def test_a_third_option_comes_last_and_is_not_taken_for_another(model):
+    assert UNSURE.options == ("No", "Yes", "No idea")
+    assert UNSURE.occurrences("No") == [(17, 19)] and UNSURE.occurrences("No idea") == [(23, 30)]
+    assert UNSURE.swapped().text == "Answer with No, Yes or No idea." and UNSURE.swapped().swapped() == UNSURE
+    unsure = Instruction("Answer with Yes, No or I don't know.", abstain="I don't know")
+    (p,) = build_prompts(model, QUESTIONS[:1], unsure)
+    assert list(p.answers) == ["No", "Yes", "I don't know"] and p.gold == "Yes"
+    assert text_at(model, p, "abstain") == "I don't know" and text_at(model, p, "negative") == "No"
+
+
+def test_a_third_option_must_differ_be_named_and_begin_otherwise(model):
+    with pytest.raises(ValueError, match="'Yes' and 'No' and 'No' must be three different words"):
+        Instruction(abstain="No")
+    with pytest.raises(ValueError, match='does not contain the option word "I don\'t know"'):
+        Instruction(abstain="I don't know")
+    with pytest.raises(ValueError, match="'No' and 'No idea' share their first token"):
+        build_prompts(model, QUESTIONS[:1], UNSURE)
+
+
+def test_the_reply_is_begun(model):
+    instruction = Instruction(reply="The answer is")
+    (p,) = build_prompts(model, QUESTIONS[:1], instruction)
+    assert text_at(model, p, "reply") == "The answer is" and p.text.endswith("The answer is")
+    plain = build_prompts(model, QUESTIONS[:1])[0]
+    assert p.span("question") == plain.span("question") and p.span("negative") == plain.span("negative")

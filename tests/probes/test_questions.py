@@ -1,6 +1,7 @@
 """Reading, sampling and splitting of yes/no questions. Every row below was invented for these tests."""
 
 import dataclasses
+import itertools
 import json
 import random
 from collections import Counter
@@ -326,6 +327,17 @@ def test_splits_keep_pairs_and_passages_together(write: Write) -> None:
     pairs = [{q.pair for q in split} for split in splits.values()]
     assert not contexts[0] & contexts[1] and not pairs[0] & pairs[1]
     assert len(splits["a"]) == len(splits["b"]) == 60
+
+
+def test_twins_of_the_shipped_questions_are_never_parted() -> None:
+    questions = load_questions()
+    assert len({q.open_question for q in questions}) < len(questions)  # there are twins
+    parts = list(split_questions(questions).values())
+    for part, other in itertools.combinations(parts, 2):
+        assert not {q.open_question for q in part} & {q.open_question for q in other}
+    half = load_questions(limit=250)
+    assert not {q.open_question for q in half} & {q.open_question for q in questions if q not in half}
+    assert answers(half)["Yes"] == answers(half)["No"] == 125
 
 
 @pytest.mark.parametrize("fractions", [{}, {"a": 0.5, "b": 0.4}, {"a": 1.5, "b": -0.5}, {"a": float("nan")}])

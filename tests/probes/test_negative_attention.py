@@ -10,11 +10,17 @@ import torch
 
 import interp
 from interp.work import OtherRunError
-from probes import negative_bias
+from probes import negative_attention
 from probes.head_effects import HeadEffects
 from probes.instructions import Instruction, build_prompts
-from probes.negative_bias import negative_attention_score, query_positions, rank_by_effect, rank_heads, score_prompts
-from probes.questions import Question
+from probes.negative_attention import (
+    negative_attention_score,
+    query_positions,
+    rank_by_effect,
+    rank_heads,
+    score_prompts,
+)
+from probes.questions import Question, load_questions
 from tests.tiny import tiny, tiny_tokenizer
 
 QUESTIONS = [
@@ -228,7 +234,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("rank", [rank_heads, rank_by_effect])
 def test_a_killed_ranking_resumes_to_the_same_numbers(model, rank, tmp_path, monkeypatch):
-    owner, name = (negative_bias, "_score_and_masked") if rank is rank_heads else (HeadEffects, "measure")
+    owner, name = (negative_attention, "_score_and_masked") if rank is rank_heads else (HeadEffects, "measure")
     real, calls = getattr(owner, name), []
 
     def dies(*args, **kwargs):
@@ -320,7 +326,7 @@ def test_an_architecture_without_direct_attribution_can_still_be_ranked():
 
 
 def test_smollm2_with_six_questions(smollm2):
-    questions = negative_bias.load_questions(limit=6)
+    questions = load_questions(limit=6)
     ranking = rank_heads(smollm2, questions, n_views=1)
     assert list(ranking.measures) == ["nas", "nas_swapped_order", "nas_order_balanced"]
     assert ranking.scores.shape == (6, 30, 9)

@@ -1,0 +1,204 @@
+"""Answers of many prompts that begin alike, without computing the beginning again for each.
+
+Questions of one set share the system prompt, the instruction and more: often two thirds of their tokens. A batch runs
+these once, and its own rest, padded on the right, on top of the same keys and values. Padding is after every real
+token, so the causal mask alone hides it, and positions and sliding windows are those of one prompt at a time.
+
+The same pass can resume at a layer: while only weights above it change (tuning, head by head), what enters the layer is
+computed once for each prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.components import forward_replaced
+
+if TYPE_CHECKING:
+    from interp.model import Model
+    from interp.prompts import Prompt
+
+WORTH_SHARING = 8  # tokens in common; fewer are not worth a pass of their own
+
+
+def common_prefix(prompts: Sequence[Prompt]) -> int:
+    """How many first tokens all prompts share, leaving each at least one of its own."""
+    first, last = min(p.token_ids for p in prompts), max(p.token_ids for p in prompts)
+    shared = 0
+    for a, b in zip(first[:-1], last[:-1], strict=False):
+        if a != b:
+            break
+        shared += 1
+    return min(shared, min(map(len, prompts)) - 1)
+
+
+def answer_logits(model: Model, prompts: Sequence[Prompt]) -> Float[Tensor, "example vocabulary"]:
+    """Logits at each prompt's last position, for one batch, as the model gives them (its dtype, with gradients where
+    they are enabled). Equal to one prompt at a time up to rounding (1e-4 in float32)."""
+    return _run(model, prompts, common_prefix(prompts), None)
+
+
+class UpperLayers:
+    """A model from one layer up, on prompts whose lower layers were run once and are kept.
+
+    Exact as long as nothing below ``layer`` changes after a prompt's first use, which costs a pass of the lower
+    layers. Memory [token, d_model] for all tokens of the prompts used, in the model's dtype, on its device.
+    """
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt], layer: int) -> None:
+        if not prompts:
+            raise ValueError("no prompts were given; give at least one.")
+        model.require_fits(prompts)
+        self.model, self.prompts, self.layer = model, list(prompts), layer
+        self.n_shared = common_prefix(self.prompts)
+        if self.n_shared < WORTH_SHARING:
+            self.n_shared = 0
+        self._returns_tuple = _returns_tuple(model, self.prompts[0])
+        self._shared: Tensor | None = None
+        self._rest: dict[int, Tensor] = {}
+
+    def logits(self, indices: Sequence[int]) -> Float[Tensor, "example vocabulary"]:
+        """Logits at the last position of the chosen prompts, with gradients where they are enabled."""
+        if new := [i for i in indices if i not in self._rest]:
+            self._fill(new)
+        chosen = [self.prompts[i] for i in indices]
+        rest = [self._rest[i] for i in indices]
+        width = max(len(r) for r in rest)
+        padded = torch.stack([torch.nn.functional.pad(r, (0, 0, 0, width - len(r))) for r in rest])
+        entering = (self._shared, padded)
+        with _skip_below(self.model, self.layer, entering, self._returns_tuple):
+            return _run(self.model, chosen, self.n_shared, width)
+
+    def all_logits(self, batch_size: int = 16) -> Float[Tensor, "example vocabulary"]:
+        """Logits of every prompt, float32, on the CPU, without gradients."""
+        with torch.no_grad():
+            starts = range(0, len(self.prompts), batch_size)
+            numbers = range(len(self.prompts))
+            return torch.cat([self.logits(numbers[s : s + batch_size]).float().cpu() for s in starts])
+
+    def _fill(self, indices: Sequence[int]) -> None:
+        batch = [self.prompts[i] for i in indices]
+        seen: list[Tensor] = []
+
+        def look(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            seen.append((args[0] if args else kwargs["hidden_states"]).detach())
+
+        blocks = self.model.components.blocks
+        with ExitStack() as stack, torch.no_grad():
+            for block in blocks[self.layer :]:
+                stack.enter_context(forward_replaced(block.module, _nothing(self._returns_tuple)))
+            hook = blocks[self.layer].module.register_forward_pre_hook(look, with_kwargs=True)
+            stack.callback(hook.remove)
+            _run(self.model, batch, self.n_shared, None)
+        if self.n_shared:
+            self._shared = seen[0]
+        for i, row, prompt in zip(indices, seen[-1], batch, strict=True):
+            self._rest[i] = row[: len(prompt) - self.n_shared].clone()
+
+
+def _returns_tuple(model: Model, prompt: Prompt) -> bool:
+    """Whether a block hands on a tuple or a tensor: by a pass over one token."""
+    found: list[bool] = []
+
+    def look(module: Any, args: tuple, output: Any) -> None:
+        found.append(isinstance(output, tuple))
+
+    hook = model.components.blocks[0].module.register_forward_hook(look)
+    try:
+        with torch.no_grad():
+            model.hf(torch.tensor([prompt.token_ids[:1]], device=model.device), use_cache=False)
+    finally:
+        hook.remove()
+    return found[0]
+
+
+def _nothing(returns_tuple: bool) -> Any:
+    """A block's forward that hands on what it is given."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden,) if returns_tuple else hidden
+
+    return forward
+
+
+class _SharedPrefix(DynamicCache):
+    """The keys and values of the shared tokens, whole for every layer; also when the lower layers are left out."""
+
+    n_seen = 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.n_seen
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.n_seen
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.n_seen + query_length, 0
+
+    def expand(self, n_rows: int) -> None:
+        for layer in self.layers:
+            if getattr(layer, "keys", None) is not None and layer.keys.numel():
+                layer.keys = layer.keys.expand(n_rows, -1, -1, -1)
+                layer.values = layer.values.expand(n_rows, -1, -1, -1)
+
+
+def _run(
+    model: Model, prompts: Sequence[Prompt], n_shared: int, width: int | None
+) -> Float[Tensor, "example vocabulary"]:
+    rest = [p.token_ids[n_shared:] for p in prompts]
+    width = width or max(map(len, rest))
+    ids = torch.tensor([[*r, *[0] * (width - len(r))] for r in rest], device=model.device)
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+    if n_shared:
+        cache = _SharedPrefix()
+        shared = torch.tensor([prompts[0].token_ids[:n_shared]], device=model.device)
+        model.hf.base_model(input_ids=shared, past_key_values=cache, use_cache=True)
+        cache.n_seen = n_shared
+        cache.expand(len(prompts))
+        positions = torch.arange(n_shared, n_shared + width, device=model.device)[None]
+        inputs |= {"past_key_values": cache, "position_ids": positions, "use_cache": True}
+    with _unembed_at(model, [len(r) - 1 for r in rest]):
+        return model.hf(**inputs).logits[:, -1]
+
+
+@contextmanager
+def _unembed_at(model: Model, last: Sequence[int]) -> Iterator[None]:
+    """While active, only the given position of each row is unembedded."""
+
+    def pick(module: Any, args: tuple) -> tuple:
+        rows = torch.arange(len(last), device=args[0].device)
+        return (args[0][rows, torch.tensor(last, device=args[0].device)][:, None], *args[1:])
+
+    handle = model.components.unembedding.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _skip_below(
+    model: Model, layer: int, entering: tuple[Tensor | None, Tensor], returns_tuple: bool
+) -> Iterator[None]:
+    """While active, blocks below ``layer`` do nothing, and ``entering`` is what comes into it: for the pass over the
+    shared tokens, then for the rest."""
+    queue = [e for e in entering if e is not None]
+
+    def enter(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        hidden = queue.pop(0)
+        return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
+
+    with ExitStack() as stack:
+        for block in model.components.blocks[:layer]:
+            stack.enter_context(forward_replaced(block.module, _nothing(returns_tuple)))
+        hook = model.components.blocks[layer].module.register_forward_pre_hook(enter, with_kwargs=True)
+        stack.callback(hook.remove)
+        yield

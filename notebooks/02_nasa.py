@@ -1,0 +1,159 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %%
+import os
+
+FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
+MODEL = "smollm2-135m"
+N_TRAIN, N_VALIDATION, N_TEST = (24, 20, 20) if FAST else (120, 60, 100)
+
+# %% [markdown]
+# # Correcting a bias: are the suspects guilty, and does tuning them help?
+#
+# **Question.** A model that answers "No" to nearly everything has high precision and no recall. Notebook 01 ranks
+# the heads that look at "No". Here we ask whether they *cause* the bias, then tune only them (NASA, "Negative Attention
+# Score Alignment", Yu et al. 2025, arXiv 2408.00137), beside rivals that any such method should be compared with.
+#
+# **What would convince us.** That editing the top heads moves the bias more than editing random heads of the same
+# layers; and that tuning them closes the gap on questions that no method saw, better than a constant added to the
+# logit of "Yes" does.
+
+# %%
+import torch
+
+import interp
+from probes import negative_bias
+
+model = interp.load(MODEL)
+questions = negative_bias.load_questions()  # shipped: five domains, half Yes
+seen = [q for q in questions if q.domain in ("facts", "arithmetic", "common_sense")]
+unseen = [q for q in questions if q.domain not in ("facts", "arithmetic", "common_sense")]
+parts = negative_bias.split_questions(seen, {"training": 0.65, "validation": 0.35})
+training, validation, held_out = parts["training"][:N_TRAIN], parts["validation"][:N_VALIDATION], unseen[:N_TEST]
+{name: len(part) for name, part in {"training": training, "validation": validation, "held out": held_out}.items()}
+
+# %% [markdown]
+# ## The bias
+#
+# *Token*: the most probable first token; *text*: what the model writes; *margin*: the likelier of Yes and No. An answer
+# outside the options is counted, never guessed.
+
+# %%
+report = negative_bias.measure(model, held_out)
+report.plot()
+
+# %%
+print("\n".join(report.statement()))
+report.agreement()
+
+# %% [markdown]
+# ## The suspects, tested
+#
+# The top k heads by NAS are edited together at the answer (zeroed, replaced by their mean, halved), and so are random
+# heads of the same layers, and the bottom k. The margin is log P(No) - log P(Yes).
+
+# %%
+ranking = negative_bias.rank_heads(model, training[: 8 if FAST else 40], n_views=0)
+test = negative_bias.causal_test(
+    model,
+    validation[: 4 if FAST else 20],
+    ranking,
+    ks=(1, 5) if FAST else (1, 5, 20),
+    edits=("zero",) if FAST else ("zero", "mean"),
+    n_random=4 if FAST else 20,
+)
+test.plot("margin")
+
+# %%
+test.plot("nb")
+
+# %%
+print("\n".join(test.verdict()[:10]))
+
+# %% [markdown]
+# ## NASA, and its rivals
+#
+# One head after another in descending NAS: only its query rows move, until its NAS is 0, validation gets worse, or the gap
+# between precision and recall is closed; an update that left validation worse is cancelled. The rivals get the same
+# questions and the same stop: random heads with as many steps, LoRA on every query and key projection, factors
+# on the heads' outputs, and a constant added to the margin of Yes.
+
+# %%
+settings = negative_bias.Settings(k=1, steps=2, batch_size=4, check_every=2) if FAST else negative_bias.Settings()
+nasa = negative_bias.align(model, training, validation, ranking=ranking, settings=settings)
+nasa.methods_table().round(3)
+
+# %%
+nasa.plot()
+
+# %% [markdown]
+# ## Questions that no method saw
+#
+# Other domains than those of training. A gap of 0 is no bias; *auroc* is what the model can tell apart, which no constant
+# changes.
+
+# %%
+columns = ["method", "n", "precision_recall_gap", "accuracy", "accuracy_change", "auroc", "auroc_change", "says_yes"]
+found = nasa.test({"unseen domains": held_out})
+found[columns].round(3)
+
+# %%
+from interp.figures import interval_bars
+
+gap = "precision_recall_gap"
+interval_bars(found, x="method", y=gap, low=f"{gap}_low", high=f"{gap}_high", title="precision - recall, held out")
+
+# %%
+row = found.set_index("method")
+closer = abs(row.loc["NASA", gap]) < abs(row.loc["constant offset", gap])
+print(
+    f"On {int(row.loc['NASA', 'n'])} held-out questions precision - recall is {row.loc['untouched', gap]:.2f} untouched, "
+    f"{row.loc['NASA', gap]:.2f} with NASA and {row.loc['constant offset', gap]:.2f} with a constant: "
+    f"{'NASA' if closer else 'the constant'} comes closer to 0 here. AUROC changes by "
+    f"{row.loc['NASA', 'auroc_change']:+.3f} [{row.loc['NASA', 'auroc_change_low']:+.3f}, "
+    f"{row.loc['NASA', 'auroc_change_high']:+.3f}] with NASA."
+)
+
+# %% [markdown]
+# ## The correction travels
+#
+# NASA's result is an edit: a few query rows, bound to the weights they were made for. Folded and exported, the model loads in
+# plain transformers with no code of ours.
+
+# %%
+import tempfile
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM
+
+print(nasa.edit.summary())
+prompts = negative_bias.build_prompts(model, held_out[:4])
+with nasa.edit.apply(model):
+    hooked = model.final_logits(prompts)
+with tempfile.TemporaryDirectory() as folder:
+    exported = nasa.edit.export(model, Path(folder) / "corrected")
+    plain = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
+with torch.no_grad():
+    folded = torch.stack([plain(torch.tensor([p.token_ids])).logits[0, -1] for p in prompts])
+print(f"largest difference of the logits, folded against hooked: {(folded - hooked).abs().max():.1e}")
+
+# %% [markdown]
+# ## Reading
+#
+# - Where the test above finds that the top heads move the margin no more than random ones, or move it the other way, NAS has
+#   not found causes; tuning them can correct the bias all the same, because query rows of many heads can.
+# - Compare NASA with the random heads and with the constant before crediting the negative heads.
+# - A small model knows little of these facts: accuracy and AUROC stay near a half, and a closed gap is then only balance.
+#
+# The same on StrategyQA, GSM8K, AR-LSAT, unseen wordings and a second model: `tests/benchmarks/negative_bias`.

@@ -1,0 +1,98 @@
+"""Fitted methods on disk: each is kept as soon as it is fitted, so that a killed run, or a finished one, goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from interp.head_weights import load_edit
+from interp.storage import refuse_other_run
+from interp.work import clear_parts, keep_parts_of, prepare_directory, write_atomically
+from probes.alignment_methods import Method, State
+
+
+class Fits:
+    """The fitted methods of one run under ``out``: in ``parts`` while it works, in ``fits`` when it is saved.
+
+    Raises ``FileExistsError`` (``OtherRunError``) where another run's report or unfinished work is, and for an
+    unfinished run of the same settings without ``resume``; ``overwrite`` discards them.
+    """
+
+    def __init__(
+        self, out: str | Path | None, run_id: str, settings: Mapping[str, Any], resume: bool, overwrite: bool
+    ) -> None:
+        self.run_id, self.resume = run_id, resume
+        self.out = None if out is None else Path(out)
+        if self.out is None:
+            return
+        if not overwrite:
+            refuse_other_run(self.out, run_id)
+        prepare_directory(self.out, need_mib=300)
+        keep_parts_of(self.out, settings, resume, discard=overwrite)
+
+    def progress(self, name: str) -> Path | None:
+        """Where a method keeps what it has so far."""
+        return None if self.out is None else self.out / "parts" / f"{_slug(name)}-progress"
+
+    def get(self, name: str) -> tuple[Method, list[dict[str, Any]]] | None:
+        """A method of this very run that is fitted already, with its looks at the validation questions."""
+        if self.out is None or not self.resume:
+            return None
+        for folder in (self.out / "parts" / _slug(name), self.out / "fits" / _slug(name)):
+            if (found := read_method(folder, self.run_id)) is not None:
+                return found
+        return None
+
+    def tidy(self) -> None:
+        """Leave no trace of a run that has fitted nothing yet."""
+        if self.out is not None and [p.name for p in (self.out / "parts").iterdir()] == ["run.json"]:
+            clear_parts(self.out)
+
+    def put(self, method: Method, history: Sequence[Mapping[str, Any]]) -> None:
+        if self.out is not None:
+            write_method(self.out / "parts" / _slug(method.name), method, history, self.run_id)
+
+
+def write_all(out: Path, methods: Sequence[Method], history: Sequence[Mapping[str, Any]], run_id: str) -> None:
+    """The methods of a finished run under ``out/fits``; its part files go."""
+    for method in methods:
+        rows = [row for row in history if row["method"] == method.name]
+        write_method(out / "fits" / _slug(method.name), method, rows, run_id)
+    clear_parts(out)
+
+
+def write_method(folder: Path, method: Method, history: Sequence[Mapping[str, Any]], run_id: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if method.edit is not None:
+        method.edit.save(folder)
+    record = {k: getattr(method, k) for k in ("name", "offset", "n_parameters", "seconds", "note")}
+    record |= {
+        "run_id": run_id,
+        "has_edit": method.edit is not None,
+        "validation": asdict(method.validation) if method.validation else None,
+        "history": list(history),
+    }
+    text = json.dumps(record, indent=1)
+    write_atomically(folder / "method.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_method(folder: Path, run_id: str) -> tuple[Method, list[dict[str, Any]]] | None:
+    """What ``write_method`` wrote for this run; None for anything else."""
+    path = folder / "method.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["run_id"] != run_id:
+        return None
+    fields = {k: record[k] for k in ("name", "offset", "n_parameters", "seconds", "note")}
+    method = Method(**fields, validation=State(**record["validation"]) if record["validation"] else None)
+    if record["has_edit"]:
+        method = replace(method, edit=load_edit(folder))
+    return method, record["history"]
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(" ", "_")

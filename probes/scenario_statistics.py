@@ -1,0 +1,300 @@
+"""From answers under several scenarios to numbers: negative bias in each subset, its change, its parts, and claims.
+
+All in terms of what an answer *means*: it denies the question or affirms it, whatever its words. With gold the answer
+to the question as it was before a scenario turned it,
+
+    negative bias  NB  = P(denies | gold Yes) - P(affirms | gold No)                              in [-1, 1]
+    log odds of No L   = mean of log P(denying option) / P(affirming option), over gold Yes and over gold No, halved
+
+NB in terms of the *word* is the same with "says the No word where it is wrong". It equals NB, except where the question
+is turned round, where No affirms: there it is -NB. So, with one wrapping W ("was this person right?") and its turned
+twin T ("... wrong?"), in terms of meaning,
+
+    word part    = (NB(W) - NB(T)) / 2        meaning part = (NB(W) + NB(T)) / 2
+
+A model that always says No has NB(W) = 1 and NB(T) = -1: word 1, meaning 0. One that always denies has 1 and 1: word 0,
+meaning 1. In multiple choice likewise, with B the letter of No in one assignment M and of Yes in the other R,
+
+    content part = (NB(M) + NB(R)) / 2        letter part = (NB(M) - NB(R)) / 2     above 0: a taste for B (or the end)
+
+NB saturates at 1; L does not, and says the same of a model that always answers No a little or very much more gladly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from interp.statistics import bootstrap_interval
+
+FORMATS = (
+    "plain",
+    "swapped_order",
+    "wrapped",
+    "turned_round",
+    "multiple_choice",
+    "multiple_choice_reversed",
+    "true_false",
+)
+CEILING = 0.95
+MANY_OUTSIDE = 0.2
+LEVEL = "a level, no contrast"  # any model that leans to No has it
+SHOWN, REVERSED, NOT_SHOWN, TOO_FEW = "shown", "reversed", "not shown", "too few questions"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What the answers mean, for every question under every scenario."""
+
+    scenarios: tuple[str, ...]
+    subsets: Mapping[str, Bool[np.ndarray, " example"]]  # "all" first
+    gold: Bool[np.ndarray, " example"]  # the answer to the untouched question is Yes
+    denies: Bool[np.ndarray, "example scenario"]
+    affirms: Bool[np.ndarray, "example scenario"]
+    abstains: Bool[np.ndarray, "example scenario"]
+    log_odds_no: Float[np.ndarray, "example scenario"]
+    groups: tuple[str, ...]  # questions of one group (twins) are resampled together
+
+    def index(self, scenario: str) -> int:
+        return self.scenarios.index(scenario)
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Point values and intervals of everything that is bootstrapped; arrays [subset, scenario] or [subset]."""
+
+    value: dict[str, np.ndarray]
+    low: dict[str, np.ndarray]
+    high: dict[str, np.ndarray]
+
+    def at(self, name: str, *where: int) -> tuple[float, float, float]:
+        """Value and interval of one number."""
+        return tuple(float(part[name][where]) for part in (self.value, self.low, self.high))
+
+
+def compute(outcomes: Outcomes, n_resamples: int, confidence: float, seed: int) -> Numbers:
+    """All numbers with percentile bootstrap intervals over groups of questions: one draw serves all of them, so
+    differences between scenarios are paired."""
+    masks = np.stack(list(outcomes.subsets.values()), axis=1)
+    examples = (masks, outcomes.gold, outcomes.denies, outcomes.affirms, outcomes.abstains, outcomes.log_odds_no)
+    numbers = partial(_numbers, outcomes.scenarios, tuple(outcomes.subsets))
+    value = numbers(*examples)
+    interval = bootstrap_interval(
+        lambda *drawn: np.concatenate([part.ravel() for part in numbers(*drawn).values()]),
+        *examples,
+        groups=outcomes.groups,
+        confidence=confidence,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    return Numbers(value, _unravel(interval.low, value), _unravel(interval.high, value))
+
+
+def _numbers(
+    scenarios: tuple[str, ...],
+    subsets: tuple[str, ...],
+    masks: Bool[np.ndarray, "example subset"],
+    gold: Bool[np.ndarray, " example"],
+    denies: Bool[np.ndarray, "example scenario"],
+    affirms: Bool[np.ndarray, "example scenario"],
+    abstains: Bool[np.ndarray, "example scenario"],
+    log_odds: Float[np.ndarray, "example scenario"],
+) -> dict[str, np.ndarray]:
+    yes, no = (masks & gold[:, None]).T.astype(float), (masks & ~gold[:, None]).T.astype(float)
+    answered = (~abstains).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a subset without a gold answer gives NaN
+        n_yes, n_no = yes.sum(1, keepdims=True), no.sum(1, keepdims=True)
+        bias = yes @ denies / (yes @ answered) - no @ affirms / (no @ answered)
+        odds = (yes @ log_odds / n_yes + no @ log_odds / n_no) / 2
+        right = (yes @ affirms + no @ denies) / (yes @ answered + no @ answered)
+        plain = scenarios.index("plain")
+        numbers = {"bias": bias, "odds": odds, "accuracy": right}
+        numbers |= {
+            f"{name}_change": numbers[name] - numbers[name][:, [plain]] for name in ("bias", "odds", "accuracy")
+        }
+        if "idk" in scenarios:
+            seen = answered[:, [scenarios.index("idk")]]
+            same = yes @ (denies * seen) / (yes @ seen) - no @ (affirms * seen) / (no @ seen)
+            numbers["bias_idk_same"] = bias[:, scenarios.index("idk")] - same[:, plain]
+    for kind, table in (("bias", bias), ("odds", odds)):
+        numbers[f"{kind}_level"] = table
+        numbers |= {f"{kind}_{name}": part for name, part in _parts(scenarios, table).items()}
+        if "correct" in subsets and "insufficient" in subsets:
+            known, unknown = subsets.index("correct"), subsets.index("insufficient")
+            numbers[f"{kind}_insufficient_minus_correct"] = table[unknown] - table[known]
+    return numbers
+
+
+def _parts(scenarios: tuple[str, ...], table: Float[np.ndarray, "subset scenario"]) -> dict[str, np.ndarray]:
+    """Half sums and half differences, as told at the top of this module, and the spread over the formats."""
+    column = {name: table[:, i] for i, name in enumerate(scenarios)}
+    parts: dict[str, np.ndarray] = {}
+    for straight, name in (("wrapped", ""), ("plain", "_from_plain")):
+        if straight in column and "turned_round" in column:
+            word = (column[straight] - column["turned_round"]) / 2
+            meaning = (column[straight] + column["turned_round"]) / 2
+            parts |= {f"word{name}": word, f"meaning{name}": meaning}
+            parts[f"word_over_meaning{name}"] = np.abs(word) - np.abs(meaning)
+    if "multiple_choice" in column and "multiple_choice_reversed" in column:
+        content = (column["multiple_choice"] + column["multiple_choice_reversed"]) / 2
+        letter = (column["multiple_choice"] - column["multiple_choice_reversed"]) / 2
+        parts |= {"content": content, "letter": letter, "letter_over_content": np.abs(letter) - np.abs(content)}
+    if "chain_of_thought" in column and "answer_prefix" in column:
+        parts["reasoning"] = column["chain_of_thought"] - column["answer_prefix"]
+    formats = [column[name] for name in FORMATS if name in column]
+    if len(formats) > 1:
+        parts["spread"] = np.max(formats, axis=0) - np.min(formats, axis=0)
+    return parts
+
+
+def _unravel(flat: np.ndarray, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    result, start = {}, 0
+    for name, array in like.items():
+        size = np.size(array)
+        result[name] = flat[start : start + size].reshape(np.shape(array))
+        start += size
+    return result
+
+
+def parts_table(outcomes: Outcomes, numbers: Numbers) -> pd.DataFrame:
+    """How much of the bias follows the word, the letter and the form, for each subset: NB and log odds with
+    intervals."""
+    texts = {
+        "word": "word part: follows the word No (wrapped, turned_round)",
+        "meaning": "meaning part: follows denying (wrapped, turned_round)",
+        "word_from_plain": "word part (plain, turned_round)",
+        "meaning_from_plain": "meaning part (plain, turned_round)",
+        "letter": "letter part: a taste for B in multiple choice",
+        "content": "content part: for No in multiple choice, whatever its letter",
+        "spread": "spread over the formats (largest less smallest; noise alone gives more than 0)",
+    }
+    rows = []
+    for name, text in texts.items():
+        for k, subset in enumerate(outcomes.subsets):
+            if f"bias_{name}" in numbers.value:
+                row = {"part": text, "subset": subset, "n": int(outcomes.subsets[subset].sum())}
+                row |= _named("negative_bias", numbers.at(f"bias_{name}", k))
+                rows.append(row | _named("log_odds_no", numbers.at(f"odds_{name}", k)))
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One number that a claim is about: which, what the claim expects of it, and the cells that it stands on."""
+
+    claim: str
+    contrast: str
+    subset: str
+    side: int  # 1: the claim says above 0; -1: below 0
+    name: str  # in Numbers, after "bias_" and "odds_"
+    where: tuple[int, ...]
+    needs: tuple[tuple[str, str], ...]  # (subset, scenario)
+
+
+def claims_table(outcomes: Outcomes, numbers: Numbers, min_per_class: int) -> pd.DataFrame:
+    """What these answers say to each claim of arXiv 2511.10881, by rule.
+
+    ``verdict``: "shown" if the whole interval of the NB number is on the claim's side of 0, "reversed" if on the other,
+    "not shown" if it holds 0; "too few questions" if a cell that it needs has fewer than ``min_per_class`` answered
+    questions of either gold answer. A level that stands there for comparison has none. ``log_odds_verdict`` is the same
+    rule on the log odds. ``note`` says why a change can't show, and where many answers are none of the options.
+    """
+    rows = []
+    for c in _contrasts(outcomes):
+        if f"bias_{c.name}" not in numbers.value:
+            continue  # a scenario that it needs was not run
+        counts = [_answered(outcomes, subset, scenario) for subset, scenario in c.needs]
+        enough = min(min(pair) for pair in counts) >= min_per_class
+        bias = numbers.at(f"bias_{c.name}", *c.where)
+        odds = numbers.at(f"odds_{c.name}", *c.where) if f"odds_{c.name}" in numbers.value else None
+        row: dict[str, Any] = {"claim": c.claim, "contrast": c.contrast, "subset": c.subset}
+        row |= {"n": min(sum(pair) for pair in counts), "expected": "above 0" if c.side > 0 else "below 0"}
+        row |= {"verdict": verdict(bias, c.side, enough), **_named("negative_bias", bias)}
+        row["log_odds_verdict"] = verdict(odds, c.side, enough) if odds else "not measured"
+        if c.name == "level" and enough:
+            row |= {"verdict": LEVEL, "log_odds_verdict": LEVEL}
+        row |= _named("log_odds_no", odds or (np.nan,) * 3)
+        rows.append(row | {"note": _note(outcomes, numbers, c)})
+    return pd.DataFrame(rows)
+
+
+def _contrasts(outcomes: Outcomes) -> list[Contrast]:
+    subsets, index = list(outcomes.subsets), {name: i for i, name in enumerate(outcomes.scenarios)}
+    plain, found = index["plain"], []
+    if "insufficient" in subsets:
+        claim, unknown = "Says No when knowledge is insufficient", ("insufficient", "plain")
+        where = (subsets.index("insufficient"), plain)
+        contrast, needs = "plain: insufficient less correct knowledge", (unknown, ("correct", "plain"))
+        found.append(Contrast(claim, contrast, "insufficient", 1, "insufficient_minus_correct", (plain,), needs))
+        found.append(Contrast(claim, "plain, itself", "insufficient", 1, "level", where, (unknown,)))
+    context, idk = "Context reduces the bias", '"I don\'t know" reduces the bias'
+    think, form = "Chain of thought amplifies the bias", "Format matters more than meaning"
+    changes = (
+        (context, "relevant passage less plain", -1, "relevant_passage"),
+        (context, "control: irrelevant passage less plain", -1, "irrelevant_passage"),
+        (idk, "what was answered with that option, less plain", -1, "idk"),
+        (think, "chain of thought less plain", 1, "chain_of_thought"),
+    )
+    others = (
+        (idk, "the same, plain on the same questions", -1, "idk_same", "idk"),
+        (think, "control: chain of thought less its answer prefix alone", 1, "reasoning", "chain_of_thought"),
+        (form, "|word part| less |meaning part| (wrapped, turned_round)", 1, "word_over_meaning", "turned_round"),
+        (form, "the same from plain and turned_round", 1, "word_over_meaning_from_plain", "turned_round"),
+        (form, "|letter part| less |content part| (multiple choice)", 1, "letter_over_content", "multiple_choice"),
+    )
+    for k, subset in enumerate(subsets):
+        if subset in ("all", "insufficient"):
+            for claim, contrast, side, scenario in changes:
+                if scenario in index:
+                    needs = ((subset, scenario), (subset, "plain"))
+                    found.append(Contrast(claim, contrast, subset, side, "change", (k, index[scenario]), needs))
+            for claim, contrast, side, name, scenario in others:
+                if scenario in index:
+                    found.append(Contrast(claim, contrast, subset, side, name, (k,), ((subset, scenario),)))
+    return sorted(found, key=lambda c: [x.claim for x in found].index(c.claim))
+
+
+def verdict(number: tuple[float, float, float], side: int, enough: bool) -> str:
+    """The claims' rule: where the interval stands; ``side`` is 1 for a claim of "above 0" and -1 for "below 0".
+
+    >>> verdict((0.2, 0.1, 0.3), 1, True), verdict((0.2, -0.1, 0.3), 1, True), verdict((0.2, 0.1, 0.3), -1, True)
+    ('shown', 'not shown', 'reversed')
+    """
+    if not enough or not np.isfinite(number).all():
+        return TOO_FEW
+    low, high = sorted((side * number[1], side * number[2]))
+    return SHOWN if low > 0 else REVERSED if high < 0 else NOT_SHOWN
+
+
+def _note(outcomes: Outcomes, numbers: Numbers, contrast: Contrast) -> str:
+    notes = []
+    subset = list(outcomes.subsets).index(contrast.subset)
+    value, low, _ = numbers.at("bias", subset, outcomes.index("plain"))
+    if contrast.name in ("change", "idk_same", "insufficient_minus_correct"):
+        if contrast.side > 0 and value > CEILING:
+            notes.append(f"NB of plain is {value:.2f}: no room to grow, see the log odds")
+        if contrast.side < 0 and not low > 0:
+            notes.append(f"NB of plain is {value:.2f}, not clearly above 0: no negative bias to reduce")
+    for key, scenario in contrast.needs:
+        i = outcomes.index(scenario)
+        said = outcomes.denies[:, i] | outcomes.affirms[:, i] | outcomes.abstains[:, i]
+        outside = 1 - said[outcomes.subsets[key]].mean() if outcomes.subsets[key].any() else 0.0
+        if outside > MANY_OUTSIDE:
+            notes.append(f"{outside:.0%} of the answers of {scenario} ({key}) are none of the options")
+    return "; ".join(notes)
+
+
+def _answered(outcomes: Outcomes, subset: str, scenario: str) -> tuple[int, int]:
+    """Questions with gold Yes and with gold No that were not abstained from."""
+    answered = outcomes.subsets[subset] & ~outcomes.abstains[:, outcomes.index(scenario)]
+    return int((answered & outcomes.gold).sum()), int((answered & ~outcomes.gold).sum())
+
+
+def _named(name: str, number: Sequence[float]) -> dict[str, float]:
+    return {name: number[0], f"{name}_low": number[1], f"{name}_high": number[2]}

@@ -1,0 +1,88 @@
+"""The folder of a study that is asked again by code: its texts as arrays for part files, and one JSON file of its own
+beside the report, from which the study is loaded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from interp.work import write_atomically
+from probes.questions import Question
+from probes.runs import require_place
+
+Study = TypeVar("Study")
+FORMAT_VERSION = 1
+
+
+def finished(
+    out: str | Path,
+    file: str,
+    run_id: str,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    n_items: int,
+    resume: bool,
+    overwrite: bool,
+) -> bool:
+    """Whether ``out`` holds the finished report of this run and ``resume`` asks for it. Refuses, before any work, what
+    saving would refuse later: another run's report, another run's part files, a folder that can't be written."""
+    directory = Path(out)
+    of_parts = {"batch_size": batch_size, "n_items": n_items, **settings}
+    require_place(directory, run_id, of_parts, resume, overwrite, need_mib=20)
+    if not (resume and (directory / file).is_file()):
+        return False
+    return json.loads((directory / file).read_text(encoding="utf-8"))["provenance"]["run_id"] == run_id
+
+
+def write_study(path: Path, asked: Sequence[Any], **content: Any) -> None:
+    """Write what was asked (dataclasses) and JSON content to ``path``, whole or not at all."""
+    data = {"format_version": FORMAT_VERSION, "questions": [asdict(q) for q in asked], **content}
+    text = json.dumps(data, ensure_ascii=False, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_study(
+    path: Path, build: Callable[[tuple[Any, ...], dict[str, Any]], Study], of: type[Any] = Question
+) -> Study:
+    """What ``build`` makes of the questions (or whatever was asked: ``of``) and the content of :func:`write_study`.
+
+    Raises ``FileNotFoundError`` where there is no such file and ``ValueError`` for one that is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} has no {path.name}: it is not the folder of a finished run. If the run was interrupted, "
+            "run the same command again with --resume."
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version {data['format_version']!r}; expected {FORMAT_VERSION}")
+        names = {f.name for f in fields(of)}
+        rows = [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in data["questions"]]
+        return build(tuple(of(**{k: v for k, v in row.items() if k in names}) for row in rows), data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} can't be read ({error!r}): damaged or edited. Copy it again, or run again."
+        ) from error
+
+
+def pack_texts(rows: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """Texts [example][sample] as arrays for part files: UTF-8 bytes, and lengths [example, sample]."""
+    encoded = [[text.encode() for text in row] for row in rows]
+    joined = b"".join(itertools.chain.from_iterable(encoded))
+    lengths = np.array([[len(text) for text in row] for row in encoded], dtype=np.int64)
+    return {"text": np.frombuffer(joined, dtype=np.uint8).copy(), "length": lengths}
+
+
+def unpack_texts(text: np.ndarray, length: np.ndarray) -> list[list[str]]:
+    """The texts of :func:`pack_texts`."""
+    ends = np.cumsum(length)
+    pieces = [text[end - size : end].tobytes().decode() for end, size in zip(ends, length.ravel(), strict=True)]
+    width = length.shape[1]
+    return [pieces[i : i + width] for i in range(0, len(pieces), width)]

@@ -1,0 +1,312 @@
+"""Regenerate every number of the negative-bias study, for one model: the causal test, NASA, knowledge and scenarios.
+
+    python -m tests.benchmarks.negative_bias DATA MODEL [PART ...]
+
+DATA is a folder with strategyqa_train.jsonl, gsm8k.jsonl and ar_lsat.jsonl. Each part writes its report under
+reports/evaluate/MODEL (a killed run continues where it was) and its tables to tests/benchmarks/negative_bias/MODEL.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM
+
+import interp
+from interp.perplexity import perplexity, perplexity_ratio
+from interp.statistics import mean_interval
+from probes import negative_bias
+from probes.alignment import RIVALS
+from probes.answers import bias_measures
+from probes.knowledge import answer_open
+from probes.questions import load_questions
+from tests.benchmarks.probing_sets import SEEN, balanced, held_out, probing_sets, reworded, shipped
+from tests.benchmarks.tables import markdown
+
+TABLES = Path(__file__).parent / "negative_bias"
+REPORTS = Path("reports/evaluate")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is asked of a model: a slow one is asked less, and every table says its n."""
+
+    ranked: int  # questions of the ranking that the causal test is about
+    causal: int  # held-out questions of the causal test, at the answer
+    draws: int  # random sets of heads
+    causal_all: int  # and at all positions
+    known: int  # questions sorted by knowledge and put in every scenario
+    reasoning: int  # tokens of a chain of thought
+    texts: int  # ordinary texts, for perplexity
+    open: int  # open questions of unseen domains
+    held_out: float  # share of the held-out questions
+    rivals: tuple[str, ...] = RIVALS
+
+
+SIZES = {
+    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 100, 1.0),
+    "qwen2.5-coder-0.5b": Size(60, 40, 20, 6, 40, 32, 30, 60, 0.4),
+}
+
+
+class Evaluation:
+    def __init__(self, data: Path, name: str) -> None:
+        self.data, self.name, self.size = data, name, SIZES.get(name, SIZES["qwen2.5-coder-0.5b"])
+        self.model = interp.load(name)
+        self.out = REPORTS / name
+        self.training, self.validation, self.strategyqa_test = probing_sets(data / "strategyqa_train.jsonl")
+
+    def causality(self) -> None:
+        """Point 2: are the NAS heads causal? Ranked on training questions, tested on held-out ones."""
+        plain = [q for q in self.training if q.domain == "strategyqa"]
+        ranking = negative_bias.rank_heads(
+            self.model, balanced(plain, self.size.ranked), n_views=0, out=self.out / "ranking", resume=True
+        )
+        tested = balanced(self.strategyqa_test, self.size.causal, seed=3)
+        found = negative_bias.causal_test(
+            self.model,
+            tested,
+            ranking,
+            n_random=self.size.draws,
+            out=self.out / "causality_answer",
+            resume=True,
+        )
+        everywhere = negative_bias.causal_test(
+            self.model,
+            balanced(tested, self.size.causal_all),
+            ranking,
+            by=("nas",),
+            positions=("all",),
+            edits=("zero",),
+            ks_all=(1, 5, 10),
+            n_random_all=self.size.draws,
+            out=self.out / "causality_all",
+            resume=True,
+        )
+        self.write(
+            "causality",
+            {
+                "Verdict": [*found.verdict(), *everywhere.verdict()],
+                "Effects of sets of heads, at the answer": found.to_frame(),
+                "Effects of sets of heads, at all positions": everywhere.to_frame(),
+                "Correlation of scores with single-head effects": found.correlations(),
+            },
+        )
+
+    def alignment(self) -> None:
+        """Points 3 and 4: NASA and its rivals, on what none of them saw; ability kept; other wordings; the fold."""
+        found = negative_bias.align(
+            self.model,
+            self.training,
+            self.validation,
+            rivals=self.size.rivals,
+            out=self.out / "alignment",
+            resume=True,
+            overwrite=True,
+        )
+        sets = held_out(self.data, self.strategyqa_test, self.size.held_out)
+        table = found.test(sets)
+        wordings = found.test(reworded(self.strategyqa_test, round(80 * self.size.held_out)), methods=["NASA"])
+        tests = {
+            "Held-out questions": table,
+            "Unseen wordings": wordings,
+            "Ability kept": self.ability(found),
+            "Folded and exported": self.fold(found),
+        }
+        found.save(self.out / "alignment", tests, overwrite=True)
+        targets = target_sentences(table, tests["Ability kept"])
+        self.write(
+            "alignment",
+            {
+                "Verdict": [*found.statement(), *targets],
+                **tests,
+                "Methods": found.methods_table(),
+                "Validation, look by look": found.history,
+            },
+        )
+
+    def ability(self, found) -> pd.DataFrame:
+        """Perplexity of ordinary text, and short answers to open questions of the unseen domains."""
+        texts = [t.text for t in negative_bias.load_texts()][: self.size.texts]
+        _, unseen = shipped()
+        open_questions = [q for q in unseen if q.open_question][: self.size.open]
+        before = perplexity(self.model, texts)
+        rows, right_before = [], None
+        edits = {"untouched": None} | {m.name: m.edit for m in found.methods if m.edit is not None}
+        for name, edit in edits.items():
+            with edit.apply(self.model) if edit is not None else nullcontext():
+                ratio = perplexity_ratio(perplexity(self.model, texts), before)
+                judged = answer_open(self.model, open_questions)
+            right = np.array([j.kind == "right" for j in judged], dtype=float)
+            right_before = right if right_before is None else right_before
+            change = right - right_before
+            low, high = mean_interval(change[:, None])
+            rows.append(
+                {
+                    "method": name,
+                    "n_texts": len(texts),
+                    "perplexity_ratio": ratio.value,
+                    "perplexity_ratio_low": ratio.interval.low,
+                    "perplexity_ratio_high": ratio.interval.high,
+                    "n_open": len(right),
+                    "open_accuracy": right.mean(),
+                    "open_accuracy_change": change.mean(),
+                    "open_accuracy_change_low": float(low[0]),
+                    "open_accuracy_change_high": float(high[0]),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def fold(self, found) -> pd.DataFrame:
+        """NASA's edit exported: plain transformers' logits beside the hooked model's."""
+        directory = self.out / "nasa_folded"
+        shutil.rmtree(directory, ignore_errors=True)  # of an earlier edit, perhaps
+        found.edit.export(self.model, directory)
+        prompts = negative_bias.build_prompts(self.model, balanced(self.strategyqa_test, 8, seed=4))
+        with found.edit.apply(self.model):
+            hooked = self.model.final_logits(prompts)
+        clean = self.model.final_logits(prompts)
+        plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        with torch.no_grad():
+            folded = torch.stack([plain(torch.tensor([p.token_ids])).logits[0, -1] for p in prompts])
+        return pd.DataFrame(
+            [
+                {
+                    "prompts": len(prompts),
+                    "largest difference, folded in plain transformers vs hooked": (folded - hooked).abs().max().item(),
+                    "largest change that the edit makes": (hooked - clean).abs().max().item(),
+                }
+            ]
+        )
+
+    def knowledge(self) -> None:
+        """Point 5: NB by what the model knows, and by scenario; passages on StrategyQA too."""
+        questions = balanced([q for q in load_questions() if q.open_question], self.size.known)
+        known = negative_bias.sort_by_knowledge(
+            self.model, questions, n_samples=4, out=self.out / "knowledge", resume=True
+        )
+        found = negative_bias.scenarios(
+            self.model,
+            questions,
+            known,
+            n_reasoning_tokens=self.size.reasoning,
+            out=self.out / "scenarios",
+            resume=True,
+        )
+        passages = negative_bias.scenarios(
+            self.model,
+            balanced(self.strategyqa_test, self.size.known, seed=5),
+            which=(
+                "plain",
+                "relevant_passage",
+                "irrelevant_passage",
+                "idk",
+                "swapped_order",
+                "turned_round",
+                "wrapped",
+            ),
+            out=self.out / "scenarios_strategyqa",
+            resume=True,
+        )
+        self.write(
+            "knowledge",
+            {
+                "Knowledge": known.counts(),
+                "Thresholds": known.sensitivity(),
+                "Claims of the paper, on the shipped questions": found.claims(),
+                "Claims of the paper, on StrategyQA": passages.claims(),
+                "Parts": found.parts(),
+                "Negative bias by subset and scenario": found.to_frame(),
+                "Negative bias by scenario, StrategyQA": passages.to_frame(),
+            },
+        )
+
+    def measures(self) -> None:
+        """Point 1 on every set, by first token and by text."""
+        rows = []
+        sets = held_out(self.data, self.strategyqa_test, 0.4)
+        for name, questions in sets.items():
+            answers = negative_bias.answer(self.model, balanced(questions, 40), generate_tokens=6)
+            for channel in ("token", "text", "margin"):
+                frame = bias_measures(answers, channel=channel)
+                rows.append(frame.assign(set=name, channel=channel))
+        table = pd.concat(rows)[["set", "channel", "measure", "value", "ci_low", "ci_high", "n"]]
+        self.write("measures", {"Measures": table})
+
+    def write(self, part: str, content: dict) -> None:
+        """The tables as CSV and one markdown file for reading, under a temporary name first."""
+        folder = TABLES / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"# {part}: {self.name}", ""]
+        for title, value in content.items():
+            lines += [f"## {title}", ""]
+            if isinstance(value, list):
+                lines += [f"- {sentence}" for sentence in value]
+            else:
+                lines.append(markdown(value))
+            lines.append("")
+        path = folder / f"{part}.md"
+        temporary = path.with_suffix(".writing")
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+        temporary.replace(path)
+
+
+def target_sentences(table: pd.DataFrame, ability: pd.DataFrame) -> list[str]:
+    """Which of the targets each method meets, set by set, by point estimate; NB stands beside the gap, since a gap of
+    few Yes is no balance. From the numbers alone."""
+    sentences = []
+    for method in table["method"].unique():
+        rows = list(table[table.method == method].itertuples())
+        gaps = [
+            f"{r.set} {'met' if abs(r.precision_recall_gap) <= 0.15 else 'missed'} "
+            f"({_number(r.precision_recall_gap)}; NB {_number(r.negative_bias)})"
+            for r in rows
+        ]
+        n_met = sum(abs(r.precision_recall_gap) <= 0.15 for r in rows)
+        sentences.append(
+            f"{method}: |precision - recall| at most 0.15 on {n_met} of {len(rows)} sets: {', '.join(gaps)}."
+        )
+        if method == "untouched":
+            continue
+        for name in ("accuracy", "auroc"):
+            below = [r for r in rows if getattr(r, name + "_change") < 0]
+            clear = [r.set for r in below if getattr(r, name + "_change_high") < 0]
+            listed = ", ".join(f"{r.set} {getattr(r, name + '_change'):+.3f}" for r in below)
+            sentences.append(
+                f"{method}: {name} below the untouched model's on {len(below)} of {len(rows)} sets"
+                f"{f' ({listed})' if below else ''}; by an interval without 0 on {', '.join(clear) or 'none'}."
+            )
+    for row in ability.itertuples():
+        sentences.append(
+            f"{row.method}: perplexity x {row.perplexity_ratio:.4f} [{row.perplexity_ratio_low:.4f}, "
+            f"{row.perplexity_ratio_high:.4f}], open answers {100 * row.open_accuracy_change:+.1f} points "
+            f"[{100 * row.open_accuracy_change_low:+.1f}, {100 * row.open_accuracy_change_high:+.1f}]."
+        )
+    return sentences
+
+
+def _number(value: float) -> str:
+    return "undefined" if value != value else f"{value:+.2f}"
+
+
+def main() -> None:
+    data, name, *parts = sys.argv[1:]
+    evaluation = Evaluation(Path(data), name)
+    for part in parts or ("measures", "causality", "alignment", "knowledge"):
+        began = time.perf_counter()
+        getattr(evaluation, part)()
+        print(f"{name}: {part} in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["SEEN", "Evaluation"]
