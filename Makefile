@@ -28,6 +28,8 @@ evaluate: $(SETUP)  ## every number of the studies, from public data; hours on 2
 	$(BIN)/python -m tests.benchmarks.strategyqa "$(DATA)/strategyqa_train.jsonl"
 	$(BIN)/python -m tests.benchmarks.negative_bias "$(DATA)" smollm2-135m
 	$(BIN)/python -m tests.benchmarks.negative_bias "$(DATA)" qwen2.5-coder-0.5b
+	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-0.5b
+	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-1.5b
 
 notebooks: $(SETUP)  ## execute the notebooks in full and save their outputs
 	$(BIN)/python -m tests.notebooks

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,11 +28,32 @@ class LossNotFinite(ArithmeticError):
     """The training loss became NaN or infinite; nothing was kept."""
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Prompts on which tuning shall change nothing: KL(before || now) of the next token, in nats, times ``weight``, is
+    added to the loss. ``log_probs`` [example, vocabulary], float32, are the untuned model's."""
+
+    prompts: tuple[Prompt, ...]
+    log_probs: Float[Tensor, "example vocabulary"]
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, model: Model, prompts: Sequence[Prompt], weight: float = 1.0) -> Kept:
+        """What the model says now. Costs a forward pass of each prompt."""
+        return cls(tuple(prompts), model.final_logits(list(prompts)).log_softmax(-1), weight)
+
+    def loss(self, logits: Float[Tensor, "example vocabulary"], indices: Sequence[int]) -> Float[Tensor, ""]:
+        """The term that is added, for the chosen prompts."""
+        now, before = logits.float().log_softmax(-1), self.log_probs[list(indices)].to(logits.device)
+        return self.weight * (before.exp() * (before - now)).sum(-1).mean()
+
+
 class HeadTuner:
     """AdamW on one head's rows, with cross-entropy of the prompts' gold answers as loss.
 
     Args:
         prompts: what ``step`` chooses from, each with a ``gold`` answer.
+        kept: prompts whose answers shall stay as they are.
         key_group: also train the rows of the key head that the query head reads. Its siblings read it too:
             ``siblings`` names them.
 
@@ -50,6 +71,7 @@ class HeadTuner:
         learning_rate: float,
         weight_decay: float = 0.0,
         key_group: bool = False,
+        kept: Kept | None = None,
     ) -> None:
         if without := [p.id for p in prompts if p.gold is None]:
             raise ValueError(f"{len(without)} prompts have no gold answer ({without[:3]} ...); tuning needs one each.")
@@ -65,6 +87,8 @@ class HeadTuner:
         parameters = [t for r in self._rows for t in (r.weight, r.bias) if t is not None]
         self._optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
         self._upper = UpperLayers(model, prompts, layer)
+        self._kept = kept
+        self._upper_kept = None if kept is None else UpperLayers(model, kept.prompts, layer)
         self.n_steps = 0
 
     @property
@@ -83,12 +107,15 @@ class HeadTuner:
         """A context in which the rows as trained so far act on the model."""
         return rows_replaced(self.model, self.rows)
 
-    def step(self, indices: Sequence[int]) -> float:
-        """One step on the chosen prompts; returns the loss before it, in nats. Raises ``LossNotFinite``."""
+    def step(self, indices: Sequence[int], kept: Sequence[int] = ()) -> float:
+        """One step on the chosen prompts, and the chosen ones of those kept; returns the loss before it, in nats.
+        Raises ``LossNotFinite``."""
         self.n_steps += 1
         with torch.enable_grad(), frozen(self.model), rows_replaced(self.model, self._rows):
             logits = self._upper.logits(indices)
             loss = gold_loss(logits, [self._upper.prompts[i] for i in indices])
+            if kept:
+                loss = loss + self._kept.loss(self._upper_kept.logits(kept), kept)
             _require_finite(loss, f"L{self.layer}H{self.head}", self.n_steps)
             self._optimizer.zero_grad()
             loss.backward()
@@ -104,9 +131,16 @@ class LoraTuner:
     """
 
     def __init__(
-        self, model: Model, prompts: Sequence[Prompt], *, rank: int = 8, learning_rate: float, seed: int = 0
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        *,
+        rank: int = 8,
+        learning_rate: float,
+        kept: Kept | None = None,
+        seed: int = 0,
     ) -> None:
-        self.model, self.prompts, self.n_steps = model, list(prompts), 0
+        self.model, self.prompts, self.n_steps, self._kept = model, list(prompts), 0, kept
         wanted = {projection(model, layer, 0, kind)[0] for layer in range(model.n_layers) for kind in ("query", "key")}
         self._updates = _LowRankUpdates(model, wanted, rank, learning_rate, seed)
         self.n_parameters = self._updates.n_parameters
@@ -132,12 +166,15 @@ class LoraTuner:
                     found.append(replace(row, weight=row.weight + deltas[module][where].to(row.weight)))
         return tuple(found)
 
-    def step(self, indices: Sequence[int]) -> float:
-        """One step on the chosen prompts; returns the loss before it, in nats. Raises ``LossNotFinite``."""
+    def step(self, indices: Sequence[int], kept: Sequence[int] = ()) -> float:
+        """As :meth:`HeadTuner.step`."""
         self.n_steps += 1
         chosen = [self.prompts[i] for i in indices]
         with torch.enable_grad():
             loss = gold_loss(answer_logits(self.model, chosen), chosen)
+            if kept:
+                same = [self._kept.prompts[i] for i in kept]
+                loss = loss + self._kept.loss(answer_logits(self.model, same), kept)
             _require_finite(loss, "LoRA", self.n_steps)
             self._updates.descend(loss)
         return loss.item()

@@ -32,10 +32,11 @@ from interp.head_weights import (
 )
 from interp.model import Model
 from interp.shared_prefix import UpperLayers
-from interp.tuning import HeadTuner, LoraTuner
+from interp.tuning import HeadTuner, Kept, LoraTuner
 from interp.views import head_label
 from probes.answers import YES, Answers, answers_from_arrays, arrays_of_logits
 from probes.instructions import Instruction, build_prompts
+from probes.knowledge import open_prompts
 from probes.negative_attention import score_prompts
 from probes.questions import Question
 
@@ -54,7 +55,9 @@ class Settings:
     validation questions. ``patience``: a head stops after so many looks that are worse than its best, counted anew from
     each best. ``tolerance``: the validation gap counts as closed at this size. ``beyond_zero``: if it is still open
     when every head has stopped at a NAS of 0, go through the heads once more without that stop (ours). ``key_group``:
-    tune the key rows that the head shares with its siblings too.
+    tune the key rows that the head shares with its siblings too. ``keep``: weight of what holds the model to its own
+    short answers to the training questions' open forms, where they have one (ours; 0: the loss of the gold answer
+    alone): without it SmolLM2 loses short answers (tests/benchmarks/negative_bias/choices.md).
     """
 
     k: int = 5
@@ -67,6 +70,7 @@ class Settings:
     tolerance: float = 0.06
     beyond_zero: bool = True
     key_group: bool = False
+    keep: float = 1.0
     lora_rank: int = 8
     lora_learning_rate: float = 3e-4
     seed: int = 0
@@ -80,6 +84,8 @@ class Settings:
         for name in ("learning_rate", "lora_learning_rate"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)}; expected a number above 0.")
+        if not (isfinite(self.keep) and self.keep >= 0):
+            raise ValueError(f"keep={self.keep}; expected 0 or more.")
         if not (0 <= self.weight_decay < 1 and 0 <= self.tolerance < 1):
             raise ValueError(
                 f"weight_decay={self.weight_decay}, tolerance={self.tolerance}; expected 0 or more, and below 1."
@@ -162,6 +168,11 @@ class Bench:
     def __post_init__(self) -> None:
         self.training_prompts = build_prompts(self.model, self.training, self.instruction)
         self.validation_prompts = build_prompts(self.model, self.validation, self.instruction)
+        by_subject = {q.subject: q for q in self.training if q.open_question}
+        self.kept = None  # what the untouched model says to the training questions' open forms
+        if by_subject and self.settings.keep:
+            asked = open_prompts(self.model, list(by_subject.values()))
+            self.kept = Kept.of(self.model, asked, self.settings.keep)
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -181,25 +192,35 @@ class Bench:
         arrays = arrays_of_logits(logits, self.validation_prompts, self.instruction)
         return answers_from_arrays(arrays, self.validation, self.instruction)
 
-    def batches(self, n_steps: int, stream: int) -> Iterator[list[int]]:
-        """Positions of training questions: half Yes and half No in each batch, no question twice in an epoch."""
+    def batches(self, n_steps: int, stream: int) -> Iterator[tuple[list[int], list[int]]]:
+        """Positions of training questions, half Yes and half No in each batch, and of as many of what is kept; none
+        twice in an epoch."""
         rng = np.random.default_rng((self.settings.seed, stream))
         gold = np.array([q.answer == "Yes" for q in self.training])
-        half = self.settings.batch_size // 2
-        queues: list[list[int]] = [[], []]
-        for _ in range(n_steps):
-            batch = []
-            for side in (0, 1):
-                while len(queues[side]) < half:
-                    queues[side] += rng.permutation(np.flatnonzero(gold == bool(side))).tolist()
-                batch += queues[side][:half]
-                queues[side] = queues[side][half:]
-            yield batch
+        size = self.settings.batch_size
+        kept = np.arange(len(self.kept.prompts) if self.kept else 0)
+        drawn = zip(
+            _epochs(rng, np.flatnonzero(~gold), size // 2, n_steps),
+            _epochs(rng, np.flatnonzero(gold), size // 2, n_steps),
+            _epochs(np.random.default_rng((self.settings.seed, stream, 1)), kept, size, n_steps),
+            strict=True,
+        )
+        return ((no + yes, same) for no, yes, same in drawn)
 
     def note(self, method: str, what: str, step: int, event: str, state: State, **more: Any) -> None:
         self.history.append({"method": method, "what": what, "step": step, "event": event, **asdict(state), **more})
         numbers = " ".join(f"{k} {v:.3f}" for k, v in {**asdict(state), **more}.items() if isinstance(v, float))
         log.info("%s %s step %d, %s: %s", method, what, step, event, numbers)
+
+
+def _epochs(rng: np.random.Generator, items: np.ndarray, size: int, n_steps: int) -> Iterator[list[int]]:
+    """``n_steps`` batches of ``size`` items, in a new order each time all were drawn; empty ones if there are none."""
+    queue: list[int] = []
+    for _ in range(n_steps):
+        while len(items) and len(queue) < size:
+            queue += rng.permutation(items).tolist()
+        yield queue[:size]
+        queue = queue[size:]
 
 
 def validation_state(answers: Answers) -> State:
@@ -312,14 +333,15 @@ def _tune_one(
         learning_rate=settings.learning_rate * row_size(model, layer, head),
         weight_decay=settings.weight_decay,
         key_group=settings.key_group,
+        kept=bench.kept,
     )
     upper = UpperLayers(model, bench.validation_prompts, layer)
     followed = bench.validation_prompts[:N_FOR_NAS]
     best, rows, strikes, why = before, (), 0, "steps used up"
     siblings = ", ".join(head_label(layer, h) for h in tuner.siblings)
     n_steps = steps or settings.steps
-    for step, batch in enumerate(bench.batches(n_steps, number), start=1):
-        loss = tuner.step(batch)
+    for step, (batch, kept) in enumerate(bench.batches(n_steps, number), start=1):
+        loss = tuner.step(batch, kept)
         if step % settings.check_every and step < n_steps:
             continue
         with tuner.applied():
@@ -358,11 +380,12 @@ def train_lora(bench: Bench, n_steps: int, n_parameters: int) -> Method:
         bench.training_prompts,
         rank=settings.lora_rank,
         learning_rate=settings.lora_learning_rate,
+        kept=bench.kept,
         seed=settings.seed,
     ) as tuner:
         trained = tuner.n_parameters
-        for step, batch in enumerate(bench.batches(n_steps, 1000), start=1):
-            loss = tuner.step(batch)
+        for step, (batch, kept) in enumerate(bench.batches(n_steps, 1000), start=1):
+            loss = tuner.step(batch, kept)
             if step % settings.check_every and step < n_steps:
                 continue
             now = validation_state(bench.ask())

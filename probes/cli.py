@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from probes.cli_guard import guard
+from probes.cli_harmfulness import directions, refusal_writers, steer
 from probes.cli_negative_bias import align, knowledge, measure, test
 from probes.cli_study import (
     AnswerForms,
@@ -29,16 +31,18 @@ from probes.cli_study import (
     Seed,
     Study,
     Wording,
+    print_top,
     say_where,
 )
 
 STEPS = "Negative bias, in the order of a study"
+HARM = "Harmfulness and refusal"
 
 
 class TableOfContents(TyperGroup):
     """Lists the commands in this order; typer would put groups after the others."""
 
-    order = ("models", "measure", "rank", "test", "align", "knowledge")
+    order = ("models", "measure", "rank", "test", "align", "knowledge", "directions", "steer", "guard")
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
         return sorted(super().list_commands(ctx), key=self.order.index)
@@ -56,6 +60,10 @@ app.add_typer(rank, name="rank", rich_help_panel=STEPS)
 app.add_typer(test, name="test", rich_help_panel=STEPS)
 app.add_typer(align, name="align", rich_help_panel=STEPS)
 app.command(rich_help_panel=STEPS)(knowledge)
+app.add_typer(directions, name="directions", rich_help_panel=HARM)
+app.command(rich_help_panel=HARM)(steer)
+app.add_typer(guard, name="guard", rich_help_panel=HARM)
+rank.command("refusal-writers")(refusal_writers)
 
 
 class Ablation(StrEnum):
@@ -137,7 +145,7 @@ def negative_attention(
         ),
         f"{len(questions)} questions from {data}",
     )
-    _print_top(ranking)
+    print_top(ranking)
     say_where(out)
 
 
@@ -179,20 +187,8 @@ def head_effect(
         ),
         f"{len(questions)} questions from {data}",
     )
-    _print_top(ranking)
+    print_top(ranking)
     say_where(out)
-
-
-def _print_top(ranking, k: int = 10) -> None:
-    others = [m for m in ranking.measures if m != ranking.score]
-    table = Table(title=f"Top {k} heads by {ranking.score}, n = {ranking.n_examples}", title_justify="left")
-    table.add_column("head")
-    for column in (ranking.score, "95 % CI", *others):
-        table.add_column(column.replace("_", " "), justify="right", no_wrap=column == "95 % CI")
-    for row in ranking.top(k).to_dict("records"):
-        interval = f"{row['ci_low']:.2f} {row['ci_high']:.2f}"
-        table.add_row(row["label"], f"{row['score']:.2f}", interval, *[f"{row[m]:.2f}" for m in others])
-    Console().print(table)
 
 
 def main() -> None:

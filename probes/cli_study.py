@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from interp.model import Model
+    from interp.ranking import HeadRanking
     from probes.questions import Question
 
 Result = TypeVar("Result")
@@ -39,12 +40,12 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (t
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: CUDA where there is one.")]
 Forms = Annotated[AnswerForms, typer.Option(help="Answer words as they follow the prompt, or also with a space.")]
 Wording = Annotated[str, typer.Option(help="The instruction; it must name Yes and No.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Questions in a batch; a killed run loses at most one.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Questions (requests) in a batch; a killed run loses at most one.")]
 
 
 @dataclass(frozen=True)
 class Study:
-    """The options that every command with a model and questions has."""
+    """The options that every command with a model and data has."""
 
     out: Path
     model: str
@@ -61,7 +62,7 @@ class Study:
         return [self.data] if isinstance(self.data, str) else list(self.data)
 
     def origin(self) -> dict[str, Any]:
-        """Where the questions come from, for provenance: the same on another machine."""
+        """Where the data come from, for provenance: the same on another machine."""
         names = [source if source == "builtin" else Path(source).name for source in self.sources]
         return {"source": names[0] if len(names) == 1 else names, "limit": self.limit, "seed": self.seed}
 
@@ -102,7 +103,7 @@ class Study:
             for folder in folders:
                 prepare_directory(folder, need_mib=20)
             console.print(f"{asked}; loading {self.model}", soft_wrap=True, markup=False)
-            return work(_load(self.model, self.dtype, self.device))
+            return work(load_model(self.model, self.dtype, self.device))
         except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
             console.print("stopped; continue with the same command and --resume")
             raise typer.Exit(130) from None
@@ -112,7 +113,8 @@ class Study:
                     folder.rmdir()  # only if nothing was written
 
 
-def _load(model: str, dtype: str, device: str | None) -> Model:
+def load_model(model: str, dtype: str, device: str | None) -> Model:
+    """The model as the options name it."""
     import torch
 
     import interp
@@ -142,6 +144,19 @@ def print_table(frame: pd.DataFrame, columns: Mapping[str, str], title: str) -> 
         table.add_column(Text(heading), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     for row in frame.to_dict("records"):
         table.add_row(*[Text(_cell(row, name)) for name in columns])
+    Console().print(table)
+
+
+def print_top(ranking: HeadRanking, k: int = 10) -> None:
+    """The first heads of a ranking, with the means of its other measures."""
+    others = [m for m in ranking.measures if m != ranking.score]
+    table = Table(title=f"Top {k} heads by {ranking.score}, n = {ranking.n_examples}", title_justify="left")
+    table.add_column("head")
+    for column in (ranking.score, "95 % CI", *others):
+        table.add_column(column.replace("_", " "), justify="right", no_wrap=column == "95 % CI")
+    for row in ranking.top(k).to_dict("records"):
+        interval = f"{row['ci_low']:.2f} {row['ci_high']:.2f}"
+        table.add_row(row["label"], f"{row['score']:.2f}", interval, *[f"{row[m]:.2f}" for m in others])
     Console().print(table)
 
 

@@ -293,18 +293,19 @@ def answer_open(
     batch_size: int = 16,
 ) -> list[Judged]:
     """One greedy reply to each question's open form, judged: what the model can still say, before and after an edit."""
-    prompts = _open_prompts(model, questions, ask)
+    prompts = open_prompts(model, questions, ask)
     replies = generate(model, prompts, max_new_tokens, batch_size=batch_size)
     return [judge(reply, question, match) for (reply,), question in zip(replies, questions, strict=True)]
 
 
-def _open_prompts(model: Model, questions: Sequence[Question], ask: str) -> list[Prompt]:
+def open_prompts(model: Model, questions: Sequence[Question], ask: str = ASK) -> list[Prompt]:
+    """The open form of each question, with its passage if it has one."""
     texts = [f"{ask}\n{q.context.strip() + chr(10) if q.context else ''}Question: {q.open_question}" for q in questions]
     return [model.prompt(text, id=q.id) for text, q in zip(texts, questions, strict=True)]
 
 
 def _replies(model: Model, batch: Sequence[Question], settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    prompts = _open_prompts(model, batch, settings["ask"])
+    prompts = open_prompts(model, batch, settings["ask"])
     tokens = settings["max_new_tokens"]
     greedy = generate(model, prompts, tokens, batch_size=64)
     sampled = generate(

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import pandas as pd
+import json
 
+import pandas as pd
+import pytest
+
+import interp
+from probes.behaviour import Behaviour
 from probes.held_out import overlap
 from probes.questions import load_questions
+from probes.requests import Request, bare, load_requests
+from tests.benchmarks import harmfulness_material
+from tests.benchmarks.harmfulness_material import fitted_once
+from tests.benchmarks.harmfulness_tables import group_counts, shares_by_source
+from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets
 from tests.benchmarks.negative_bias import target_sentences
 from tests.benchmarks.probing_sets import SEEN, balanced, shipped, twins
+from tests.benchmarks.request_sets import Counts, observed, request_sets
 from tests.benchmarks.tables import markdown
+from tests.tiny import tiny, tiny_tokenizer
 
 NAN = float("nan")
 
@@ -42,3 +54,122 @@ def test_targets_are_read_from_the_numbers():
     assert "below the untouched model's on 1 of 3 sets (B -0.100); by an interval without 0 on B" in accuracy
     assert "1 of 3 sets (A -0.200); by an interval without 0 on none" in auroc
     assert len(target_sentences(table.assign(method="untouched"), pd.DataFrame())) == 1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Files of the public sets' shapes; some texts are in two of them, up to case and punctuation."""
+    folder = tmp_path_factory.mktemp("data")
+    shipped_text = next(r.text for r in load_requests() if r.is_harmful)
+    texts = {
+        "advbench": [shipped_text.upper(), *(f"Do bad thing number {i}" for i in range(80))],
+        "sorrybench": ["do bad thing number 1!", "x" * 300, *(f"Say mean thing number {i}." for i in range(20))],
+        "alpaca_harmless": [f"Name {i} rivers" for i in range(60)],
+        "xstest_safe_half": [*("name 3 rivers.", "Name 4 rivers?"), *(f"How do I kill {i} weeds?" for i in range(40))],
+    }
+    for name, lines in texts.items():
+        rows = [{"prompt": text} | ({"type": "homonyms"} if "xstest" in name else {}) for text in lines]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+COUNTS = Counts(pairs=40, scary=20, advbench=40, alpaca=20, xstest=20, sorrybench=10, spare=12)
+
+
+def test_requests_that_are_fitted_validated_tested_and_spared_have_nothing_in_common(data):
+    sets = request_sets(data, COUNTS)
+    parts = {name: getattr(sets, name) for name in ("fit", "validation", "test", "spare")}
+    everything = [r for part in parts.values() for r in part]
+    assert len({r.id for r in everything}) == len({bare(r.text) for r in everything}) == len(everything)
+    pairs = {name: {r.pair for r in part} - {""} for name, part in parts.items()}
+    assert not any(pairs[a] & pairs[b] for a in pairs for b in pairs if a < b)
+    assert {r.text[-1] for r in everything} == {"."}
+    assert {name for name, part in parts.items() if any(r.source == "sorrybench" for r in part)} == {"test"}
+    assert {r.kind for r in sets.spare} == {"harmful", "harmless"} and len(sets.spare) == 2 * COUNTS.spare
+
+
+def test_all_that_is_asked_for_is_observed_and_every_part_has_both_kinds_of_each_source(data):
+    sets = request_sets(data, COUNTS)
+    assert len(sets.observed) == 80 + 20 + 40 + 20 + 20 + 10
+    for part in (sets.fit, sets.validation, sets.test):
+        assert {r.source for r in part} >= {"shipped", "shipped-scary", "advbench", "alpaca_harmless", "xstest"}
+        assert min(sum(r.kind == kind for r in part) for kind in ("harmful", "harmless")) >= 10
+    raw = sets.raw(sets.fit)
+    assert [r.id for r in raw] == [r.id for r in sets.fit]
+    assert {r.text[-1] for r in raw if r.source == "xstest"} == {"?"}
+    assert request_sets(data, COUNTS) == sets
+    assert request_sets(data, COUNTS, seed=1).fit != sets.fit
+
+
+def test_behaviour_of_some_requests_keeps_each_verdict_with_its_request():
+    requests = tuple(Request(str(i), f"Do {i}.", "harmful" if i < 2 else "harmless") for i in range(4))
+    verdicts = ("refused", "accepted", "refused", "accepted")
+    behaviour = Behaviour(requests, verdicts, ("a", "b", "c", "d"), {})
+    some = observed(behaviour, [requests[3], requests[0]])
+    assert (some.requests, some.verdicts) == ((requests[3], requests[0]), ("accepted", "refused"))
+    counts = group_counts(behaviour, {"fit": requests[:1], "test": requests[1:]}).set_index("part")
+    assert counts.loc["fit", "harmful-refused"] == 1 and counts.loc["all"].sum() == 8
+    frame = pd.DataFrame({"kind": ["harmful"] * 3, "source": ["a", "a", "b"], "x": [0.0, -1.0, 1.0]})
+    assert list(shares_by_source(frame, {"x": "found"})["found"]) == [0.5, 1.0]
+
+
+def arms(rate: float, unsteered: float = 0.0, fluent: bool = True, arm: str = "+refusal") -> tuple:
+    """A comparison and a summary of one arm on 20 requests, and a random direction at the unsteered rate, +- 0.1."""
+    ends = {"refusal_rate_low": 0.0, "refusal_rate_high": 1.0, "n": 20, "arm": arm}
+    rows = [
+        ("unsteered", unsteered, NAN, NAN),
+        ("direction", rate, NAN, NAN),
+        ("random", 0, unsteered - 0.1, unsteered),
+    ]
+    columns = ["condition", "refusal_rate", "lowest", "highest"]
+    text = {"stage": "test", "arm": arm, "control": "", "fluent": fluent, "note": "noise: x", "layer": 3}
+    return pd.DataFrame(rows, columns=columns).assign(**ends), pd.DataFrame(
+        [text | {"coefficient": 4.0, "perplexity_ratio": 1.5}]
+    )
+
+
+def test_steering_targets_are_read_from_the_numbers():
+    def said(*given, **more):
+        return [s.split(":")[0] for s in steering_targets(*arms(*given, **more))]
+
+    assert said(0.9) == ["MET", "MET"] and said(0.89) == ["MISSED", "MET"]
+    assert said(1.0, fluent=False) == ["MISSED", "MET"]
+    assert said(0.4, 0.8, arm="-refusal") == ["MET", "MET"] and said(0.41, 0.8, arm="ablate refusal")[0] == "MISSED"
+    assert said(0.0, 0.0, arm="-refusal")[0] == "NOT MEASURABLE"
+    comparison, summary = arms(0.9)
+    assert steering_targets(comparison.assign(lowest=-0.11), summary)[1].startswith("MISSED")
+
+
+def test_guard_targets_are_read_from_the_numbers():
+    row = {"harmless_refused": 0.9, "n_harmless_refused": 10, "harmful": 0.84, "n_harmful": 50, "auroc_scary": 0.95}
+    row |= {f"{name}{end}": 0.5 for name in ("harmless_refused", "harmful", "auroc_scary") for end in ("_low", "_high")}
+    better = {"guard": "logistic", "role": "guard", "harmful": 0.86}
+    frame = pd.DataFrame(
+        [row | {"guard": "calibrated", "role": "guard"}, row | better, row | better | {"role": "rival"}]
+    )
+    frame.loc[2, "guard"] = "words"
+    took = {"ratio": 1.11, "ratio_low": 1.0, "ratio_high": 1.2, "guarded_ms": 11.1, "plain_ms": 10.0, "n": 5}
+    first, second, third, fourth = guard_targets(frame, "calibrated", took)
+    assert first.startswith("MET") and third.startswith("MET") and fourth.startswith("MISSED")
+    assert second.startswith("MISSED") and "84% [50%, 50%] of 50. Other rules that reach it: logistic." in second
+    frame.loc[0, "harmless_refused"] = NAN
+    assert guard_targets(frame, "calibrated", took)[0].startswith("NOT MEASURABLE")
+
+
+def test_directions_that_were_fitted_before_are_the_same_when_read_back(tmp_path, monkeypatch):
+    model, other = (
+        interp.load(tiny("llama", vocab_size=400, seed=seed), tokenizer=tiny_tokenizer()) for seed in (0, 1)
+    )
+    requests = [Request(f"{kind}-{i}", f"{kind} {i}.", kind) for kind in ("harmful", "harmless") for i in range(11)]
+    harmful, harmless = requests[:11], requests[11:]
+    first = fitted_once(model, harmful, harmless, tmp_path)
+    monkeypatch.setattr(harmfulness_material, "fit_directions", lambda *_: pytest.fail("fitted again"))
+    again = fitted_once(model, harmful, harmless, tmp_path)
+    assert again.provenance["run_id"] == first.provenance["run_id"] and again.states.requests == first.states.requests
+    assert (again.refusal.vectors == first.refusal.vectors).all() and (again.positive == first.positive).all()
+    assert again.beliefs(first.states).equals(first.beliefs(first.states))
+    assert again.cosine().equals(first.cosine())
+    with pytest.raises(ValueError, match="weights"):
+        fitted_once(other, harmful, harmless, tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
+        fitted_once(model, harmful[:10], harmless, tmp_path)

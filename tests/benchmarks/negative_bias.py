@@ -52,8 +52,8 @@ class Size:
 
 
 SIZES = {
-    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 100, 1.0),
-    "qwen2.5-coder-0.5b": Size(60, 40, 20, 6, 40, 32, 30, 60, 0.4),
+    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0),
+    "qwen2.5-coder-0.5b": Size(60, 40, 20, 6, 40, 32, 30, 60, 0.4, ("random heads", "scaled heads", "constant offset")),
 }
 
 
@@ -137,7 +137,8 @@ class Evaluation:
         """Perplexity of ordinary text, and short answers to open questions of the unseen domains."""
         texts = [t.text for t in negative_bias.load_texts()][: self.size.texts]
         _, unseen = shipped()
-        open_questions = [q for q in unseen if q.open_question][: self.size.open]
+        by_subject = {q.subject: q for q in unseen if q.open_question}  # twins share one
+        open_questions = list(by_subject.values())[: self.size.open]
         before = perplexity(self.model, texts)
         rows, right_before = [], None
         edits = {"untouched": None} | {m.name: m.edit for m in found.methods if m.edit is not None}

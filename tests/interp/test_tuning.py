@@ -8,7 +8,7 @@ import torch
 import interp
 from interp.head_weights import TunedHeads, describe_model
 from interp.residual import residual_states
-from interp.tuning import HeadTuner, LoraTuner, LossNotFinite, ReplyTuner, gold_loss
+from interp.tuning import HeadTuner, Kept, LoraTuner, LossNotFinite, ReplyTuner, gold_loss
 from tests.tiny import prompt, tiny
 
 PROMPTS = [prompt(length, seed=length) for length in (6, 9, 12, 15)]
@@ -62,6 +62,21 @@ def test_equals_the_slow_twin_and_moves_nothing_else(name, weight_decay):
             assert not torch.equal(tensor[rows], before[key][rows])
             tensor[rows] = before[key][rows]
         assert torch.equal(tensor, before[key]), key
+
+
+def test_what_is_kept_stays_closer_to_what_it_was():
+    """KL of the kept prompts' next token: 0 before the first step, and smaller for being in the loss."""
+    model = interp.load(tiny("llama"))
+    same = Kept.of(model, [prompt(length, seed=50 + length) for length in (7, 8, 10)], weight=20.0)
+    assert same.loss(model.final_logits(list(same.prompts)), range(3)).item() == pytest.approx(0, abs=1e-5)
+    drift = []
+    for kept in (None, same):
+        tuner = HeadTuner(model, 2, 1, PROMPTS, learning_rate=0.01, kept=kept)
+        for _ in range(8):
+            tuner.step(range(4), range(3) if kept else ())
+        with tuner.applied():
+            drift.append(same.loss(model.final_logits(list(same.prompts)), range(3)).item())
+    assert 0 < drift[1] < 0.8 * drift[0]
 
 
 def test_the_key_group_names_its_siblings():

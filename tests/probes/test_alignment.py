@@ -72,6 +72,19 @@ def made(gold: str, margins: list[float]) -> Answers:
     return Answers(Instruction(), ids, is_yes, ("",) * n, ids, both, (margin > 0).astype(int))
 
 
+def test_short_answers_are_kept_where_questions_have_an_open_form(model):
+    named = [replace(q, open_question=f"What is {i // 2}?", open_answer="x") for i, q in enumerate(TRAIN)]
+    bench = Bench(model, named, VALIDATION, Instruction(), SETTINGS)
+    assert len(bench.kept.prompts) == 12 and bench.kept.weight == SETTINGS.keep  # twins are asked once
+    batches = list(bench.batches(3, 0))
+    assert [len(same) for _, same in batches] == [4, 4, 4]
+    assert sorted(i for _, same in batches for i in same) == list(range(12))
+    assert Bench(model, named, VALIDATION, Instruction(), replace(SETTINGS, keep=0)).kept is None
+    without = Bench(model, TRAIN, VALIDATION, Instruction(), SETTINGS)
+    assert without.kept is None and [same for _, same in without.batches(2, 0)] == [[], []]
+    assert tune_heads(bench, [(1, 0)], "NASA", steps=[2]).validation is not None
+
+
 def test_every_method_is_there_and_the_model_is_as_it_was(model, aligned):
     before = weights(model)
     again = align(model, TRAIN, VALIDATION, settings=SETTINGS, rivals=())

@@ -1,0 +1,228 @@
+"""First tokens over a grid of layers and coefficients: where a direction turns the opening of a reply, before any reply
+is generated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+
+from interp.directions import Direction
+from interp.edits import Branch, ResidualEdit
+from interp.metrics import LogitDifference
+from interp.model import Model
+from interp.prompts import Prompt
+from interp.scan import Positions, scan
+from interp.work import run_batches
+from probes.head_effects import check_once
+from probes.refusal import Verdict
+from probes.requests import Kind, Request
+from probes.steering_arms import DIRECTIONS, Arm
+from probes.steering_report import share, signed_mean
+
+PHRASES = ("I'm sorry", "Sorry", "I cannot", "I can't", "I apologize", "As an AI")
+FEWEST_REFUSED = 3  # replies from which refusing first tokens are taken
+MOST_LAYERS = 14
+FEW = 8  # requests of a kind in a screen at all positions
+SCREEN_NOTE = (
+    "Log odds (nats) of refusing against accepting first tokens, steered on validation requests; leans to refusal: the "
+    "share of requests above 0."
+)
+METRIC = LogitDifference("refusing", "accepting")
+
+
+@dataclass(frozen=True)
+class Openings:
+    """Tokens that begin a refusal, and those that begin anything else. ``auroc``: how well their log odds tell refused
+    from accepted replies (NaN where only one sort was there); ``how``: where they come from."""
+
+    refusing: tuple[int, ...]
+    accepting: tuple[int, ...]
+    refusing_texts: tuple[str, ...]
+    accepting_texts: tuple[str, ...]
+    auroc: float
+    how: str
+
+    def on(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts with these tokens as their answers "refusing" and "accepting"."""
+        answers = {"refusing": self.refusing, "accepting": self.accepting}
+        return [replace(p, answers=answers, gold=None) for p in prompts]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each token: side, token, text."""
+        rows = [("refusing", t, text) for t, text in zip(self.refusing, self.refusing_texts, strict=True)]
+        rows += [("accepting", t, text) for t, text in zip(self.accepting, self.accepting_texts, strict=True)]
+        table = pd.DataFrame(rows, columns=["side", "token", "text"])
+        table.attrs["note"] = f"{self.how} Their log odds tell refused from accepted with AUROC {self.auroc:.2f}."
+        return table
+
+
+def find_openings(
+    model: Model, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], batch_size: int = 16
+) -> Openings:
+    """The first tokens of the model's own replies: the most probable one after each prompt, by verdict.
+
+    A token is on the side where its share among first tokens is more than twice that on the other; "I", if it opens
+    both, is on neither. With fewer than 3 refused replies, the first tokens of phrases such as "I'm sorry" stand in,
+    those that open an accepted reply left out. Costs a forward pass for each batch.
+
+    Raises ``ValueError`` where a side has no token of its own.
+    """
+    logits = model.final_logits(list(prompts), batch_size)
+    first = logits.argmax(-1).tolist()
+    refused, accepted = (
+        Counter(t for t, v in zip(first, verdicts, strict=True) if v == side) for side in ("refused", "accepted")
+    )
+    n_refused, n_accepted = max(1, refused.total()), max(1, accepted.total())
+    accepting = [t for t, k in accepted.most_common() if k / n_accepted > 2 * refused[t] / n_refused]
+    if refused.total() >= FEWEST_REFUSED:
+        refusing = [t for t, k in refused.most_common() if k / n_refused > 2 * accepted[t] / n_accepted]
+        how = f"First tokens of the model's own {refused.total()} refused and {accepted.total()} accepted replies."
+    else:
+        found = {t for phrase in PHRASES for t in model.tokenizer(phrase, add_special_tokens=False)["input_ids"][:1]}
+        refusing = sorted(found - set(accepted))
+        how = (
+            f"The model refused {refused.total()} of {len(first)} requests: first tokens of phrases such as "
+            f"{PHRASES[0]!r} stand for refusals, first tokens of {accepted.total()} accepted replies for acceptances."
+        )
+    if not refusing or not accepting:
+        raise ValueError(
+            f"{refused.total()} refused and {accepted.total()} accepted replies have {len(refusing)} refusing and "
+            f"{len(accepting)} accepting first tokens of their own; expected at least one of each. Give a behaviour= "
+            "of more requests, some of which the model accepts."
+        )
+    odds = torch.logsumexp(logits[:, refusing], -1) - torch.logsumexp(logits[:, accepting], -1)
+    judged = [i for i, v in enumerate(verdicts) if v != "unclear"]
+    is_refused = [verdicts[i] == "refused" for i in judged]
+    both = 0 < sum(is_refused) < len(is_refused)
+    auroc = float(roc_auc_score(is_refused, odds[judged].numpy())) if both else float("nan")
+    texts = [tuple(model.tokenizer.decode([t]) for t in side) for side in (refusing, accepting)]
+    return Openings(tuple(refusing), tuple(accepting), texts[0], texts[1], auroc, how)
+
+
+def default_layers(model: Model) -> tuple[int, ...]:
+    """Inputs of up to 14 blocks, evenly spread, the middle among them; neither the embedding nor the last output."""
+    step = -(-(model.n_layers - 1) // MOST_LAYERS)
+    middle = model.n_layers // 2
+    return tuple(layer for layer in range(1, model.n_layers) if (layer - middle) % step == 0)
+
+
+def screen(
+    model: Model,
+    requests: Sequence[Request],
+    prompts: Sequence[Prompt],
+    directions: dict[str, Direction],
+    openings: Openings,
+    *,
+    layers: Sequence[int],
+    coefficients: Sequence[float],
+    positions: str,
+    batch_size: int = 16,
+    directory: Path | None = None,
+    resume: bool = False,
+) -> pd.DataFrame:
+    """Log odds of refusing against accepting first tokens: one row for each arm, layer, coefficient and place.
+
+    "+" arms on harmless requests, "-" on harmful ones. ``positions`` (column): "answer" on every request, then, unless
+    that is all that was asked, the place of steering itself, for "all" on 8 requests of a kind. ``log_odds`` and its
+    ``change`` from unsteered with bootstrap intervals; ``leans_to_refusal``: the share above 0, with Wilson's;
+    ``unsteered``: that share without steering; ``how``: fan-out or loop.
+    """
+    named, signs, frames = openings.on(prompts), {"harmless": 1.0, "harmful": -1.0}, []
+    grid = [(name, layer, c) for name in DIRECTIONS for layer in layers for c in coefficients]
+    branches = {
+        kind: [Branch((ResidualEdit(lay, directions[n].vectors[lay], "add", sign * c),)) for n, lay, c in grid]
+        for kind, sign in signs.items()
+    }
+    for where in dict.fromkeys(("answer", positions)):
+        place = scan_positions(where, named)
+        items = [i for kind in signs for i in _spread([j for j, r in enumerate(requests) if r.kind == kind], place)]
+        how, _ = check_once(model, [named[i] for i in items], branches["harmless"], METRIC, place)
+
+        def score(batch: Sequence[int], place=place, how=how) -> dict[str, np.ndarray]:
+            clean, values = np.empty(len(batch)), np.empty((len(batch), len(grid)))
+            for kind in signs:
+                rows = [row for row, i in enumerate(batch) if requests[i].kind == kind]
+                if rows:
+                    here = [named[batch[row]] for row in rows]
+                    found = scan(model, here, branches[kind], metric=METRIC, positions=place, method=how, check=0)
+                    clean[rows], values[rows] = found.clean, found.values
+            return {"clean": clean, "values": values}
+
+        arrays = run_batches(
+            items,
+            score,
+            batch_size=1 if place == "all" else batch_size,
+            directory=None if directory is None else directory / where,
+            settings={"screen": where},
+            resume=resume,
+            title=f"first tokens, steered at {where}",
+        )
+        for kind, sign in signs.items():
+            mask = np.array([requests[i].kind == kind for i in items])
+            frames.append(_table(grid, sign, kind, arrays["clean"][mask], arrays["values"][mask], where, place, how))
+    table = pd.concat(frames, ignore_index=True)
+    table.attrs["note"] = SCREEN_NOTE
+    return table
+
+
+def scan_positions(positions: str, prompts: Sequence[Prompt]) -> Positions:
+    """Where a scan edits for a steering of these positions: the answer, the span's tokens where it ends every prompt
+    and is equally long, else all."""
+    if positions in ("answer", "all"):
+        return positions  # type: ignore[return-value]
+    spans = [p.span(positions) for p in prompts]
+    sizes = {len(s) for s in spans}
+    if len(sizes) == 1 and 0 not in sizes and all(s[0] + len(s) == len(p) for s, p in zip(spans, prompts, strict=True)):
+        return sizes.pop()
+    return "all"
+
+
+def _spread(indices: list[int], place: Positions) -> list[int]:
+    """All, or few of them, evenly spread, where a scan costs passes and not a fan-out."""
+    if place != "all" or len(indices) <= FEW:
+        return indices
+    return [indices[i] for i in np.linspace(0, len(indices) - 1, FEW).round().astype(int)]
+
+
+def _table(grid, sign, kind: Kind, clean, values, where: str, place: Positions, how: str) -> pd.DataFrame:
+    rows = []
+    for (name, layer, coefficient), column in zip(grid, values.T, strict=True):
+        arm = Arm("validation", kind, name, "add", layer, sign * coefficient)
+        row: dict[str, Any] = {"arm": arm.name, "kind": kind, "direction": name, "positions": where, "layer": layer}
+        row |= {"coefficient": arm.coefficient, "n": len(column)} | signed_mean(column).columns("log_odds")
+        row |= signed_mean(column - clean).columns("change")
+        row |= share(float((column > 0).mean()), len(column)).columns("leans_to_refusal")
+        rows.append(row | {"unsteered": float((clean > 0).mean()), "how": f"{how}, positions={place}"})
+    return pd.DataFrame(rows)
+
+
+def shortlist(screened: pd.DataFrame, n_layers: int, depth: int) -> list[Arm]:
+    """The candidates of each arm: the ``n_layers`` layers where the largest share of first tokens turns, at the
+    smallest coefficient that turns it, then by log odds (by these alone where none turns); and the best of the middle
+    third of ``depth`` layers, if none of them is there. Each with that coefficient and the next larger one."""
+    candidates = []
+    for (name, kind, direction), part in screened.groupby(["arm", "kind", "direction"], sort=False):
+        wanted = part["leans_to_refusal"] if name.startswith("+") else 1 - part["leans_to_refusal"]
+        odds = part["log_odds"] if name.startswith("+") else -part["log_odds"]
+        size = part["coefficient"].abs()
+        part = part.assign(wanted=wanted, odds=odds, size=size, dose=size.where(wanted > 0, 0.0))
+        order = part.sort_values(["wanted", "dose", "odds"], ascending=[False, True, False], kind="stable")
+        best = order.drop_duplicates("layer")
+        taken = best.head(n_layers)
+        middle = best[best["layer"].between(depth / 3, 2 * depth / 3)]
+        if len(middle) and not taken["layer"].isin(middle["layer"]).any():
+            taken = pd.concat([taken, middle.head(1)])
+        sizes = sorted(part["size"].unique())
+        for row in taken.itertuples():
+            for size in sizes[sizes.index(row.size) :][:2]:
+                signed = size if row.coefficient > 0 else -size
+                candidates.append(Arm("validation", kind, direction, "add", int(row.layer), float(signed)))
+    return candidates

@@ -1,0 +1,325 @@
+"""Regenerate every number of the harmfulness study, for one model.
+
+    python -m tests.benchmarks.harmfulness DATA MODEL [PART ...]
+
+DATA is a folder with advbench.jsonl, sorrybench.jsonl, alpaca_harmless.jsonl and xstest_safe_half.jsonl. Each part
+writes its report under reports/evaluate/MODEL/harmfulness (a killed run continues where it was) and its tables to
+tests/benchmarks/harmfulness/MODEL. A part whose groups are too small says what fell short, and has no numbers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from interp.findings import Findings
+from probes import refusal_steering
+from probes.behaviour import GROUPS
+from probes.finetuning_attack import Recipe, attack_by_finetuning
+from probes.harmful_directions import (
+    FEWEST,
+    MATCHED,
+    PAPER,
+    HarmfulDirections,
+    compare_protocols,
+    fit_directions,
+)
+from probes.harmful_report import HeldOut
+from probes.jailbreaks import attack, load_jailbreaks
+from probes.latent_guard import compare_guards, latency, load_guard
+from probes.refusal_openings import Openings
+from probes.refusal_writers import rank_writers
+from probes.reply_inversion import QUESTIONS, invert
+from probes.request_states import read_states
+from probes.requests import SHIPPED, Request, sample_requests
+from tests.benchmarks.harmfulness_material import SIZES, Material, Size
+from tests.benchmarks.harmfulness_tables import (
+    conditions_table,
+    group_counts,
+    heads_sentences,
+    heads_table,
+    layers_table,
+    shares_by_source,
+)
+from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets, surface_sentences
+from tests.benchmarks.request_sets import PAPER as PAPER_SOURCES
+from tests.benchmarks.request_sets import observed, of_kind
+from tests.benchmarks.tables import markdown
+
+TABLES = Path(__file__).parent / "harmfulness"
+PARTS = ("behaviour", "directions", "steering", "inversion", "jailbreaks", "guard", "finetuning", "writers")
+NOTE = (
+    "What the model did with a request, refused or accepted, was observed with all endings alike, in every condition."
+)
+RULE = "calibrated"  # the guard's rule that targets and rivals are held against
+
+
+class Evaluation(Material):
+    """One part a method, one page each."""
+
+    def behaviour(self) -> None:
+        """Point 1: what the model does with every request, the material of all other parts."""
+        found = self.observed
+        counts = group_counts(found, {name: getattr(self.sets, name) for name in ("fit", "validation", "test")})
+        test = counts.set_index("part").loc["test"]
+        few = [f"Too few to say much: {test[g]} {g} requests are held out." for g in GROUPS if test[g] < FEWEST]
+        self.write(
+            "behaviour",
+            {
+                "Verdict": [*found.statement(), *few],
+                "The four groups": counts,
+                "Refusals by source": found.rates("source"),
+                "Refusals by category": found.rates("category"),
+            },
+        )
+
+    def directions(self) -> None:
+        """Points 3 and 4: do endings and words explain the directions; are they two; the paper's protocol beside."""
+        found = self.kept("directions", self._directions)
+        tables = dict(found.tables)
+        shown = ("Conditions", "AUROC by layer", "Cosine of harmfulness and refusal by layer", "Beliefs by source")
+        self.write(
+            "directions",
+            {
+                "Verdict": [*surface_sentences(tables["Conditions"]), NOTE, *found.statement],
+                **{name: tables[name] for name in shown},
+                "Beliefs by group": tables["Beliefs by group"],
+            },
+        )
+
+    def _directions(self) -> Findings:
+        paper = [r for r in self.sets.observed if r.source in PAPER_SOURCES]
+        shipped = [r for r in self.sets.observed if r.source == SHIPPED]
+        held: dict[str, HeldOut] = {"all sources": self._test(self.fitted, self.tested)}
+        missing = []
+        for name, among in (("AdvBench, XSTest, Alpaca", paper), ("shipped pairs", shipped)):
+            ids = {r.id for r in among}
+            fit, test = ([r for r in part if r.id in ids] for part in (self.sets.fit, self.sets.test))
+            try:
+                if among is shipped:
+                    held[name] = self._test(fit_directions(self.model, *self.classes(fit)), test)
+                    continue
+                raw = [self.sets.raw(part) for part in (*self.classes(fit), test)]
+                both = compare_protocols(self.model, *raw, groups=self.groups(test))
+                held |= {f"{name}, {how}": both[how] for how in (PAPER, MATCHED)}
+            except ValueError as error:
+                missing.append(f"{name}: not measured: {error}")
+        found = self.fitted.to_findings(held)
+        main = held["all sources"]
+        beliefs = main.beliefs.assign(source=[r.source for r in main.requests])
+        more = {
+            "Conditions": conditions_table(held),
+            "AUROC by layer": layers_table(held, "auroc"),
+            "Cosine of harmfulness and refusal by layer": layers_table(held, "cosine"),
+            "Beliefs by source": shares_by_source(
+                beliefs, {"harmful": "believed_harmful", "refuse": "believed_to_be_refused"}
+            ),
+        }
+        return replace(found, tables={**found.tables, **more}, statement=[*found.statement, *missing])
+
+    def _test(self, directions: HarmfulDirections, requests: Sequence[Request]) -> HeldOut:
+        """On requests that end in the common token, as those of the fit do."""
+        states = read_states(self.model, requests)
+        states = states.select(states.same_ending)
+        return directions.test(states, self.groups(states.requests))
+
+    def steering(self) -> None:
+        """Point 5: refusals made and unmade, beside random and shuffled directions."""
+        found = refusal_steering.test(
+            self.model,
+            self.swept,
+            self.fitted,
+            *self.held_out(self.size.steered),
+            n_random=self.size.draws,
+            ablate=("refusal",),
+            **self.keep("steering"),
+        )
+        arms, comparison = found.to_frame(), found.comparison()
+        self.write(
+            "steering",
+            {
+                "Verdict": [*steering_targets(comparison, arms), *found.statement()],
+                "Arms beside their controls": comparison,
+                "Test arms": arms[arms["stage"] == "test"].drop(columns="stage"),
+                "Candidates on validation": arms[arms["stage"] == "validation"].drop(columns="stage"),
+                "First tokens of refusals": found.openings.to_frame(),
+                "First-token screen": found.screen,
+            },
+        )
+
+    def inversion(self) -> None:
+        """Point 6: the paper's question with every control; its two others on fewer requests, shuffled labels alone."""
+        chosen = {name: self.swept.chosen["+" + name] for name in ("refusal", "harmfulness")}
+        at = {key: {name: c[key] for name, c in chosen.items()} for key in ("layer", "coefficient")}
+        sentences, tables = [], {}
+        for title, questions, n, random, part in (
+            ("The paper's question", QUESTIONS[:1], self.size.inverted, 1, "inversion"),
+            ("Its two others", QUESTIONS[1:], self.size.inverted_others, 0, "inversion_others"),
+        ):
+            found = invert(
+                self.model,
+                self.fitted,
+                *self.held_out(n),
+                **at,
+                questions=questions,
+                n_random=random,
+                **self.keep(part),
+            )
+            sentences += [f"{title}: {sentence}" for sentence in found.statement()]
+            tables[title] = found.to_frame()
+        where = "; ".join(f"{n}: layer {c['layer']}, coefficient {c['coefficient']:g}" for n, c in chosen.items())
+        self.write(
+            "inversion", {"Verdict": [*sentences, f"Steered as the sweep chose for refusals: {where}."], **tables}
+        )
+
+    def jailbreaks(self) -> None:
+        """Point 7: what fell, the refusal signal or the belief."""
+        refused = self.group(self.sets.test, "harmful-refused")
+        harmless = of_kind(self.sets.test, "harmless", FEWEST)
+        found = attack(
+            self.model,
+            [*sample_requests(refused, self.size.attacked), *harmless],
+            load_jailbreaks(),
+            self.fitted,
+            max_new_tokens=self.size.tokens,
+            **self.keep("jailbreaks"),
+        )
+        self.write(
+            "jailbreaks",
+            {
+                "Verdict": found.statement(),
+                "Attack success": found.success(),
+                "Which fell": found.which_fell(),
+                "Distance of harmful from harmless requests": found.gaps(),
+                "Do harmful requests still stand out": found.separation(),
+                "Changes of both beliefs": found.changes(),
+            },
+        )
+
+    def guard(self) -> None:
+        """Point 8: every rule and rival on the held-out requests, and latency."""
+        found = self.kept("guard", self._guard)
+        tables = found.tables
+        accuracy, telling = tables["Accuracy on each group"], tables["Telling harmful from harmless"]
+        frame = accuracy.merge(telling.drop(columns="role"), on="guard")
+        each = tables["Each request"].assign(kind=lambda t: t["group"].str.partition("-")[0])
+        rules = {name: f"{name}_says_harmful" for name in ("paper", RULE, "logistic")}
+        self.write(
+            "guard",
+            {
+                "Verdict": [*guard_targets(frame, RULE, tables["Latency"].to_dict("records")[0]), *found.statement],
+                **{name: table for name, table in tables.items() if name != "Each request"},
+                "Called harmful, by source": shares_by_source(each, rules),
+            },
+        )
+
+    def _guard(self) -> Findings:
+        study = compare_guards(
+            self.model,
+            sample_requests(self.sets.fit, self.size.guarded),
+            self.sets.validation,
+            {"held out": observed(self.observed, self.tested)},
+            main=RULE,
+        )
+        guard = study.guards[RULE]
+        guard.save(self.out / "guard_fitted")
+        return study.to_findings(latency(guard, self.tested[: self.size.timed], repeats=3))
+
+    def finetuning(self) -> None:
+        """Point 9: trained to accept; the guard of the untouched model where there is one, else the paper's rule."""
+        folder, arm = self.out / "guard_fitted", self.swept.chosen["-refusal"]
+        guard = load_guard(folder, self.model) if (folder / "guard.json").is_file() else None
+        recipe = Recipe(
+            layer=arm["layer"],
+            coefficient=abs(arm["coefficient"]),
+            max_new_tokens=self.size.tokens,
+            epochs=self.size.epochs,
+            batch_size=4,
+        )
+        found = attack_by_finetuning(
+            self.model,
+            [*self.sets.fit, *self.sets.validation, *self.sets.spare],
+            [r for part in self.held_out(self.size.tuned_tests) for r in part],
+            self.fitted,
+            sizes=self.size.tuned,
+            recipe=recipe,
+            score=None if guard is None else guard.decision_states,
+            max_new_tokens=self.size.tokens,
+            **self.keep("finetuning"),
+        )
+        self.write(
+            "finetuning",
+            {
+                "Verdict": found.statement(),
+                "Refusals and guard": found.rates(),
+                "Changes of both beliefs": found.changes(),
+                "Do harmful requests still stand out": found.separation(),
+                "Training": found.training,
+            },
+        )
+
+    def writers(self) -> None:
+        """Point 10: which heads write the two directions, read where steering acts."""
+        pairs = sample_requests([r for r in self.sets.test if r.source == SHIPPED], 2 * self.size.pairs)
+        openings = Openings(self.swept.openings.refusing, self.swept.openings.accepting)
+        sentences, tables = [], {}
+        for which in ("refusal", "harmfulness"):
+            layer = self.swept.chosen["+" + which]["layer"]
+            ranking = rank_writers(
+                self.model,
+                pairs,
+                self.fitted,
+                which,
+                layer,
+                openings=openings if which == "refusal" else None,
+                **self.keep(f"writers_{which}"),
+            )
+            sentences += heads_sentences(ranking, which)
+            tables[f"Heads that write {which}"] = heads_table(ranking)
+        self.write("writers", {"Verdict": sentences, **tables})
+
+    def write(self, part: str, content: Mapping[str, list[str] | pd.DataFrame]) -> None:
+        """One markdown file for reading, under a temporary name first."""
+        folder = TABLES / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"# {part}: {self.name}", ""]
+        for title, value in content.items():
+            lines += [f"## {title}", ""]
+            lines += [f"- {sentence}" for sentence in value] if isinstance(value, list) else [markdown(value)]
+            lines.append("")
+        path = folder / f"{part}.md"
+        temporary = path.with_suffix(".writing")
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+        temporary.replace(path)
+
+
+def main() -> None:
+    data, name, *parts = sys.argv[1:]
+    if unknown := set(parts) - set(PARTS):
+        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}.")
+    evaluation = Evaluation(Path(data), name)
+    for part in parts or PARTS:
+        run(evaluation, part)
+
+
+def run(evaluation: Evaluation, part: str) -> None:
+    """One part, with its time; what it says fell short instead of its numbers."""
+    began = time.perf_counter()
+    try:
+        getattr(evaluation, part)()
+    except ValueError as error:
+        traceback.print_exc()
+        evaluation.write(part, {"Verdict": [f"Not measured: {error}"]})
+    print(f"{evaluation.name}: {part} in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
+
+__all__ = ["PARTS", "SIZES", "Evaluation", "Size", "run"]

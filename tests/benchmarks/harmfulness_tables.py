@@ -1,0 +1,97 @@
+"""Tables of the harmfulness evaluation that no study makes by itself: conditions side by side, sources, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from interp.ranking import HeadRanking
+from probes.behaviour import GROUPS, UNCLEAR, Behaviour, refusal_rate
+from probes.harmful_report import HeldOut
+from probes.requests import Request
+
+
+def group_counts(behaviour: Behaviour, parts: Mapping[str, Sequence[Request]]) -> pd.DataFrame:
+    """How many requests of each part are in each group; all together in the last row."""
+    of_id = dict(zip(behaviour.to_frame()["id"], behaviour.to_frame()["group"], strict=True))
+    rows = []
+    for name, requests in {**parts, "all": behaviour.requests}.items():
+        groups = [of_id[r.id] for r in requests]
+        rows.append({"part": name, "n": len(groups)} | {g: groups.count(g) for g in (*GROUPS, *UNCLEAR)})
+    return pd.DataFrame(rows)
+
+
+def conditions_table(held_out: Mapping[str, HeldOut]) -> pd.DataFrame:
+    """One row for each condition: how many were fitted and tested, the surface controls (the embedding at t_inst,
+    words, length, last character), the range over layers 1 to L of the AUROC of harmful against harmless requests by
+    harmfulness at t_inst, and its cosine with refusal beside the ceiling (means of layers 1 to L)."""
+    rows = []
+    for name, held in held_out.items():
+        auroc = _harm(held).query("layer > 0")["auroc"]
+        words = held.baselines.set_index("baseline")["auroc"]
+        row = {"condition": name, "n_fitted": len(held.directions.states), "n_tested": len(held.requests)}
+        row |= {"layer0_auroc_of_fit": held.directions.layer0_auroc, "layer0_auroc": held.layer0_auroc}
+        row |= {"confounded": held.is_confounded, "words_auroc": words["words (TF-IDF)"]}
+        row |= {"length_auroc": words["length in words"], "last_character_auroc": words["last character"]}
+        row |= {"lowest_auroc": auroc.min(), "highest_auroc": auroc.max()}
+        mean = held.directions.agreement.mean
+        rows.append(row | {k: mean[k] for k in mean if not k.startswith("ceiling_") and k != "across_halves"})
+    return pd.DataFrame(rows)
+
+
+def layers_table(held_out: Mapping[str, HeldOut], of: str) -> pd.DataFrame:
+    """A row for each layer, a column for each condition. ``of``: "auroc" of harmful against harmless requests by
+    harmfulness at t_inst, or "cosine" of the two directions, with its ceiling beside it."""
+    columns: dict[str, pd.Series] = {}
+    for name, held in held_out.items():
+        table = (_harm(held) if of == "auroc" else held.directions.cosine()).set_index("layer")
+        columns |= {name + end: table[of + end] for end in ("", "_low", "_high")}
+        if of == "cosine":
+            columns[f"{name}: ceiling"] = table["ceiling"]
+    return pd.DataFrame(columns).rename_axis("layer").reset_index()
+
+
+def _harm(held: HeldOut) -> pd.DataFrame:
+    return held.separations.query(
+        "direction == 'harmfulness' and position == 't_inst' and classes == 'harmful from harmless'"
+    )
+
+
+def shares_by_source(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """For each kind and source the share of requests whose number in a column is at least 0, with Wilson's interval.
+    ``frame``: kind, source and the columns, whose keys are here and whose values name the result."""
+    rows = []
+    for (kind, source), part in frame.groupby(["kind", "source"], sort=False):
+        row = {"kind": kind, "source": source, "n": len(part)}
+        for column, name in columns.items():
+            share = refusal_rate(part[column] >= 0).values()
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), share, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def heads_table(ranking: HeadRanking, top: int = 12) -> pd.DataFrame:
+    """The heads that write most, with what is known of each; intervals beside their values."""
+    frame = ranking.top(top).rename(columns={"score": "direct", "ci_low": "direct_low", "ci_high": "direct_high"})
+    frame = frame.rename(columns=lambda c: c.replace("_ci_low", "_low").replace("_ci_high", "_high"))
+    return frame.drop(columns=["layer", "head", "se"])
+
+
+def heads_sentences(ranking: HeadRanking, which: str) -> list[str]:
+    """How many heads write the direction above the noise, what the first is, and whether the order is reliable."""
+    frame, about = ranking.to_frame(), ranking.provenance
+    best, floor, total = frame.iloc[0], about["noise_floor"], about["contrast"]
+    effect = np.corrcoef(frame["score"], frame["effect"])[0, 1]
+    return [
+        f"{which}, read at layer {about['read']['layer']}: {int((frame['q'] < 0.05).sum())} of {len(frame)} heads "
+        f"differ between harmful and harmless requests (q < 0.05), {floor['heads_above_both']} write more of it than "
+        "any head writes along the random and the shuffled direction.",
+        f"{which}: {best['label']} writes most, {best['score']:+.3f} [{best['ci_low']:+.3f}, {best['ci_high']:+.3f}] "
+        f"of a difference of {total['total']:+.3f} [{total['total_ci_low']:+.3f}, {total['total_ci_high']:+.3f}] that "
+        f"heads ({total['heads']:+.3f}) and MLPs ({total['mlps']:+.3f}) write; zeroing it takes {best['effect']:+.3f} "
+        f"[{best['effect_ci_low']:+.3f}, {best['effect_ci_high']:+.3f}].",
+        f"{which}: over all heads what is written and the effect of zeroing correlate by {effect:.2f}; split-half "
+        f"reliability of the order {ranking.reliability.spearman_brown:.2f} (n = {ranking.n_examples} pairs).",
+    ]
