@@ -86,15 +86,15 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
     _require_plain_logits(model, logits, seen.unembedded)
 
     readout, constant = _unembedding_direction(c.unembedding, groups, seen.normed)
-    toward, norm_constant = _through_norm(c.final_norm, seen.final, readout)
+    toward, norm_constant = pull_back_through_norm(c.final_norm, seen.final, readout)
     constant += norm_constant
     total = _dot(seen.normed, readout) + (constant - norm_constant)
     heads, by_token, biases = [], [], []
     for layer, block in enumerate(c.blocks):
         to_attention, post_constant = toward, 0.0
-        if block.attention_post_norm is not None:
-            to_attention, post_constant = _through_norm(block.attention_post_norm, seen.attention_out[layer], toward)
-        to_z = _pull_back(block.out_projection, seen.z[layer], to_attention)
+        if (norm := block.attention_post_norm) is not None:
+            to_attention, post_constant = pull_back_through_norm(norm, seen.attention_out[layer], toward)
+        to_z = pull_back(block.out_projection, seen.z[layer], to_attention)
         z = seen.z[layer].float().unflatten(-1, (model.n_heads, model.d_head))
         to_z = to_z.to(z.device).unflatten(-1, (model.n_heads, model.d_head))
         heads.append((z * to_z).sum(-1).cpu())
@@ -188,8 +188,12 @@ def _unembedding_direction(unembedding: nn.Module, groups, normed: Tensor) -> tu
     return direction.to(normed.device), constant
 
 
-def _pull_back(projection: nn.Module, at: Tensor, direction: Tensor) -> Tensor:
-    """W_O^T direction, for a plain linear layer, GPT-2's Conv1D, or any other linear map (quantised, LoRA, ...)."""
+def pull_back(
+    projection: nn.Module, at: Float[Tensor, " d_in"], direction: Float[Tensor, " d_out"]
+) -> Float[Tensor, " d_in"]:
+    """W^T direction: the input direction whose dot product with an input is what its output has along ``direction``,
+    but for the bias. For a plain linear layer, GPT-2's Conv1D, or any other linear map (quantised, LoRA, ...), which
+    ``at`` gives the device, type and width of an input to; its values do not matter. Float32."""
     if _is_plain(projection):
         weight = projection.weight.detach().float()
         weight = weight if isinstance(projection, Conv1D) else weight.T
@@ -214,8 +218,11 @@ def _input_type(layer: nn.Module, like: Tensor) -> torch.dtype:
     return weight if weight.is_floating_point else like.dtype
 
 
-def _through_norm(norm: nn.Module, x: Tensor, direction: Tensor) -> tuple[Tensor, float]:
-    """With the norm's scale held at what it is for ``x``: the direction before the norm, and the norm's constant.
+def pull_back_through_norm(
+    norm: nn.Module, x: Float[Tensor, " d_model"], direction: Float[Tensor, " d_model"]
+) -> tuple[Float[Tensor, " d_model"], float]:
+    """With the norm's scale held at what it is for ``x``: the direction before the norm, and the norm's constant, which
+    is what its bias has along ``direction``. Together they give ``norm(x) @ direction``.
 
     Raises ``ValueError`` if the module is neither an RMS norm nor a LayerNorm.
     """

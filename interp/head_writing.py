@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.attribution import _pull_back, _through_norm
+from interp.attribution import pull_back, pull_back_through_norm
 from interp.edits import Branch, HeadEdit
 from interp.fanout import edit_heads, fan_out_logits, stream_rewritten
 from interp.prompts import pad_left
@@ -159,14 +159,14 @@ class _Toward:
             bias = block.out_projection(like[None, None])[0, 0].double().cpu()
         if block.attention_post_norm is None:
             if layer not in self._fixed:
-                self._fixed[layer] = torch.stack([_pull_back(block.out_projection, like, v) for v in self.vectors])
+                self._fixed[layer] = torch.stack([pull_back(block.out_projection, like, v) for v in self.vectors])
             to_z = self._fixed[layer][None]
             constants = (self.vectors.double() @ bias).expand(len(z), -1)
         else:
             rows, constants = [], []
             for x in seen.attention_out[layer]:
-                through = [_through_norm(block.attention_post_norm, x, v) for v in self.vectors]
-                rows.append(torch.stack([_pull_back(block.out_projection, like, v) for v, _ in through]))
+                through = [pull_back_through_norm(block.attention_post_norm, x, v) for v in self.vectors]
+                rows.append(torch.stack([pull_back(block.out_projection, like, v) for v, _ in through]))
                 constants.append(torch.tensor([float(v.double().cpu() @ bias) + c for v, c in through]).double())
             to_z, constants = torch.stack(rows), torch.stack(constants)
         shape = (self.model.n_heads, self.model.d_head)

@@ -1,4 +1,4 @@
-"""How well a model predicts ordinary text: the check that an edit left its general ability alone."""
+"""How well a model predicts ordinary text, the check that an edit left its general ability alone, or a given reply."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional as F
 
-from interp.prompts import pad_left
+from interp.prompts import Prompt, pad_left
 from interp.statistics import Interval, bootstrap_interval
 
 if TYPE_CHECKING:
     from interp.model import Model
-    from interp.prompts import Prompt
 
 _MAX_LOGITS = 2**26  # of one batch: 256 MB in float32
 _ROWS = 32  # positions whose log-softmax is taken at a time
@@ -93,13 +92,32 @@ def perplexity(model: Model, texts: Sequence[str], *, batch_size: int = 8) -> Pe
     """
     if isinstance(texts, str) or not texts:
         raise ValueError(f"texts={texts!r}; expected a list of at least one text. Put a single text in a list.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; expected 1 or more texts.")
     prompts = [_read(model, number, text) for number, text in enumerate(texts)]
-    nll = np.empty(len(prompts))
-    for batch in _batches(model, prompts, batch_size):
-        nll[batch] = _nll(model, [prompts[i] for i in batch])
-    return Perplexity(tuple(texts), nll, np.array([len(p) - 1 for p in prompts]))
+    n_tokens = np.array([len(p) - 1 for p in prompts])
+    return Perplexity(tuple(texts), _nll(model, prompts, n_tokens, batch_size), n_tokens)
+
+
+def reply_nll(
+    model: Model, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]], *, batch_size: int = 8
+) -> Float[np.ndarray, " reply"]:
+    """Negative log-likelihood of each reply (token ids) after its prompt, in nats, summed over the reply's tokens.
+
+    The first token is scored too: that is the decision how to begin. 0 for a reply without tokens. exp of a sum over
+    replies, divided by their number of tokens, is the perplexity of replies. Edits that are active act on every
+    position. Costs one forward pass for each batch; memory and precision as for :func:`perplexity`.
+
+    Raises ``ValueError`` unless there is a reply for each prompt, and for one that does not fit the context;
+    ``NonFiniteLogitsError`` where the model gives NaN or infinity.
+    """
+    if len(prompts) != len(replies):
+        raise ValueError(f"{len(replies)} replies were given for {len(prompts)} prompts; expected one for each.")
+    n_tokens = np.array([len(reply) for reply in replies], dtype=int)
+    rows = np.flatnonzero(n_tokens)
+    whole = [Prompt.from_token_ids([*prompts[i].token_ids, *replies[i]], id=prompts[i].id) for i in rows]
+    model.require_fits(whole)
+    nll = np.zeros(len(replies))
+    nll[rows] = _nll(model, whole, n_tokens[rows], batch_size)
+    return nll
 
 
 def perplexity_ratio(after: Perplexity, before: Perplexity) -> PerplexityRatio:
@@ -132,27 +150,40 @@ def _read(model: Model, number: int, text: str) -> Prompt:
     return prompt
 
 
-def _batches(model: Model, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
-    """Indices of prompts, the longest first, so that little is padded."""
+def _nll(
+    model: Model, prompts: Sequence[Prompt], n_scored: Int[np.ndarray, " prompt"], batch_size: int
+) -> Float[np.ndarray, " prompt"]:
+    """Nats of the last ``n_scored`` tokens of each prompt, each given all before it."""
+    nll = np.empty(len(prompts))
+    for batch in _batches(model, n_scored, batch_size):
+        nll[batch] = _nll_of_batch(model, [prompts[i] for i in batch], n_scored[batch])
+    return nll
+
+
+def _batches(model: Model, n_scored: Int[np.ndarray, " prompt"], batch_size: int) -> list[list[int]]:
+    """Indices of prompts, those with most to score first, so that little is padded."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
     vocabulary = model.hf.config.get_text_config().vocab_size
-    left = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    left = sorted(range(len(n_scored)), key=lambda i: -n_scored[i])
     batches = []
     while left:
-        size = max(1, min(batch_size, _MAX_LOGITS // (vocabulary * len(prompts[left[0]]))))
+        size = max(1, min(batch_size, int(_MAX_LOGITS // (vocabulary * (n_scored[left[0]] + 1)))))
         batches.append(left[:size])
         left = left[size:]
     return batches
 
 
 @torch.no_grad()
-def _nll(model: Model, prompts: list[Prompt]) -> list[float]:
-    batch = pad_left(prompts, model.device)
-    logits = model.hf(**batch.inputs, use_cache=False).logits
+def _nll_of_batch(model: Model, prompts: list[Prompt], n_scored: Int[np.ndarray, " prompt"]) -> list[float]:
+    n_kept = int(n_scored.max()) + 1
+    keep = dict.fromkeys(model.last_logits_only(), n_kept)
+    logits = model.hf(**pad_left(prompts, model.device).inputs, use_cache=False, **keep).logits
     sums = []
-    for row, prompt, offset in zip(logits, prompts, batch.offsets, strict=True):
-        own = row[offset:-1]  # [pos - 1, vocabulary]; nothing is asked of the last position
+    for row, prompt, n in zip(logits, prompts, n_scored.tolist(), strict=True):
+        own = row[-n - 1 : -1]  # [scored, vocabulary]; nothing is asked of the last position
         model.require_finite(own[None], [prompt])
-        targets = torch.tensor(prompt.token_ids[1:], device=own.device)
+        targets = torch.tensor(prompt.token_ids[-n:], device=own.device)
         parts = [
             F.cross_entropy(some.float(), wanted, reduction="none").double().sum().item()
             for some, wanted in zip(own.split(_ROWS), targets.split(_ROWS), strict=True)

@@ -1,4 +1,4 @@
-"""Statistics of per-example scores: intervals, sign-flip tests, false discovery rate, agreement of rankings.
+"""Statistics of per-example scores: intervals, shares, sign-flip tests, false discovery rate, agreement of rankings.
 
 Every function takes plain numpy arrays with the examples on axis 0 and treats each remaining cell (a head)
 on its own. scipy does the resampling; all results are a pure function of the arguments and `seed`.
@@ -28,6 +28,24 @@ class Interval(NamedTuple):
 
     low: Float[np.ndarray, "..."]
     high: Float[np.ndarray, "..."]
+
+
+class Estimate(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def columns(self, name: str) -> dict[str, float]:
+        """``name``, ``name_low`` and ``name_high``, for a row of a table."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    def __format__(self, form: str) -> str:
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
 class SplitHalf(NamedTuple):
@@ -174,6 +192,44 @@ def _drawn_counts(
         yield np.bincount(drawn.ravel(), minlength=n * n_groups).reshape(n, n_groups)[:, group_of]
 
 
+def wilson_share(values: Sequence[float] | Float[np.ndarray, " example"], n: int | None = None) -> Estimate:
+    """The mean of values from 0 to 1 (of booleans: the share that is true) with Wilson's 95 % interval.
+
+    ``n``: how many examples stand behind it, by default as many as there are values. A value may be a mean over several
+    runs on one example: counting the example once is on the careful side. Unlike a bootstrap, it keeps its width where
+    all agree. NaN for no values.
+    Source: Wilson (1927), J. Am. Stat. Assoc. 22; ``scipy.stats.binomtest``, which takes whole counts only, gives the
+    same for them.
+
+    >>> f"{wilson_share([True] * 8 + [False] * 2):.2f}"
+    '0.80 [0.49, 0.94]'
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values) if n is None else n
+    if not len(values) or not n:
+        return UNKNOWN
+    rate, z = float(values.mean()), _z()
+    middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    low, high = (0.0 if rate == 0 else middle - half), (1.0 if rate == 1 else middle + half)  # else off by rounding
+    return Estimate(rate, float(low), float(high))
+
+
+def paired_share_change(after: Float[np.ndarray, " example"], before: Float[np.ndarray, " example"]) -> Estimate:
+    """Mean of ``after - before`` over the same examples, each from 0 to 1, with its 95 % interval. NaN for none.
+
+    Wald's interval with one pair added to either side, which keeps its width where all pairs agree; the same formula
+    where an example has a mean over several runs.
+    Source: Bonett and Price (2012), J. Educ. Behav. Stat. 37.
+    """
+    changes = np.asarray(after, np.float64) - np.asarray(before, np.float64)
+    if not len(changes):
+        return UNKNOWN
+    padded = np.array([*changes, 1.0, -1.0])
+    half = _z() * padded.std() / np.sqrt(len(padded))
+    return Estimate(float(changes.mean()), float(max(-1, padded.mean() - half)), float(min(1, padded.mean() + half)))
+
+
 def sign_flip_p(
     scores: Float[np.ndarray, "example ..."], n_resamples: int = 9999, seed: int = SEED
 ) -> Float[np.ndarray, "..."]:
@@ -299,6 +355,11 @@ def top_k_overlap(a: Sequence[Hashable], b: Sequence[Hashable], k: int, populati
     count = len(set(a[:k]) & set(b[:k]))
     p = float(stats.hypergeom.sf(count - 1, population, k, k))
     return TopKOverlap(count, count / k, k * k / population, p)
+
+
+def _z() -> float:
+    """Half the width of the 95 % interval of a standard normal."""
+    return float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 
 
 def _as_cells(scores: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -142,7 +142,11 @@ class Alignment:
         for start, name in zip(*_starts(looks), strict=True):
             figure.add_vline(x=start - 0.5, line_width=1, line_dash="dot", annotation_text=name)
         figure.update_layout(
-            template=TEMPLATES["light"], xaxis_title="look at the validation questions", yaxis_title="", height=420
+            template=TEMPLATES["light"],
+            xaxis_title="look at the validation questions",
+            yaxis_title="",
+            height=420,
+            legend={"y": 1.02, "yanchor": "bottom"},  # the axis has a title below
         )
         return figure
 

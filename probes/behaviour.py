@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy.stats import binomtest
 
 from interp.figures import interval_bars
 from interp.findings import Findings
 from interp.generation import generate
 from interp.model import Model
-from interp.work import clear_parts, run_batches
-from probes.refusal import VERDICTS, Judge, Verdict, judge_by_phrases, require_verdict
+from interp.prompts import Prompt
+from interp.statistics import wilson_share
+from probes.refusal import VERDICTS, Judge, Verdict, judge_by_phrases, judge_replies, name_of
 from probes.request_prompts import build_request_prompts
 from probes.requests import Request, hash_requests
 from probes.runs import study_provenance
-from probes.study_files import finished, pack_texts, read_study, unpack_texts, write_study
+from probes.study_files import StudyFolder, pack_texts, read_study, unpack_texts, write_study
 
 FILE = "behaviour.json"
 GROUPS = ("harmful-refused", "harmful-accepted", "harmless-accepted", "harmless-refused")
@@ -167,14 +167,12 @@ def observe(
     began = time.perf_counter()
     require_requests(requests)
     asking = {"system": system, "post_instruction": post_instruction, "max_new_tokens": max_new_tokens}
-    name = getattr(judge, "__name__", type(judge).__name__)
     data = describe_requests(requests, origin)
     title = "Behaviour"
-    provenance = study_provenance(title, model, data, {**asking, "judge": name}, CITATIONS, CAVEATS, began)
+    provenance = study_provenance(title, model, data, {**asking, "judge": name_of(judge)}, CITATIONS, CAVEATS, began)
     parts = {"title": title, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | asking
-    if out is not None and finished(
-        out, FILE, provenance["run_id"], parts, batch_size, len(requests), resume, overwrite
-    ):
+    folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(requests), resume, overwrite)
+    if folder.is_finished:
         found = load_behaviour(out)
         if include_replies and found.replies is None:
             raise ValueError(
@@ -182,23 +180,15 @@ def observe(
             )
         return found
     prompts = build_request_prompts(model, requests, system=system, post_instruction=post_instruction)
-    arrays = run_batches(
-        prompts,
-        lambda batch: pack_texts(generate(model, batch, max_new_tokens, batch_size=len(batch))),
-        batch_size=batch_size,
-        directory=Path(out) if out is not None else None,
-        settings=parts,
-        resume=resume,
-        title="replies",
-    )
+
+    def score(batch: Sequence[Prompt]) -> dict[str, np.ndarray]:
+        return pack_texts(generate(model, batch, max_new_tokens, batch_size=len(batch)))
+
+    arrays = folder.run(prompts, score, title="replies")
     replies = tuple(reply for (reply,) in unpack_texts(arrays["text"], arrays["length"]))
-    verdicts = tuple(require_verdict(judge(r.text, s), judge) for r, s in zip(requests, replies, strict=True))
+    verdicts = tuple(judge_replies(judge, [r.text for r in requests], replies))
     provenance["seconds"] = round(time.perf_counter() - began, 1)
-    behaviour = Behaviour(tuple(requests), verdicts, replies, provenance)
-    if out is not None:
-        behaviour.save(out, include_replies=include_replies, overwrite=overwrite)
-        clear_parts(Path(out))
-    return behaviour
+    return folder.saved(Behaviour(tuple(requests), verdicts, replies, provenance), include_replies)
 
 
 def load_behaviour(directory: str | Path) -> Behaviour:
@@ -213,12 +203,7 @@ def load_behaviour(directory: str | Path) -> Behaviour:
 
 def refusal_rate(refused: Sequence[bool] | np.ndarray) -> dict[str, float]:
     """Share refused with its 95 % Wilson interval: refusal_rate, refusal_rate_low, refusal_rate_high."""
-    n = len(refused)
-    if not n:
-        return dict.fromkeys(("refusal_rate", "refusal_rate_low", "refusal_rate_high"), float("nan"))
-    k = int(np.sum(refused))
-    low, high = binomtest(k, n).proportion_ci(method="wilson")
-    return {"refusal_rate": k / n, "refusal_rate_low": float(low), "refusal_rate_high": float(high)}
+    return wilson_share(refused).columns("refusal_rate")
 
 
 def require_requests(requests: Sequence[Request]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from interp.statistics import bootstrap_interval
+from interp.statistics import UNKNOWN, Estimate, bootstrap_interval
 
 
 def mean_contrast(
@@ -16,11 +16,11 @@ def mean_contrast(
     plus: Bool[np.ndarray, " row"],
     minus: Bool[np.ndarray, " row"] | None,
     groups: Sequence[Hashable],
-) -> tuple[float, float, float]:
-    """Mean over ``plus`` (less that over ``minus``), and the ends of its 95 % bootstrap interval; NaN for no rows.
-    Whole groups are drawn."""
+) -> Estimate:
+    """Mean over ``plus`` (less that over ``minus``), with its bootstrap interval; NaN for no rows. Whole groups are
+    drawn."""
     if not plus.any() or (minus is not None and not minus.any()):
-        return float("nan"), float("nan"), float("nan")
+        return UNKNOWN
 
     def statistic(v: np.ndarray, a: np.ndarray, b: np.ndarray, counts: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -29,7 +29,7 @@ def mean_contrast(
 
     other = plus if minus is None else minus
     low, high = bootstrap_interval(statistic, values, plus, other, groups=list(groups), weighted=True)
-    return contrast(values, plus, minus), float(low), float(high)
+    return Estimate(contrast(values, plus, minus), float(low), float(high))
 
 
 def contrast(values: np.ndarray, plus: np.ndarray, minus: np.ndarray | None) -> float:
@@ -41,11 +41,11 @@ def contrast(values: np.ndarray, plus: np.ndarray, minus: np.ndarray | None) -> 
 
 def auroc_interval(
     scores: Float[np.ndarray, " row"], positive: Bool[np.ndarray, " row"], groups: Sequence[Hashable]
-) -> tuple[float, float, float]:
-    """AUROC and the ends of its 95 % bootstrap interval. Whole groups are drawn; differences below 1e-6 are ties."""
+) -> Estimate:
+    """AUROC with its bootstrap interval. Whole groups are drawn; differences below 1e-6 are ties."""
     scores = scores.round(6)
     low, high = bootstrap_interval(_auroc, scores, positive, groups=list(groups), weighted=True)
-    return float(_auroc(scores, positive, np.ones((1, len(scores))))[0]), float(low), float(high)
+    return Estimate(float(_auroc(scores, positive, np.ones((1, len(scores))))[0]), float(low), float(high))
 
 
 def _auroc(
@@ -61,8 +61,3 @@ def _auroc(
 def usable_gaps(gaps: pd.DataFrame) -> dict[str, float]:
     """Each belief's gap; NaN where its interval is not above zero, so that there is nothing to be a part of."""
     return {row.belief: row.gap if row.gap_low > 0 else float("nan") for row in gaps.itertuples()}
-
-
-def with_ends(name: str, value: float, low: float, high: float) -> dict[str, float]:
-    """A value and its interval as columns of a table."""
-    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -26,16 +26,15 @@ from interp.model import Model
 from interp.prompts import Prompt
 from interp.steering import Steering, add_direction
 from interp.tuning import ReplyTuner
-from interp.work import clear_parts, run_batches
 from probes.behaviour import CITATIONS, describe_requests, require_requests
 from probes.finetuning_results import ARMS, FILE, FineTuningStudy, load_finetuning_study
 from probes.harmful_directions import FEWEST, HarmfulDirections
-from probes.refusal import VERDICTS, Judge, judge_by_phrases, require_verdict
+from probes.refusal import VERDICTS, Judge, judge_by_phrases, judge_replies, name_of, require_verdict
 from probes.request_prompts import build_request_prompts
 from probes.request_states import RequestStates, read_states
 from probes.requests import Request, hash_requests, require_disjoint
 from probes.runs import study_provenance
-from probes.study_files import finished, pack_texts, unpack_texts
+from probes.study_files import StudyFolder, pack_texts, unpack_texts
 
 Score = Callable[[RequestStates], Float[np.ndarray, " example"]]
 PAPER_RULE = "Delta_harmful at least 0, Eq. 3"
@@ -125,14 +124,15 @@ def attack_by_finetuning(
     _require_counts(training, held_out, sizes)
     steering = recipe.steering(directions)
     steering.require_fits(model)
-    chat = {k: directions.provenance["settings"][k] for k in ("system", "post_instruction")}
+    chat = directions.asking
     if not chat["post_instruction"]:
         raise ValueError(
             "the directions were fitted without post-instruction tokens, where no reply begins; fit them with "
             "post_instruction=True."
         )
     asking = chat | {"sizes": sizes, **{f"recipe_{k}": v for k, v in asdict(recipe).items()}}
-    asking |= {"guard": _name(score), "judge": _name(judge), "reply_tokens": max_new_tokens}
+    asking |= {"guard": PAPER_RULE if score is None else name_of(score), "judge": name_of(judge)}
+    asking |= {"reply_tokens": max_new_tokens}
     asking |= {"directions": directions.provenance["run_id"], "training": hash_requests(training)}
     data = describe_requests(held_out, origin) | {"n_training": len(training)}
     title = "Fine-tuning attack"
@@ -140,7 +140,8 @@ def attack_by_finetuning(
     conditions = [("nothing", 0), *((arm, n) for n in sizes for arm in ARMS)]
     parts = {"title": title, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | asking
     parts["include_replies"] = include_replies
-    if out is not None and finished(out, FILE, provenance["run_id"], parts, 1, len(conditions), resume, overwrite):
+    folder = StudyFolder(out, FILE, provenance["run_id"], parts, 1, len(conditions), resume, overwrite)
+    if folder.is_finished:
         return load_finetuning_study(out)
 
     @cache
@@ -151,7 +152,7 @@ def attack_by_finetuning(
     def look() -> dict[str, np.ndarray]:
         prompts = build_request_prompts(model, held_out, **chat)
         replies = generate(model, prompts, max_new_tokens, batch_size=batch_size)
-        verdicts = [require_verdict(judge(r.text, s), judge) for r, (s,) in zip(held_out, replies, strict=True)]
+        verdicts = judge_replies(judge, [r.text for r in held_out], [s for (s,) in replies])
         states = read_states(model, held_out, **chat, batch_size=batch_size)
         beliefs = directions.beliefs(states)
         guard = beliefs["harmful"] if score is None else score(states)
@@ -178,15 +179,7 @@ def attack_by_finetuning(
             told = _Training(pairs.n_tried, tuner.n_steps, tuner.n_parameters, seconds, before, last)
             return look() | told.arrays()
 
-    arrays = run_batches(
-        conditions,
-        run,
-        batch_size=1,
-        directory=Path(out) if out is not None else None,
-        settings=parts,
-        resume=resume,
-        title="fine-tuning",
-    )
+    arrays = folder.run(conditions, run, title="fine-tuning")
     provenance["seconds"] = round(time.perf_counter() - began, 1)
     study = FineTuningStudy(
         requests=tuple(held_out),
@@ -196,10 +189,7 @@ def attack_by_finetuning(
         pairs={arm: dict(pairs_of(arm).replies) for arm in ARMS} if include_replies else None,
         provenance=provenance,
     )
-    if out is not None:
-        study.save(out, include_replies=include_replies, overwrite=overwrite)
-        clear_parts(Path(out))
-    return study
+    return folder.saved(study, include_replies)
 
 
 @dataclass(frozen=True)
@@ -301,15 +291,6 @@ def _require_counts(training: Sequence[Request], held_out: Sequence[Request], si
         n = sum(r.kind == kind for r in held_out)
         if n < FEWEST:
             raise ValueError(f"{n} {kind} held-out requests; expected at least {FEWEST}: {FEWEST - n} more.")
-
-
-def _name(function: Callable[..., Any] | None) -> str:
-    """The guard's or judge's name, with the class of a method."""
-    if function is None:
-        return PAPER_RULE
-    owner = getattr(function, "__self__", None)
-    name = getattr(function, "__name__", type(function).__name__)
-    return name if owner is None else f"{type(owner).__name__}.{name}"
 
 
 __all__ = ["FineTuningStudy", "Recipe", "attack_by_finetuning", "load_finetuning_study"]

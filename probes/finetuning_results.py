@@ -13,9 +13,8 @@ import pandas as pd
 
 from interp.figures import interval_lines
 from interp.findings import Findings
-from interp.statistics import mean_interval
-from probes.behaviour import refusal_rate
-from probes.belief_statistics import auroc_interval, mean_contrast, usable_gaps, with_ends
+from interp.statistics import Estimate, mean_interval, wilson_share
+from probes.belief_statistics import auroc_interval, mean_contrast, usable_gaps
 from probes.requests import Request
 from probes.study_files import read_study, write_study
 
@@ -62,8 +61,8 @@ class FineTuningStudy:
                 "refused": int((part["verdict"] == "refused").sum()),
                 "unclear": int((part["verdict"] == "unclear").sum()),
             }
-            row |= refusal_rate(part["verdict"] == "refused")
-            rows.append(row | with_ends("guard_accuracy", *refusal_rate(right).values()))
+            row |= wilson_share(part["verdict"] == "refused").columns("refusal_rate")
+            rows.append(row | wilson_share(right).columns("guard_accuracy"))
         return pd.DataFrame(rows)
 
     def gaps(self) -> pd.DataFrame:
@@ -73,7 +72,7 @@ class FineTuningStudy:
         harmful = (before["kind"] == "harmful").to_numpy()
         for belief in BELIEFS:
             found = mean_contrast(before[belief].to_numpy(), harmful, ~harmful, before["id"])
-            rows.append({"belief": belief, "n": len(before)} | with_ends("gap", *found))
+            rows.append({"belief": belief, "n": len(before)} | found.columns("gap"))
         return pd.DataFrame(rows)
 
     def changes(self) -> pd.DataFrame:
@@ -94,7 +93,8 @@ class FineTuningStudy:
                         a, b = old[belief].to_numpy()[rows_of], new[belief].to_numpy()[rows_of]
                         row = {"trained_on": arm, "n_pairs": n_pairs, "requests": kind, "belief": belief, "n": len(a)}
                         row |= {"before": float(a.mean()), "after": float(b.mean())}
-                        row |= with_ends("change", (b - a).mean(), *mean_interval(b - a))
+                        low, high = mean_interval(b - a)
+                        row |= Estimate(float((b - a).mean()), float(low), float(high)).columns("change")
                         rows.append(row | {"share": row["change"] / gap})
         return pd.DataFrame(rows)
 
@@ -106,7 +106,7 @@ class FineTuningStudy:
             positive = (part["kind"] == "harmful").to_numpy()
             for score in (*BELIEFS, "guard"):
                 row = {"trained_on": arm, "n_pairs": n_pairs, "score": score, "n": len(part)}
-                rows.append(row | with_ends("auroc", *auroc_interval(part[score].to_numpy(), positive, part["id"])))
+                rows.append(row | auroc_interval(part[score].to_numpy(), positive, part["id"]).columns("auroc"))
         return pd.DataFrame(rows)
 
     def statement(self) -> list[str]:

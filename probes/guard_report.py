@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 
 from interp.figures import interval_bars
 from interp.findings import Findings
-from interp.statistics import bootstrap_interval
-from probes.behaviour import GROUPS, refusal_rate
+from interp.statistics import bootstrap_interval, wilson_share
+from probes.behaviour import GROUPS
 from probes.guard_verdict import ASKED_CALIBRATED, AT_T_POST, MEASURES, OWN, WORDS, guard_measures, guard_sentences
 from probes.refusal import Verdict
 from probes.requests import SCARY, Request
@@ -102,8 +102,7 @@ class GuardStudy:
                 right = (self.decisions[:, i] >= 0) == harmful
                 row: dict[str, Any] = {"set": name, "guard": entry.name, "role": entry.role, "chose": entry.chose}
                 for column, mask in members.items():
-                    rate = refusal_rate(right[mask]).values()  # a share with its Wilson interval
-                    row |= dict(zip((column, f"{column}_low", f"{column}_high"), rate, strict=True))
+                    row |= wilson_share(right[mask]).columns(column)
                     row[f"n_{column}"] = int(mask.sum())
                 for j, measure in enumerate(MEASURES):
                     row |= {measure: value[i, j], f"{measure}_low": low[i, j], f"{measure}_high": high[i, j]}

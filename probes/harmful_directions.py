@@ -74,6 +74,11 @@ class HarmfulDirections:
         """``"harmfulness"`` or ``"refusal"``."""
         return self.harmfulness if position_of(name) == "t_inst" else self.refusal
 
+    @property
+    def asking(self) -> dict[str, Any]:
+        """``system`` and ``post_instruction`` of the prompts that made these, so that others are asked alike."""
+        return {name: self.provenance["settings"][name] for name in ("system", "post_instruction")}
+
     @cached_property
     def layer0_auroc(self) -> float:
         """How well the embedding at t_inst alone tells the two classes of the fit apart (cross-validated)."""

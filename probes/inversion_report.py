@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from interp.figures import interval_bars
-from probes.steering_report import paired_change, share, signed_mean
+from interp.statistics import paired_share_change, wilson_share
+from probes.steering_report import signed_mean
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -91,22 +91,19 @@ def _measures(frame: pd.DataFrame, plain: pd.DataFrame, sign: str) -> dict[str, 
     row: dict[str, Any] = {"n": len(after)}
     for word in ("Certainly", "No", "other"):
         by_request = after[word].groupby(ids, sort=False).mean()
-        row |= share(float(after[word].mean()), len(by_request)).columns(word.lower())
+        row |= wilson_share(after[word], len(by_request)).columns(word.lower())
     row |= signed_mean(after["margin"].groupby(ids, sort=False).mean().to_numpy()).columns("margin")
     if not sign:
         return row
     for word in ("Certainly", "No"):
         pair = [f[word].groupby(ids, sort=False).mean().to_numpy() for f in (after, before)]
-        row |= paired_change(*pair).columns(f"change_{word.lower()}")
+        row |= paired_share_change(*pair).columns(f"change_{word.lower()}")
     moved = (after["margin"] - before["margin"]).groupby(ids, sort=False).mean().to_numpy()
     row |= signed_mean(moved).columns("change_margin")
     first, then = ("No", "Certainly") if sign == "+" else ("Certainly", "No")
     flippable = before[first] == 1
-    n = int(flippable.sum())
-    requests = len(set(ids[flippable]))
-    return row | share(float(after[then][flippable].mean()) if n else np.nan, requests).columns("flipped") | {
-        "n_flippable": n
-    }  # fmt: skip
+    row |= wilson_share(after[then][flippable], len(set(ids[flippable]))).columns("flipped")
+    return row | {"n_flippable": int(flippable.sum())}
 
 
 def inversion_figure(table: pd.DataFrame, kind: str) -> go.Figure:

@@ -14,8 +14,8 @@ from plotly.subplots import make_subplots
 from interp.figure_style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, finish
 from interp.figures import interval_bars
 from interp.findings import Findings
-from probes.behaviour import refusal_rate
-from probes.belief_statistics import auroc_interval, contrast, mean_contrast, usable_gaps, with_ends
+from interp.statistics import Estimate, wilson_share
+from probes.belief_statistics import auroc_interval, contrast, mean_contrast, usable_gaps
 from probes.jailbreak_texts import FAMILIES, Jailbreak
 from probes.requests import Request
 from probes.study_files import read_study, write_study
@@ -63,10 +63,10 @@ class JailbreakStudy:
             harmful, harmless = part[part["kind"] == "harmful"], part[part["kind"] == "harmless"]
             row = {by: name, "n": len(harmful)}
             row |= {v: int((harmful["verdict"] == v).sum()) for v in ("accepted", "unclear")}
-            row |= with_ends("success", *refusal_rate(harmful["verdict"] == "accepted").values())
+            row |= wilson_share(harmful["verdict"] == "accepted").columns("success")
             row |= {"n_harmless": len(harmless)}
             row |= {"harmless_refused_before": float((harmless["verdict_before"] == "refused").mean())}
-            rows.append(row | with_ends("harmless_refused", *refusal_rate(harmless["verdict"] == "refused").values()))
+            rows.append(row | wilson_share(harmless["verdict"] == "refused").columns("harmless_refused"))
         return pd.DataFrame(rows)
 
     def gaps(self) -> pd.DataFrame:
@@ -76,7 +76,7 @@ class JailbreakStudy:
         harmful, rows = (once["kind"] == "harmful").to_numpy(), []
         for belief in BELIEFS:
             found = mean_contrast(once[f"{belief}_before"].to_numpy(), harmful, ~harmful, once["request"])
-            rows.append({"belief": belief, "n": len(once)} | with_ends("gap", *found))
+            rows.append({"belief": belief, "n": len(once)} | found.columns("gap"))
         return pd.DataFrame(rows)
 
     def changes(self) -> pd.DataFrame:
@@ -102,7 +102,7 @@ class JailbreakStudy:
                     change = mean_contrast(after - before, plus, minus, part["request"])
                     row = {"family": family, "belief": belief, "requests": name, "n": int(plus.sum())}
                     row |= {"before": contrast(before, plus, minus), "after": contrast(after, plus, minus)}
-                    rows.append(row | with_ends("change", *change) | {"share": change[0] / unit[belief]})
+                    rows.append(row | change.columns("change") | {"share": change.value / unit[belief]})
         return pd.DataFrame(rows)
 
     def which_fell(self) -> pd.DataFrame:
@@ -119,9 +119,9 @@ class JailbreakStudy:
             found = {name: mean_contrast(v, everything, None, part["request"]) for name, v in values.items()}
             row = {"family": family, "n": len(part), "lowered": _which(found)}
             for belief, name in (("refuse", "refusal"), ("harmful", "belief")):
-                row |= with_ends(f"{name}_change", *found[belief])
-                row |= {f"{name}_fell_share": -found[belief][0] / unit[belief]}
-            rows.append(row | with_ends("refusal_fell_further", *found["further"]))
+                row |= found[belief].columns(f"{name}_change")
+                row |= {f"{name}_fell_share": -found[belief].value / unit[belief]}
+            rows.append(row | found["further"].columns("refusal_fell_further"))
         return pd.DataFrame(rows)
 
     def separation(self) -> pd.DataFrame:
@@ -134,8 +134,8 @@ class JailbreakStudy:
             for belief in (*BELIEFS, "layer0"):
                 before, after = (part[c].to_numpy() for c in (f"{belief}_before", belief))
                 row = {"family": family, "belief": belief, "n": len(part)}
-                row |= {"auroc_before": auroc_interval(before, positive, part["request"])[0]}
-                rows.append(row | with_ends("auroc", *auroc_interval(after, positive, part["request"])))
+                row |= {"auroc_before": auroc_interval(before, positive, part["request"]).value}
+                rows.append(row | auroc_interval(after, positive, part["request"]).columns("auroc"))
         return pd.DataFrame(rows)
 
     def statement(self) -> list[str]:
@@ -304,9 +304,9 @@ def load_jailbreak_study(directory: str | Path) -> JailbreakStudy:
     return read_study(Path(directory) / FILE, build, of=Request)
 
 
-def _which(changes: Mapping[str, tuple[float, float, float]]) -> str:
+def _which(changes: Mapping[str, Estimate]) -> str:
     """What fell, by intervals that are below zero."""
-    fell = {name: changes[name][2] < 0 for name in BELIEFS}
+    fell = {name: changes[name].high < 0 for name in BELIEFS}
     if not any(fell.values()):
         return "neither"
     if not all(fell.values()):

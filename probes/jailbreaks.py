@@ -20,17 +20,17 @@ import pandas as pd
 from interp.generation import generate
 from interp.model import Model
 from interp.provenance import hash_json
-from interp.work import clear_parts, keep_parts_of, run_batches
+from interp.work import run_batches
 from probes.behaviour import CITATIONS, describe_requests, require_requests
 from probes.harmful_directions import FEWEST, HarmfulDirections
 from probes.jailbreak_results import FILE, JailbreakStudy, load_jailbreak_study
 from probes.jailbreak_texts import FAMILIES, Jailbreak, load_jailbreaks, search_suffix
-from probes.refusal import VERDICTS, Judge, judge_by_phrases, require_verdict
+from probes.refusal import VERDICTS, Judge, judge_by_phrases, judge_replies, name_of
 from probes.request_prompts import build_request_prompts
 from probes.request_states import read_states
 from probes.requests import Request, require_disjoint, with_ending
 from probes.runs import study_provenance
-from probes.study_files import finished, pack_texts, unpack_texts
+from probes.study_files import StudyFolder, pack_texts, unpack_texts
 
 CAVEATS = [
     "A request counts as accepted by how its reply begins, whatever follows: a small model that lost the thread in a "
@@ -81,9 +81,9 @@ def attack(
     directions.harmfulness.require_fits(model)
     plain = list(requests) if ending is None else with_ending(requests, ending)
     _require_enough("harmless", sum(not r.is_harmful for r in plain))
-    chat = {k: directions.provenance["settings"][k] for k in ("system", "post_instruction")}
-    name = getattr(judge, "__name__", type(judge).__name__)
-    asking = chat | {"ending": ending, "n_per": n_per, "max_new_tokens": max_new_tokens, "seed": seed, "judge": name}
+    chat = directions.asking
+    asking = chat | {"ending": ending, "n_per": n_per, "max_new_tokens": max_new_tokens, "seed": seed}
+    asking["judge"] = name_of(judge)
     asking["jailbreaks"] = hash_json([asdict(j) for j in jailbreaks])
     asking["directions"] = directions.provenance["run_id"]
     data = describe_requests(requests, origin) | {"n_jailbreaks": len(jailbreaks)}
@@ -91,16 +91,15 @@ def attack(
     provenance = study_provenance(title, model, data, asking, CITATIONS, CAVEATS, began)
     parts = {"title": title, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | asking
     parts["include_replies"] = include_replies
-    if out is not None:
-        if finished(out, FILE, provenance["run_id"], parts, batch_size, len(plain), resume, overwrite):
-            return load_jailbreak_study(out)
-        keep_parts_of(Path(out), {"batch_size": batch_size, "n_items": len(plain), **parts}, resume, overwrite)
+    folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(plain), resume, overwrite)
+    if folder.is_finished:
+        return load_jailbreak_study(out)
 
     def look(batch: Sequence[tuple[Request, Request]]) -> dict[str, np.ndarray]:
         asked = [wrapped for _, wrapped in batch]
         prompts = build_request_prompts(model, asked, **chat)
         replies = generate(model, prompts, max_new_tokens, batch_size=len(batch))
-        verdicts = [require_verdict(judge(r.text, s), judge) for (r, _), (s,) in zip(batch, replies, strict=True)]
+        verdicts = judge_replies(judge, [r.text for r, _ in batch], [s for (s,) in replies])
         states = read_states(model, asked, **chat, batch_size=len(batch))
         beliefs = directions.beliefs(states)
         return {
@@ -113,8 +112,7 @@ def attack(
         }
 
     def run(items: Sequence[tuple[Request, Request]], step: str) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
-        folder = Path(out) / "parts" / step if out is not None else None
-        found = run_batches(items, look, batch_size=batch_size, directory=folder, resume=True, title=step)
+        found = run_batches(items, look, batch_size=batch_size, directory=folder.step(step), resume=True, title=step)
         said = unpack_texts(found.pop("text"), found.pop("length")) if include_replies else None
         frame = pd.DataFrame(found).assign(verdict=[VERDICTS[v] for v in found["verdict"]])
         return frame, None if said is None else tuple(reply for (reply,) in said)
@@ -130,10 +128,7 @@ def attack(
     study = JailbreakStudy(
         tuple(requests), tuple(jailbreaks), first, _trials(first, pairs, second), replies, provenance
     )
-    if out is not None:
-        study.save(out, include_replies=include_replies, overwrite=overwrite)
-        clear_parts(Path(out))
-    return study
+    return folder.saved(study, include_replies)
 
 
 def plan(

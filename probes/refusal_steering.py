@@ -18,18 +18,18 @@ import pandas as pd
 from interp.directions import Direction
 from interp.model import Model
 from interp.prompts import Prompt
-from interp.work import clear_parts, keep_parts_of
 from probes import steering_report as report
 from probes.behaviour import Behaviour, describe_requests, require_requests
 from probes.harmful_directions import HarmfulDirections
-from probes.refusal import Judge, judge_by_phrases
+from probes.refusal import Judge, judge_by_phrases, name_of
+from probes.refusal_openings import find_openings, openings_of
 from probes.request_prompts import build_request_prompts
 from probes.requests import Request, hash_requests, require_disjoint
 from probes.runs import study_provenance
 from probes.steering_arms import DIRECTIONS, Arm, controls_of, run_arms
-from probes.steering_screen import default_layers, find_openings, screen, shortlist
+from probes.steering_screen import default_layers, screen, shortlist
 from probes.steering_study import FILE, SteeringStudy, load_steering_study
-from probes.study_files import finished
+from probes.study_files import StudyFolder
 
 CITATIONS = [
     "Zhao et al. (2025), LLMs Encode Harmfulness and Refusal Separately. arXiv:2507.11878.",
@@ -106,7 +106,7 @@ def sweep(
         "behaviour": None if behaviour is None else behaviour.provenance["run_id"],
         "system": system,
         "post_instruction": post_instruction,
-        "judge": _name(judge),
+        "judge": name_of(judge),
         "n_layers": n_layers,
         "fluency_factor": fluency_factor,
         "max_new_tokens": max_new_tokens,
@@ -114,7 +114,7 @@ def sweep(
     data = describe_requests(requests, origin)
     title = "Sweep of layers and coefficients"
     provenance = study_provenance(title, model, data, settings, CITATIONS, CAVEATS, began)
-    folder = _Folder(out, provenance, batch_size, resume, overwrite)
+    folder = _folder(out, provenance, batch_size, resume, overwrite)
     if folder.is_finished:
         return load_steering_study(folder.out)
     directions.refusal.require_fits(model)
@@ -124,11 +124,10 @@ def sweep(
     run = _Runner(model, requests, prompts, vectors, judge, settings, folder)
     unsteered = run([Arm("validation", kind) for kind in ("harmless", "harmful")], "unsteered")
     said = unsteered[unsteered["verdict"] != ""].set_index("id")["verdict"]
-    known, verdicts = prompts, [said[r.id] for r in requests]
-    if behaviour is not None:
-        _require_asked_alike(behaviour, asked)
-        known, verdicts = build_request_prompts(model, behaviour.requests, **asked), list(behaviour.verdicts)
-    openings = find_openings(model, known, verdicts, batch_size)
+    if behaviour is None:
+        openings = find_openings(model, prompts, [said[r.id] for r in requests], batch_size)
+    else:
+        openings = openings_of(model, behaviour, asked, batch_size)
     screened = screen(
         model,
         requests,
@@ -139,7 +138,7 @@ def sweep(
         coefficients=settings["coefficients"],
         positions=positions,
         batch_size=batch_size,
-        directory=folder.part("screen"),
+        directory=folder.step("screen"),
         resume=resume,
     )
     last = screened["positions"].iloc[-1]
@@ -185,13 +184,13 @@ def test(
     _require_kinds(harmful, harmless)
     require_disjoint([*directions.states.requests, *study.validation], requests)
     settings = {**study.settings, "n_random": n_random, "ablate": list(ablate), "seed": seed}
-    _require_same("judge", _name(judge), settings["judge"])
+    _require_same("judge", name_of(judge), settings["judge"])
     _require_same("directions", directions.provenance["run_id"], settings["directions"])
     data = describe_requests(requests, origin) | {"validation_sha256": hash_requests(study.validation)}
     settings["sweep"] = study.provenance["run_id"]
     title = "Steering by harmfulness and refusal"
     provenance = study_provenance(title, model, data, settings, CITATIONS, CAVEATS, began)
-    folder = _Folder(out, provenance, batch_size, resume, overwrite)
+    folder = _folder(out, provenance, batch_size, resume, overwrite)
     if folder.is_finished:
         return load_steering_study(folder.out)
     directions.refusal.require_fits(model)
@@ -233,30 +232,6 @@ def choose(summary: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-class _Folder:
-    """Where a study keeps its parts and its report, if anywhere. Refuses another run's folder before any work."""
-
-    def __init__(self, out: str | Path | None, provenance: Mapping[str, Any], batch_size: int, resume, overwrite):
-        self.out, self.batch_size = None if out is None else Path(out), batch_size
-        self.resume, self.overwrite, self.is_finished = resume, overwrite, False
-        if self.out is None:
-            return
-        run_id, n = provenance["run_id"], provenance["data"]["n"]
-        parts = {"run_id": run_id, **provenance["settings"]}
-        self.is_finished = finished(self.out, FILE, run_id, parts, batch_size, n, resume, overwrite)
-        if not self.is_finished:
-            keep_parts_of(self.out, {"batch_size": batch_size, "n_items": n, **parts}, resume, discard=overwrite)
-
-    def part(self, name: str) -> Path | None:
-        return None if self.out is None else self.out / "parts" / name
-
-    def saved(self, study: SteeringStudy, include_replies: bool) -> SteeringStudy:
-        if self.out is not None:
-            study.save(self.out, include_replies=include_replies, overwrite=self.overwrite)
-            clear_parts(self.out)
-        return study
-
-
 @dataclass(frozen=True, eq=False)
 class _Runner:
     """Runs arms on the requests of one stage, as the settings say."""
@@ -267,7 +242,7 @@ class _Runner:
     vectors: Mapping[tuple[str, str], Direction]
     judge: Judge
     settings: Mapping[str, Any]
-    folder: _Folder
+    folder: StudyFolder
 
     def __call__(self, arms: Sequence[Arm], part: str) -> pd.DataFrame:
         return run_arms(
@@ -279,28 +254,22 @@ class _Runner:
             self.judge,
             **{k: self.settings[k] for k in ("positions", "while_generating", "max_new_tokens")},
             batch_size=self.folder.batch_size,
-            directory=self.folder.part(part),
+            directory=self.folder.step(part),
             resume=self.folder.resume,
             title=f"{part} replies",
         )
 
 
-def _name(judge: Judge) -> str:
-    return getattr(judge, "__name__", type(judge).__name__)
+def _folder(
+    out: str | Path | None, provenance: Mapping[str, Any], batch_size: int, resume: bool, overwrite: bool
+) -> StudyFolder:
+    parts = {"run_id": provenance["run_id"], **provenance["settings"]}
+    return StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, provenance["data"]["n"], resume, overwrite)
 
 
 def _require_same(what: str, given: Any, expected: Any) -> None:
     if given != expected:
         raise ValueError(f"{what} is {given!r}; the sweep's was {expected!r}. Use the same, or sweep anew.")
-
-
-def _require_asked_alike(behaviour: Behaviour, asked: Mapping[str, Any]) -> None:
-    was = behaviour.provenance.get("settings", {})
-    if other := {key: was[key] for key in asked if key in was and was[key] != asked[key]}:
-        raise ValueError(
-            f"the behaviour was observed with {other}, this sweep has {dict(asked)}: its first tokens are those of "
-            "other prompts. Observe it with the same, or leave it out."
-        )
 
 
 def _require_kinds(harmful: Sequence[Request], harmless: Sequence[Request]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,6 @@ from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from interp.directions import random_direction
 from interp.edits import ablate_each_head
 from interp.head_writing import scan_projection, write_along
 from interp.metrics import LogitDifference
@@ -39,6 +37,7 @@ from probes.refusal_openings import Openings, find_openings, openings_of
 from probes.request_prompts import build_request_prompts, until_instruction_end
 from probes.requests import Request, require_disjoint
 from probes.runs import Run
+from probes.steering_arms import balanced_half, controls_of
 
 Which = Literal["refusal", "harmfulness"]
 N_SPLITS = 20
@@ -104,23 +103,21 @@ def rank_writers(
     direction, layer, chosen_by = _where(model, directions, which, layer)
     require_requests(requests)
     require_disjoint(directions.states.requests, requests)
-    fitted_with = directions.provenance["settings"]
-    asking = {name: fitted_with[name] for name in ("system", "post_instruction")}
+    asking, matched = directions.asking, directions.provenance["settings"]["matched"]
     prompts = build_request_prompts(model, requests, **asking)
     if which == "harmfulness":
         prompts = [until_instruction_end(p) for p in prompts]
-    pairs, n_twins = _pairs(requests, prompts, fitted_with["matched"], seed)
+    pairs, n_twins = _pairs(requests, prompts, matched, seed)
     settings: dict[str, Any] = {"which": which, "layer": layer, "directions": directions.provenance["run_id"]}
-    settings |= asking | {"matched": fitted_with["matched"], "seed": seed}
+    settings |= asking | {"matched": matched, "seed": seed}
     if which == "refusal":
         if openings is None:
-            fitted = list(zip(directions.states.requests, directions.positive, strict=True))
-            sides = ([r for r, is_refused in fitted if is_refused == side] for side in (True, False))
-            openings = find_openings(model, *sides, **asking)
+            fitted = build_request_prompts(model, directions.states.requests, **asking)
+            openings = find_openings(model, fitted, ["refused" if p else "accepted" for p in directions.positive])
         elif isinstance(openings, Behaviour):
             openings = openings_of(model, openings, asking)
         settings["openings"] = {name: list(tokens) for name, tokens in openings.answers.items()}
-        prompts = [replace(p, answers=openings.answers) for p in prompts]
+        prompts = openings.on(prompts)
     paired = [requests[i] for pair in pairs for i in pair]
     data = describe_requests(paired, origin) | {"n": len(pairs), "n_left_out": len(requests) - len(paired)}
     title = f"{which.capitalize()} writers"
@@ -170,7 +167,7 @@ def strongest_layer(directions: HarmfulDirections, which: Which) -> int:
     x = directions.states.at("t_post" if which == "refusal" else "t_inst").transpose(0, 1).double()
     rng, total = np.random.default_rng(0), torch.zeros(len(x), dtype=torch.float64)
     for _ in range(N_SPLITS):
-        first = _balanced_half(directions.positive, rng)
+        first = balanced_half(directions.positive, rng)
         for half in (first, ~first):
             above, below = (torch.from_numpy(half & of) for of in (directions.positive, ~directions.positive))
             v = x[:, above].mean(1) - x[:, below].mean(1)
@@ -256,19 +253,8 @@ def _vectors(
     found = {"direct": direction.unit().vectors[layer]}
     if left.norms()[layer] > 1e-3 * direction.norms()[layer]:
         found["direct_orthogonal"] = left.unit().vectors[layer]
-    found["direct_random"] = random_direction(direction, seed).unit().vectors[layer]
-    half = torch.from_numpy(_balanced_half(directions.positive, np.random.default_rng(seed)))
-    states = directions.states.at("t_post" if which == "refusal" else "t_inst")[:, layer].double()
-    shuffled = states[half].mean(0) - states[~half].mean(0)
-    return found | {"direct_shuffled": (shuffled / shuffled.norm()).float()}
-
-
-def _balanced_half(positive: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A mask of a random half of each class."""
-    half = np.zeros(len(positive), dtype=bool)
-    for members in (np.flatnonzero(positive), np.flatnonzero(~positive)):
-        half[rng.permutation(members)[: len(members) // 2]] = True
-    return half
+    noise, shuffled = (control.unit().vectors[layer] for control in controls_of(directions, which, 1, seed).values())
+    return found | {"direct_random": noise, "direct_shuffled": shuffled}
 
 
 def _pairs(

@@ -32,7 +32,6 @@ from interp.metrics import LogitDifference, measure
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.steering import Steering, add_direction
-from interp.work import clear_parts, run_batches
 from probes.behaviour import describe_requests, require_requests
 from probes.harmful_directions import HarmfulDirections
 from probes.inversion_report import (
@@ -46,7 +45,7 @@ from probes.inversion_report import (
 from probes.requests import Request, require_disjoint
 from probes.runs import study_provenance
 from probes.steering_arms import DIRECTIONS, controls_of, unchecked
-from probes.study_files import finished, pack_texts, read_study, unpack_texts, write_study
+from probes.study_files import StudyFolder, pack_texts, read_study, unpack_texts, write_study
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -159,7 +158,7 @@ class Inversion:
             directory / FILE,
             self.requests,
             inversion_questions=[asdict(q) for q in self.questions],
-            outcomes={name: column.tolist() for name, column in outcomes.items()},
+            outcomes=outcomes.to_dict("list"),
             provenance=dict(self.provenance),
         )
         return directory
@@ -246,7 +245,8 @@ def invert(
     conditions += [Condition(*key, place, sign) for key in vectors for place in (BEFORE, ALL) for sign in "+-"]
     items = [(c, p) for c in range(len(conditions)) for p in range(len(prompts))]
     parts = {"title": title, "run_id": provenance["run_id"], **settings}
-    if out is not None and finished(out, FILE, provenance["run_id"], parts, batch_size, len(items), resume, overwrite):
+    folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(items), resume, overwrite)
+    if folder.is_finished:
         return load_inversion(out)
     directions.refusal.require_fits(model)
 
@@ -267,16 +267,7 @@ def invert(
             margins += margin
         return pack_texts([[r] for r in replies]) | {"margin": np.array(margins)}
 
-    directory = None if out is None else Path(out)
-    arrays = run_batches(
-        items,
-        score,
-        batch_size=batch_size,
-        directory=directory,
-        settings=parts,
-        resume=resume,
-        title="inverted replies",
-    )
+    arrays = folder.run(items, score, title="inverted replies")
     texts = [reply for (reply,) in unpack_texts(arrays["text"], arrays["length"])]
     where = [(questions[p // len(requests)].name, requests[p % len(requests)]) for _, p in items]
     outcomes = pd.DataFrame([asdict(conditions[c]) for c, _ in items]).assign(
@@ -288,11 +279,7 @@ def invert(
         reply=texts,
     )
     provenance["seconds"] = round(time.perf_counter() - began, 1)
-    inversion = Inversion(outcomes, tuple(requests), tuple(questions), provenance)
-    if directory is not None:
-        inversion.save(directory, include_replies=include_replies, overwrite=overwrite)
-        clear_parts(directory)
-    return inversion
+    return folder.saved(Inversion(outcomes, tuple(requests), tuple(questions), provenance), include_replies)
 
 
 def answers_to(model: Model, prompts: Sequence[Prompt], batch_size: int = 16) -> tuple[list[str], list[float]]:

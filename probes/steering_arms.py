@@ -16,14 +16,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from interp.directions import Direction, random_direction
 from interp.generation import generate
 from interp.model import Model
-from interp.prompts import Prompt, pad_left
+from interp.perplexity import reply_nll
+from interp.prompts import Prompt
 from interp.steering import Steering, add_direction, remove_direction
 from interp.work import run_batches
 from probes.harmful_directions import HarmfulDirections
@@ -91,13 +91,19 @@ def shuffled_direction(directions: HarmfulDirections, name: str, seed: int = 0) 
     which requests do differ, unlike a random one, but not by class.
     """
     states = directions.states.at("t_inst" if name == "harmfulness" else "t_post").double()
-    generator, labels = np.random.default_rng(seed), np.zeros(len(states), dtype=bool)
-    for members in (np.flatnonzero(directions.positive), np.flatnonzero(~directions.positive)):
-        labels[generator.permutation(members)[: len(members) // 2]] = True
-    mask, like = torch.from_numpy(labels), directions.direction(name)
+    mask = torch.from_numpy(balanced_half(directions.positive, np.random.default_rng(seed)))
+    like = directions.direction(name)
     about = {"name": f"shuffled {name}", "seed": seed, "norms_of": dict(like.about)}
     difference = (states[mask].mean(0) - states[~mask].mean(0)).float()
     return replace(replace(like, vectors=difference).scaled_to(like), about=about)
+
+
+def balanced_half(positive: Bool[np.ndarray, " example"], rng: np.random.Generator) -> Bool[np.ndarray, " example"]:
+    """A mask of a random half of each class."""
+    half = np.zeros(len(positive), dtype=bool)
+    for members in (np.flatnonzero(positive), np.flatnonzero(~positive)):
+        half[rng.permutation(members)[: len(members) // 2]] = True
+    return half
 
 
 def run_arms(
@@ -191,29 +197,17 @@ def divergence(before: Float[Tensor, " vocabulary"], after: Float[Tensor, " voca
     return float((p.exp() * (p - q)).sum())
 
 
-@torch.no_grad()
 def reply_quality(
     model: Model, prompts: Sequence[Prompt], replies: Sequence[str], batch_size: int = 8
 ) -> tuple[Float[np.ndarray, " row"], Int[np.ndarray, " row"], Float[np.ndarray, " row"]]:
-    """``nll`` [row], ``n_tokens`` [row] and ``repetition`` [row] of replies under the model as it is now.
+    """``nll`` [row] (:func:`interp.perplexity.reply_nll`), ``n_tokens`` [row] and ``repetition`` [row] of replies under
+    the model as it is now.
 
-    nll: summed over the reply's tokens given the prompt, in nats, the first included, which is the decision itself.
     repetition: the share of the reply's 4-grams of tokens that stood there before (0 for fewer than 5 tokens). An empty
     reply has nll 0 of 0 tokens. A character cut off at the reply's end is left out.
     """
     tokens = [model.tokenizer(r.rstrip("\ufffd"), add_special_tokens=False)["input_ids"] if r else [] for r in replies]
-    nll, rows = np.zeros(len(replies)), [i for i, t in enumerate(tokens) if t]
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
-        whole = [Prompt.from_token_ids([*prompts[i].token_ids, *tokens[i]], id=prompts[i].id) for i in chosen]
-        n_kept = 1 + max(len(tokens[i]) for i in chosen)
-        keep = {name: n_kept for name in model.last_logits_only()}
-        logits = model.hf(**pad_left(whole, model.device).inputs, use_cache=False, **keep).logits[:, -n_kept:]
-        for i, row, prompt in zip(chosen, logits, whole, strict=True):
-            own = row[-len(tokens[i]) - 1 : -1]
-            model.require_finite(own[None], [prompt])
-            target = torch.tensor(tokens[i], device=own.device)
-            nll[i] = float(F.cross_entropy(own.float(), target, reduction="none").double().sum())
+    nll = reply_nll(model, prompts, tokens, batch_size=batch_size)
     return nll, np.array([len(t) for t in tokens]), np.array([repeated_share(t) for t in tokens])
 
 

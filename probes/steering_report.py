@@ -4,68 +4,28 @@ sentences. Everything is computed from one frame, a row for each arm and request
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from interp.figures import interval_bars, interval_lines
-from interp.statistics import bootstrap_interval
+from interp.statistics import UNKNOWN, Estimate, bootstrap_interval, paired_share_change, wilson_share
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_Z = 1.959963984540054  # of a 95 % interval
 ARM = ["stage", "kind", "arm", "control", "layer", "coefficient"]
 REPETITION_MARGIN = 0.1
 N_RESAMPLES = 1000
-
-
-class Estimate(NamedTuple):
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def columns(self, name: str) -> dict[str, float]:
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
-
-    def __format__(self, form: str) -> str:
-        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
-
-
-def share(rate: float, n: float) -> Estimate:
-    """A share of ``n`` and Wilson's interval (1927). ``rate`` may be a mean over several runs on the same ``n``
-    requests: counting the requests once is then on the careful side."""
-    if not n:
-        return Estimate(np.nan, np.nan, np.nan)
-    middle = (rate + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z * np.sqrt(rate * (1 - rate) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    low, high = (0.0 if rate == 0 else middle - half), (1.0 if rate == 1 else middle + half)  # else off by rounding
-    return Estimate(float(rate), float(low), float(high))
-
-
-def paired_change(after: Float[np.ndarray, " request"], before: Float[np.ndarray, " request"]) -> Estimate:
-    """Mean of ``after - before`` over the same requests, each between 0 and 1.
-
-    Interval of Bonett and Price (2012, Wald with one pair added to either side), which keeps its width where all pairs
-    agree; the same formula where a request has a mean over several runs.
-    """
-    d = np.asarray(after, float) - np.asarray(before, float)
-    if not len(d):
-        return Estimate(np.nan, np.nan, np.nan)
-    padded = np.array([*d, 1.0, -1.0])
-    half = _Z * padded.std() / np.sqrt(len(padded))
-    return Estimate(float(d.mean()), float(max(-1, padded.mean() - half)), float(min(1, padded.mean() + half)))
 
 
 def perplexity_of(frame: pd.DataFrame) -> Estimate:
     """exp(total nll / total tokens) of the replies, with a bootstrap interval over replies; NaN without a token."""
     rows = frame[frame["n_tokens"] > 0]
     if rows.empty:
-        return Estimate(np.nan, np.nan, np.nan)
+        return UNKNOWN
     nll, n = rows["nll"].to_numpy(), rows["n_tokens"].to_numpy(float)
     low, high = bootstrap_interval(
         lambda a, b, counts: np.exp(counts @ a / (counts @ b)), nll, n, n_resamples=N_RESAMPLES, weighted=True
@@ -95,8 +55,8 @@ def summarise(outcomes: pd.DataFrame, fluency_factor: float) -> pd.DataFrame:
             perplexity = perplexity_of(replied)
             row = dict(zip(ARM, key, strict=True)) | {"n": len(replied), "refused": int(refused.sum())}
             row["unclear"] = int((replied["verdict"] == "unclear").sum())
-            row |= share(refused.mean(), len(refused)).columns("refusal_rate")
-            row |= paired_change(refused, before).columns("change") | perplexity.columns("perplexity")
+            row |= wilson_share(refused).columns("refusal_rate")
+            row |= paired_share_change(refused, before).columns("change") | perplexity.columns("perplexity")
             row |= {"perplexity_ratio": perplexity.value / base, "repetition": replied["repetition"].mean()}
             row |= signed_mean(part["kl"].dropna().to_numpy()).columns("kl")
             rows.append(row | _fluency(row, repeated, fluency_factor))
@@ -135,14 +95,13 @@ def compare(outcomes: pd.DataFrame) -> pd.DataFrame:
                 continue
             refused = refused.reindex(direction.index).astype(float)
             row = {"kind": kind, "arm": arm, "condition": name, "n": len(refused)}
-            row |= share(refused.mean(), len(refused)).columns("refusal_rate")
+            row |= wilson_share(refused).columns("refusal_rate")
             rates = seeds.mean(axis=0) if name == "random" else pd.Series([np.nan])
             row |= {"lowest": rates.min(), "highest": rates.max()}
-            none = Estimate(np.nan, np.nan, np.nan)
-            change = paired_change(refused, unsteered.reindex(direction.index)) if name != "unsteered" else none
-            row |= change.columns("change")
-            row |= (paired_change(direction, refused) if name != "direction" else none).columns("beyond")
-            rows.append(row)
+            before = unsteered.reindex(direction.index)
+            change = UNKNOWN if name == "unsteered" else paired_share_change(refused, before)
+            beyond = UNKNOWN if name == "direction" else paired_share_change(direction, refused)
+            rows.append(row | change.columns("change") | beyond.columns("beyond"))
     return pd.DataFrame(rows)
 
 
@@ -153,7 +112,7 @@ def _refused(rows: pd.DataFrame) -> pd.Series:
 def signed_mean(values: Float[np.ndarray, " example"]) -> Estimate:
     """The mean of any numbers, with a bootstrap interval."""
     if not len(values):
-        return Estimate(np.nan, np.nan, np.nan)
+        return UNKNOWN
     low, high = bootstrap_interval(
         lambda x, counts: counts @ x / counts.sum(1), values, n_resamples=N_RESAMPLES, weighted=True
     )

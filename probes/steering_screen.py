@@ -3,16 +3,12 @@ is generated."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from sklearn.metrics import roc_auc_score
 
 from interp.directions import Direction
 from interp.edits import Branch, ResidualEdit
@@ -20,15 +16,14 @@ from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.scan import Positions, scan
+from interp.statistics import wilson_share
 from interp.work import run_batches
 from probes.head_effects import check_once
-from probes.refusal import Verdict
+from probes.refusal_openings import Openings
 from probes.requests import Kind, Request
 from probes.steering_arms import DIRECTIONS, Arm
-from probes.steering_report import share, signed_mean
+from probes.steering_report import signed_mean
 
-PHRASES = ("I'm sorry", "Sorry", "I cannot", "I can't", "I apologize", "As an AI")
-FEWEST_REFUSED = 3  # replies from which refusing first tokens are taken
 MOST_LAYERS = 14
 FEW = 8  # requests of a kind in a screen at all positions
 SCREEN_NOTE = (
@@ -36,75 +31,6 @@ SCREEN_NOTE = (
     "share of requests above 0."
 )
 METRIC = LogitDifference("refusing", "accepting")
-
-
-@dataclass(frozen=True)
-class Openings:
-    """Tokens that begin a refusal, and those that begin anything else. ``auroc``: how well their log odds tell refused
-    from accepted replies (NaN where only one sort was there); ``how``: where they come from."""
-
-    refusing: tuple[int, ...]
-    accepting: tuple[int, ...]
-    refusing_texts: tuple[str, ...]
-    accepting_texts: tuple[str, ...]
-    auroc: float
-    how: str
-
-    def on(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """The prompts with these tokens as their answers "refusing" and "accepting"."""
-        answers = {"refusing": self.refusing, "accepting": self.accepting}
-        return [replace(p, answers=answers, gold=None) for p in prompts]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row for each token: side, token, text."""
-        rows = [("refusing", t, text) for t, text in zip(self.refusing, self.refusing_texts, strict=True)]
-        rows += [("accepting", t, text) for t, text in zip(self.accepting, self.accepting_texts, strict=True)]
-        table = pd.DataFrame(rows, columns=["side", "token", "text"])
-        table.attrs["note"] = f"{self.how} Their log odds tell refused from accepted with AUROC {self.auroc:.2f}."
-        return table
-
-
-def find_openings(
-    model: Model, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], batch_size: int = 16
-) -> Openings:
-    """The first tokens of the model's own replies: the most probable one after each prompt, by verdict.
-
-    A token is on the side where its share among first tokens is more than twice that on the other; "I", if it opens
-    both, is on neither. With fewer than 3 refused replies, the first tokens of phrases such as "I'm sorry" stand in,
-    those that open an accepted reply left out. Costs a forward pass for each batch.
-
-    Raises ``ValueError`` where a side has no token of its own.
-    """
-    logits = model.final_logits(list(prompts), batch_size)
-    first = logits.argmax(-1).tolist()
-    refused, accepted = (
-        Counter(t for t, v in zip(first, verdicts, strict=True) if v == side) for side in ("refused", "accepted")
-    )
-    n_refused, n_accepted = max(1, refused.total()), max(1, accepted.total())
-    accepting = [t for t, k in accepted.most_common() if k / n_accepted > 2 * refused[t] / n_refused]
-    if refused.total() >= FEWEST_REFUSED:
-        refusing = [t for t, k in refused.most_common() if k / n_refused > 2 * accepted[t] / n_accepted]
-        how = f"First tokens of the model's own {refused.total()} refused and {accepted.total()} accepted replies."
-    else:
-        found = {t for phrase in PHRASES for t in model.tokenizer(phrase, add_special_tokens=False)["input_ids"][:1]}
-        refusing = sorted(found - set(accepted))
-        how = (
-            f"The model refused {refused.total()} of {len(first)} requests: first tokens of phrases such as "
-            f"{PHRASES[0]!r} stand for refusals, first tokens of {accepted.total()} accepted replies for acceptances."
-        )
-    if not refusing or not accepting:
-        raise ValueError(
-            f"{refused.total()} refused and {accepted.total()} accepted replies have {len(refusing)} refusing and "
-            f"{len(accepting)} accepting first tokens of their own; expected at least one of each. Give a behaviour= "
-            "of more requests, some of which the model accepts."
-        )
-    odds = torch.logsumexp(logits[:, refusing], -1) - torch.logsumexp(logits[:, accepting], -1)
-    judged = [i for i, v in enumerate(verdicts) if v != "unclear"]
-    is_refused = [verdicts[i] == "refused" for i in judged]
-    both = 0 < sum(is_refused) < len(is_refused)
-    auroc = float(roc_auc_score(is_refused, odds[judged].numpy())) if both else float("nan")
-    texts = [tuple(model.tokenizer.decode([t]) for t in side) for side in (refusing, accepting)]
-    return Openings(tuple(refusing), tuple(accepting), texts[0], texts[1], auroc, how)
 
 
 def default_layers(model: Model) -> tuple[int, ...]:
@@ -199,7 +125,7 @@ def _table(grid, sign, kind: Kind, clean, values, where: str, place: Positions, 
         row: dict[str, Any] = {"arm": arm.name, "kind": kind, "direction": name, "positions": where, "layer": layer}
         row |= {"coefficient": arm.coefficient, "n": len(column)} | signed_mean(column).columns("log_odds")
         row |= signed_mean(column - clean).columns("change")
-        row |= share(float((column > 0).mean()), len(column)).columns("leans_to_refusal")
+        row |= wilson_share(column > 0).columns("leans_to_refusal")
         rows.append(row | {"unsteered": float((clean > 0).mean()), "how": f"{how}, positions={place}"})
     return pd.DataFrame(rows)
 

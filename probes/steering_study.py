@@ -12,8 +12,9 @@ import pandas as pd
 
 from interp.findings import Findings
 from probes import steering_report as report
+from probes.refusal_openings import Openings
 from probes.requests import Request
-from probes.steering_screen import SCREEN_NOTE, Openings
+from probes.steering_screen import SCREEN_NOTE
 from probes.study_files import read_study, write_study
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from interp.work import write_atomically
+from interp.work import clear_parts, keep_parts_of, run_batches, write_atomically
 from probes.questions import Question
 from probes.runs import require_place
 
@@ -38,6 +38,63 @@ def finished(
     if not (resume and (directory / file).is_file()):
         return False
     return json.loads((directory / file).read_text(encoding="utf-8"))["provenance"]["run_id"] == run_id
+
+
+class StudyFolder:
+    """Where a study keeps its part files and then its report, if anywhere (``out``).
+
+    ``is_finished``: whether its report is there already and ``resume`` asks for it (:func:`finished`, which refuses
+    another run's folder before any work). ``settings``: what part files must agree in.
+    """
+
+    def __init__(
+        self,
+        out: str | Path | None,
+        file: str,
+        run_id: str,
+        settings: Mapping[str, Any],
+        batch_size: int,
+        n_items: int,
+        resume: bool,
+        overwrite: bool,
+    ) -> None:
+        self.out, self.batch_size = None if out is None else Path(out), batch_size
+        self.settings, self.n_items, self.resume, self.overwrite = settings, n_items, resume, overwrite
+        self._has_steps = False
+        self.is_finished = self.out is not None and finished(
+            self.out, file, run_id, settings, batch_size, n_items, resume, overwrite
+        )
+
+    def run(
+        self, items: Sequence[Any], score: Callable[[Sequence[Any]], dict[str, np.ndarray]], title: str
+    ) -> dict[str, np.ndarray]:
+        """``score`` over batches of all items, kept in part files as they come: for a study of one step."""
+        return run_batches(
+            items,
+            score,
+            batch_size=self.batch_size,
+            directory=self.out,
+            settings=self.settings,
+            resume=self.resume,
+            title=title,
+        )
+
+    def step(self, name: str) -> Path | None:
+        """The folder of one step, for :func:`interp.work.run_batches`; None where nothing is kept."""
+        if self.out is None:
+            return None
+        if not self._has_steps:
+            record = {"batch_size": self.batch_size, "n_items": self.n_items, **self.settings}
+            keep_parts_of(self.out, record, self.resume, discard=self.overwrite)
+            self._has_steps = True
+        return self.out / "parts" / name
+
+    def saved(self, study: Study, include_replies: bool) -> Study:
+        """The study, its report written and its part files cleared."""
+        if self.out is not None:
+            study.save(self.out, include_replies=include_replies, overwrite=self.overwrite)
+            clear_parts(self.out)
+        return study
 
 
 def write_study(path: Path, asked: Sequence[Any], **content: Any) -> None:

@@ -77,6 +77,7 @@ PROBES = [
     "refusal",
     "request_formats",
     "requests",
+    "request_sets",
     "request_prompts",
     "behaviour",
     "refusal_openings",
@@ -106,6 +107,8 @@ PROBES = [
     "harmfulness",
     "cli_study",
     "cli_negative_bias",
+    "cli_requests",
+    "cli_guard",
     "cli_harmfulness",
     "cli",
 ]

@@ -19,25 +19,28 @@ from pathlib import Path
 import pandas as pd
 
 from interp.findings import Findings
-from probes import refusal_steering
-from probes.behaviour import GROUPS
-from probes.finetuning_attack import Recipe, attack_by_finetuning
-from probes.harmful_directions import (
-    FEWEST,
-    MATCHED,
-    PAPER,
+from probes.harmful_directions import FEWEST, MATCHED, PAPER
+from probes.harmfulness import (
+    GROUPS,
     HarmfulDirections,
+    HeldOut,
+    Recipe,
+    Request,
+    attack,
+    attack_by_finetuning,
     compare_protocols,
     fit_directions,
+    invert,
+    load_jailbreaks,
+    rank_writers,
+    read_states,
+    sample_requests,
+    steering_test,
 )
-from probes.harmful_report import HeldOut
-from probes.jailbreaks import attack, load_jailbreaks
 from probes.latent_guard import compare_guards, latency, load_guard
 from probes.refusal_openings import Openings
-from probes.refusal_writers import rank_writers
-from probes.reply_inversion import QUESTIONS, invert
-from probes.request_states import read_states
-from probes.requests import SHIPPED, Request, sample_requests
+from probes.reply_inversion import QUESTIONS
+from probes.requests import SHIPPED
 from tests.benchmarks.harmfulness_material import SIZES, Material, Size
 from tests.benchmarks.harmfulness_tables import (
     conditions_table,
@@ -131,7 +134,7 @@ class Evaluation(Material):
 
     def steering(self) -> None:
         """Point 5: refusals made and unmade, beside random and shuffled directions."""
-        found = refusal_steering.test(
+        found = steering_test(
             self.model,
             self.swept,
             self.fitted,

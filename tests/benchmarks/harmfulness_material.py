@@ -17,12 +17,19 @@ from interp.directions import load_direction
 from interp.findings import Findings, load_findings
 from interp.model import Model
 from interp.provenance import hash_json
-from probes import refusal_steering
-from probes.behaviour import Behaviour, observe
-from probes.harmful_directions import FEWEST, HarmfulDirections, Means, fit_directions
-from probes.request_states import RequestStates
-from probes.requests import Request, hash_requests, sample_requests
-from probes.steering_study import SteeringStudy
+from probes.harmful_directions import FEWEST, Means
+from probes.harmfulness import (
+    Behaviour,
+    HarmfulDirections,
+    Request,
+    RequestStates,
+    SteeringStudy,
+    fit_directions,
+    observe,
+    sample_requests,
+    steering_sweep,
+)
+from probes.requests import hash_requests
 from tests.benchmarks.request_sets import Counts, observed, of_kind, request_sets
 
 REPORTS = Path("reports/evaluate")
@@ -63,8 +70,8 @@ SMALL = Size(
     coefficients=(2.0, 4.0),
     steered=16,
     draws=2,
-    inverted=10,
-    inverted_others=4,
+    inverted=8,
+    inverted_others=3,
     attacked=14,
     tuned=(50,),
     epochs=2,
@@ -137,7 +144,7 @@ class Material:
     @cached_property
     def swept(self) -> SteeringStudy:
         layers = {max(1, round(part * self.model.n_layers)) for part in self.size.layers}
-        return refusal_steering.sweep(
+        return steering_sweep(
             self.model,
             self.fitted,
             *(of_kind(self.sets.validation, kind, self.size.swept) for kind in ("harmful", "harmless")),

@@ -47,7 +47,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class RequestSets:
+class EvaluatedSets:
     """Disjoint, pairs kept together, and all ended alike. ``as_they_come``: the same requests with their own endings,
     by id. SORRY-Bench is in ``test`` alone: a source that nothing was fitted on."""
 
@@ -67,7 +67,7 @@ class RequestSets:
         return [self.as_they_come[r.id] for r in requests]
 
 
-def request_sets(data: Path, counts: Counts, seed: int = 0) -> RequestSets:
+def request_sets(data: Path, counts: Counts, seed: int = 0) -> EvaluatedSets:
     """The sets for the files in ``data``. A text that a source before has already is left out of the later one."""
     read = {name: load_requests(data / f"{name}.jsonl", kind=kind) for name, kind in FILES.items()}
     read["sorrybench"] = [r for r in read["sorrybench"] if len(r.text) <= LONGEST]
@@ -97,7 +97,7 @@ def request_sets(data: Path, counts: Counts, seed: int = 0) -> RequestSets:
     for i, name in enumerate(names):
         for other in names[i + 1 :]:
             require_disjoint(ended[name], ended[other])
-    return RequestSets(**{n: tuple(rs) for n, rs in ended.items()}, as_they_come={r.id: r for r in (*split, *unseen)})
+    return EvaluatedSets(**{n: tuple(rs) for n, rs in ended.items()}, as_they_come={r.id: r for r in (*split, *unseen)})
 
 
 def _new(requests: Sequence[Request], known: set[str]) -> list[Request]:

@@ -10,7 +10,7 @@ import torch
 
 import interp
 from interp import perplexity as module
-from interp.perplexity import Perplexity, perplexity, perplexity_ratio
+from interp.perplexity import Perplexity, perplexity, perplexity_ratio, reply_nll
 from tests.tiny import CONFIGS, WINDOW, tiny, tiny_tokenizer
 
 TEXTS = [
@@ -200,6 +200,50 @@ def test_noise_about_no_change_has_one_in_its_interval():
     after = changed(before, before.nll + np.random.default_rng(1).normal(0, 5, 60))
     ratio = perplexity_ratio(after, before)
     assert ratio.interval.low < 1 < ratio.interval.high and ratio.interval.low < ratio.value < ratio.interval.high
+
+
+# --- replies --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def slow_nll(model: interp.Model, prompt: interp.Prompt, reply: list[int]) -> float:
+    """One token of the reply after another, each with all that stands before it in a pass of its own."""
+    ids, total = list(prompt.token_ids), 0.0
+    for token in reply:
+        total -= model.hf(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)[token].item()
+        ids.append(token)
+    return total
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_replies_cost_what_a_slow_loop_says(name, batch_size):
+    model = loaded(name)
+    prompts = [model.prompt(text, chat=False) for text in TEXTS]
+    replies = [[5, 6, 7], [], [9], list(range(20, 35))]
+    found = reply_nll(model, prompts, replies, batch_size=batch_size)
+    expected = [slow_nll(model, p, r) for p, r in zip(prompts, replies, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found[1] == 0 and found.shape == (4,)
+
+
+def test_a_reply_is_the_end_of_a_text(model):
+    """All tokens but the first, as a reply to the first: the perplexity of the text."""
+    whole = [model.prompt(text, chat=False).token_ids for text in TEXTS]
+    first = [interp.Prompt.from_token_ids(ids[:1]) for ids in whole]
+    found = reply_nll(model, first, [ids[1:] for ids in whole])
+    np.testing.assert_allclose(found, perplexity(model, TEXTS).nll, rtol=1e-4)
+    assert reply_nll(model, [], []).shape == (0,)
+
+
+def test_replies_that_cannot_be_scored_are_refused(model):
+    prompts = [model.prompt(text, chat=False) for text in TEXTS[:2]]
+    with pytest.raises(ValueError, match="1 replies were given for 2 prompts; expected one for each"):
+        reply_nll(model, prompts, [[5]])
+    with pytest.raises(ValueError, match="reads at most 128"):
+        reply_nll(model, prompts, [[5], [6] * 200])
+    with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
+        reply_nll(model, prompts, [[5], [6]], batch_size=0)
 
 
 # --- refusals -------------------------------------------------------------------------------------------

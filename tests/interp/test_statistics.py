@@ -4,15 +4,18 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from interp.statistics import (
     benjamini_hochberg,
     bootstrap_interval,
     mean_interval,
+    paired_share_change,
     rank_biased_overlap,
     sign_flip_p,
     split_half,
     top_k_overlap,
+    wilson_share,
 )
 
 
@@ -245,3 +248,31 @@ def test_bootstrap_of_what_is_sometimes_undefined():
 def test_bad_bootstraps_are_refused(arrays, options, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(lambda *x: 0.0, *arrays, **options)
+
+
+# --- shares ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 5), (1, 5), (5, 5), (3, 20), (70, 100)])
+def test_a_share_has_the_interval_that_scipy_gives(k, n):
+    low, high = stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert wilson_share([True] * k + [False] * (n - k)) == pytest.approx((k / n, low, high))
+
+
+def test_a_share_of_means_counts_each_example_once():
+    means = np.array([0.5, 0.0, 1.0, 0.5])  # of two runs each: 4 of 8
+    assert wilson_share(means) == wilson_share([True, True, False, False])
+    assert wilson_share(np.repeat(means, 2), n=4) == wilson_share(means)
+    assert np.isnan(wilson_share([])).all() and np.isnan(wilson_share([0.5], n=0)).all()
+
+
+def test_a_paired_change_is_bonett_and_prices():
+    before, after = np.array([0, 0, 0, 1, 1, 0]), np.array([1, 1, 0, 1, 0, 0])
+    b, c, n = 2, 1, 6  # one pair more on either side
+    p, q = (b + 1) / (n + 2), (c + 1) / (n + 2)
+    half = 1.959964 * np.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    found = paired_share_change(after, before)
+    assert found == pytest.approx((1 / 6, p - q - half, p - q + half), abs=1e-6)
+    assert found.columns("change") == dict(zip(("change", "change_low", "change_high"), found, strict=True))
+    assert f"{paired_share_change([1.0], [0.0]):.1f}" == "1.0 [-0.7, 1.0]"  # no certainty from one pair
+    assert np.isnan(paired_share_change(np.array([]), np.array([]))).all()

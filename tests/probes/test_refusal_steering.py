@@ -8,23 +8,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import binomtest
 
 import interp
 from interp.directions import mean_difference
 from interp.generation import generate
+from interp.perplexity import reply_nll
 from interp.steering import add_direction
 from interp.work import OtherRunError
 from probes import refusal_steering as module
 from probes import steering_arms, steering_report
 from probes.behaviour import Behaviour
 from probes.harmful_directions import fit_directions
+from probes.refusal_openings import find_openings
 from probes.refusal_steering import choose, load_steering_study, sweep
 from probes.request_prompts import build_request_prompts
 from probes.requests import Request
 from probes.steering_arms import Arm, controls_of, repeated_share, reply_quality, shuffled_direction
-from probes.steering_report import paired_change, share, summarise
-from probes.steering_screen import default_layers, find_openings, scan_positions, shortlist
+from probes.steering_report import summarise
+from probes.steering_screen import default_layers, scan_positions, shortlist
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -109,16 +110,13 @@ def test_the_screen_is_what_steering_does(model, planted, study):
         assert row["leans_to_refusal"] == (odds > 0).float().mean().item() and row["n"] == 4
 
 
-def test_reply_quality_is_that_of_a_slow_loop(model):
+def test_the_quality_of_replies(model):
     prompts = build_request_prompts(model, TEST[0])
     replies = ["The kettle", "", "boils boils boils boils boils boils", "x\ufffd"]
     nll, n_tokens, repetition = reply_quality(model, prompts, replies, batch_size=3)
-    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        ids = model.tokenizer(reply.rstrip("\ufffd"), add_special_tokens=False)["input_ids"] if reply else []
-        with torch.no_grad():
-            whole = model.hf(torch.tensor([[*prompt.token_ids, *ids]])).logits[0].log_softmax(-1)
-        slow = -sum(whole[len(prompt) - 1 + k, token].item() for k, token in enumerate(ids))
-        assert nll[i] == pytest.approx(slow, abs=1e-3) and n_tokens[i] == len(ids)
+    tokens = [model.tokenizer(r.rstrip("\ufffd"), add_special_tokens=False)["input_ids"] if r else [] for r in replies]
+    np.testing.assert_allclose(nll, reply_nll(model, prompts, tokens), rtol=1e-4)
+    assert n_tokens.tolist() == [len(t) for t in tokens]
     assert nll[1] == repetition[1] == repetition[0] == 0 and repetition[2] > 0.2
 
 
@@ -127,17 +125,6 @@ def test_repetition_by_hand():
     assert repeated_share([1, 2, 3, 4, 5]) == 0
     assert repeated_share([7] * 10) == 1 - 1 / 7
     assert repeated_share([1, 2, 3, 4, 1, 2, 3, 4]) == 1 - 4 / 5
-
-
-def test_intervals_are_those_of_the_books():
-    low, high = binomtest(3, 20).proportion_ci(method="wilson")
-    assert share(3 / 20, 20) == pytest.approx((0.15, low, high))
-    before, after = np.array([0, 0, 0, 1, 1, 0]), np.array([1, 1, 0, 1, 0, 0])
-    b, c, n = 2, 1, 6  # Bonett and Price: one pair more on either side
-    p, q = (b + 1) / (n + 2), (c + 1) / (n + 2)
-    half = 1.959964 * np.sqrt((p + q - (p - q) ** 2) / (n + 2))
-    assert paired_change(after, before) == pytest.approx((1 / 6, p - q - half, p - q + half), abs=1e-6)
-    assert np.isnan(share(np.nan, 0)).all() and np.isnan(paired_change(np.array([]), np.array([]))).all()
 
 
 def test_controls_have_the_norms_and_shuffled_labels_hold_no_class(model, fitted):

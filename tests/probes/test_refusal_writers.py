@@ -256,25 +256,38 @@ def test_openings_are_first_tokens_that_tell_refusals_apart(model, monkeypatch):
     for i, r in enumerate(bad):
         begins[r.id] = 50 if i < 6 else 51 if i < 9 else 70 if i < 11 else 80
     for i, r in enumerate(good):
-        begins[r.id] = 60 if i < 9 else 70 if i < 11 else 81  # 70 in both; 80 and 81 only once
+        begins[r.id] = 60 if i < 8 else 50 if i < 9 else 70 if i < 11 else 81  # 70 as often in both; 50 clearly less
 
     def final_logits(self, prompts, batch_size=8):
         return torch.nn.functional.one_hot(torch.tensor([begins[p.id] for p in prompts]), 400).float()
 
     monkeypatch.setattr(interp.Model, "final_logits", final_logits)
-    found = find_openings(model, bad, good)
-    assert (found.refusing, found.accepting) == ((50, 51), (60,))
-    assert found.coverage == {"refused": 0.75, "accepted": 0.75}
+    prompts = build_request_prompts(model, [*bad, *good])
+    verdicts = ["refused"] * 12 + ["accepted"] * 12
+    found = find_openings(model, prompts, verdicts)
+    assert (found.refusing, found.accepting) == ((50, 51, 80), (60, 81))  # once is enough
+    assert found.coverage == {"refused": 0.8333, "accepted": 0.75} and 0.75 < found.auroc < 1
+    assert found.how == "First tokens of the model's own 12 refused and 12 accepted replies."
+    assert list(found.shown(model)["refusing"]) == list(found.refusing_texts)
+    table = found.to_frame()
+    assert table["token"].tolist() == [50, 51, 80, 60, 81] and table["text"].tolist()[3:] == list(found.accepting_texts)
+    assert [p.answers for p in found.on(prompts[:1])] == [found.answers]
+    half = find_openings(model, prompts, ["refused"] * 9 + ["unclear"] * 3 + ["accepted"] * 12)
+    assert half.refusing == (50, 51) and half.accepting == (60, 70, 81)  # what is unclear does not count
     begins.update(dict.fromkeys([r.id for r in FITTED], 70))
-    with pytest.raises(ValueError, match=r"12 refused ones begin with .* x 12; .*openings=Openings"):
-        find_openings(model, bad, good)
+    with pytest.raises(ValueError, match=r"0 refusing and 0 accepting .* begin with .* x 12; .*openings=Openings"):
+        find_openings(model, prompts, verdicts)
+
+
+def test_openings_that_were_given_have_no_texts_of_their_own():
+    assert OPENINGS.to_frame()["text"].tolist() == ["", "", ""] and "nan" in OPENINGS.to_frame().attrs["note"]
 
 
 def test_openings_come_from_the_fitted_requests_or_a_behaviour(model, directions, monkeypatch):
     asked = []
 
-    def find(model, refused, accepted, **asking):
-        asked.append(([r.id for r in refused], [r.id for r in accepted], asking))
+    def find(model, prompts, verdicts, batch_size=16):
+        asked.append(dict(zip([p.id for p in prompts], verdicts, strict=True)))
         return OPENINGS
 
     import probes.refusal_openings
@@ -282,15 +295,14 @@ def test_openings_come_from_the_fitted_requests_or_a_behaviour(model, directions
     monkeypatch.setattr(module, "find_openings", find)
     monkeypatch.setattr(probes.refusal_openings, "find_openings", find)
     ranking = rank(model, directions, openings=None)
-    assert asked[0][:2] == ([f"bad{i}" for i in range(12)], [f"good{i}" for i in range(12)])
-    assert asked[0][2]["post_instruction"] is True
+    assert asked[0] == {r.id: "refused" if r.is_harmful else "accepted" for r in FITTED}
     assert ranking.provenance["settings"]["openings"] == {"refusing": [50, 51], "accepting": [60]}
     verdicts = ("refused", "accepted", "unclear", "accepted")
     observed = Behaviour(tuple(FITTED[:4]), verdicts, None, {"settings": {"system": None, "post_instruction": True}})
     rank(model, directions, openings=observed)
-    assert asked[1][:2] == (["bad0"], ["good0", "good1"])
+    assert asked[1] == dict(zip([r.id for r in FITTED[:4]], verdicts, strict=True))
     elsewhere = replace(observed, provenance={"settings": {"system": "Be kind.", "post_instruction": True}})
-    with pytest.raises(ValueError, match="observed with another system"):
+    with pytest.raises(ValueError, match=r"observed with \{'system': 'Be kind.'\}; expected"):
         rank(model, directions, openings=elsewhere)
     rank(model, directions, which="harmfulness", openings=None)
     assert len(asked) == 2  # the projection needs none
