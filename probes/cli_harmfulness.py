@@ -330,13 +330,14 @@ def refusal_writers(
         from probes.harmfulness import rank_writers
 
         _require_layers(loaded, [] if layer is None else [layer])
-        _, fitted = asking.directions(loaded, study, batch_size)
+        behaviour, fitted = asking.directions(loaded, study, batch_size)
         return rank_writers(
             loaded,
             asking.ended(asking.held_out),
             fitted,
             direction.value,
             layer,
+            openings=first_of(behaviour, len(asking.fit)),
             seed=seed,
             batch_size=batch_size,
             **study.keeping(),

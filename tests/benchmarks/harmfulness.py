@@ -53,7 +53,7 @@ from tests.benchmarks.harmfulness_tables import (
 from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets, surface_sentences
 from tests.benchmarks.request_sets import PAPER as PAPER_SOURCES
 from tests.benchmarks.request_sets import observed, of_kind
-from tests.benchmarks.tables import markdown
+from tests.benchmarks.tables import write_page
 
 TABLES = Path(__file__).parent / "harmfulness"
 PARTS = ("behaviour", "directions", "steering", "inversion", "jailbreaks", "guard", "finetuning", "writers")
@@ -288,18 +288,7 @@ class Evaluation(Material):
         self.write("writers", {"Verdict": sentences, **tables})
 
     def write(self, part: str, content: Mapping[str, list[str] | pd.DataFrame]) -> None:
-        """One markdown file for reading, under a temporary name first."""
-        folder = TABLES / self.name
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"# {part}: {self.name}", ""]
-        for title, value in content.items():
-            lines += [f"## {title}", ""]
-            lines += [f"- {sentence}" for sentence in value] if isinstance(value, list) else [markdown(value)]
-            lines.append("")
-        path = folder / f"{part}.md"
-        temporary = path.with_suffix(".writing")
-        temporary.write_text("\n".join(lines), encoding="utf-8")
-        temporary.replace(path)
+        write_page(TABLES / self.name / f"{part}.md", f"{part}: {self.name}", content)
 
 
 def main() -> None:

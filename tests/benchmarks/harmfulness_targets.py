@@ -1,4 +1,4 @@
-"""Which targets of the harmfulness evaluation are met, by the point estimate, its interval beside it: sentences made from
+"""Which targets of the harmfulness evaluation are met, by point estimate, its interval beside it: sentences made of
 the numbers of the tables alone."""
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from probes.answers import bias_measures
 from probes.knowledge import answer_open
 from probes.questions import load_questions
 from tests.benchmarks.probing_sets import SEEN, balanced, held_out, probing_sets, reworded, shipped
-from tests.benchmarks.tables import markdown
+from tests.benchmarks.tables import write_page
 
 TABLES = Path(__file__).parent / "negative_bias"
 REPORTS = Path("reports/evaluate")
@@ -243,21 +243,7 @@ class Evaluation:
         self.write("measures", {"Measures": table})
 
     def write(self, part: str, content: dict) -> None:
-        """The tables as CSV and one markdown file for reading, under a temporary name first."""
-        folder = TABLES / self.name
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"# {part}: {self.name}", ""]
-        for title, value in content.items():
-            lines += [f"## {title}", ""]
-            if isinstance(value, list):
-                lines += [f"- {sentence}" for sentence in value]
-            else:
-                lines.append(markdown(value))
-            lines.append("")
-        path = folder / f"{part}.md"
-        temporary = path.with_suffix(".writing")
-        temporary.write_text("\n".join(lines), encoding="utf-8")
-        temporary.replace(path)
+        write_page(TABLES / self.name / f"{part}.md", f"{part}: {self.name}", content)
 
 
 def target_sentences(table: pd.DataFrame, ability: pd.DataFrame) -> list[str]:

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from interp.work import write_atomically
+
+
+def write_page(path: Path, title: str, content: Mapping[str, list[str] | pd.DataFrame]) -> None:
+    """One markdown file for reading: sentences as a list, tables as :func:`markdown`, each under its heading."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"# {title}", ""]
+    for heading, value in content.items():
+        lines += [f"## {heading}", ""]
+        lines += [f"- {sentence}" for sentence in value] if isinstance(value, list) else [markdown(value)]
+        lines.append("")
+    write_atomically(path, lambda temporary: temporary.write_text("\n".join(lines), encoding="utf-8"))
 
 
 def markdown(frame: pd.DataFrame) -> str:
