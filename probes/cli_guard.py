@@ -188,7 +188,10 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
     from probes.request_formats import FORMATS, detect_format, lower_names
 
     if path.suffix.lower() not in EXTENSIONS:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8 ({error}). Save it as UTF-8.") from None
         found = [(f"line {n}", line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
     else:
         rows = [(number, lower_names(row)) for number, row in read_rows(path)]

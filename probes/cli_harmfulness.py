@@ -146,7 +146,7 @@ def _fit(loaded: Model, study: Study, asking: Asking, batch_size: int):
     findings = _with_origin(fitted.to_findings(held_out), study, asking)
     findings = replace(
         findings,
-        statement=[*([BY_KIND] if asking.by is By.kind else []), *findings.statement],
+        statement=[*_by_kind(asking), *findings.statement],
         tables={**findings.tables, "Separation by position": by_position},
     )
     findings.save(study.out, overwrite=study.overwrite)
@@ -241,7 +241,7 @@ def steer(
             max_new_tokens=tokens,
             batch_size=batch_size,
             include_replies=include_replies,
-            **study.keeping(out / "sweep"),
+            **study.keeping(out / "sweep", by=asking.by.value),
         )
         tested = steering_test(
             loaded,
@@ -252,13 +252,13 @@ def steer(
             seed=seed,
             batch_size=batch_size,
             include_replies=include_replies,
-            **study.keeping(),
+            **study.keeping(by=asking.by.value),
         )
         _save_steerings(tested, fitted, out / "steering")
         return tested
 
     tested = study.run(work, asking.said(), folders)
-    print_statement(tested.statement())
+    print_statement([*_by_kind(asking), *tested.statement()])
     columns = {"kind": "requests", "arm": "arm", "condition": "beside", "n": "n", "refusal_rate": "refused"}
     print_table(tested.comparison(), columns | {"change": "change"}, "Requests that chose nothing")
     say_where(*folders)
@@ -340,11 +340,17 @@ def refusal_writers(
             openings=first_of(behaviour, len(asking.fit)),
             seed=seed,
             batch_size=batch_size,
-            **study.keeping(),
+            **study.keeping(by=asking.by.value),
         )
 
-    print_top(study.run(work, asking.said(), folders))
+    ranking = study.run(work, asking.said(), folders)
+    print_statement(_by_kind(asking))
+    print_top(ranking)
     say_where(*folders)
+
+
+def _by_kind(asking: Asking) -> list[str]:
+    return [BY_KIND] if asking.by is By.kind else []
 
 
 def _require_layers(loaded: Model, layers: Sequence[int]) -> None:

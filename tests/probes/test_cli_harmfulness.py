@@ -49,6 +49,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("data")
     (folder / "empty.csv").write_text("")
     (folder / "blank.txt").write_text("\n \n")
+    (folder / "latin.txt").write_bytes("Öffne die Tür".encode("latin-1"))
     return {
         "harmful": write_requests(folder / "harmful.csv", "Break", end=""),
         "harmless": write_requests(folder / "harmless.csv", "Paint"),
@@ -57,6 +58,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
         "few": write_requests(folder / "few.csv", "Break", 13),
         "empty": folder / "empty.csv",
         "blank": folder / "blank.txt",
+        "latin": folder / "latin.txt",
     }
 
 
@@ -74,6 +76,14 @@ def refusing(monkeypatch):
     refuse(monkeypatch)
 
 
+def finish(patch: pytest.MonkeyPatch, *arguments: object) -> None:
+    """`interp ...` for a fixture of the module, which `run` is not for."""
+    patch.setattr(sys, "argv", ["interp", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory, model, data) -> Path:
     """The folder of a finished `interp directions harmfulness`."""
@@ -81,10 +91,7 @@ def fitted(tmp_path_factory, model, data) -> Path:
     options = ("--harmful", data["harmful"], "--harmless", data["harmless"], "--out", out, "--device", "cpu")
     with pytest.MonkeyPatch.context() as patch:
         refuse(patch)
-        patch.setattr(sys, "argv", ["interp", "directions", "harmfulness", "--model", *map(str, (model, *options))])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-    assert not stopped.value.code
+        finish(patch, "directions", "harmfulness", "--model", model, *options)
     return out
 
 
@@ -176,7 +183,8 @@ def test_steer_goes_on_from_directions(run, model, fitted, tmp_path):
     asked = load_behaviour(fitted / "behaviour").requests
     assert {r.id for r in (*study.validation, *study.tested)} == {r.id for r in asked[24:]}
     run_id = load_direction(fitted / "directions" / "refusal").about["run_id"]
-    assert study.settings["directions"] == run_id and not (tmp_path / "steer" / "behaviour").exists()
+    assert study.settings["directions"] == run_id and study.provenance["data"]["by"] == "behaviour"
+    assert not (tmp_path / "steer" / "behaviour").exists()
     assert "of house 1" not in (tmp_path / "steer" / "report.html").read_text()
     saved = load_steering(tmp_path / "steer" / "steering" / "minus-refusal")
     chosen = study.chosen["-refusal"]
@@ -214,10 +222,7 @@ def guard(tmp_path_factory, model, data) -> Path:
     out = tmp_path_factory.mktemp("guards") / "guard"
     options = ("--harmful", data["harmful"], "--harmless", data["harmless"], "--rule", "logistic", "--out", out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["interp", "guard", "fit", "--model", *map(str, (model, *options))])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-    assert not stopped.value.code
+        finish(patch, "guard", "fit", "--model", model, *options)
     return out
 
 
@@ -253,6 +258,8 @@ def test_guard_predict(run, model, guard, data, tmp_path):
         assert [f"{r['score']:+.4f}" in out for r in rows] == [True, True]
     code, out, err = run("guard", "predict", data["unseen_harmful"], "--guard", guard, "--model", model, "--json")
     assert code == 0 and len(json.loads(out)) == 12, err
+    code, _, err = run("guard", "predict", data["unseen_harmful"], "--guard", guard)
+    assert code == 2 and "guard is of 'tiny-llama', which is no built-in name" in err
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_run_continues(run, model, data, tmp_path, monkeypatch):
@@ -332,6 +339,7 @@ COMMANDS = {
         "file missing": (["./nothing.txt"], 1, r"nothing\.txt"),
         "empty file": (["{empty}"], 1, r"empty\.csv: the file is empty"),
         "blank file": (["{blank}"], 1, r"blank\.txt has no requests"),
+        "no text": (["{latin}"], 1, r"latin\.txt is no text in UTF-8"),
         "blank text": (["--text", " "], 1, r"text 1: no text in it"),
         "no guard": (["{few}", "--guard", "{taken}"], 1, r"taken has no guard\.json"),
         "another model": (["{few}", "--model", "{shape}"], 1, r"fitted on 'tiny-llama'.*'shape' has weights"),
@@ -360,10 +368,8 @@ def test_bad_input_is_one_message_and_nothing_is_written(run, model, models, dat
         if command[-1] == "predict":
             given = {"--model": model, "--guard": guard}
         else:
-            given = {"--model": model, "--out": out, "--device": "cpu"}
-            given |= (
-                {} if "--directions" in arguments else {"--harmful": data["harmful"], "--harmless": data["harmless"]}
-            )
+            files = {} if "--directions" in arguments else {f"--{kind}": data[kind] for kind in ("harmful", "harmless")}
+            given = {"--model": model, "--out": out, "--device": "cpu"} | files
         arguments = [a.format(**places) if a.startswith("{") else a for a in arguments]
         given = {k: v for k, v in given.items() if k not in arguments}
         before = contents(tmp_path)

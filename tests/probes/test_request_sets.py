@@ -1,4 +1,4 @@
-"""What is fitted on and what is kept back: halves without a request in both, tests of one's own, limits that keep twins."""
+"""What is fitted on, what is kept back: halves with no request in both, tests of one's own, limits that keep twins."""
 
 from __future__ import annotations
 
