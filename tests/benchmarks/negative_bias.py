@@ -53,7 +53,7 @@ class Size:
 
 SIZES = {
     "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0),
-    "qwen2.5-coder-0.5b": Size(60, 40, 20, 6, 40, 32, 20, 40, 0.3, ("random heads", "scaled heads", "constant offset")),
+    "qwen2.5-coder-0.5b": Size(60, 40, 20, 6, 40, 32, 20, 40, 0.3, ("scaled heads", "constant offset")),
 }
 
 
