@@ -121,7 +121,7 @@ class BiasReport:
         sentences = [
             f"{verdict}: negative bias {_with_interval(bias)} on {n} questions, by the first token "
             f"(+1: always {no!r}, -1: always {yes!r}).",
-            f"It says {yes!r} to {self.value('says_yes'):.1%} of the questions; that is right for "
+            f"It says {yes!r} to {self.value('says_yes'):.1%} of the questions; it is the answer to "
             f"{self.answers.gold.mean():.1%}. Precision {_with_interval(self._row('precision'))}, "
             f"recall {_with_interval(self._row('recall'))}.",
             f"Accuracy {_with_interval(self._row('accuracy'))}; AUROC {_with_interval(self._row('auroc'))}, which no "
