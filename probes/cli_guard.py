@@ -123,9 +123,7 @@ def fit(
     folders = [out, out / "behaviour"]
     compared, took = study.run(work, asking.said(), folders)
     print_statement(compared.to_findings(took).statement)
-    columns = {"guard": "guard", "role": "role", "harmful": "harmful", "harmless": "harmless"}
-    columns |= {"harmful_accepted": "harmful, accepted", "harmless_refused": "harmless, refused"}
-    columns |= {"auroc_harmless": "AUROC", "auroc_scary": "AUROC, scary"}
+    columns = {"guard": "guard", "harmful": "harmful", "harmless": "harmless", "auroc_scary": "AUROC, scary"}
     print_table(compared.to_frame(), columns, "Share judged rightly on requests that nothing was fitted on")
     say_where(*folders)
 

@@ -141,7 +141,9 @@ def print_table(frame: pd.DataFrame, columns: Mapping[str, str], title: str) -> 
     table = Table(title=title, title_justify="left")
     for name, heading in columns.items():
         is_number = frame[name].dtype.kind in "if"
-        table.add_column(Text(heading), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+        least = None if is_number else min(12, max([len(heading), *frame[name].astype(str).str.len()]))
+        side = "right" if is_number else "left"  # names keep a readable width where numbers are many
+        table.add_column(Text(heading), justify=side, no_wrap=is_number, overflow="fold", min_width=least)
     for row in frame.to_dict("records"):
         table.add_row(*[Text(_cell(row, name)) for name in columns])
     Console().print(table)
