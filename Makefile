@@ -38,7 +38,7 @@ notebooks: $(SETUP)  ## execute the notebooks in full and save their outputs
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[notebooks,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[images,notebooks,test]'
 	touch $@
 
 clean:
