@@ -33,7 +33,7 @@ N_TIMED = 2 if FAST else 16
 #
 # **Method.** The guard compares the state at the end of a request, layer by layer, with the mean of harmful and the mean of harmless
 # ones: nearer to the first is harmful. Four rules make one decision of that. The rivals get the same requests: logistic regression on
-# the *words* alone, the model *asked* whether the request could do harm, its *own refusal*, and the same probe at the end of
+# the *words* alone, the model *asked* whether the request could do harm, its *own refusal*, and the same rule at the end of
 # the prompt. All are judged on requests that none of them saw; among them are safe ones that sound dangerous.
 
 # %%

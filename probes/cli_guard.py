@@ -55,6 +55,7 @@ class Rule(StrEnum):
     calibrated = "calibrated"
     best_layer = "best_layer"
     logistic = "logistic"
+    probe = "probe"
 
 
 @guard.command()

@@ -3,8 +3,9 @@
 After "LLMs Encode Harmfulness and Refusal Separately" (Zhao et al. 2025, arXiv 2507.11878), Eq. 3 and section 5. Ours:
 requests that end alike, and calibrated rules beside the paper's parameter-free one.
 
-Every rule is one linear function of the scores of single layers, the cosine with the mean state of harmful requests
-less the cosine with that of harmless ones; a guard is two means a layer, a weight a layer, and a threshold.
+Every rule is one linear function of the scores of single layers: the cosine with the mean state of harmful requests
+less the cosine with that of harmless ones or, for "probe", a trained probe's log odds. So a guard is what it reads off
+a layer (two means, or a slope and an intercept), a weight a layer, and a threshold.
 """
 
 from __future__ import annotations
@@ -25,15 +26,8 @@ from interp.head_weights import describe_model
 from interp.model import Model
 from interp.provenance import hash_weights
 from probes.behaviour import require_requests
-from probes.guard_rules import (
-    Rule,
-    class_means,
-    cluster_scores,
-    decide,
-    out_of_fold_scores,
-    require_enough,
-    require_rule,
-)
+from probes.guard_readouts import readout_from
+from probes.guard_rules import Rule, decide, fit_readout, out_of_fold_scores, require_enough, require_rule
 from probes.request_states import RequestStates, read_states
 from probes.requests import Request, bare, require_disjoint, with_ending
 
@@ -46,10 +40,12 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         ``"calibrated"``: the same score; the threshold is that of the best balanced accuracy.
         ``"best_layer"``: the layer of the highest AUROC (the widest gap among equals), its threshold calibrated.
         ``"logistic"``: logistic regression on the scores of layers 1 to L (scaled, classes weighed alike).
+        ``"probe"``: as ``"best_layer"``, by logistic regression on the *states* of each layer (ours; it learns d_model
+            numbers a layer, where the others have two means).
         ``"layer_0"``: the embedding's score, calibrated: a control that knows only which token is read.
 
     What a rule chooses it learns from the validation requests or, without any, from the scores of the fitted ones by
-    means that have not seen them (``n_folds`` folds, pairs kept together).
+    a readout that has not seen them (``n_folds`` folds, pairs kept together).
 
     ``ending``: final punctuation and quotes of every text, fitted or judged, are replaced by it. At t_inst a state is
     first of all about the token read there, and whether a user ends with a full stop says nothing of harm, but does
@@ -58,7 +54,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
     (never out of a prediction) whose last token is still another than the common one. ``position``: ``"t_inst"``, or
     ``"t_post"`` for a probe at the end of the prompt. ``system``: the system prompt that the model will be run with.
 
-    After ``fit``: ``means_`` [class, layer, d_model] (harmful, harmless), ``layer_weights_`` [layer], ``threshold_``,
+    After ``fit``: ``readout_`` (means of harmful and harmless, or probes), ``layer_weights_`` [layer], ``threshold_``,
     ``layer_`` (the only one that counts, or None), ``fitted_on_`` (requests, validation included), ``model_``,
     ``classes_``.
 
@@ -132,17 +128,17 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
             labels, states = labels[states.same_ending], states.select(states.same_ending)
         require_enough(labels, "to fit on" + " (those with the common last token)" * self.matched)
         x, fitted_on = states.at(self.position), states.requests
-        self.means_ = class_means(x, labels)
+        self.readout_ = fit_readout(self.rule, x, labels)
         if validation is not None:
             self._require_geometry(validation)
             require_disjoint(fitted_on, validation.requests)
             fitted_on, labels = fitted_on + validation.requests, harmful(validation.requests)
             require_enough(labels, "to validate on")
-            scores = cluster_scores(validation.at(self.position), self.means_)
+            scores = self.readout_.scores(validation.at(self.position))
         elif self.rule == "paper":
             scores = np.zeros(x.shape[:2])  # it learns nothing from them
         else:
-            scores = out_of_fold_scores(x, labels, fitted_on, self.n_folds, self.seed)
+            scores = out_of_fold_scores(self.rule, x, labels, fitted_on, self.n_folds, self.seed)
         self.layer_weights_, self.threshold_, self.layer_ = decide(self.rule, scores, labels, self.C)
         self.fitted_on_ = fitted_on
         self.classes_ = np.array([False, True])
@@ -165,10 +161,10 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         return [with_ending([r], self.ending)[0] if bare(r.text) else r for r in made]
 
     def layer_scores(self, states: RequestStates) -> Float[np.ndarray, "example layer"]:
-        """The cluster score (Eq. 2, at this guard's position) of every layer, above 0: nearer to the harmful mean."""
+        """Every layer's score at this guard's position, above 0: nearer to the harmful requests."""
         self.require_fitted()
         self._require_geometry(states)
-        return cluster_scores(states.at(self.position), self.means_)
+        return self.readout_.scores(states.at(self.position))
 
     def decision_states(self, states: RequestStates) -> Float[np.ndarray, " example"]:
         """:meth:`decision_function` of states that were read already (with :meth:`read`: the ending matters)."""
@@ -199,23 +195,24 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         return f"{'' if self.layer_ is None else f'layer {self.layer_}, '}threshold {self.threshold_:.4g}"
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``guard.safetensors`` (means, weights of layers) and ``guard.json`` (settings, threshold, the model's
+        """Write ``guard.safetensors`` (readout, weights of layers) and ``guard.json`` (settings, threshold, the model's
         hash, the requests that it knows), replacing those of an earlier guard. No pickle."""
         self.require_fitted()
         record = {
             "kind": "LatentGuard",
             "settings": {name: value for name, value in self.get_params(deep=False).items() if name != "model"},
+            "readout": self.readout_.kind,
             "threshold": self.threshold_,
             "layer": self.layer_,
             "model": self.model_,
             "requests": [asdict(r) for r in self.fitted_on_],
         }
-        tensors = {"means": self.means_, "layer_weights": torch.from_numpy(self.layer_weights_)}
+        tensors = vars(self.readout_) | {"layer_weights": torch.from_numpy(self.layer_weights_)}
         return save_artefact(directory, "guard", record, tensors)
 
     def require_fitted(self) -> None:
         """Raise ``NotFittedError`` before ``fit``, ``ValueError`` if ``model`` is not the fitted one now."""
-        if not hasattr(self, "means_"):
+        if not hasattr(self, "readout_"):
             raise NotFittedError("this guard is not fitted; call fit(requests), or load one with load_guard.")
         if self.model is not self._of:
             _require_guard_of(self.model_, self.model)
@@ -242,7 +239,8 @@ def load_guard(directory: str | Path, model: Model) -> LatentGuard:
     record, tensors = load_artefact(directory, "guard")
     _require_guard_of(record["model"], model)
     guard = LatentGuard(model, **record["settings"])
-    guard.means_, guard.layer_weights_ = tensors["means"], tensors["layer_weights"].numpy()
+    guard.readout_ = readout_from(record.get("readout", "clusters"), tensors)
+    guard.layer_weights_ = tensors["layer_weights"].numpy()
     guard.threshold_, guard.layer_, guard.model_ = record["threshold"], record["layer"], record["model"]
     guard.fitted_on_ = tuple(Request(**row) for row in record["requests"])
     guard.classes_, guard._of = np.array([False, True]), model

@@ -1,4 +1,4 @@
-"""What a guard decides by: scores of layers, folds, and the rules that make one decision of them. Arrays alone."""
+"""What a guard decides by: folds, and the rules that make one decision of the layers' scores. Arrays alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -15,12 +14,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from probes.guard_readouts import DIGITS, Readout, fit_clusters, fit_probes
 from probes.requests import Request
 
-Rule = Literal["paper", "calibrated", "best_layer", "logistic", "layer_0"]
-RULES: tuple[Rule, ...] = ("paper", "calibrated", "best_layer", "logistic")  # layer_0 is a control
+Rule = Literal["paper", "calibrated", "best_layer", "logistic", "probe", "layer_0"]
+RULES: tuple[Rule, ...] = ("paper", "calibrated", "best_layer", "logistic", "probe")  # layer_0 is a control
 FEWEST = 10  # requests in a class
-DIGITS = 9  # of a score: states that are equal must score equal, whatever the order of the sums
 
 
 class Decision(NamedTuple):
@@ -31,37 +30,25 @@ class Decision(NamedTuple):
     layer: int | None = None
 
 
-def cluster_scores(
-    x: Float[Tensor, "example layer d_model"], means: Float[Tensor, "2 layer d_model"]
-) -> Float[np.ndarray, "example layer"]:
-    """Cosine with the first mean less cosine with the second (arXiv 2507.11878, Eq. 2), in float64."""
-    above, below = torch.nn.functional.normalize(means.double(), dim=-1)
-    scores = [
-        torch.einsum("nld,ld->nl", torch.nn.functional.normalize(part.double(), dim=-1), above - below)
-        for part in x.split(64)
-    ]
-    return torch.cat(scores).numpy().round(DIGITS)
-
-
-def class_means(
-    x: Float[Tensor, "example layer d_model"], positive: Bool[np.ndarray, " example"]
-) -> Float[Tensor, "2 layer d_model"]:
-    """Means of the positive and of the other examples, summed in float64: equal states have equal means."""
-    mask = torch.from_numpy(positive)
-    return torch.stack([x[m].double().mean(0).float() for m in (mask, ~mask)])
+def fit_readout(
+    rule: Rule, x: Float[Tensor, "example layer d_model"], positive: Bool[np.ndarray, " example"]
+) -> Readout:
+    """What a rule reads off each layer."""
+    return (fit_probes if rule == "probe" else fit_clusters)(x, positive)
 
 
 def out_of_fold_scores(
+    rule: Rule,
     x: Float[Tensor, "example layer d_model"],
     positive: Bool[np.ndarray, " example"],
     requests: Sequence[Request],
     n_folds: int,
     seed: int,
 ) -> Float[np.ndarray, "example layer"]:
-    """Each example's scores by the means of the folds that it is not in."""
+    """Each example's scores by what was fitted on the folds that it is not in."""
     scores = np.empty(x.shape[:2])
     for fitted, held_out in folds_of(requests, positive, n_folds, seed):
-        scores[held_out] = cluster_scores(x[held_out], class_means(x[fitted], positive[fitted]))
+        scores[held_out] = fit_readout(rule, x[fitted], positive[fitted]).scores(x[held_out])
     return scores
 
 
@@ -86,7 +73,7 @@ def decide(
     positive: Bool[np.ndarray, " example"],
     C: float = 1.0,
 ) -> Decision:
-    """What a rule chooses, from scores by means that have not seen these examples. ``C``: of the logistic rule."""
+    """What a rule chooses, from scores by a readout that has not seen these examples. ``C``: of the logistic rule."""
     n_layers = scores.shape[1]
     if rule == "paper":
         return Decision(mean_of_blocks(n_layers), 0.0)

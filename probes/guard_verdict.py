@@ -88,7 +88,7 @@ def _rivals(main: str) -> dict[str, str]:
     return {
         WORDS: "words alone (TF-IDF) do",
         ASKED_CALIBRATED: "asking the model does",
-        AT_T_POST.format(main): "the same probe at t_post does",
+        AT_T_POST.format(main): "the same rule at t_post does",
         OWN: "the model's own refusal does",
     }
 

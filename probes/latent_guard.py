@@ -25,7 +25,7 @@ from interp.statistics import bootstrap_interval
 from probes.behaviour import CITATIONS, Behaviour, describe_requests, require_requests
 from probes.guard_classifier import LatentGuard, harmful, load_guard
 from probes.guard_report import Entry, GuardStudy, Latency, load_guard_study, sounds_dangerous
-from probes.guard_rules import RULES, best_threshold, cluster_scores, folds_of, require_enough
+from probes.guard_rules import RULES, best_threshold, folds_of, require_enough
 from probes.guard_verdict import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, OWN, WORDS
 from probes.request_prompts import build_request_prompts, positions_of
 from probes.request_states import RequestStates, words_classifier
@@ -165,7 +165,7 @@ def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int 
 
     def guarded(prompt: Prompt, positions: list[int]) -> None:
         states = residual_states(model, [prompt], [positions])[:, :, 0]
-        bool((cluster_scores(states, guard.means_) @ guard.layer_weights_ >= guard.threshold_)[0])
+        bool((guard.readout_.scores(states) @ guard.layer_weights_ >= guard.threshold_)[0])
 
     def ms(run: Callable[[Prompt, list[int]], None], i: int) -> float:
         began = _now(model)

@@ -9,14 +9,18 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import interp
 from probes import latent_guard as module
 from probes.behaviour import Behaviour
+from probes.guard_readouts import ClusterReadout, fit_clusters, fit_probes
 from probes.guard_report import Entry
-from probes.guard_rules import best_threshold, class_means, cluster_scores, decide, mean_of_blocks, out_of_fold_scores
+from probes.guard_rules import RULES, best_threshold, decide, mean_of_blocks, out_of_fold_scores
 from probes.guard_verdict import AT_T_POST, LAYER_0, OWN, WORDS, guard_measures
 from probes.harmful_directions import fit_directions
 from probes.latent_guard import (
@@ -95,7 +99,20 @@ def labels(requests) -> np.ndarray:
 def test_the_cluster_score_by_hand():
     means = torch.tensor([[[2.0, 0.0], [1.0, 1.0]], [[0.0, 3.0], [1.0, 1.0]]])
     x = torch.tensor([[[1.0, 0.0], [5.0, 2.0]], [[0.0, -4.0], [0.0, 1.0]], [[3.0, 4.0], [0.0, 0.0]]])
-    np.testing.assert_allclose(cluster_scores(x, means), [[1, 0], [1, 0], [0.6 - 0.8, 0]], atol=1e-9)
+    np.testing.assert_allclose(ClusterReadout(means).scores(x), [[1, 0], [1, 0], [0.6 - 0.8, 0]], atol=1e-9)
+
+
+def test_a_probe_is_a_logistic_regression_of_each_layer():
+    """Beside scikit-learn's own pipeline, layer by layer: its decision function, whatever the states' scale."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 3, 5, generator=generator).double() * torch.tensor([1.0, 30.0, 0.1, 1.0, 7.0]) + 2
+    positive = np.arange(40) % 3 == 0
+    x[positive, 1] += 1
+    scores = fit_probes(x, positive).scores(x)
+    for layer in range(3):
+        regression = LogisticRegression(C=0.03, class_weight="balanced")
+        slow = make_pipeline(StandardScaler(), regression).fit(x[:, layer].numpy(), positive)
+        np.testing.assert_allclose(scores[:, layer], slow.decision_function(x[:, layer].numpy()), atol=1e-5)
 
 
 def test_the_papers_rule_is_the_mean_over_blocks_of_the_models_own_states(model):
@@ -157,13 +174,15 @@ def test_matching_leaves_out_other_last_tokens(model):
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["paper", "calibrated", "best_layer", "logistic"])
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_finds_a_planted_signal(model, rule):
     strength = {3: 12.0}
     guard = LatentGuard(model, rule).fit_states(planted(FIT, strength))
     held_out = planted(TESTED, strength, seed=1)
-    assert ((guard.decision_states(held_out) >= 0) == labels(TESTED)).mean() >= 0.9
-    if rule == "best_layer":
+    assert ((guard.decision_states(held_out) >= 0) == labels(TESTED)).mean() >= (
+        0.8 if rule == "probe" else 0.9
+    )  # 32 numbers from 40
+    if rule in ("best_layer", "probe"):
         assert guard.layer_ == 3
     if rule == "logistic":
         spread = guard.layer_scores(held_out).std(0)
@@ -171,7 +190,7 @@ def test_every_rule_finds_a_planted_signal(model, rule):
 
 
 def test_no_rule_finds_what_is_not_there(model):
-    for rule in ("paper", "calibrated", "best_layer", "logistic"):
+    for rule in RULES:
         many = pairs([f"{a}{b}" for a in NOUNS for b in NOUNS[:4]])
         guard = LatentGuard(model, rule).fit_states(planted(FIT, {}))
         assert abs(roc_auc_score(labels(many), guard.decision_states(planted(many, {}, seed=1))) - 0.5) < 0.15
@@ -181,19 +200,20 @@ def test_validation_moves_the_threshold_and_the_papers_rule_has_none(model):
     fitted, shifted = planted(FIT, {3: 12.0}), planted(VALIDATION, {3: 12.0}, seed=1, shift=9.0)
     test = planted(TESTED, {3: 12.0}, seed=2, shift=9.0)
     accuracy = {}
-    for rule in ("paper", "calibrated", "best_layer", "logistic"):
+    for rule in RULES:
         guard = LatentGuard(model, rule).fit_states(fitted, validation=shifted)
         accuracy[rule] = ((guard.decision_states(test) >= 0) == labels(TESTED)).mean()
         assert guard.fitted_on_ == (*FIT, *VALIDATION)
-    assert accuracy["paper"] < 0.7 and min(accuracy[r] for r in ("calibrated", "best_layer", "logistic")) > 0.9
+    assert accuracy["paper"] < 0.7 and min(accuracy[r] for r in RULES if r not in ("paper", "probe")) > 0.9
+    assert accuracy["probe"] > 0.7
 
 
 def test_calibration_reads_scores_that_the_means_have_not_seen(model):
     """With noise alone the means fit their own examples: in-sample scores part the classes, out-of-fold ones do not."""
     states = planted(FIT, {})
     x, positive = states.t_inst, labels(FIT)
-    inside = cluster_scores(x, class_means(x, positive)).mean(1)
-    outside = out_of_fold_scores(x, positive, FIT, 5, 0).mean(1)
+    inside = fit_clusters(x, positive).scores(x).mean(1)
+    outside = out_of_fold_scores("calibrated", x, positive, FIT, 5, 0).mean(1)
     assert roc_auc_score(positive, inside) > 0.9 > 0.75 > roc_auc_score(positive, outside)
 
 
@@ -214,7 +234,7 @@ def test_the_widest_gap_decides_between_layers_that_all_separate():
 
 def test_rules_share_one_pass(model):
     states = LatentGuard(model).read(FIT)
-    for rule in ("paper", "calibrated", "best_layer", "logistic"):
+    for rule in RULES:
         together = LatentGuard(model, rule).fit_states(states)
         alone = LatentGuard(model, rule).fit(FIT)
         np.testing.assert_array_equal(together.decision_function(TEST), alone.decision_function(TEST))
@@ -232,7 +252,7 @@ def test_scikit_learn_conventions(model):
         guard.predict(FIT)
     assert guard.fit(FIT) is guard
     copy = clone(guard)
-    assert copy.model is model and copy.get_params() == guard.get_params() and not hasattr(copy, "means_")
+    assert copy.model is model and copy.get_params() == guard.get_params() and not hasattr(copy, "readout_")
     assert guard.predict(TEST).dtype == bool and guard.score(TEST) == (guard.predict(TEST) == labels(TEST)).mean()
     assert list(guard.classes_) == [False, True]
     both = [*FIT, *VALIDATION]
@@ -336,8 +356,7 @@ def test_measures_agree_with_scikit_learn_and_with_repeated_examples():
 
 def test_the_table_has_every_rule_and_rival(study, behaviour):
     frame = study.to_frame().set_index("guard")
-    rules = ("paper", "calibrated", "best_layer", "logistic")
-    expected = [*rules, LAYER_0, *(AT_T_POST.format(r) for r in rules), WORDS, "asked", "asked, calibrated", OWN]
+    expected = [*RULES, LAYER_0, *(AT_T_POST.format(r) for r in RULES), WORDS, "asked", "asked, calibrated", OWN]
     assert list(frame.index) == expected
     for name in ("harmful_refused", "harmful_accepted", "harmless_accepted", "harmless_refused"):
         assert (frame[f"n_{name}"] == len(behaviour.group(name.replace("_", "-")))).all()
