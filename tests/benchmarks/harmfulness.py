@@ -60,7 +60,7 @@ PARTS = ("behaviour", "directions", "steering", "inversion", "jailbreaks", "guar
 NOTE = (
     "What the model did with a request, refused or accepted, was observed with all endings alike, in every condition."
 )
-RULE = "calibrated"  # the guard's rule that targets and rivals are held against
+RULE = "probe"  # the guard's rule that targets and rivals are held against, chosen across folds of the fitted requests
 
 
 class Evaluation(Material):
@@ -225,9 +225,9 @@ class Evaluation(Material):
     def _guard(self) -> Findings:
         study = compare_guards(
             self.model,
-            sample_requests(self.sets.fit, self.size.guarded),
+            [*self.sets.fit, *self.sets.unobserved],
             self.sets.validation,
-            {"held out": observed(self.observed, self.tested)},
+            {"held out": observed(self.observed, self.sets.test)},
             main=RULE,
         )
         guard = study.guards[RULE]

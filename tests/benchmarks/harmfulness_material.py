@@ -42,8 +42,7 @@ class Size:
     counts: Counts
     tokens: int  # of a reply
     fitted: int  # requests in a class of the directions
-    guarded: int  # requests that guards are fitted on
-    tested: int  # held-out ones that directions and guards are tested on
+    tested: int  # held-out requests that directions are tested on
     swept: int  # requests of a kind that choose layer and coefficient
     layers: tuple[float, ...]  # that are swept, as parts of the depth
     coefficients: tuple[float, ...]
@@ -63,7 +62,6 @@ SMALL = Size(
     counts=Counts(pairs=100, scary=60, advbench=60, alpaca=50, xstest=40, sorrybench=20, spare=20),
     tokens=16,
     fitted=70,
-    guarded=90,
     tested=120,
     swept=12,
     layers=(0.42, 0.5, 0.58, 0.67, 0.75),
@@ -85,7 +83,6 @@ SIZES = {
         SMALL,
         counts=Counts(pairs=42, scary=24, advbench=32, alpaca=20, xstest=16, sorrybench=8, spare=12),
         fitted=36,
-        guarded=50,
         tested=64,
         swept=6,
         layers=(0.5, 0.58, 0.67, 0.75),

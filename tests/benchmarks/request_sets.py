@@ -29,6 +29,7 @@ FILES: Mapping[str, Kind] = {
 PAPER = ("advbench", "alpaca_harmless", "xstest")
 """Sources of the directions of arXiv 2507.11878, of those that are here."""
 FRACTIONS = {"fit": 0.45, "validation": 0.15, "test": 0.4}
+UNOBSERVED = 120  # requests of a source and kind, at most, that only the guard is fitted on
 LONGEST = 200  # characters of a SORRY-Bench request: its long ones quote whole texts
 
 
@@ -49,17 +50,19 @@ class Counts:
 @dataclass(frozen=True)
 class EvaluatedSets:
     """Disjoint, pairs kept together, and all ended alike. ``as_they_come``: the same requests with their own endings,
-    by id. SORRY-Bench is in ``test`` alone: a source that nothing was fitted on."""
+    by id. SORRY-Bench is in ``test`` alone: a source that nothing was fitted on. ``unobserved``: more requests of the
+    other sources, for what needs no behaviour to be fitted on."""
 
     fit: tuple[Request, ...]
     validation: tuple[Request, ...]
     test: tuple[Request, ...]
     spare: tuple[Request, ...]
+    unobserved: tuple[Request, ...]
     as_they_come: Mapping[str, Request]
 
     @property
     def observed(self) -> list[Request]:
-        """All but the spare ones."""
+        """Those whose behaviour is observed."""
         return [*self.fit, *self.validation, *self.test]
 
     def raw(self, requests: Iterable[Request]) -> list[Request]:
@@ -93,6 +96,8 @@ def request_sets(data: Path, counts: Counts, seed: int = 0) -> EvaluatedSets:
     ended = {name: with_ending(part) for name, part in split_requests(split, FRACTIONS, seed).items()}
     ended["test"] += with_ending(unseen)
     ended["spare"] = with_ending(spare)
+    rest = [*shipped, *(r for name in ("advbench", "alpaca_harmless", "xstest_safe_half") for r in read[name])]
+    ended["unobserved"] = with_ending(_unobserved(rest, [*split, *unseen, *spare], seed))
     names = list(ended)
     for i, name in enumerate(names):
         for other in names[i + 1 :]:
@@ -112,6 +117,16 @@ def _new(requests: Sequence[Request], known: set[str]) -> list[Request]:
 
 def _others(requests: Sequence[Request], taken: Sequence[Request], n: int, seed: int) -> list[Request]:
     return sample_requests(_new(requests, {bare(r.text) for r in taken}), n, seed)
+
+
+def _unobserved(requests: Sequence[Request], taken: Sequence[Request], seed: int) -> list[Request]:
+    """Of every source :data:`UNOBSERVED` of a kind that are not taken, nor half of a pair that is."""
+    pairs = {r.pair for r in taken if r.pair}
+    new = _new([r for r in requests if r.pair not in pairs], {bare(r.text) for r in taken})
+    of_each: dict[tuple[str, Kind], list[Request]] = {}
+    for r in new:
+        of_each.setdefault((r.source, r.kind), []).append(r)
+    return [r for these in of_each.values() for r in sample_requests(these, UNOBSERVED, seed)]
 
 
 def observed(behaviour: Behaviour, requests: Iterable[Request]) -> Behaviour:
