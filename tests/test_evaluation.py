@@ -14,7 +14,14 @@ from probes.questions import load_questions
 from probes.requests import Request, bare, load_requests
 from tests.benchmarks import harmfulness_material
 from tests.benchmarks.harmfulness_material import fitted_once
-from tests.benchmarks.harmfulness_tables import group_counts, shares_by_source
+from tests.benchmarks.harmfulness_tables import (
+    cut_sentences,
+    cut_table,
+    group_counts,
+    position_sentences,
+    position_table,
+    shares_by_source,
+)
 from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets
 from tests.benchmarks.negative_bias import target_sentences
 from tests.benchmarks.probing_sets import SEEN, balanced, shipped, twins
@@ -78,7 +85,7 @@ COUNTS = Counts(pairs=40, scary=20, advbench=40, alpaca=20, xstest=20, sorrybenc
 
 def test_requests_that_are_fitted_validated_tested_and_spared_have_nothing_in_common(data):
     sets = request_sets(data, COUNTS)
-    parts = {name: getattr(sets, name) for name in ("fit", "validation", "test", "spare")}
+    parts = {name: getattr(sets, name) for name in ("fit", "validation", "test", "spare", "unobserved")}
     everything = [r for part in parts.values() for r in part]
     assert len({r.id for r in everything}) == len({bare(r.text) for r in everything}) == len(everything)
     pairs = {name: {r.pair for r in part} - {""} for name, part in parts.items()}
@@ -99,6 +106,28 @@ def test_all_that_is_asked_for_is_observed_and_every_part_has_both_kinds_of_each
     assert {r.text[-1] for r in raw if r.source == "xstest"} == {"?"}
     assert request_sets(data, COUNTS) == sets
     assert request_sets(data, COUNTS, seed=1).fit != sets.fit
+
+
+def test_refusals_without_the_tokens_after_a_request_are_compared_pair_by_pair():
+    requests = tuple(Request(str(i), f"Do {i}.", "harmful" if i < 3 else "harmless") for i in range(5))
+    whole = Behaviour(requests, ("refused", "refused", "accepted", "accepted", "accepted"), None, {})
+    cut = Behaviour(requests, ("refused", "accepted", "unclear", "refused", "accepted"), None, {})
+    table = cut_table(whole, cut).set_index("kind")
+    assert (table.loc["harmful", "with"], table.loc["harmful", "without"]) == (2 / 3, 1 / 3)
+    assert table.loc["harmful", "unclear_without"] == 1 and table.loc["harmless", "change"] == 0.5
+    assert (
+        "harmful ones are refused in 33% of 3 cases, with them in 67% (change -33 points"
+        in cut_sentences(whole, cut)[0]
+    )
+
+
+def test_positions_are_summed_up_by_their_mean_and_best_layer():
+    rows = [(p, t, layer, 0.5 + 0.1 * layer * p) for p, t in ((0, "."), (1, "<end>")) for layer in range(3)]
+    found = pd.DataFrame(rows, columns=["position", "token", "layer", "auroc"])
+    found = found.assign(auroc_low=0.4, auroc_high=0.9, n=12, layer0_auroc=0.5)
+    table = position_table(found)
+    assert list(table["mean_auroc"]) == pytest.approx([0.5, 0.65]) and list(table["best_layer"]) == [1, 2]
+    assert "0.50 at t_inst, 0.65 at t_post; highest 0.65 at position 1" in position_sentences(found)[0]
 
 
 def test_behaviour_of_some_requests_keeps_each_verdict_with_its_request():

@@ -32,9 +32,11 @@ from probes.harmfulness import (
     fit_directions,
     invert,
     load_jailbreaks,
+    observe,
     rank_writers,
     read_states,
     sample_requests,
+    separation_by_position,
     steering_test,
 )
 from probes.latent_guard import compare_guards, latency, load_guard
@@ -44,10 +46,14 @@ from probes.requests import SHIPPED
 from tests.benchmarks.harmfulness_material import SIZES, Material, Size
 from tests.benchmarks.harmfulness_tables import (
     conditions_table,
+    cut_sentences,
+    cut_table,
     group_counts,
     heads_sentences,
     heads_table,
     layers_table,
+    position_sentences,
+    position_table,
     shares_by_source,
 )
 from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets, surface_sentences
@@ -56,7 +62,17 @@ from tests.benchmarks.request_sets import observed, of_kind
 from tests.benchmarks.tables import write_page
 
 TABLES = Path(__file__).parent / "harmfulness"
-PARTS = ("behaviour", "directions", "steering", "inversion", "jailbreaks", "guard", "finetuning", "writers")
+PARTS = (
+    "behaviour",
+    "directions",
+    "positions",
+    "steering",
+    "inversion",
+    "jailbreaks",
+    "guard",
+    "finetuning",
+    "writers",
+)
 NOTE = (
     "What the model did with a request, refused or accepted, was observed with all endings alike, in every condition."
 )
@@ -131,6 +147,35 @@ class Evaluation(Material):
         states = read_states(self.model, requests)
         states = states.select(states.same_ending)
         return directions.test(states, self.groups(states.requests))
+
+    def positions(self) -> None:
+        """Points 2 and 4: every position up to t_post, prompts without the tokens after the request, and categories."""
+        kinds = [r for r in self.sets.fit if r.source == SHIPPED]
+        by_position = separation_by_position(self.model, kinds, [r for r in self.sets.test if r.source == SHIPPED])
+        cut = observe(
+            self.model,
+            self.tested,
+            post_instruction=False,
+            max_new_tokens=self.size.tokens,
+            **self.keep("behaviour_cut"),
+        )
+        whole = observed(self.observed, self.tested)
+        pairs = [r for r in [*self.sets.observed, *self.sets.unobserved] if r.source == SHIPPED]
+        categories = fit_directions(self.model, *([r for r in pairs if r.kind == k] for k in ("harmful", "harmless")))
+        shown = {"harmfulness": "at t_inst", "refusal": "at t_post"}
+        self.write(
+            "positions",
+            {
+                "Verdict": [*position_sentences(by_position), *cut_sentences(whole, cut)],
+                "Telling shipped harmful from harmless requests, by position": position_table(by_position),
+                "Refusals without post-instruction tokens": cut_table(whole, cut),
+                **{
+                    f"Cosines between categories {at} (harmful against harmless, mean over layers 1 to L)": table
+                    for name, at in shown.items()
+                    if len(table := categories.by_category(name).rename_axis("category").reset_index())
+                },
+            },
+        )
 
     def steering(self) -> None:
         """Point 5: refusals made and unmade, beside random and shuffled directions."""

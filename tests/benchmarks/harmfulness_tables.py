@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from interp.ranking import HeadRanking
+from interp.statistics import paired_share_change, wilson_share
 from probes.behaviour import GROUPS, UNCLEAR, Behaviour, refusal_rate
 from probes.harmful_report import HeldOut
 from probes.requests import Request
@@ -51,6 +52,56 @@ def layers_table(held_out: Mapping[str, HeldOut], of: str) -> pd.DataFrame:
         if of == "cosine":
             columns[f"{name}: ceiling"] = table["ceiling"]
     return pd.DataFrame(columns).rename_axis("layer").reset_index()
+
+
+def position_table(found: pd.DataFrame) -> pd.DataFrame:
+    """:func:`separation_by_position` by position: the mean AUROC over layers 1 to L, and the best layer's."""
+    rows = []
+    for (position, token), layers in found.query("layer > 0").groupby(["position", "token"], sort=True):
+        best = layers.loc[layers["auroc"].idxmax()]
+        row = {"position": position, "token": repr(token), "n": int(best["n"]), "mean_auroc": layers["auroc"].mean()}
+        row |= {"best_layer": int(best["layer"]), "auroc": best["auroc"]}
+        rows.append(row | {"auroc_low": best["auroc_low"], "auroc_high": best["auroc_high"]})
+    return pd.DataFrame(rows)
+
+
+def position_sentences(found: pd.DataFrame) -> list[str]:
+    """Where harmful and harmless requests lie apart most, and what their last token alone gives away."""
+    rows = position_table(found)
+    first, last, top = rows.iloc[0], rows.iloc[-1], rows.loc[rows["mean_auroc"].idxmax()]
+    return [
+        f"Harmful against harmless requests of the shipped pairs (n = {first['n']}), mean AUROC over layers 1 to L: "
+        f"{first['mean_auroc']:.2f} at t_inst, {last['mean_auroc']:.2f} at t_post; highest {top['mean_auroc']:.2f} at "
+        f"position {top['position']} ({top['token']}). The embedding at t_inst alone: "
+        f"{found['layer0_auroc'].iloc[0]:.2f}."
+    ]
+
+
+def cut_table(whole: Behaviour, cut: Behaviour) -> pd.DataFrame:
+    """Refusal rates of the same requests with and without the tokens after them, and the paired change, by kind."""
+    rows = []
+    for kind in ("harmful", "harmless"):
+        these = [i for i, r in enumerate(whole.requests) if r.kind == kind]
+        refused = [np.array([b.verdicts[i] == "refused" for i in these]) for b in (whole, cut)]
+        unclear = sum(cut.verdicts[i] == "unclear" for i in these)
+        change = paired_share_change(refused[1].astype(float), refused[0].astype(float))
+        row = {"kind": kind, "n": len(these), "unclear_without": unclear}
+        for name, these_refused in zip(("with", "without"), refused, strict=True):
+            row |= wilson_share(these_refused).columns(name)
+        rows.append(row | change.columns("change"))
+    return pd.DataFrame(rows)
+
+
+def cut_sentences(whole: Behaviour, cut: Behaviour) -> list[str]:
+    """The same in words, beside the paper's claim."""
+    said = []
+    for row in cut_table(whole, cut).to_dict("records"):
+        said.append(
+            f"Without the tokens after the request {row['kind']} ones are refused in {row['without']:.0%} of "
+            f"{row['n']} cases, with them in {row['with']:.0%} (change {100 * row['change']:+.0f} points "
+            f"[{100 * row['change_low']:+.0f}, {100 * row['change_high']:+.0f}]; the paper: fewer for harmful ones)."
+        )
+    return said
 
 
 def _harm(held: HeldOut) -> pd.DataFrame:
