@@ -96,10 +96,16 @@ def cut_sentences(whole: Behaviour, cut: Behaviour) -> list[str]:
     """The same in words, beside the paper's claim."""
     said = []
     for row in cut_table(whole, cut).to_dict("records"):
+        unclear = ""
+        if row["unclear_without"] > row["n"] / 2:
+            unclear = (
+                f" {row['unclear_without']} of {row['n']} replies are unclear: the model ends the turn or writes on in "
+                "the user's place, so this says nothing of refusing."
+            )
         said.append(
             f"Without the tokens after the request {row['kind']} ones are refused in {row['without']:.0%} of "
             f"{row['n']} cases, with them in {row['with']:.0%} (change {100 * row['change']:+.0f} points "
-            f"[{100 * row['change_low']:+.0f}, {100 * row['change_high']:+.0f}]; the paper: fewer for harmful ones)."
+            f"[{100 * row['change_low']:+.0f}, {100 * row['change_high']:+.0f}]; the paper: fewer for harmful ones).{unclear}"
         )
     return said
 

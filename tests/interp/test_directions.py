@@ -8,7 +8,7 @@ import torch
 
 import interp
 from interp.directions import Direction, load_direction, mean_difference, random_direction
-from interp.head_weights import describe_model
+from interp.weight_identity import describe_model
 from tests.tiny import tiny
 
 WEIGHTS = {"name": "toy", "weights_sha256": "ab" * 32, "n_layers": 2, "d_model": 3}

@@ -10,7 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import interp
-from interp.head_weights import HeadRows, ScaledHeads, TunedHeads, current_rows, describe_model, load_edit
+from interp.composed_edits import load_edit
+from interp.head_scales import ScaledHeads
+from interp.head_weights import HeadRows, TunedHeads, current_rows
+from interp.weight_identity import describe_model
 from tests.tiny import prompt, tiny
 
 PROMPTS = [prompt(9, seed=1), prompt(16, seed=2)]
@@ -88,9 +91,9 @@ def test_saved_and_loaded_bit_for_bit(tmp_path, dtype):
 def test_other_weights_are_refused(llama):
     other = interp.load(tiny("llama", seed=1))
     edit = edit_of(llama)
-    with pytest.raises(ValueError, match=r"made for .* weights"), edit.apply(other):
+    with pytest.raises(ValueError, match=r"this edit is of .* with weights"), edit.apply(other):
         pass
-    with pytest.raises(ValueError, match=r"made for .* weights"):
+    with pytest.raises(ValueError, match=r"this edit is of .* with weights"):
         edit.fold(other)
 
 
@@ -111,7 +114,7 @@ def test_an_interrupted_fold_leaves_the_weights_as_they_were(what, tmp_path, mon
         raise KeyboardInterrupt
 
     if what == "fold":
-        monkeypatch.setattr("interp.head_weights.describe_model", interrupted)
+        monkeypatch.setattr("interp.edit_family.describe_model", interrupted)
     else:
         monkeypatch.setattr(model.hf, "save_pretrained", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -26,7 +26,7 @@ TEXTS = [
 def model(tokenizer, context_length=4096):
     """All that prompts ask of a model."""
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=len(tokenizer)))
-    stub = SimpleNamespace(tokenizer=tokenizer, name="a model", context_length=context_length)
+    stub = SimpleNamespace(tokenizer=tokenizer, name="a model", context_length=context_length, has_vision=False)
     stub.hf = SimpleNamespace(config=config)
     stub.require_fits = lambda prompts: Model.require_fits(stub, prompts)
     return stub

@@ -281,7 +281,7 @@ def test_attention_of_its_own_falls_back_to_the_loop():
         (
             interp.ablate_each_head("zero"),
             {"positions": 99},
-            "positions=99; expected 'answer', 'all' or a number",
+            "positions=99; expected 'answer', 'text', 'all' or a number",
         ),
         (interp.ablate_each_head("zero"), {"method": "fast"}, "method='fast'; expected"),
         (interp.patch_each_head([]), {}, "one source for each prompt"),

@@ -252,10 +252,10 @@ def test_cache_dir_is_the_users_unless_set(monkeypatch, tmp_path):
 
 
 def test_describe_sources_before_and_after(index):
-    (before,) = sources.describe_sources()
+    before, *_ = sources.describe_sources()
     assert (before.cached, before.path, before.size_on_disk_mb) == (False, None, 0)
     directory = sources.local_directory("tiny")
-    (after,) = sources.describe_sources()
+    after, *_ = sources.describe_sources()
     assert (after.cached, after.path) == (True, directory)
 
 

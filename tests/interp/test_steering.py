@@ -10,12 +10,13 @@ import torch
 
 import interp
 from interp.capture import head_outputs
+from interp.composed_edits import load_edit
 from interp.directions import Direction
 from interp.edits import ResidualEdit
 from interp.generation import end_tokens, generate
-from interp.head_weights import describe_model
 from interp.residual import residual_states
-from interp.steering import Steering, add_direction, clamp_direction, load_steering, remove_direction
+from interp.steering import Steering, add_direction, clamp_direction, remove_direction
+from interp.weight_identity import describe_model
 from tests.tiny import CONFIGS, prompt, tiny, tiny_tokenizer
 
 TEXTS = ["Is the sky blue?", "Can it?", "Yes or No: is the kettle heated on a clear day without any heat?"]
@@ -224,10 +225,10 @@ def test_final_logits_are_those_of_plain_passes(model, positions, while_generati
     steering = add_direction(direction_of(model), 1.0, 1, positions, while_generating)
     with steering.apply(model, prompts):
         found, expected = model.final_logits(prompts), answers(model, prompts)
-        shares = model._may_share_prefix()
+        shares = model._may_share_prefix(prompts)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert shares == (positions == "all" and while_generating)
-    assert model._may_share_prefix()
+    assert model._may_share_prefix(prompts)
 
 
 @pytest.mark.parametrize("positions", ["all", "text"])
@@ -345,7 +346,7 @@ def test_saved_and_loaded_bit_for_bit(model, tmp_path):
     prompts, direction = prompts_of(model), direction_of(model)
     mixed = (*remove_direction(direction).edits, *clamp_direction(direction, 0.1, 3).edits)
     steering = replace(add_direction(direction, 1 / 3, [1, 2], "text", True), edits=mixed)
-    again = load_steering(steering.save(tmp_path))
+    again = load_edit(steering.save(tmp_path))
     assert (again.positions, again.while_generating, again.about) == ("text", True, steering.about)
     assert again.summary() == steering.summary() and again.model == dict(steering.model)
     for a, b in zip(steering.edits, again.edits, strict=True):
@@ -360,7 +361,7 @@ def test_saved_and_loaded_bit_for_bit(model, tmp_path):
 def test_other_weights_are_refused_unless_none_are_named(model):
     other = interp.load(tiny("llama", seed=1, vocab_size=400))
     steering = add_direction(direction_of(model))
-    with pytest.raises(ValueError, match=r"this steering is of .* with weights .* has weights"):
+    with pytest.raises(ValueError, match=r"this edit is of .* with weights .* has weights"):
         steering.apply(other).__enter__()
     with replace(steering, model={}).apply(other):
         pass

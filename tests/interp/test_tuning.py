@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import interp
-from interp.head_weights import TunedHeads, describe_model
+from interp.head_weights import TunedHeads
 from interp.residual import residual_states
 from interp.tuning import HeadTuner, Kept, LoraTuner, LossNotFinite, ReplyTuner, gold_loss
+from interp.weight_identity import describe_model
 from tests.tiny import prompt, tiny
 
 PROMPTS = [prompt(length, seed=length) for length in (6, 9, 12, 15)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interp
-from interp.head_weights import load_edit
+from interp.composed_edits import load_edit
 from interp.tuning import LossNotFinite
 from interp.work import OtherRunError
 from probes import alignment_methods

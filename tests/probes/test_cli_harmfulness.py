@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import interp
-from interp import load_direction, load_findings, load_ranking, load_steering
+from interp import load_direction, load_edit, load_findings, load_ranking
 from probes import behaviour as behaviour_module
 from probes import cli, cli_guard, cli_harmfulness
 from probes.behaviour import load_behaviour, observe
@@ -186,7 +186,7 @@ def test_steer_goes_on_from_directions(run, model, fitted, tmp_path):
     assert study.settings["directions"] == run_id and study.provenance["data"]["by"] == "behaviour"
     assert not (tmp_path / "steer" / "behaviour").exists()
     assert "of house 1" not in (tmp_path / "steer" / "report.html").read_text()
-    saved = load_steering(tmp_path / "steer" / "steering" / "minus-refusal")
+    saved = load_edit(tmp_path / "steer" / "steering" / "minus-refusal")
     chosen = study.chosen["-refusal"]
     (edit,) = saved.edits
     assert (edit.layer, edit.coefficient, saved.positions) == (chosen["layer"], chosen["coefficient"], "all")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from interp import load_ranking
+from interp.composed_edits import load_edit
 from interp.findings import load_findings
-from interp.head_weights import load_edit
 from probes import cli_negative_bias, held_out
 from probes.alignment import Settings
 from probes.bias_report import measure
