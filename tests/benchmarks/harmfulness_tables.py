@@ -105,7 +105,8 @@ def cut_sentences(whole: Behaviour, cut: Behaviour) -> list[str]:
         said.append(
             f"Without the tokens after the request {row['kind']} ones are refused in {row['without']:.0%} of "
             f"{row['n']} cases, with them in {row['with']:.0%} (change {100 * row['change']:+.0f} points "
-            f"[{100 * row['change_low']:+.0f}, {100 * row['change_high']:+.0f}]; the paper: fewer for harmful ones).{unclear}"
+            f"[{100 * row['change_low']:+.0f}, {100 * row['change_high']:+.0f}]; the paper: fewer for harmful ones)."
+            + unclear
         )
     return said
 
