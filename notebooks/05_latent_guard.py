@@ -32,7 +32,7 @@ N_TIMED = 2 if FAST else 16
 # inside?
 #
 # **Method.** The guard compares the state at the end of a request, layer by layer, with the mean of harmful and the mean of harmless
-# ones: nearer to the first is harmful. Four rules make one decision of that. The rivals get the same requests: logistic regression on
+# ones: nearer to the first is harmful. Four rules make one decision of that; a fifth, ours, trains a linear probe of the best layer. The rivals get the same requests: logistic regression on
 # the *words* alone, the model *asked* whether the request could do harm, its *own refusal*, and the same rule at the end of
 # the prompt. All are judged on requests that none of them saw; among them are safe ones that sound dangerous.
 
@@ -51,7 +51,7 @@ behaviour.rates("source")
 # Two of the four groups matter most: *harmful, accepted* and *harmless, refused*, where what the model does is wrong.
 
 # %%
-study = latent_guard.compare_guards(model, sets.fit, None, {"held out": behaviour})
+study = latent_guard.compare_guards(model, sets.fit, None, {"held out": behaviour}, main="probe")
 frame = study.to_frame().set_index("guard")
 groups = [g.replace("-", "_") for g in harmfulness.GROUPS]
 frame[[f"n_{g}" for g in groups]].iloc[0].rename("requests").to_frame()
@@ -79,7 +79,7 @@ print("\n".join(study.statement()))
 # %%
 from probes.request_states import separation
 
-guard = study.guards["calibrated"]
+guard = study.guards[study.main]
 states = guard.read(sets.held_out)
 harmful = pd.Series([r.is_harmful for r in sets.held_out]).to_numpy()
 by_layer = separation(guard.layer_scores(states), harmful, [r.group for r in sets.held_out])
@@ -88,7 +88,7 @@ by_layer = separation(guard.layer_scores(states), harmful, [r.group for r in set
 from interp.figures import interval_lines
 
 interval_lines(
-    by_layer.assign(score="cluster score at the request's last token"),
+    by_layer.assign(score="what the guard reads at the request's last token"),
     "layer",
     "auroc",
     "auroc_low",
@@ -129,7 +129,7 @@ called.groupby(["wrapped in", "kind"], sort=False)["called harmful"].agg(["mean"
 # %% [markdown]
 # ## It travels
 #
-# A guard is two means a layer, a weight a layer and a threshold, bound to the weights of its model; in a file, no pickle.
+# A guard is what it reads off a layer (two means, or a probe), a weight a layer and a threshold, bound to the weights of its model; in a file, no pickle.
 
 # %%
 import tempfile
