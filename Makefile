@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.complete
 
-.PHONY: demo test lint bench evaluate notebooks clean
+.PHONY: demo test lint bench evaluate notebooks docs clean
 
 demo: $(SETUP)
 	$(BIN)/interp rank negative-attention --model smollm2-135m --data builtin --limit 200 \
@@ -34,11 +34,15 @@ evaluate: $(SETUP)  ## every number of the studies, from public data; hours on 2
 notebooks: $(SETUP)  ## execute the notebooks in full and save their outputs
 	$(BIN)/python -m tests.notebooks
 
+docs: $(SETUP)  ## the site in build/site, links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+	@echo "Open build/site/index.html in a browser."
+
 # A virtual environment also where Debian ships Python without ensurepip.
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[images,notebooks,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[images,notebooks,docs,test]'
 	touch $@
 
 clean:

@@ -1,0 +1,204 @@
+"""A photograph and its edited twin with a question that the two answer differently: made, saved, loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from interp.images import ImageLike, image_sha256, read_image
+from interp.provenance import hash_text
+from interp.work import write_atomically
+from probes.pair_sheet import PicturePair
+from probes.photo_edits import COLOURS, PhotoEdit, recolour, remove
+from probes.photo_masks import Region, RegionLike, region_of
+from probes.scene_questions import LEVELS
+from probes.word_substitutions import Substitution, occurs
+
+Editor = Callable[[Image.Image, Region, Substitution | None], PhotoEdit]
+"""What draws the edit: :func:`recolour_to`, :func:`take_away`, :class:`probes.inpainting.Inpainter`, or a function."""
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PhotoPair:
+    """Two images that differ inside ``region`` alone, and a question whose answer differs between them.
+
+    ``level``: "object", "attribute" or "relationship". ``how``: where the edit came from (JSON types), with its
+    cautions. Raises ``ValueError`` for images or a region of different sizes, an empty region, or equal answers.
+    """
+
+    before: Image.Image
+    after: Image.Image
+    region: Bool[np.ndarray, "height width"]
+    question: str
+    answer_before: str
+    answer_after: str
+    level: str
+    how: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        region_of(self.before, self.region)
+        if self.before.size != self.after.size:
+            raise ValueError(f"before is {self.before.size} and after {self.after.size}; expected images of one size.")
+        if self.level not in LEVELS:
+            raise ValueError(f"level={self.level!r}; expected one of {', '.join(LEVELS)}.")
+        if self.answer_before.casefold() == self.answer_after.casefold():
+            raise ValueError(
+                f"{self.question!r} has the answer {self.answer_before!r} before and after: no edit of meaning."
+            )
+
+    def on_sheet(self) -> PicturePair:
+        """For :func:`probes.pair_sheet.sheet` and :func:`probes.pair_sheet.without_leaks`, under the name ``id``."""
+        change = " ".join(str(self.how[k]) for k in ("edit", "colour", "texture", "prompt") if self.how.get(k))
+        change = "; ".join([change, *self.how.get("cautions", ())])
+        answers = (self.answer_before, self.answer_after)
+        return PicturePair(self.id, self.before, self.after, self.region, self.question, *answers, self.level, change)
+
+
+def edit_photo(
+    image: ImageLike,
+    region: RegionLike,
+    question: str,
+    answer: str,
+    substitution: Substitution | None,
+    editor: Editor,
+    *,
+    level: str | None = None,
+    answer_after: str | None = None,
+    id: str | None = None,
+) -> tuple[PhotoPair, ...]:
+    """Edit the region so that the question's answer changes, and ask both ways where that can be.
+
+    ``editor`` draws ``substitution`` ("red" becomes "green"), or with None takes the object away. A yes/no question
+    that names the old or the new word gives two pairs, the question as it is and with the word replaced, whose answers
+    change in opposite directions: V-SEAM's own sets say Yes before every edit in five of seven concepts, and a head
+    that says Yes looks like one that sees. An open question whose answer is the old word gives one pair.
+
+    The answers follow from the words, not from the picture: a second dog that was not edited makes "Is there a dog?"
+    true after all. Look at the pairs (:meth:`PhotoPair.on_sheet`). ``answer_after`` sets the answer where words don't
+    tell. ``level``: None for the substitution's, or "object" where a thing is taken away. ``id``: None for one of the
+    image's and question's hash.
+
+    Raises ``ValueError`` where the answer after the edit does not follow.
+
+    >>> cup = box_region("cup.jpg", (173, 19, 236, 266))  # doctest: +SKIP
+    >>> red_to_green = Substitution("attribute", "red", "green")  # doctest: +SKIP
+    >>> edit_photo("cup.jpg", cup, "Is the cup red?", "Yes", red_to_green, recolour_to)  # doctest: +SKIP
+    """
+    picture = read_image(image)
+    checked = region_of(picture, region)
+    asked = [(question, answer, answer_after)] if answer_after else _asked(question, answer, substitution)
+    edit = editor(picture, checked, substitution)
+    how = {**edit.how, "cautions": list(edit.cautions), "substitution": substitution and asdict(substitution)}
+    stem = hash_text(f"{image_sha256(picture)} {question}")[:10] if id is None else id
+    names = [stem] if len(asked) == 1 else [f"{stem}-asked", f"{stem}-substituted"]
+    of = level or (substitution.level if substitution else "object")
+    return tuple(
+        PhotoPair(edit.before, edit.after, edit.region, text, before, after, of, how, name)
+        for name, (text, before, after) in zip(names, asked, strict=True)
+    )
+
+
+def recolour_to(image: Image.Image, region: Region, substitution: Substitution | None) -> PhotoEdit:
+    """An editor: the region in the substitution's new colour, with its lightness kept if it then looks that colour."""
+    if substitution is None or substitution.new.casefold() not in {*COLOURS, "grey"}:
+        given = substitution and substitution.new
+        raise ValueError(f"recolour_to was given {given!r}; expected a substitution by one of {', '.join(COLOURS)}.")
+    if substitution.new.casefold() not in ("black", "white", "gray", "grey"):
+        kept = recolour(image, region, substitution.new)
+        if kept.how["looks"] == kept.how["colour"]:
+            return kept
+    return recolour(image, region, substitution.new, lightness="match")
+
+
+def take_away(image: Image.Image, region: Region, substitution: Substitution | None) -> PhotoEdit:
+    """An editor: what is in the region is gone (:func:`probes.photo_edits.remove`)."""
+    if substitution is not None:
+        raise ValueError(f"take_away draws nothing, and can't draw {substitution.new!r}; expected substitution=None.")
+    return remove(image, region)
+
+
+def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path) -> Path:
+    """Write pairs.json, and before, after and mask as PNG (lossless, so that what did not change stays equal).
+
+    Pairs of one edit share their files. Raises ``FileExistsError`` where the folder has pairs already.
+    """
+    place = Path(folder)
+    target = place / "pairs.json"
+    if target.exists():
+        raise FileExistsError(f"{target} exists; give another folder, or remove it.")
+    place.mkdir(parents=True, exist_ok=True)
+    rows, written = [], {}
+    for pair in pairs:
+        hashes = image_sha256(pair.before), image_sha256(pair.after)
+        key = (*hashes, pair.region.tobytes())
+        if key not in written:
+            written[key] = f"{len(written):05d}"
+            pair.before.save(place / f"{written[key]}_before.png")
+            pair.after.save(place / f"{written[key]}_after.png")
+            Image.fromarray(pair.region).save(place / f"{written[key]}_mask.png")
+        row = {name: getattr(pair, name) for name in ("id", "question", "answer_before", "answer_after", "level")}
+        rows.append({**row, "how": dict(pair.how), "files": written[key], "sha256": hashes})
+    text = json.dumps({"format_version": FORMAT_VERSION, "pairs": rows}, ensure_ascii=False, indent=1)
+    write_atomically(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return target
+
+
+def load_pairs(folder: str | Path) -> list[PhotoPair]:
+    """The pairs of :func:`save_pairs`. Raises ``FileNotFoundError`` where there are none and ``ValueError`` for files
+    that were changed since."""
+    place = Path(folder)
+    source = place / "pairs.json"
+    if not source.is_file():
+        raise FileNotFoundError(f"{place} has no pairs.json; expected a folder written by save_pairs.")
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+        if data["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version {data['format_version']!r}; expected {FORMAT_VERSION}")
+        pairs = []
+        for row in data["pairs"]:
+            before, after = (read_image(place / f"{row['files']}_{name}.png") for name in ("before", "after"))
+            if [image_sha256(before), image_sha256(after)] != row["sha256"]:
+                raise ValueError(f"{row['files']}_before.png or _after.png is not the image that was saved")
+            with Image.open(place / f"{row['files']}_mask.png") as mask:
+                region = np.array(mask.convert("1"))
+            texts = (row[name] for name in ("question", "answer_before", "answer_after", "level", "how", "id"))
+            pairs.append(PhotoPair(before, after, region, *texts))
+        return pairs
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{source} can't be read ({error}): damaged or edited. Make the pairs again.") from error
+
+
+def _asked(question: str, answer: str, substitution: Substitution | None) -> list[tuple[str, str, str]]:
+    """Question, answer before and answer after: the question as it is, then with the word replaced."""
+    is_yes_no = answer.casefold() in ("yes", "no")
+    if is_yes_no:
+        other = {"yes": "No", "no": "Yes"}[answer.casefold()]
+        other = other if answer[0].isupper() else other.lower()
+    says_yes = answer.casefold() == "yes"
+    if substitution is None:
+        if says_yes:
+            return [(question, answer, other)]
+    elif is_yes_no:
+        old, new = occurs(substitution.old, question), occurs(substitution.new, question)
+        if old and not new and says_yes:
+            return [(question, answer, other), (substitution.apply(question), other, answer)]
+        if new and not old and not says_yes:
+            return [(question, answer, other), (substitution.reverse.apply(question), other, answer)]
+    elif substitution.occurs_in(answer):
+        return [(question, answer, substitution.apply(answer))]
+    change = "nothing" if substitution is None else f"{substitution.new!r} for {substitution.old!r}"
+    raise ValueError(
+        f"the answer to {question!r}, {answer!r} before, does not follow from putting {change}. Expected a Yes to a "
+        "question that names the old word, a No to one that names the new word, or the old word as an open question's "
+        "answer; or give answer_after=."
+    )
