@@ -188,7 +188,7 @@ def tested_sentences(comparison: pd.DataFrame, summary: pd.DataFrame) -> list[st
         )
         if "random" in rows:
             off = max(abs(rows["random"][end] - plain["refusal_rate"]) for end in ("lowest", "highest"))
-            sentences[-1] += f" Each random direction within 10 points of unsteered: {_yes(off <= 0.1)}."
+            sentences[-1] += f" Each random direction within 10 points of unsteered: {_yes(off <= 0.1 + 1e-9)}."
     return [*sentences, *noise_sentences(summary[summary["stage"] == "test"])]
 
 
