@@ -7,7 +7,7 @@ soft caps from the model itself instead of guessing them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from interp.components import Components, input_device
+from interp.components import Components
 
 NAME = "headscope"
 
@@ -152,7 +152,7 @@ def _forward(
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         raise UnsupportedAttention(f"{type(module).__name__} has an additive attention mask (a position bias)")
     if attention_mask is None and not getattr(module, "is_causal", True):
-        raise UnsupportedAttention(f"{type(module).__name__} is not causal")
+        attention_mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
     call = AttentionCall(
         layer=module.layer_idx,
         query=query,
@@ -192,17 +192,16 @@ def attention_handler(hf_model: Any, components: Components, handler: Handler | 
         _handler.reset(token)
 
 
-def why_not_supported(hf_model: Any, components: Components) -> str:
-    """Empty if every layer's attention comes through the handler (tried on three tokens), else the reason."""
+def why_not_supported(hf_model: Any, components: Components, inputs: Mapping[str, Any]) -> str:
+    """Empty if every layer's attention comes through the handler (tried on ``inputs``, a few tokens); or the reason."""
     called: list[int] = []
 
     def note(call: AttentionCall) -> None:
         called.append(call.layer)
 
-    ids = torch.ones(1, 3, dtype=torch.long, device=input_device(components.embedding))
     try:
         with torch.no_grad(), attention_handler(hf_model, components, note):
-            hf_model(ids, use_cache=False)
+            hf_model(**inputs, use_cache=False)
     except UnsupportedAttention as error:
         return str(error)
     if called == list(range(components.n_layers)):

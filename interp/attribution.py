@@ -75,13 +75,13 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
     model.require_fits([prompt])
     seen = _Seen(model.n_layers)
     c = model.components
-    ids = torch.tensor([prompt.token_ids], device=model.device)
+    inputs = model.inputs([prompt]).inputs
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(attention_handler(model.hf, c, seen.look))
         for module, hook in seen.hooks(c):
             stack.callback(module.register_forward_hook(hook).remove)
         stack.callback(c.blocks[0].module.register_forward_pre_hook(seen.embed, with_kwargs=True).remove)
-        logits = model.hf(ids, use_cache=False, **model.last_logits_only()).logits[0, -1].float()
+        logits = model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[0, -1].float()
     model.require_finite(logits[None], [prompt])
     _require_plain_logits(model, logits, seen.unembedded)
 

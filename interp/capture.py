@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attention import AttentionCall, attention_handler
-from interp.prompts import pad_left
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -43,7 +42,7 @@ def attention_log_probs(
     """
     _require_positions(prompts, queries, keys)
     model.require_fits(prompts)
-    batch = pad_left(prompts, model.device)
+    batch = model.inputs(prompts)
     results = [torch.empty(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
 
     def look(call: AttentionCall) -> None:
@@ -66,9 +65,10 @@ def attention_log_probs(
 
 
 def head_outputs(
-    model: Model, prompts: Sequence[Prompt], last: int | None = 1, batch_size: int = 8
+    model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
 ) -> list[Float[Tensor, "layer pos head d_head"]]:
-    """z of every head (the output projection's input) at the last ``last`` positions of each prompt (None: all).
+    """z of every head (the output projection's input) at the last ``last`` positions of each prompt (None: all; or a
+    number for each prompt).
 
     In the model's dtype, on the CPU. Costs one forward pass for each batch; memory [layer, pos, head, d_head].
     """
@@ -76,8 +76,11 @@ def head_outputs(
     found: list[Tensor] = []
     for start in range(0, len(prompts), batch_size):
         chunk = prompts[start : start + batch_size]
-        batch = pad_left(chunk, model.device)
-        lengths = [len(p) if last is None else min(last, len(p)) for p in chunk]
+        batch = model.inputs(chunk)
+        lengths = [
+            len(p) if last is None else min(last if isinstance(last, int) else last[start + i], len(p))
+            for i, p in enumerate(chunk)
+        ]
         out = [torch.empty(model.n_layers, n, model.n_heads, model.d_head, dtype=model.dtype) for n in lengths]
 
         def keep(layer: int, z: Tensor, lengths=lengths, out=out) -> None:
@@ -94,15 +97,17 @@ def head_outputs(
 
 
 def mean_head_outputs(
-    model: Model, prompts: Sequence[Prompt], last: int | None = 1, batch_size: int = 8
+    model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
 ) -> Float[Tensor, "layer head d_head"]:
-    """Mean z over prompts and over their last ``last`` positions (None: all), summed in float64, as float32."""
+    """Mean z over prompts and over their last ``last`` positions (None: all; or a number for each prompt), summed in
+    float64, as float32."""
     if not prompts:
         raise ValueError("a mean over no prompts was asked for; give at least one reference prompt.")
     total = torch.zeros(model.n_layers, model.n_heads, model.d_head, dtype=torch.float64)
     count = 0
     for start in range(0, len(prompts), batch_size):
-        for z in head_outputs(model, prompts[start : start + batch_size], last, batch_size):
+        own = last if last is None or isinstance(last, int) else last[start : start + batch_size]
+        for z in head_outputs(model, prompts[start : start + batch_size], own, batch_size):
             total += z.double().sum(1)
             count += z.shape[1]
     return (total / count).float()

@@ -22,7 +22,8 @@ class Block:
 
     ``attention_post_norm`` is the norm between the attention and the residual stream where there is one (Gemma 2
     and 3, OLMo 2); ``mlp_write`` is the module whose output the MLP adds to the stream: itself, or such a norm (None
-    where the block computes its MLP without a module of its own: OPT). ``query_projection`` and ``key_projection`` are
+    where the block computes its MLP without a module of its own: OPT). ``mlp_projection`` is the MLP's output
+    projection (None for a mixture of experts, which has several). ``query_projection`` and ``key_projection`` are
     None where one module makes queries, keys and values together (GPT-2, GPT-NeoX, Phi-3).
     """
 
@@ -33,6 +34,7 @@ class Block:
     key_projection: nn.Module | None
     attention_post_norm: nn.Module | None
     mlp_write: nn.Module | None
+    mlp_projection: nn.Module | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class Components:
     n_kv_heads: int
     d_head: int
     d_model: int
+    position_embedding: nn.Module | None = None  # absolute positions, added to the embedding (GPT-2)
 
     @property
     def n_layers(self) -> int:
@@ -85,6 +88,7 @@ def find_components(hf_model: nn.Module, bridge: Any) -> Components:
         n_kv_heads=n_kv_heads,
         d_head=d_head,
         d_model=int(bridge.cfg.d_model),
+        position_embedding=_sub(hf_model, mapping, "pos_embed"),
     )
     for layer, block in enumerate(blocks):
         width = projection_width(block.out_projection)
@@ -99,30 +103,33 @@ def find_components(hf_model: nn.Module, bridge: Any) -> Components:
 
 
 def _block(layer: int, module: nn.Module, names: Any) -> Block:
-    def sub(parent: nn.Module, children: Any, key: str) -> nn.Module | None:
-        if key not in children or children[key].name is None:
-            return None
-        try:
-            return parent.get_submodule(children[key].name)
-        except AttributeError:  # optional parts that this layer does not have
-            return None
-
-    attention = sub(module, names, "attn")
-    out = sub(attention, names["attn"].submodules, "o") if attention is not None else None
+    attention = _sub(module, names, "attn")
+    out = _sub(attention, names["attn"].submodules, "o") if attention is not None else None
     if attention is None or out is None:
         raise ValueError(
             f"layer {layer} has no attention with an output projection of its own (a state-space, convolution or "
             "fused layer): its heads can't be scanned. Use a model whose every layer is an attention layer."
         )
+    mlp = _sub(module, names, "mlp")
     return Block(
         module=module,
         attention=attention,
         out_projection=out,
-        query_projection=sub(attention, names["attn"].submodules, "q"),
-        key_projection=sub(attention, names["attn"].submodules, "k"),
-        attention_post_norm=sub(module, names, "ln1_post"),
-        mlp_write=sub(module, names, "ln2_post") or sub(module, names, "mlp"),
+        query_projection=_sub(attention, names["attn"].submodules, "q"),
+        key_projection=_sub(attention, names["attn"].submodules, "k"),
+        attention_post_norm=_sub(module, names, "ln1_post"),
+        mlp_write=_sub(module, names, "ln2_post") or mlp,
+        mlp_projection=_sub(mlp, names["mlp"].submodules, "out") if mlp is not None else None,
     )
+
+
+def _sub(parent: nn.Module, children: Any, key: str) -> nn.Module | None:
+    if key not in children or children[key].name is None:
+        return None
+    try:
+        return parent.get_submodule(children[key].name)
+    except AttributeError:  # optional parts that this layer does not have
+        return None
 
 
 @contextmanager

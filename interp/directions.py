@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.artefact import load_artefact, save_artefact
-from interp.head_weights import describe_model
-from interp.provenance import hash_weights
+from interp.weight_identity import describe_model, require_weights
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -29,7 +28,7 @@ class Direction:
     """A vector for the input of each block, and one for the output of the last (``interp.residual`` counts so).
 
     vectors: float32, on the CPU, L + 1 rows. model: the weights that it is of
-    (:func:`interp.head_weights.describe_model`). about: where it came from; arithmetic keeps what it was made of.
+    (:func:`interp.weight_identity.describe_model`). about: where it came from; arithmetic keeps what it was made of.
 
     ``d + e``, ``d - e``, ``-d``, ``2 * d``, ``d / 2`` work row by row. Raises ``ValueError`` for vectors that are not
     finite, another number of rows than the model has, and operands of other weights.
@@ -125,6 +124,34 @@ class Direction:
         second for each GB)."""
         require_weights(model, self.model, "this direction")
 
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[int, Tensor] | Float[Tensor, "layer d_model"],
+        model: Model,
+        about: Mapping[str, Any] | None = None,
+    ) -> Direction:
+        """A direction of the model's weights as they are now (which are hashed) from what one has: a vector for some
+        of the layers, by number (0: the embedding; the others are zero), or a row for each."""
+        if isinstance(tensors, Mapping):
+            wrong = [layer for layer in tensors if not 0 <= layer <= model.n_layers]
+            if wrong or any(tuple(vector.shape) != (model.d_model,) for vector in tensors.values()):
+                shapes = {layer: tuple(vector.shape) for layer, vector in tensors.items()}
+                raise ValueError(
+                    f"vectors of shapes {shapes} were given; expected vectors of {model.d_model} numbers for layers 0 "
+                    f"to {model.n_layers} of {model.name!r} ({model.n_layers}: the last block's output)."
+                )
+            rows = torch.zeros(model.n_layers + 1, model.d_model)
+            for layer, vector in tensors.items():
+                rows[layer] = vector.detach().to("cpu", torch.float32)
+        else:
+            rows = tensors
+        return cls(rows, describe_model(model), about or {})
+
+    def to_tensors(self) -> dict[int, Float[Tensor, " d_model"]]:
+        """The rows that are not zero, by layer, copied: plain tensors for whatever else reads them."""
+        return {layer: row.clone() for layer, row in enumerate(self.vectors) if row.any()}
+
     def save(self, directory: str | Path) -> Path:
         """Write ``direction.safetensors`` and ``direction.json``, replacing an earlier direction's. No pickle."""
         record = {"kind": "Direction", "model": dict(self.model), "about": dict(self.about)}
@@ -187,22 +214,6 @@ def mean_difference(
     norms = torch.maximum(above.norm(dim=-1), below.norm(dim=-1))
     difference[(difference.norm(dim=-1) <= _ROUNDING * norms) & norms.isfinite()] = 0.0
     return Direction(difference.float(), describe_model(model), about or {})
-
-
-def require_weights(model: Model, described: Mapping[str, Any], what: str) -> None:
-    """Raise ``ValueError`` unless the model has the geometry and the weights that ``described`` names."""
-    for name in ("n_layers", "d_model"):
-        if (expected := described.get(name)) is not None and expected != getattr(model, name):
-            raise ValueError(
-                f"{what} is of {described.get('name')!r} with {name}={expected}; {model.name!r} has "
-                f"{name}={getattr(model, name)}. Make it anew on this model."
-            )
-    found, expected = hash_weights(model.hf), described.get("weights_sha256")
-    if found != expected:
-        raise ValueError(
-            f"{what} is of {described.get('name')!r} with weights {str(expected)[:12]}; {model.name!r} has weights "
-            f"{found[:12]}. Use the weights (and the dtype) that it was made on, or make it anew on these."
-        )
 
 
 def _unit(vectors: Float[Tensor, "layer d_model"]) -> Float[Tensor, "layer d_model"]:

@@ -8,6 +8,10 @@ a loop. With m = S it is the scan of edits at all positions, at half of the loop
 
 Masks come from transformers itself (one for each kind of layer), so sliding windows are right; the cached prefix is
 kept whole also for layers with a sliding window, whose own cache would drop a part of it.
+
+A picture belongs to the prefix, which the whole vision-language model reads; what follows it is text. Where the last m
+positions begin before the picture's end, or every position sees those after it (PaliGemma), no prefix is kept: rows are
+whole prompts, edited at their last m positions.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from transformers import DynamicCache
 from interp.attention import AttentionCall, attention_handler, softmax_with_sinks
 from interp.components import forward_replaced
 from interp.edits import Branch, Edit, HeadEdit, Place, ResidualEdit, apply_edits, apply_residual_edits
+from interp.vision_features import growing_rows, prefix_inputs, rest_inputs, text_from
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -59,10 +64,10 @@ def fan_out_logits(
         tokens: the token ids to unembed, None for the whole vocabulary.
         memory_mib: how much a chunk of branches may take, about.
     """
-    n_prefix = len(prompt) - m
+    n_prefix = text_from(model, prompt, m)
     prefix = _run_prefix(model, prompt, n_prefix) if n_prefix else None
     order = sorted(range(len(branches)), key=lambda i: branches[i].first_layer)
-    size = max(1, int(memory_mib * 2**20 / row_bytes(model, m, len(prompt), tokens)))
+    size = max(1, int(memory_mib * 2**20 / row_bytes(model, len(prompt) - n_prefix, len(prompt), tokens)))
     out: Tensor | None = None
     for start in range(0, max(1, len(order)), size):
         chunk = order[start : start + size]
@@ -92,10 +97,12 @@ def row_bytes(model: Model, m: int, n_tokens: int, tokens: Sequence[int] | None)
 
 
 def _run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> _Prefix:
-    ids = torch.tensor([prompt.token_ids[:n_prefix]], device=model.device)
-    cache = _Prefix()
+    cache, base = _Prefix(), model.hf.base_model
+    inputs = prefix_inputs(model, prompt, n_prefix)
+    if base is model.hf:
+        inputs |= model.last_logits_only()
     with torch.no_grad(), attention_handler(model.hf, model.components, None):
-        model.hf.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+        base(**inputs, past_key_values=cache, use_cache=True)
     cache.frozen = True
     return cache
 
@@ -108,13 +115,15 @@ def _run_chunk(
     m: int,
     tokens: Sequence[int] | None,
 ) -> Float[Tensor, "row token"]:
-    """One pass over the last m tokens: row 0 unedited, then the branches, sorted by their first edited layer."""
-    ids = torch.tensor([prompt.token_ids[-m:]], device=model.device)
-    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False, **model.last_logits_only()}
-    if prefix is not None:
-        start = len(prompt) - m
-        positions = torch.arange(start, len(prompt), device=model.device)[None]
-        inputs |= {"past_key_values": prefix, "position_ids": positions, "use_cache": True}
+    """One pass over what the prefix leaves: row 0 unedited, then the branches, sorted by their first edited layer."""
+    inputs: dict[str, Any] = {"use_cache": prefix is not None, **model.last_logits_only()}
+    if prefix is None:
+        inputs |= model.inputs([prompt]).inputs
+    else:
+        start = prefix.get_seq_length()
+        inputs |= rest_inputs(model, prompt, start, len(prompt) - start)
+        inputs["input_ids"] = torch.tensor([prompt.token_ids[start:]], device=model.device)
+        inputs["past_key_values"] = prefix
     joining = defaultdict(int)
     edits: list[tuple[int, Edit]] = []
     for row, branch in enumerate(branches, start=1):
@@ -127,7 +136,8 @@ def _run_chunk(
         stack.enter_context(attention_handler(model.hf, model.components, handler))
         for layer, n_new in joining.items():
             stack.enter_context(stream_rewritten(model, layer, partial(_grow, n_new)))
-        stack.enter_context(edited(model, edits))
+        stack.enter_context(growing_rows(model))
+        stack.enter_context(edited(model, edits, last=m))
         stack.enter_context(unembed_only(model, tokens))
         return model.hf(**inputs).logits[:, -1].float()
 

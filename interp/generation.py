@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from interp.model import Model
-from interp.prompts import Prompt, pad_left
+from interp.prompts import Prompt
+from interp.vision_features import picture_arguments
 
 
 def generate(
@@ -36,10 +37,11 @@ def generate(
     Context managers that edit the model act at every step.
 
     ``batch_size`` counts replies. Costs one pass over the prompts, then one short pass for each token of the longest
-    reply of a batch. In half precision another batch size may turn a near tie.
+    reply of a batch; a picture is encoded once. In half precision another batch size may turn a near tie.
 
     Raises ``ValueError`` for no prompts, a prompt that leaves no room for the reply in the context, several samples at
-    temperature 0, and a model without tokenizer; ``NonFiniteLogitsError`` for NaN or infinite logits.
+    temperature 0, and a model without tokenizer; for the BLIP family under an edit of chosen positions of the prompt;
+    ``NonFiniteLogitsError`` for NaN or infinite logits.
     """
     _check(model, prompts, max_new_tokens, temperature, n_samples, batch_size, min_new_tokens)
     jobs = [(i, sample) for i in range(len(prompts)) for sample in range(n_samples)]
@@ -82,7 +84,8 @@ def _generate_batch(
     model: Model, rows: list[Prompt], max_new_tokens: int, min_new_tokens: int | None, processor: _Chooser
 ) -> list[list[int]]:
     """New token ids of each row, padding included."""
-    ids = pad_left(rows, model.device).inputs["input_ids"]
+    inputs = model.inputs(rows).inputs
+    ids = inputs["input_ids"]
     lengths = torch.tensor([len(p) for p in rows], device=ids.device)
     mask = (torch.arange(ids.shape[1], device=ids.device) >= ids.shape[1] - lengths[:, None]).long()
     ends = end_tokens(model)
@@ -94,10 +97,12 @@ def _generate_batch(
         eos_token_id=ends or None,
         pad_token_id=pad if pad is not None else (ends or [0])[0],
     )
-    with _without_own_settings(model):
-        out = model.hf.generate(
+    generator, pictures = picture_arguments(model, inputs)
+    with _without_own_settings(generator):
+        out = generator.generate(
             input_ids=ids,
             attention_mask=mask,
+            **pictures,
             generation_config=config,
             logits_processor=LogitsProcessorList([processor]),
         )
@@ -113,19 +118,22 @@ def end_tokens(model: Model) -> list[int]:
 
 
 @contextmanager
-def _without_own_settings(model: Model) -> Iterator[None]:
+def _without_own_settings(hf: nn.Module) -> Iterator[None]:
     """While active, the model's generation config is empty: transformers fills what we leave open from it."""
-    own = model.hf.generation_config
-    model.hf.generation_config = GenerationConfig()
+    own = hf.generation_config
+    hf.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.hf.generation_config = own
+        hf.generation_config = own
 
 
 def _row_seed(seed: int, prompt: Prompt, sample: int) -> int:
-    """A seed for one reply, made from the prompt's tokens: the same wherever the prompt stands in a list."""
-    digest = hashlib.sha256(repr((seed, prompt.token_ids, sample)).encode()).digest()
+    """A seed for one reply, made from the prompt's tokens and picture: the same wherever it stands in a list."""
+    of: tuple = (seed, prompt.token_ids, sample)
+    if prompt.image is not None:
+        of += (prompt.image.key,)
+    digest = hashlib.sha256(repr(of).encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True) >> 1
 
 

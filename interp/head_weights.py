@@ -1,21 +1,13 @@
-"""Edits of heads that can live in the weights: tuned query and key rows, scaled outputs.
+"""Rows of query and key projections replaced: what NASA tunes, or LoRA merged.
 
-An edit is a value. ``apply`` puts it on a model as long as a ``with`` block lasts, ``fold`` writes it into the weights
-and returns the edit that takes it back, ``export`` writes a folded model that plain transformers loads, ``save`` and
-:func:`load_edit` carry it to another machine. An edit knows the weights it was made for and refuses others.
+``rows_replaced`` lets rows act beside the weights, also while they are trained; :class:`TunedHeads` is the edit.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,11 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.artefact import load_artefact, save_artefact
-from interp.provenance import hash_weights
+from interp.edit_family import BridgeHooks, ModelEdit, require_bridge, require_hook_points
 
 if TYPE_CHECKING:
     from interp.model import Model
+    from interp.prompts import Prompt
 
 Kind = Literal["query", "key"]
 
@@ -125,113 +117,36 @@ def _replace_rows(parts: Sequence[tuple[slice, HeadRows]]):
     return hook
 
 
-@dataclass(frozen=True, eq=False)
-class WeightEdit(ABC):
-    """What the edits of this module have in common. ``model`` names the weights that the edit is for (name,
-    weights_sha256, geometry); ``about`` says where it came from and how it was validated."""
+@dataclass(frozen=True, eq=False, repr=False)
+class TunedHeads(ModelEdit):
+    """Query (and key) rows of some heads, replaced."""
 
     model: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)
-
-    @abstractmethod
-    def _hooked(self, model: Model) -> Any:
-        """A context manager in which the edit acts."""
-
-    @abstractmethod
-    def _write(self, model: Model) -> WeightEdit:
-        """Write the edit into the weights; return the edit that writes back what was there."""
-
-    @abstractmethod
-    def _tensors(self) -> dict[str, Tensor]: ...
-
-    @abstractmethod
-    def summary(self) -> str:
-        """One line for people."""
-
-    def require_fits(self, model: Model) -> None:
-        """Raise ``ValueError`` unless the model has the very weights that this edit was made for."""
-        found = hash_weights(model.hf)
-        if found != self.model["weights_sha256"]:
-            raise ValueError(
-                f"this edit was made for {self.model.get('name')!r} with weights {self.model['weights_sha256'][:12]}; "
-                f"{model.name!r} has weights {found[:12]}. Apply it to the weights it was made for (was it folded "
-                "already?), or make it anew on these."
-            )
-
-    @contextmanager
-    def apply(self, model: Model) -> Iterator[None]:
-        """The edit acts on the model inside the ``with`` block, and is gone after it, also after an exception. Blocks
-        nest. It acts in everything of this package and in ``model.hf``, not in ``model.bridge``, which calls parts of
-        the modules directly: ``fold`` reaches that too."""
-        self.require_fits(model)
-        with self._hooked(model):
-            yield
-
-    def fold(self, model: Model) -> WeightEdit:
-        """Write the edit into the model's weights, in place; every other number stays bit for bit. Returns the edit
-        that restores what was there, exactly: ``undo = edit.fold(model); undo.fold(model)``."""
-        self.require_fits(model)
-        undo = self._write(model)
-        try:
-            return replace(undo, model=describe_model(model))
-        except BaseException:  # Ctrl-C while the new weights are hashed
-            undo._write(model)
-            raise
-
-    def export(self, model: Model, directory: str | Path) -> Path:
-        """Write the folded model as a directory that ``AutoModelForCausalLM.from_pretrained`` loads with no code of
-        ours, with its tokenizer and a README. The model in memory is as it was afterwards.
-
-        Raises ``FileExistsError`` for a directory with something in it. Takes the model's size on disk.
-        """
-        directory = Path(directory)
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise FileExistsError(f"{directory} is not an empty directory. Give another, or delete it.")
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        self.require_fits(model)
-        temporary, undo = Path(tempfile.mkdtemp(prefix=".exporting-", dir=directory.parent)), None
-        try:
-            undo = self._write(model)
-            model.hf.save_pretrained(temporary)
-            if model.tokenizer is not None:
-                model.tokenizer.save_pretrained(temporary)
-            (temporary / "README.md").write_text(self._card(), encoding="utf-8")
-            if directory.exists():
-                directory.rmdir()
-            os.chmod(temporary, 0o755)
-            os.replace(temporary, directory)
-        finally:
-            if undo is not None:
-                undo._write(model)
-            shutil.rmtree(temporary, ignore_errors=True)
-        return directory
-
-    def save(self, directory: str | Path) -> Path:
-        """Write ``edit.safetensors`` and ``edit.json`` (format version, model, where the edit came from), replacing
-        those of an earlier edit. No pickle."""
-        record = {
-            "kind": type(self).__name__,
-            "summary": self.summary(),
-            "model": dict(self.model),
-            "about": dict(self.about),
-        }
-        return save_artefact(directory, "edit", record, self._tensors())
-
-    def _card(self) -> str:
-        about = "\n".join(f"- {key}: {json.dumps(value, default=str)}" for key, value in self.about.items())
-        return (
-            f"# {self.model.get('name', 'model')}, edited\n\nMade by headscope from {self.model.get('name')} (weights "
-            f"{self.model['weights_sha256']}). {self.summary()} Nothing else was changed.\n\n{about}\n"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class TunedHeads(WeightEdit):
-    """Query (and key) rows of some heads, replaced."""
-
     rows: tuple[HeadRows, ...] = ()
 
-    def _hooked(self, model: Model):
+    def check(self, model: Model) -> None:
+        for new in self.rows:
+            module, where = projection(model, new.layer, new.head, new.kind)
+            if new.weight.shape != module.weight[where].shape or (new.bias is None) != (module.bias is None):
+                bias = "no bias" if new.bias is None else "a bias"
+                raise ValueError(
+                    f"the {new.kind} rows of {new.label} have shape {tuple(new.weight.shape)} and {bias}; expected "
+                    f"{tuple(module.weight[where].shape)} and {'no bias' if module.bias is None else 'a bias'}, as "
+                    f"{model.name} has."
+                )
+
+    def summary(self) -> str:
+        n = sum(r.n_parameters for r in self.rows)
+        which = ", ".join(r.label for r in self.rows) or "none"
+        n_keys = sum(r.kind == "key" for r in self.rows)
+        keys = f" and {n_keys} key heads" if n_keys else ""
+        return f"New rows of {len(self.rows) - n_keys} query heads{keys} ({which}): {n:,} numbers."
+
+    def parts(self) -> dict[str, Tensor]:
+        return {f"{r.label} {r.kind} {part}": t for r in self.rows for part, t in r.tensors().items()}
+
+    def _hooked(self, model: Model, prompts: Sequence[Prompt] | None) -> AbstractContextManager[None]:
         return rows_replaced(model, self.rows)
 
     def _write(self, model: Model) -> TunedHeads:
@@ -245,79 +160,45 @@ class TunedHeads(WeightEdit):
             raise
         return TunedHeads(self.model, {"restores": self.summary()}, before)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def bridge_hooks(self, bridge: Any) -> BridgeHooks:
+        require_bridge(bridge, self.model)
+        by_projection: dict[str, list[HeadRows]] = {}
+        for new in self.rows:
+            by_projection.setdefault(f"blocks.{new.layer}.attn.{new.kind[0]}", []).append(new)
+        hooks: BridgeHooks = []
+        for name, rows in by_projection.items():
+            require_hook_points(bridge, [f"{name}.hook_in", f"{name}.hook_out"])
+            hooks += _replacing_in_bridge(name, rows)
+        return hooks
+
+    def _files(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         named = {}
         for i, r in enumerate(self.rows):
             named |= {f"{i}.{r.layer}.{r.head}.{r.kind}.{part}": t for part, t in r.tensors().items()}
-        return named
+        return {}, named
 
-    def summary(self) -> str:
-        n = sum(r.n_parameters for r in self.rows)
-        which = ", ".join(r.label for r in self.rows) or "none"
-        n_keys = sum(r.kind == "key" for r in self.rows)
-        keys = f" and {n_keys} key heads" if n_keys else ""
-        return f"New rows of {len(self.rows) - n_keys} query heads{keys} ({which}): {n:,} numbers."
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledHeads(WeightEdit):
-    """Heads' outputs multiplied by factors, at every position: columns of the output projection."""
-
-    factors: Mapping[tuple[int, int], float] = field(default_factory=dict)
-
-    def _hooked(self, model: Model):
-        return heads_scaled(model, self.factors)
-
-    def _write(self, model: Model) -> WeightEdit:
-        raise ValueError("a scaled head is not folded here yet: a factor of 0 could not be taken back. Use apply.")
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return {f"{layer}.{head}": torch.tensor(f) for (layer, head), f in self.factors.items()}
-
-    def summary(self) -> str:
-        which = ", ".join(f"L{layer}H{head} x {f:g}" for (layer, head), f in self.factors.items())
-        return f"{len(self.factors)} heads scaled ({which or 'none'})."
+    @classmethod
+    def _from_files(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TunedHeads:
+        parts: dict[tuple[int, int, int, str], dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            number, layer, head, kind, part = name.split(".")
+            parts.setdefault((int(number), int(layer), int(head), kind), {})[part] = tensor
+        rows = tuple(HeadRows(*place[1:], **parts[place]) for place in sorted(parts))  # type: ignore[arg-type]
+        return cls(record["model"], record["about"], rows)
 
 
-@contextmanager
-def heads_scaled(model: Model, factors: Mapping[tuple[int, int], float]) -> Iterator[None]:
-    """While active, each named head's output z is multiplied by its factor at every position."""
-    by_layer: dict[int, list[tuple[int, float]]] = {}
-    for (layer, head), factor in factors.items():
-        by_layer.setdefault(layer, []).append((head, factor))
+def _replacing_in_bridge(name: str, rows: Sequence[HeadRows]) -> BridgeHooks:
+    """What enters the projection is kept until its output, whose heads are then computed from it."""
+    entered: list[Tensor] = []
 
-    def scale(parts: Sequence[tuple[int, float]]):
-        def hook(module: nn.Module, args: tuple) -> tuple:
-            z = args[0].unflatten(-1, (model.n_heads, -1)).clone()
-            for head, factor in parts:
-                z[..., head, :] *= factor
-            return (z.flatten(-2), *args[1:])
+    def keep(states: Float[Tensor, "row pos d_model"], hook: Any) -> None:
+        entered[:] = [states]
 
-        return hook
+    def replace_heads(output: Float[Tensor, "row pos head d_head"], hook: Any) -> Tensor:
+        output = output.clone()
+        for new in rows:
+            bias = None if new.bias is None else new.bias.to(output)
+            output[:, :, new.head] = F.linear(entered[0], new.weight.to(output), bias)
+        return output
 
-    with ExitStack() as stack:
-        for layer, parts in by_layer.items():
-            out = model.components.blocks[layer].out_projection
-            stack.callback(out.register_forward_pre_hook(scale(parts)).remove)
-        yield
-
-
-def describe_model(model: Model) -> dict[str, Any]:
-    """The weights that an edit is for."""
-    described = model.provenance()
-    names = ("name", "architecture", "weights_sha256", "n_layers", "n_heads", "n_kv_heads", "d_head", "d_model")
-    return {name: described[name] for name in (*names, "dtype")}
-
-
-def load_edit(directory: str | Path) -> WeightEdit:
-    """The edit that ``save`` wrote, bit for bit."""
-    record, tensors = load_artefact(directory, "edit")
-    if record["kind"] == "ScaledHeads":
-        factors = {tuple(map(int, name.split("."))): float(t) for name, t in tensors.items()}
-        return ScaledHeads(record["model"], record["about"], factors)  # type: ignore[arg-type]
-    parts: dict[tuple[int, int, int, str], dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, layer, head, kind, part = name.split(".")
-        parts.setdefault((int(number), int(layer), int(head), kind), {})[part] = tensor
-    rows = tuple(HeadRows(*place[1:], **parts[place]) for place in sorted(parts))  # type: ignore[arg-type]
-    return TunedHeads(record["model"], record["about"], rows)
+    return [(f"{name}.hook_in", keep), (f"{name}.hook_out", replace_heads)]

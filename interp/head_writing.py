@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from interp.attribution import pull_back, pull_back_through_norm
 from interp.edits import Branch, HeadEdit
 from interp.fanout import edit_heads, fan_out_logits, stream_rewritten
-from interp.prompts import pad_left
 from interp.scan import FanOutDisagreement, Method, ScanResult
+from interp.vision_features import text_from
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -97,7 +97,7 @@ class _Seen:
 
 @torch.no_grad()
 def _read(model: Model, prompts: Sequence[Prompt], positions: Sequence[int]) -> _Seen:
-    batch, seen, c = pad_left(prompts, model.device), _Seen(model.n_layers), model.components
+    batch, seen, c = model.inputs(prompts), _Seen(model.n_layers), model.components
     rows = torch.arange(len(prompts))
     columns = torch.tensor([p + offset for p, offset in zip(positions, batch.offsets, strict=True)])
 
@@ -270,16 +270,16 @@ def _ask(model, prompt, branches, *, how: str, vector: Tensor, layer: int, memor
     with stream_rewritten(model, layer, look):
         if how == "fan-out":
             fan_out_logits(model, prompt, branches, 1, [prompt.token_ids[-1]], memory_mib)
-            chunks = seen[1:] if len(prompt) > 1 else seen  # the first pass was the prefix's
+            chunks = seen[1:] if text_from(model, prompt, 1) else seen  # the first pass was the prefix's
             states = torch.cat([chunks[0][:1], *(chunk[1:] for chunk in chunks)])
         else:
-            ids = torch.tensor([prompt.token_ids], device=model.device)
+            inputs = model.inputs([prompt]).inputs
             for branch in [Branch((), "unedited"), *branches]:
                 with ExitStack() as stack, torch.no_grad():
                     for edited in {e.layer for e in branch.edits}:
                         here = [(0, e) for e in branch.edits if e.layer == edited]
                         stack.enter_context(edit_heads(model, edited, here, last=1))
-                    model.hf(ids, use_cache=False, **model.last_logits_only())
+                    model.hf(**inputs, use_cache=False, **model.last_logits_only())
             states = torch.cat(seen)
     if len(states) != len(branches) + 1:
         raise RuntimeError(f"{len(states)} states were seen at layer {layer} for {len(branches)} edits")

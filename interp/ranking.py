@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +32,8 @@ class HeadRanking:
     finite, all of one shape. descriptions: name -> a sentence: what high and low mean, with the unit.
     controls: names of the measures that should leave a real effect alone (the same score with the answers
     swapped); all other measures are quantities of their own, which may differ without any fault.
+    tested_by: for a measure that can't be below zero, whose mean is above it also for noise, the measure whose mean
+    p and q test in its place.
     provenance: anything JSON can hold; `run_id`, `title`, `model`, `citation` (list) and `caveats` (list)
     are used by the report.
 
@@ -49,6 +51,7 @@ class HeadRanking:
     provenance: Mapping[str, Any]
     views: tuple[TokenView, ...] = ()
     controls: tuple[str, ...] = ()
+    tested_by: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.score not in self.measures:
@@ -68,6 +71,8 @@ class HeadRanking:
             raise ValueError(f"controls name {unknown}; expected names of measures: {sorted(measures)}.")
         if len(set(controls)) < len(controls):
             raise ValueError(f"controls are {controls}; expected each name once.")
+        if unknown := sorted({*self.tested_by, *self.tested_by.values()} - set(measures)):
+            raise ValueError(f"tested_by names {unknown}; expected names of measures: {sorted(measures)}.")
         for view in self.views:
             for layer, head in view.heads:
                 if not (0 <= layer < shape[1] and 0 <= head < shape[2]):
@@ -88,11 +93,17 @@ class HeadRanking:
         object.__setattr__(self, "provenance", provenance)
         object.__setattr__(self, "views", tuple(self.views))
         object.__setattr__(self, "controls", controls)
+        object.__setattr__(self, "tested_by", dict(self.tested_by))
 
     @property
     def scores(self) -> Float[np.ndarray, "example layer head"]:
         """The ranked measure, example by example."""
         return self.measures[self.score]
+
+    @property
+    def tested(self) -> str:
+        """The measure whose mean p and q test: the ranked one, unless `tested_by` names another for it."""
+        return self.tested_by.get(self.score, self.score)
 
     @property
     def n_examples(self) -> int:
@@ -141,7 +152,8 @@ class HeadRanking:
         n, n_cells = self.n_examples, self.n_layers * self.n_heads
         layer, head = (index.ravel() for index in np.indices((self.n_layers, self.n_heads)))
         low, high = statistics.mean_interval(scores)
-        p = statistics.sign_flip_p(scores, n_resamples=self.n_sign_flips)
+        tested = self.measures[self.tested].astype(np.float64)
+        p = statistics.sign_flip_p(tested, n_resamples=self.n_sign_flips)
         se = scores.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(scores.shape[1:], np.nan)
         columns = {
             "layer": layer,
@@ -197,6 +209,48 @@ class HeadRanking:
         if q_below is not None:
             frame = frame[frame["q"] < q_below]
         return [(int(layer), int(head)) for layer, head in frame[["layer", "head"]].head(top or len(frame)).values]
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        score: str = "score",
+        *,
+        measures: Sequence[str] = (),
+        name: str | None = None,
+        descriptions: Mapping[str, str] | None = None,
+        controls: Sequence[str] = (),
+        provenance: Mapping[str, Any] | None = None,
+    ) -> HeadRanking:
+        """A ranking from a plain table: columns `layer`, `head` (from 0) and `score`, every head once, in any order.
+
+        With a column `example`, every head once for each example, and all statistics follow. Without it there is one
+        number for each head: the order, plots, selections and comparisons work; intervals, p and reliability are
+        NaN (p is 1), and the ranking's caveats say so. measures: further columns to take. name: what the ranked
+        measure is called (by default as its column, but `given_score` for a column `score`, which is a name of the
+        table).
+
+        Raises ValueError for missing columns, heads that are missing or doubled, and what is no number.
+
+        >>> HeadRanking.from_frame(pd.read_csv("elsewhere.csv"), score="attribution")
+        """
+        from interp import ranking_frames
+
+        return ranking_frames.ranking_from_frame(
+            frame,
+            score,
+            measures=measures,
+            name=name,
+            descriptions=descriptions,
+            controls=controls,
+            provenance=provenance,
+        )
+
+    def to_example_frame(self) -> pd.DataFrame:
+        """Every score as a plain table that `from_frame` takes: example, layer, head, and a column for each measure."""
+        from interp import ranking_frames
+
+        return ranking_frames.example_frame(self)
 
     def by(self, measure: str) -> HeadRanking:
         """The same data ranked by another measure."""

@@ -106,7 +106,8 @@ def statement(ranking: HeadRanking) -> list[str]:
     n_heads = len(frame)
     interval = f", 95 % interval {number(best.ci_low)} to {number(best.ci_high)}" if ranking.n_examples > 1 else ""
     found = frame[frame["q"] < 0.05]
-    above = int((found["score"] > 0).sum())
+    tested = "score" if ranking.tested == ranking.score else ranking.tested
+    above = int((found[tested] > 0).sum())
     sentences = [
         f"{model_name(ranking.provenance)}, {ranking.n_examples} examples: of {n_heads} heads, {best.label} has the "
         f"highest mean {ranking.score}, {number(best.score)}{interval}."
@@ -115,6 +116,10 @@ def statement(ranking: HeadRanking) -> list[str]:
         f"{len(found)} of {n_heads} heads differ from zero at a false discovery rate of 5 % "
         f"({above} above, {len(found) - above} below)."
     )
+    if ranking.tested != ranking.score:
+        found_sentence = (
+            f"By {ranking.tested}, which p and q test because {ranking.score} can't be below zero: {found_sentence}"
+        )
     last = frame.iloc[-1]
     if last.ci_high < 0 and n_heads > 1:
         sentences.append(

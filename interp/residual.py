@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.fanout import stream_rewritten
-from interp.prompts import pad_left
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -103,7 +102,7 @@ def _stream(
 def _read(
     model: Model, prompts: Sequence[Prompt], positions: Sequence[Sequence[int]]
 ) -> Float[Tensor, "example layer pos d_model"]:
-    batch = pad_left(prompts, model.device)
+    batch = model.inputs(prompts)
     columns = torch.tensor([[p + offset for p in own] for own, offset in zip(positions, batch.offsets, strict=True)])
     rows = torch.arange(len(prompts))[:, None]
     states = torch.empty(len(prompts), model.n_layers + 1, columns.shape[1], model.d_model)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from interp.model import Model
     from interp.prompts import Prompt
 
-Positions = Literal["answer", "all"] | int
+Positions = Literal["answer", "text", "all"] | int
 Method = Literal["auto", "fan-out", "loop"]
 
 
@@ -94,8 +94,9 @@ def scan(
         edits: ``ablate_each_head("zero" | "mean_of_others" | "mean")``, ``scale_each_head(f)``,
             ``patch_each_head(sources)``, or branches of your own, of ``HeadEdit`` and ``ResidualEdit``.
         metric: default: the logit difference between the prompts' first and second answer.
-        positions: where the edits act, and nowhere else: ``"answer"`` (the last position), the last m positions (a
-            number), or ``"all"``.
+        positions: where the edits act, and nowhere else: ``"answer"`` (the last position), ``"text"`` (all positions
+            after the picture, prompt by prompt; of a prompt without one: from the first token of its span "text" to the
+            last), the last m positions (a number), or ``"all"``.
         method: ``"auto"`` takes the fan-out, and the loop (one pass for each edit) where the architecture can't; the
             result's ``how`` says which. ``"fan-out"`` raises instead of falling back.
         check: compare this many branches, spread over the layers, and the unedited row against plain passes, on the
@@ -104,7 +105,7 @@ def scan(
 
     Returns values in the metric's unit, float32, [example, branch]. Cost for N heads, L layers, S tokens:
     S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes for SmolLM2 at 113 tokens), and half
-    of the loop's N passes for ``"all"``.
+    of the loop's N passes for ``"all"``. A picture is encoded once.
 
     Raises ``ValueError`` for heads or layers out of range, prompts that don't fit the model, patch sources that don't
     fit the prompts; ``KeyError`` for prompts without the metric's answers; ``NonFiniteLogitsError``.
@@ -144,7 +145,15 @@ def span_length(prompt: Prompt, positions: Positions) -> int:
     """How many last positions an edit acts on."""
     if positions == "answer":
         return 1
+    if positions == "text":
+        if prompt.image is not None:
+            return len(prompt.span("after_image"))
+        return len(prompt) - prompt.span("text")[0]
     return len(prompt) if positions == "all" else int(positions)
+
+
+def _has_text(prompt: Prompt) -> bool:
+    return bool(prompt.spans.get("text" if prompt.image is None else "after_image"))
 
 
 def _default_metric(prompts: Sequence[Prompt]) -> Metric:
@@ -163,14 +172,19 @@ def _require(model, prompts, edits, metric, positions, method) -> None:
     if method not in ("auto", "fan-out", "loop"):
         raise ValueError(f"method={method!r}; expected 'auto', 'fan-out' or 'loop'.")
     shortest = min(map(len, prompts))
-    if positions not in ("answer", "all") and not (
+    if positions not in ("answer", "text", "all") and not (
         isinstance(positions, int) and not isinstance(positions, bool) and 1 <= positions <= shortest
     ):
         raise ValueError(
-            f"positions={positions!r}; expected 'answer', 'all' or a number of last positions from 1 to the "
+            f"positions={positions!r}; expected 'answer', 'text', 'all' or a number of last positions from 1 to the "
             f"shortest prompt's length {shortest}."
         )
     model.require_fits(prompts)
+    if positions == "text" and (bad := [i for i, p in enumerate(prompts) if not _has_text(p)]):
+        raise ValueError(
+            f"positions='text', and prompt {bad[0]} ({prompts[bad[0]].id!r}) has no text after its picture, or no span "
+            "'text'. Build prompts with model.prompt, or give the number of last positions."
+        )
     for prompt in prompts:
         metric.tokens(prompt)  # KeyError names the answers there are
     if isinstance(edits, EachHead):
@@ -201,7 +215,10 @@ class _Branches:
             self._fixed = list(edits)
         elif edits.op == "mean":
             reference = list(edits.reference) if edits.reference is not None else list(prompts)
-            values = mean_head_outputs(model, reference, last=1 if positions == "answer" else None)
+            last = 1 if positions == "answer" else None
+            if positions == "text":
+                last = [span_length(p, positions) for p in reference]
+            values = mean_head_outputs(model, reference, last)
             self._fixed = edits.branches(model, values)
         elif edits.op == "patch":
             if len(edits.sources) != len(prompts):
@@ -248,7 +265,7 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
         if not errors:
             return "fan-out", "skipped by the caller"
         return "fan-out", f"largest difference from plain passes {max(errors):.2g} nats"
-    except RuntimeError as error:  # the loop needs none of what a fan-out asks of an architecture
+    except (RuntimeError, IndexError) as error:  # the loop needs none of what a fan-out asks of an architecture
         if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
             raise
         warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=3)
@@ -298,13 +315,13 @@ def _fan_out(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " 
 
 def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
     """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
-    ids = torch.tensor([prompt.token_ids], device=model.device)
+    inputs = model.inputs([prompt]).inputs
     groups = metric.tokens(prompt)
     rows = []
     for branch in [Branch((), "unedited"), *branches]:
         tokens = None if metric.needs_vocabulary else _flat(groups)
         with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=m), unembed_only(model, tokens):
-            rows.append(model.hf(ids, use_cache=False, **model.last_logits_only()).logits[0, -1].float())
+            rows.append(model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[0, -1].float())
     logits = torch.stack(rows)
     return measure(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)
 

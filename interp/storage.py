@@ -83,6 +83,7 @@ def load_ranking(directory: str | Path) -> HeadRanking:
         provenance=data["provenance"],
         views=views,
         controls=tuple(data.get("controls", ())),  # a file from before there were controls names none
+        tested_by=data.get("tested_by", {}),
     )
 
 
@@ -116,6 +117,7 @@ def _write(ranking: HeadRanking, directory: Path) -> Sequence[str]:
         "provenance": ranking.provenance,
         "measures": list(ranking.measures),
         "controls": list(ranking.controls),
+        "tested_by": ranking.tested_by,
         "descriptions": ranking.descriptions,
         "example_ids": list(ranking.example_ids),
         "views": views,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.head_weights import WeightEdit
+from interp.edit_family import ModelEdit
 from interp.model import Model
 from interp.provenance import hash_json, hash_weights
 from interp.ranking import HeadRanking
@@ -69,7 +69,7 @@ class Alignment:
     provenance: dict[str, Any]
 
     @property
-    def edit(self) -> WeightEdit:
+    def edit(self) -> ModelEdit:
         return next(m for m in self.methods if m.name == "NASA").edit  # type: ignore[return-value]
 
     def methods_table(self) -> pd.DataFrame:

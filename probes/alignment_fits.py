@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from interp.head_weights import load_edit
+from interp.composed_edits import load_edit
 from interp.storage import refuse_other_run
 from interp.work import clear_parts, keep_parts_of, prepare_directory, write_atomically
 from probes.alignment_methods import Method, State

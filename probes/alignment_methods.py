@@ -20,20 +20,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.head_weights import (
-    HeadRows,
-    ScaledHeads,
-    TunedHeads,
-    WeightEdit,
-    current_rows,
-    describe_model,
-    heads_scaled,
-    load_edit,
-)
+from interp.composed_edits import load_edit
+from interp.edit_family import ModelEdit
+from interp.head_scales import ScaledHeads, heads_scaled
+from interp.head_weights import HeadRows, TunedHeads, current_rows
 from interp.model import Model
 from interp.shared_prefix import UpperLayers
 from interp.tuning import HeadTuner, Kept, LoraTuner
 from interp.views import head_label
+from interp.weight_identity import describe_model
 from probes.answers import YES, Answers, answers_from_arrays, arrays_of_logits
 from probes.instructions import Instruction, build_prompts
 from probes.knowledge import open_prompts
@@ -129,7 +124,7 @@ class Method:
     """One way to correct the bias: an edit, or a constant added to the logit of the positive option."""
 
     name: str
-    edit: WeightEdit | None = None
+    edit: ModelEdit | None = None
     offset: float = 0.0
     n_parameters: int = 0
     seconds: float = 0.0

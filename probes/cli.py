@@ -13,11 +13,17 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from probes.cli_compare import compare
+from probes.cli_doctor import doctor
+from probes.cli_edit import edit
 from probes.cli_guard import guard
 from probes.cli_harmfulness import directions, refusal_writers, steer
+from probes.cli_modulate import modulate
 from probes.cli_negative_bias import align, knowledge, measure, test
+from probes.cli_scenes import scenes
 from probes.cli_study import (
     AnswerForms,
+    AsJson,
     BatchSize,
     Data,
     Device,
@@ -31,18 +37,38 @@ from probes.cli_study import (
     Seed,
     Study,
     Wording,
-    print_top,
-    say_where,
+    print_ranking,
 )
+from probes.cli_trace import trace
+from probes.cli_visual import visual_heads, visual_levels
 
-STEPS = "Negative bias, in the order of a study"
+START = "Start here"
+STEPS = "The steps of a study"
+BIAS = "Negative bias"
 HARM = "Harmfulness and refusal"
+IMAGES = "Images"
 
 
 class TableOfContents(TyperGroup):
     """Lists the commands in this order; typer would put groups after the others."""
 
-    order = ("models", "measure", "rank", "test", "align", "knowledge", "directions", "steer", "guard")
+    order = (
+        "models",
+        "doctor",
+        "measure",
+        "rank",
+        "test",
+        "compare",
+        "modulate",
+        "edit",
+        "align",
+        "knowledge",
+        "directions",
+        "steer",
+        "guard",
+        "scenes",
+        "trace",
+    )
 
     def list_commands(self, ctx: typer.Context) -> list[str]:
         return sorted(super().list_commands(ctx), key=self.order.index)
@@ -51,19 +77,27 @@ class TableOfContents(TyperGroup):
 app = typer.Typer(
     cls=TableOfContents,
     help="Which attention heads make a language model behave like this, and what happens when you change them?",
+    epilog="Exit codes: 0 done, 1 failed or refused (the message says what to do), 2 wrong use, 130 stopped by Ctrl-C. "
+    "`interp COMMAND --help` says more of each.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-rank = typer.Typer(help="Rank every head of a model; write a report.", no_args_is_help=True)
+rank = typer.Typer(help="Rank every attention head of a model by what it does; write a report.", no_args_is_help=True)
+app.command(rich_help_panel=START)(doctor)
 app.add_typer(measure, name="measure", rich_help_panel=STEPS)
 app.add_typer(rank, name="rank", rich_help_panel=STEPS)
 app.add_typer(test, name="test", rich_help_panel=STEPS)
-app.add_typer(align, name="align", rich_help_panel=STEPS)
-app.command(rich_help_panel=STEPS)(knowledge)
+app.command(rich_help_panel=STEPS)(compare)
+app.command(rich_help_panel=STEPS)(modulate)
+app.add_typer(edit, name="edit", rich_help_panel=STEPS)
+app.add_typer(align, name="align", rich_help_panel=BIAS)
+app.command(rich_help_panel=BIAS)(knowledge)
 app.add_typer(directions, name="directions", rich_help_panel=HARM)
 app.command(rich_help_panel=HARM)(steer)
 app.add_typer(guard, name="guard", rich_help_panel=HARM)
-rank.command("refusal-writers")(refusal_writers)
+app.add_typer(scenes, name="scenes", rich_help_panel=IMAGES)
+app.command(rich_help_panel=IMAGES)(trace)
+test.command("visual-levels")(visual_levels)
 
 
 class Ablation(StrEnum):
@@ -86,9 +120,9 @@ class Effects(StrEnum):
     mean = "mean"
 
 
-@app.command()
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """What can be loaded, from where, and what is cached."""
+@app.command(rich_help_panel=START)
+def models(as_json: AsJson = False) -> None:
+    """Which models can be loaded, from where, and which are cached already."""
     from dataclasses import asdict
 
     from interp.sources import cache_dir, describe_sources
@@ -125,8 +159,12 @@ def negative_attention(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Negative Attention Score of every head (arXiv 2408.00137), with the swapped order as control."""
+    """Which heads look at "No" more than at "Yes"? Negative Attention Score (arXiv 2408.00137).
+
+    The options in the other order ("No or Yes") are the control.
+    """
     from probes import negative_bias
 
     study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
@@ -145,8 +183,7 @@ def negative_attention(
         ),
         f"{len(questions)} questions from {data}",
     )
-    print_top(ranking)
-    say_where(out)
+    print_ranking(ranking, [out], as_json)
 
 
 @rank.command("head-effect")
@@ -165,8 +202,9 @@ def head_effect(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """What ablating each head does to the answer, exactly."""
+    """What does the answer lose when each head is switched off? Measured exactly, head by head."""
     from probes import negative_bias
 
     if positions not in ("answer", "all") and not positions.isdecimal():
@@ -187,8 +225,11 @@ def head_effect(
         ),
         f"{len(questions)} questions from {data}",
     )
-    print_top(ranking)
-    say_where(out)
+    print_ranking(ranking, [out], as_json)
+
+
+rank.command("refusal-writers")(refusal_writers)  # here, so that it stands after those above
+rank.command("visual-heads")(visual_heads)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from probes.cli_requests import (
     read_asking,
 )
 from probes.cli_study import (
+    AsJson,
     BatchSize,
     Device,
     Dtype,
@@ -34,11 +35,10 @@ from probes.cli_study import (
     Out,
     Overwrite,
     Resume,
+    Shown,
     Study,
     load_model,
-    print_statement,
-    print_table,
-    say_where,
+    print_result,
 )
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ def fit(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Fit the Latent Guard (arXiv 2507.11878) on one half of the requests, and try it and its rivals on the other.
+    """Fit a guard on one half of the requests, try it and its rivals on the other (Latent Guard, arXiv 2507.11878).
 
     Rivals: words alone, the model asked, its own refusal (OUT/behaviour), the same read at t_post.
     The guard is saved in OUT/guard.
@@ -123,10 +124,10 @@ def fit(
 
     folders = [out, out / "behaviour"]
     compared, took = study.run(work, asking.said(), folders)
-    print_statement(compared.to_findings(took).statement)
     columns = {"guard": "guard", "harmful": "harmful", "harmless": "harmless", "auroc_scary": "AUROC, scary"}
-    print_table(compared.to_frame(), columns, "Share judged rightly on requests that nothing was fitted on")
-    say_where(*folders)
+    title = "Share judged rightly on requests that nothing was fitted on"
+    shown = [Shown("guards", compared.to_frame(), columns, title)]
+    print_result(compared.to_findings(took).statement, shown, folders, as_json)
 
 
 @guard.command()
@@ -138,7 +139,7 @@ def predict(
         Path | None, typer.Argument(help="A text file, one request a line; or .jsonl, .json, .csv or .parquet.")
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A request; may be repeated.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     model: Annotated[
         str | None, typer.Option(help="The model that the guard was fitted on.", show_default="by the name it had")
     ] = None,

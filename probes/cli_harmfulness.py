@@ -30,6 +30,7 @@ from probes.cli_requests import (
     read_asking,
 )
 from probes.cli_study import (
+    AsJson,
     BatchSize,
     Device,
     Dtype,
@@ -37,11 +38,10 @@ from probes.cli_study import (
     Out,
     Overwrite,
     Resume,
+    Shown,
     Study,
-    print_statement,
-    print_table,
-    print_top,
-    say_where,
+    print_ranking,
+    print_result,
 )
 
 if TYPE_CHECKING:
@@ -89,8 +89,9 @@ def harmfulness_directions(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Two directions (arXiv 2507.11878): harmfulness, read where the request ends, and refusal, where the reply begins.
+    """Fit two directions: harmfulness, where the request ends, and refusal, where the reply begins (arXiv 2507.11878).
 
     The model replies to every request (OUT/behaviour); refused harmful and accepted harmless ones
     make the directions (OUT/directions); those kept back test them.
@@ -111,8 +112,7 @@ def harmfulness_directions(
     study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device)
     folders = [out, out / "behaviour"]
     behaviour, found = study.run(lambda loaded: _fit(loaded, study, asking, batch_size), asking.said(), folders)
-    print_statement([*behaviour.statement(), *found.statement])
-    say_where(*folders)
+    print_result([*behaviour.statement(), *found.statement], [], folders, as_json)
 
 
 def _fit(loaded: Model, study: Study, asking: Asking, batch_size: int):
@@ -188,13 +188,14 @@ def steer(
         bool, typer.Option("--while-generating", help="Steer each new token too, not the prompt alone.")
     ] = False,
     random_directions: Annotated[int, typer.Option(min=0, help="Random directions to compare with.")] = 3,
-    tokens: Annotated[int, typer.Option(min=1, help="Length of a reply.")] = 24,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply.")] = 24,
     include_replies: Replies = False,
     batch_size: BatchSize = 32,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Does adding a direction make the model refuse, and does taking it away make it comply?
 
@@ -238,7 +239,7 @@ def steer(
             while_generating=while_generating,
             behaviour=first_of(behaviour, len(asking.fit)),
             system=asking.system,
-            max_new_tokens=tokens,
+            max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             include_replies=include_replies,
             **study.keeping(out / "sweep", by=asking.by.value),
@@ -258,14 +259,13 @@ def steer(
         return tested
 
     tested = study.run(work, asking.said(), folders)
-    print_statement([*_by_kind(asking), *tested.statement()])
     columns = {"kind": "requests", "arm": "arm", "condition": "beside", "n": "n", "refusal_rate": "refused"}
-    print_table(tested.comparison(), columns | {"change": "change"}, "Requests that chose nothing")
-    say_where(*folders)
+    shown = [Shown("arms", tested.comparison(), columns | {"change": "change"}, "Requests that chose nothing")]
+    print_result([*_by_kind(asking), *tested.statement()], shown, folders, as_json)
 
 
 def _save_steerings(study: SteeringStudy, fitted: HarmfulDirections, folder: Path) -> None:
-    """The chosen arms, for :func:`interp.load_steering`, each in a folder of its name: "plus-refusal", ..."""
+    """The chosen arms, for :func:`interp.load_edit`, each in a folder of its name: "plus-refusal", ..."""
     from interp.steering import add_direction
 
     for name, chosen in study.chosen.items():
@@ -304,6 +304,7 @@ def refusal_writers(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Which heads write the direction into the stream, more on harmful than on harmless requests?
 
@@ -344,9 +345,7 @@ def refusal_writers(
         )
 
     ranking = study.run(work, asking.said(), folders)
-    print_statement(_by_kind(asking))
-    print_top(ranking)
-    say_where(*folders)
+    print_ranking(ranking, folders, as_json, _by_kind(asking))
 
 
 def _by_kind(asking: Asking) -> list[str]:

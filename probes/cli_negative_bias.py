@@ -11,6 +11,7 @@ import typer
 
 from probes.cli_study import (
     AnswerForms,
+    AsJson,
     BatchSize,
     Data,
     Device,
@@ -22,11 +23,10 @@ from probes.cli_study import (
     Overwrite,
     Resume,
     Seed,
+    Shown,
     Study,
     Wording,
-    print_statement,
-    print_table,
-    say_where,
+    print_result,
 )
 
 if TYPE_CHECKING:
@@ -67,8 +67,12 @@ def measure_negative_bias(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Precision, recall, negative bias, calibration and AUROC, by first token and by generated text."""
+    """Does the model say No too often? Precision, recall, negative bias, calibration and AUROC.
+
+    By the first token of the answer and by generated text.
+    """
     from probes import negative_bias
 
     study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
@@ -86,12 +90,12 @@ def measure_negative_bias(
         ),
         f"{len(questions)} questions from {data}",
     )
-    print_statement(report.statement())
     table = report.to_findings().tables["Measures"]
     table["measure"] = table["measure"].str.replace("_", " ")
     channels = [c for c in table if f"{c}_low" in table]
-    print_table(table, {"measure": "measure"} | {c: c for c in channels}, f"{len(questions)} questions")
-    say_where(out)
+    columns = {"measure": "measure"} | {c: c for c in channels}
+    shown = [Shown("measures", table, columns, f"{len(questions)} questions")]
+    print_result(report.statement(), shown, [out], as_json)
 
 
 @test.command("negative-heads")
@@ -130,8 +134,9 @@ def negative_heads(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Edit the top k heads by NAS together: does the bias change more than with random heads?
+    """Are the top heads causes? Edit the first k together: does the bias change more than with random heads?
 
     With --ranking, questions that made it are left out; --limit counts the rest.
     Without it, half of the questions make a ranking, which is kept in OUT/ranking.
@@ -196,11 +201,11 @@ def negative_heads(
     frame = result.to_frame()
     top = frame[frame["set"] == "top"]
     n_answers = len(top.drop_duplicates(["by", "positions"]))
-    print_statement(result.verdict()[:n_answers])
     changes = {"delta_nb": "negative bias", "delta_nb_p_random": "p, random sets", "delta_accuracy": "accuracy"}
     columns = {name: name for name in ("positions", "edit", "k")} | changes
-    print_table(top[top["by"] == "nas"], columns, "Change when the top k heads by NAS are edited together")
-    say_where(*folders)
+    by_nas = top[top["by"] == "nas"]
+    shown = [Shown("top_heads", by_nas, columns, "Change when the top k heads by NAS are edited together")]
+    print_result(result.verdict()[:n_answers], shown, folders, as_json)
 
 
 @align.command("nasa")
@@ -239,8 +244,9 @@ def nasa(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
-    """NASA (arXiv 2408.00137): tune the negative heads one by one, beside rivals; test on held-out questions.
+    """Tune the negative heads one by one (NASA, arXiv 2408.00137), beside rivals; test on held-out questions.
 
     The questions of all --data are split by --seed: about half to train on,
     a fifth to validate, and the rest kept back to test on.
@@ -287,11 +293,10 @@ def nasa(
     n_test = sum(map(len, sets.tests.values()))
     counts = f"{len(sets.training)} questions to train on, {len(sets.validation)} to validate, {n_test} to test"
     alignment, found = study.run(work, counts + repeated, [out] if export is None else [out, export])
-    print_statement(alignment.statement())
     shown = {"precision_recall_gap": "precision - recall", "accuracy": "accuracy", "auroc": "AUROC"}
     columns = {"set": "set", "method": "method", "n": "n"} | shown
-    print_table(found, columns, "Questions that no method saw, with 95 % intervals")
-    say_where(out)
+    tables = [Shown("held_out", found, columns, "Questions that no method saw, with 95 % intervals")]
+    print_result(alignment.statement(), tables, [out], as_json)
     if export is not None:
         typer.echo(f"corrected model: {export}", err=True)
 
@@ -315,6 +320,7 @@ def knowledge(
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """What does the model know, and does its bias follow from that or from the form of a question?
 
@@ -359,7 +365,7 @@ def knowledge(
     left_out = f" ({len(given) - len(questions)} without an open form left out)" if len(questions) < len(given) else ""
     known, by_scenario = study.run(work, f"{len(questions)} questions from {data}{left_out}", folders)
     counts = known.counts()
-    print_table(counts, {name: name for name in counts}, "What the model knows, in questions")
+    tables = [Shown("knowledge", counts, {name: name for name in counts}, "What the model knows, in questions")]
     if by_scenario is not None and len(claims := by_scenario.claims()):
         shown = {
             "claim": "claim",
@@ -368,8 +374,8 @@ def knowledge(
             "negative_bias": "change of NB",
             "verdict": "verdict",
         }
-        print_table(claims, shown, "The claims of arXiv 2511.10881")
-    say_where(*folders)
+        tables.append(Shown("claims", claims, shown, "The claims of arXiv 2511.10881"))
+    print_result([], tables, folders, as_json)
 
 
 def _both_answers(questions: Sequence[Question], source: str) -> Sequence[Question]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -41,6 +43,16 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default
 Forms = Annotated[AnswerForms, typer.Option(help="Answer words as they follow the prompt, or also with a space.")]
 Wording = Annotated[str, typer.Option(help="The instruction; it must name Yes and No.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Questions (requests) in a batch; a killed run loses at most one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+class Shown(NamedTuple):
+    """A table that a command prints: the columns under their headings; with ``--json`` all of it, under ``name``."""
+
+    name: str
+    frame: pd.DataFrame
+    columns: Mapping[str, str]
+    title: str
 
 
 @dataclass(frozen=True)
@@ -131,22 +143,63 @@ def say_where(*folders: Path) -> None:
         Console(stderr=True).print(f"report: {path}", soft_wrap=True, markup=False, highlight=False)
 
 
+def print_result(
+    statement: Sequence[str], tables: Sequence[Shown], folders: Sequence[Path] = (), as_json: bool = False
+) -> None:
+    """What a command found: its sentences and tables, on stdout, and on stderr where the reports are.
+
+    As JSON, one object: "statement" (a list), "tables" (name -> a list of rows), "reports" (a list of folders).
+    """
+    if as_json:
+        rows = {table.name: json.loads(table.frame.to_json(orient="records", double_precision=15)) for table in tables}
+        found = {"statement": list(statement), "tables": rows, "reports": [str(folder) for folder in folders]}
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print_statement(statement)
+        for table in tables:
+            if len(table.frame):
+                print_table(table.frame, table.columns, table.title)
+    say_where(*folders)
+
+
+def print_ranking(
+    ranking: HeadRanking, folders: Sequence[Path], as_json: bool, statement: Sequence[str] = (), k: int = 10
+) -> None:
+    """The first heads of a ranking, and where its report is; as JSON, the table "top_heads" of `HeadRanking.top`."""
+    if as_json:
+        print_result(statement, [Shown("top_heads", ranking.top(k), {}, "")], folders, as_json)
+        return
+    print_statement(statement)
+    print_top(ranking, k)
+    say_where(*folders)
+
+
 def print_statement(sentences: Sequence[str]) -> None:
     for sentence in sentences:
         Console().print(sentence, markup=False, highlight=False)
 
 
 def print_table(frame: pd.DataFrame, columns: Mapping[str, str], title: str) -> None:
-    """The named columns under their headings; ``x_low`` and ``x_high`` are shown with ``x``, two digits, NaN as –."""
+    """The named columns under their headings; ``x_low`` and ``x_high`` are shown with ``x``, two digits (none where all
+    are whole and some are 10 or more), NaN as –."""
     table = Table(title=title, title_justify="left")
+    cells = {name: _cells(frame, name) for name in columns}
     for name, heading in columns.items():
         is_number = frame[name].dtype.kind in "if"
-        least = None if is_number else min(12, max([len(heading), *frame[name].astype(str).str.len()]))
+        longest = max([len(word) for word in heading.split()] + [len(cell) for cell in cells[name]])
+        least = longest if is_number else min(12, max(longest, len(heading)))
         side = "right" if is_number else "left"  # names keep a readable width where numbers are many
-        table.add_column(Text(heading), justify=side, no_wrap=is_number, overflow="fold", min_width=least)
-    for row in frame.to_dict("records"):
-        table.add_row(*[Text(_cell(row, name)) for name in columns])
-    Console().print(table)
+        table.add_column(Text(heading), justify=side, overflow="fold", min_width=least)
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*map(Text, row))
+    print_whole(table)
+
+
+def print_whole(table: Table) -> None:
+    """The table, wider than the terminal if its columns need that: none is ever cut off."""
+    console = Console()
+    least = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+    console.print(table, width=max(console.width, least), crop=False)
 
 
 def print_top(ranking: HeadRanking, k: int = 10) -> None:
@@ -159,13 +212,26 @@ def print_top(ranking: HeadRanking, k: int = 10) -> None:
     for row in ranking.top(k).to_dict("records"):
         interval = f"{row['ci_low']:.2f} {row['ci_high']:.2f}"
         table.add_row(row["label"], f"{row['score']:.2f}", interval, *[f"{row[m]:.2f}" for m in others])
-    Console().print(table)
+    print_whole(table)
 
 
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+def _cells(frame: pd.DataFrame, name: str) -> list[str]:
+    """A column as text, its interval beside it."""
+    if frame[name].dtype.kind != "f":
+        return [_cell(value, 2) for value in frame[name]]
+    known = frame[name].dropna()
+    digits = 0 if len(known) and (known % 1 == 0).all() and known.abs().max() >= 10 else 2
+    values = [_cell(value, digits) for value in frame[name]]
+    if f"{name}_low" not in frame:
+        return values
+    ends = zip(values, frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+    return [
+        value if number != number else f"{value} [{low:.{digits}f}, {high:.{digits}f}]"
+        for value, number, low, high in ends
+    ]
+
+
+def _cell(value: Any, digits: int) -> str:
     if not isinstance(value, float):
         return str(value)
-    if value != value:
-        return "–"
-    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return "–" if value != value else f"{value:.{digits}f}"

@@ -22,9 +22,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from interp.artefact import load_artefact, save_artefact
-from interp.head_weights import describe_model
 from interp.model import Model
 from interp.provenance import hash_weights
+from interp.weight_identity import describe_model
 from probes.behaviour import require_requests
 from probes.guard_readouts import readout_from
 from probes.guard_rules import Rule, decide, fit_readout, out_of_fold_scores, require_enough, require_rule
@@ -116,8 +116,8 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
     ) -> LatentGuard:
         """:meth:`fit` on states that were read already (:meth:`read`), so that several rules share one pass.
 
-        ``described``: what :func:`interp.head_weights.describe_model` says of the model, where it is known; it hashes
-        every weight.
+        ``described``: what :func:`interp.weight_identity.describe_model` says of the model, where it is known; it
+        hashes every weight.
         """
         require_rule(self.rule, self.position)
         self._require_geometry(states)

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float
 from sklearn.base import clone
 
-from interp.head_weights import describe_model
 from interp.model import Model
 from interp.prompts import Prompt, pad_left
 from interp.provenance import hash_json
 from interp.residual import residual_states
 from interp.statistics import bootstrap_interval
+from interp.weight_identity import describe_model
 from probes.behaviour import CITATIONS, Behaviour, describe_requests, require_requests
 from probes.guard_classifier import LatentGuard, harmful, load_guard
 from probes.guard_report import Entry, GuardStudy, Latency, load_guard_study, sounds_dangerous

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import interp
+from interp.directions import Direction
 from interp.fanout import edit_heads
 from interp.shared_prefix import UpperLayers, answer_logits, common_prefix
+from interp.steering import add_direction
 from tests.tiny import CONFIGS, prompt, tiny
 
 
@@ -83,3 +85,20 @@ def test_edits_of_the_last_positions_still_act_there_alone(llama):
             plain = llama.hf(torch.tensor([p.token_ids for p in prompts])).logits[:, -1]
     torch.testing.assert_close(found, plain, atol=1e-4, rtol=0)
     assert (found - llama.final_logits(prompts)).abs().max() > 0.01
+
+
+def test_edits_that_count_positions_are_refused():
+    """A rest of one token would look like a token that was generated, and be left unsteered without a word."""
+    model, prompts = interp.load(tiny("llama")), prompts_that_begin_alike()
+    direction = Direction.from_tensors({1: torch.ones(32)}, model)
+    upper = UpperLayers(model, prompts, 0)
+    for edit in (add_direction(direction), add_direction(direction, positions="answer", while_generating=True)):
+        with edit.apply(model, prompts):
+            with pytest.raises(ValueError, match=r"an edit that counts rows or positions is active"):
+                upper.logits([0, 3])
+            with pytest.raises(ValueError, match=r"while_generating=True, or leave the edit's block"):
+                answer_logits(model, prompts)
+            torch.testing.assert_close(model.final_logits(prompts), one_by_one(model, prompts), atol=1e-4, rtol=0)
+    everywhere = add_direction(direction, while_generating=True)
+    with everywhere.apply(model), torch.no_grad():
+        torch.testing.assert_close(upper.logits([0, 3]), one_by_one(model, prompts)[[0, 3]], atol=1e-4, rtol=0)

@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import typer
 
 from interp import load_ranking
+from probes import cli, cli_study
 from tests.tiny import tiny, tiny_tokenizer
 
 REPORT = ["ranking.csv", "ranking.parquet", "report.html", "report.json", "scores.safetensors"]
@@ -43,6 +46,122 @@ def test_help(run):
             assert option in out
 
 
+def commands() -> dict[str, object]:
+    """Every command by what is typed, with click's object."""
+    found: dict[str, object] = {}
+
+    def walk(command, path: tuple[str, ...]) -> None:
+        if hasattr(command, "commands"):
+            for name in command.list_commands(None):
+                walk(command.commands[name], (*path, name))
+        else:
+            found[" ".join(path)] = command
+
+    walk(typer.main.get_command(cli.app), ())
+    return found
+
+
+def test_help_is_a_table_of_contents(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    panels = [cli.START, cli.STEPS, cli.BIAS, cli.HARM, cli.IMAGES]
+    names = ["models", "doctor", "measure", "rank", "test", "compare", "edit"]
+    places = [out.index(f"─ {panel} ─") for panel in panels]
+    assert places == sorted(places)
+    places = [re.search(rf"^│ {name} ", out, re.M).start() for name in names]
+    assert places == sorted(places)
+    assert "Exit codes: 0 done, 1 failed or refused" in out and "2 wrong use, 130 stopped by Ctrl-C" in out
+    assert "--install-completion" in out and "--show-completion" in out
+    code, out, _ = run("rank", "--help")
+    assert out.index("negative-attention") < out.index("head-effect") < out.index("refusal-writers")
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_begins_with_a_sentence_and_says_what_its_options_do(name):
+    command = commands()[name]
+    first = command.help.strip().split("\n")[0]
+    assert first[-1] in ".?:" and first[0].isupper() and 20 < len(first) <= 120, first
+    for option in command.params:
+        if option.name != "help":
+            assert option.help and option.help.strip()[-1] in ".?)", (name, option.name, option.help)
+
+
+def test_one_option_is_one_thing_in_every_command():
+    """The same name has the same type and, for what all commands have in common, the same words."""
+    words: dict[str, set[str]] = {}
+    for command in commands().values():
+        for option in command.params:
+            for name in option.opts:
+                words.setdefault(name, set()).add(option.help)
+    for name in ("--device", "--json", "--resume", "--endings", "--forms", "--harmful", "--include-replies"):
+        assert len(words[name]) == 1, (name, words[name])
+    for name, of in words.items():
+        if name.startswith("-"):
+            assert re.fullmatch(r"--[a-z]+(-[a-z]+)*", name), name
+            assert len(of) <= 6, (name, of)
+
+
+def test_every_command_that_prints_a_table_prints_json():
+    without = {name for name, command in commands().items() if all("--json" not in o.opts for o in command.params)}
+    assert without <= {"scenes make", "scenes sheet"}  # which print where they wrote
+
+
+def test_a_typo_gets_the_nearest(run):
+    for arguments, nearest in (
+        (("rnak",), "Did you mean 'rank'?"),
+        (("rank", "head-efect"), "Did you mean 'head-effect'?"),
+        (("compare", "--nmae", "x"), "--name"),
+        (("doctor", "--jsn"), "--json"),
+    ):
+        code, out, err = run(*arguments)
+        assert code == 2 and nearest in err and "Traceback" not in err + out, (arguments, err)
+
+
+def test_completion(monkeypatch, capsys):
+    monkeypatch.setenv("_INTERP_COMPLETE", "complete_bash")
+    for words, at, wanted in (("interp co", 1, ["compare"]), ("interp rank n", 2, ["negative-attention"])):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(at))
+        with pytest.raises(SystemExit) as stop:
+            cli.app(prog_name="interp")
+        assert not stop.value.code and capsys.readouterr().out.split() == wanted, words
+
+
+def test_exit_codes(run, monkeypatch):
+    assert run("models")[0] == 0
+    assert run("compare", "no/such/folder", "nor/this")[0] == 1
+    assert run("no-such-command")[0] == 2
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp.sources.describe_sources", stopped)
+    code, out, err = run("models")
+    assert code == 130 and "Traceback" not in out + err
+
+
+def test_no_column_of_a_table_is_cut_off(run, monkeypatch, capsys):
+    frame = pd.DataFrame({"name": ["a" * 30], **{f"value {i}": [1234.5 + i] for i in range(12)}})
+    frame["rank"], frame["rank_low"], frame["rank_high"] = 12.0, 3.0, 40.0
+    columns = {name: name for name in frame if not name.endswith(("_low", "_high"))}
+    monkeypatch.setenv("COLUMNS", "60")
+    cli_study.print_table(frame, columns, "Wide")
+    out = capsys.readouterr().out
+    assert all(f"{1234.5 + i:.2f}" in out for i in range(12)) and "12 [3, 40]" in out and "…" not in out
+
+
+def test_json_of_a_result_is_plain(capsys, tmp_path):
+    frame = pd.DataFrame({"x": [1.5, float("nan")], "n": [1, 2], "said": ["é", None]})
+    cli_study.print_result(["A sentence."], [cli_study.Shown("t", frame, {"x": "x"}, "T")], [tmp_path], as_json=True)
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {
+        "statement": ["A sentence."],
+        "tables": {"t": [{"x": 1.5, "n": 1, "said": "é"}, {"x": None, "n": 2, "said": None}]},
+        "reports": [str(tmp_path)],
+    }
+    assert "report.html" in captured.err
+
+
 def test_models(run):
     code, out, _ = run("models")
     assert code == 0 and "smollm2-135m" in out and "Apache" in out
@@ -50,7 +169,7 @@ def test_models(run):
     found = json.loads(out)
     assert code == 0
     assert {"smollm2-135m", "qwen2.5-coder-0.5b"} <= {s["name"] for s in found}
-    assert all(s["licence"] and s["download_mb"] > 0 for s in found)
+    assert all(s["licence"] and (s["download_mb"] > 0 or s["cached"]) for s in found)
 
 
 def test_negative_attention_from_question_file_to_report(run, model, questions, tmp_path):
@@ -83,9 +202,14 @@ def test_head_effect(run, model, questions, tmp_path):
         code, printed, err = run(
             *("rank", "head-effect", "--model", model, "--data", questions, "--out", out, "--device", "cpu"),
             *("--positions", positions, "--ablation", "mean-of-others", "--limit", 2),
+            *(["--json"] if positions == "2" else []),
         )
         assert code == 0, err
-        assert "by total_effect, n = 2" in printed
+        if positions == "2":
+            top = json.loads(printed)["tables"]["top_heads"]
+            assert len(top) == 10 and {"label", "score", "ci_low", "q"} <= set(top[0])
+        else:
+            assert "by total_effect, n = 2" in printed
         assert load_ranking(out).provenance["settings"]["ablation"] == "mean_of_others"
 
 

@@ -118,7 +118,7 @@ def test_defaults_are_those_of_the_python_interface():
     ours, swept, tested = defaults(cli_harmfulness.steer), defaults(sweep), defaults(steering_test)
     assert swept["coefficients"] == cli_harmfulness.COEFFICIENTS
     assert (ours["positions"], ours["while_generating"]) == (swept["positions"], swept["while_generating"])
-    assert (ours["tokens"], ours["batch_size"]) == (swept["max_new_tokens"], swept["batch_size"])
+    assert (ours["max_new_tokens"], ours["batch_size"]) == (swept["max_new_tokens"], swept["batch_size"])
     assert (ours["random_directions"], ours["batch_size"]) == (tested["n_random"], tested["batch_size"])
     assert defaults(cli_harmfulness.harmfulness_directions)["batch_size"] == defaults(observe)["batch_size"]
     ours, ranked = defaults(cli_harmfulness.refusal_writers), defaults(rank_writers)
@@ -173,7 +173,7 @@ def test_directions_by_kind_with_raw_endings_and_replies(run, model, data, tmp_p
 def test_steer_goes_on_from_directions(run, model, fitted, tmp_path):
     code, printed, err = run(
         *("steer", "--model", model, "--directions", fitted, "--layer", 1, "--layer", 3, "--coefficient", 2),
-        *("--random-directions", 1, "--tokens", 3, "--out", tmp_path / "steer", "--device", "cpu"),
+        *("--random-directions", 1, "--max-new-tokens", 3, "--out", tmp_path / "steer", "--device", "cpu"),
     )
     assert code == 0, err
     assert "Requests that chose nothing" in printed and "+refusal: layer" in printed and "shuffled" in printed

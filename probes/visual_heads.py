@@ -1,0 +1,386 @@
+"""Which heads help a vision-language model answer about an image, and which hurt? S+, S- and D, with evidence.
+
+After "V-SEAM: Visual Semantic Editing and Attention Modulating for Causal Interpretability of Vision-Language Models"
+(arXiv 2509.14837), by the formulas of its released code. Let p be the probability of the first token of the gold
+answer, and p_h the same with head h ablated:
+
+    S+(h) = mean over correctly answered questions of max(0, p - p_h)      positive heads
+    S-(h) = mean over wrongly answered questions of max(0, p_h - p)        negative heads
+    D(h)  = mean over all questions of p - p_h                             signed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from interp.findings import Findings, load_findings
+from interp.model import Model
+from interp.provenance import hash_json
+from interp.ranking import HeadRanking
+from interp.scan import Positions
+from interp.statistics import split_half, wilson_share
+from interp.work import clear_parts, keep_parts_of
+from probes.runs import Run
+from probes.scene_questions import LEVELS
+from probes.visual_head_report import ARRAYS, QUESTIONS, asked_from, findings_of
+from probes.visual_head_tables import FEWEST, NAMES, RELU, SCORES, score_table
+from probes.visual_prompts import YES, Asked, VisualExample, asked_of, describe_asked
+from probes.visual_scan import ABLATIONS, Ablation, HeadScan, clean_answers, time_and_run
+
+_NEEDS = {"s_plus": "correctly", "s_minus": "wrongly", "signed_drop": ""}
+
+CITATIONS = [
+    "V-SEAM: Visual Semantic Editing and Attention Modulating for Causal Interpretability of Vision-Language Models. "
+    "arXiv:2509.14837 (scores and mean-of-other-heads substitution: its released code).",
+    "Random signs as the null of a mean change: Fisher (1935), The Design of Experiments; effects at the answer: exact "
+    "ablations by headscope's fan-out scan.",
+]
+CAVEATS = [
+    "S+ and S- take only one side of each change, so noise alone makes them positive, the more so the more a head does "
+    "at all: read them beside their floor, and p and q, which test the mean change.",
+    "A positive head of questions answered Yes may only be a head that says Yes: see the gold answers apart, and the "
+    "yes push.",
+    "The probability of the first token is read whatever the model goes on to say; p can't fall below 0, so a head's "
+    "S+ is bounded by how sure the model was.",
+    "Questions about one picture are not independent: the study's own tables draw whole pictures, the statistics of a "
+    "single ranking do not.",
+]
+
+
+def rank_visual_heads(
+    model: Model,
+    examples: Sequence[VisualExample],
+    *,
+    ablation: Ablation = "mean_of_others",
+    positions: Positions = "all",
+    scores: Sequence[str] = SCORES,
+    batch_size: int = 4,
+    memory_mib: float = 1024.0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    origin: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> VisualHeads:
+    """Ablate every head in turn on every question, and keep what that does to the gold answer.
+
+    ``ablation``: a head's output replaced by the mean of the other heads of its layer at the same position
+    ("mean_of_others", the paper's), by "zero", or by its "mean" over all examples. ``positions``: where: "all" (the
+    paper's), "text" (after the picture), "answer" (the last). ``scores``: which are wanted; each needs examples of its
+    kind. ``say`` gets one sentence before the scan starts: how long it will take, measured on the first questions.
+
+    Cost: one pass for each question, then at "all" half a pass for each head and question (LLaVA 1.5 7B: 512), at
+    "text" and "answer" a few passes in all. A picture is encoded once; memory is bounded by ``memory_mib`` beside the
+    model and 8 bytes for each question and head. With ``out``, work is kept batch by batch and the report saved there:
+    ``resume=True`` continues a killed run or reads a finished one back, ``overwrite=True`` replaces another run's.
+
+    Raises ``ValueError`` for no questions, an unknown ablation or score, and where no question is answered correctly
+    (S+) or wrongly (S-); fewer than 10 are flagged in :meth:`VisualHeads.counts`.
+    """
+    ablation = ablation.replace("-", "_")  # type: ignore[assignment]
+    scores = tuple(scores)
+    if not len(examples):
+        raise ValueError("no questions were given; a ranking needs at least one.")
+    if ablation not in ABLATIONS:
+        raise ValueError(f"ablation={ablation!r}; expected one of {', '.join(ABLATIONS)}.")
+    if not scores or not set(scores) <= set(SCORES):
+        raise ValueError(f"scores={scores}; expected some of {', '.join(SCORES)}.")
+    asked = asked_of(examples)
+    settings = {"ablation": ablation, "positions": positions, "scores": list(scores)}
+    data = describe_asked(asked, dict(origin or {}))
+    run = Run("Visual heads", model, data, settings, batch_size, None if out is None else Path(out), resume, overwrite)
+    if run.is_finished():
+        return load_visual_heads(run.out)
+    folder = None if run.out is None else keep_parts_of(run.out, run.parts_settings, resume, discard=overwrite)
+    clean = clean_answers(examples, model, run, folder)
+    _require_answers(clean["is_correct"], scores)
+    scan = HeadScan(model, examples, clean["length"], ablation, positions, memory_mib)
+    found = time_and_run(scan, examples, run, folder, "scan", scan.what, say)
+    provenance = run.provenance(
+        f"every head's {ablation} ablation at positions {positions!r}, exact; first token of the gold answer",
+        CITATIONS,
+        CAVEATS,
+        scan={"how": scan.how, "check": scan.check},
+        left_out=dict(getattr(examples, "left_out", {})),
+        says=_said(model, clean["top_token"]),
+    )
+    heads = VisualHeads(
+        asked=asked,
+        is_correct=clean["is_correct"],
+        option_prob=clean["option_prob"],
+        option_correct=clean["option_correct"],
+        gold_prob=found["gold_prob"],
+        gold_prob_ablated=found["gold_prob_ablated"],
+        yes_margin=found["yes_margin"],
+        yes_margin_ablated=found["yes_margin_ablated"],
+        provenance=provenance,
+    )
+    if run.out is not None:
+        heads.save(run.out, overwrite=overwrite)
+        clear_parts(run.out)
+    return heads
+
+
+@dataclass(frozen=True, eq=False)
+class VisualHeads:
+    """What ablating each head does to the gold answers, question by question: any score follows from it.
+
+    ``gold_prob`` and ``gold_prob_ablated``: probability of the first token of the gold answer. ``yes_margin`` and
+    ``yes_margin_ablated``: logit(yes) - logit(no), in logits. ``is_correct``: the most probable token of the whole
+    vocabulary is the gold answer's first. ``option_prob``, ``option_correct``: the gold answer among its options alone
+    (NaN where there is no list).
+    """
+
+    asked: tuple[Asked, ...]
+    is_correct: Bool[np.ndarray, " example"]
+    option_prob: Float[np.ndarray, " example"]
+    option_correct: Float[np.ndarray, " example"]
+    gold_prob: Float[np.ndarray, " example"]
+    gold_prob_ablated: Float[np.ndarray, "example layer head"]
+    yes_margin: Float[np.ndarray, " example"]
+    yes_margin_ablated: Float[np.ndarray, "example layer head"]
+    provenance: Mapping[str, Any]
+
+    @cached_property
+    def drop(self) -> Float[np.ndarray, "example layer head"]:
+        """What the head adds to the probability of the gold answer: p - p_h."""
+        return self.gold_prob[:, None, None] - self.gold_prob_ablated
+
+    @cached_property
+    def yes_push(self) -> Float[np.ndarray, "example layer head"]:
+        """What the head adds to logit(yes) - logit(no), whatever the gold answer is (logits)."""
+        return self.yes_margin[:, None, None] - self.yes_margin_ablated
+
+    @property
+    def n_layers(self) -> int:
+        return self.gold_prob_ablated.shape[1]
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of each layer."""
+        return self.gold_prob_ablated.shape[2]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Object, attribute, relationship, then others in the order of their first question."""
+        there = dict.fromkeys(q.level for q in self.asked)
+        return (*(level for level in LEVELS if level in there), *(level for level in there if level not in LEVELS))
+
+    @cached_property
+    def pictures(self) -> np.ndarray:
+        """The picture of each question: what is drawn and flipped as one."""
+        return np.array([q.image_id or q.id for q in self.asked])
+
+    def chosen(
+        self, level: str | None = None, kind: str | None = None, gold: str | None = None, score: str | None = None
+    ) -> Bool[np.ndarray, " example"]:
+        """Which questions are of a level and kind, have this gold answer ("yes", "no"; case aside), and count for a
+        score (S+: those answered correctly, S-: wrongly)."""
+        mask = np.ones(len(self.asked), dtype=bool)
+        for name, value in (("level", level), ("kind", kind)):
+            if value is not None:
+                of = [getattr(q, name) for q in self.asked]
+                if value not in of:
+                    raise ValueError(f"{name}={value!r}; the questions have {', '.join(map(repr, dict.fromkeys(of)))}.")
+                mask &= np.array(of) == value
+        if gold is not None:
+            mask &= np.array([q.gold.casefold() == gold.casefold() for q in self.asked])
+        if score is not None:
+            _require_score(score)
+            mask &= {"s_plus": self.is_correct, "s_minus": ~self.is_correct}.get(score, mask)
+        return mask
+
+    def change(self, score: str, chosen: Bool[np.ndarray, " example"]) -> Float[np.ndarray, "example layer head"]:
+        """The change in a score's direction, of the chosen questions: p - p_h, for S- p_h - p."""
+        drop = self.drop[chosen]
+        return -drop if score == "s_minus" else drop
+
+    def mean_score(
+        self, score: str, level: str | None = None, kind: str | None = None, gold: str | None = None
+    ) -> Float[np.ndarray, "layer head"]:
+        """S+, S- or D of every head; NaN without a question that counts."""
+        chosen = self.chosen(level, kind, gold, score)
+        if not chosen.any():
+            return np.full((self.n_layers, self.n_heads), np.nan)
+        change = self.change(score, chosen).astype(np.float64)
+        return (change if score == "signed_drop" else np.maximum(change, 0)).mean(0)
+
+    def table(
+        self, score: str, level: str | None = None, kind: str | None = None, gold: str | None = None
+    ) -> pd.DataFrame:
+        """The score of every head with its floor, intervals, p, q and yes push: see
+        :func:`probes.visual_head_tables.score_table`."""
+        chosen = self._some(score, level, kind, gold)
+        return score_table(self.change(score, chosen), self.yes_push[chosen], self.pictures[chosen], score in RELU)
+
+    def ranking(
+        self, score: str, level: str | None = None, kind: str | None = None, gold: str | None = None
+    ) -> HeadRanking:
+        """One score as a ranking, over the questions that count for it: reports, comparison, files.
+
+        Measures: the score; ``mean_change`` (not one-sided; p and q are its); ``floor`` (half the change's size: the
+        score's mean for random signs); ``yes_push``. Raises ``ValueError`` where no question counts.
+        """
+        chosen = self._some(score, level, kind, gold)
+        change = self.change(score, chosen)
+        measures = {score: np.maximum(change, 0), "mean_change": change, "floor": np.abs(change) / 2}
+        if score == "signed_drop":
+            measures = {score: change}
+        measures["yes_push"] = self.yes_push[chosen]
+        group = {"score": score, "level": level, "kind": kind, "gold": gold, "n": int(chosen.sum())}
+        which = ", ".join(filter(None, [level, (kind or "").replace("_", "/"), gold and f"gold {gold}"])) or "all"
+        caveats = list(self.provenance["caveats"])
+        if chosen.sum() < FEWEST:
+            caveats.insert(0, f"Only {chosen.sum()} questions count for this score: it says little.")
+        head = {"run_id": hash_json([self.provenance["run_id"], group])[:12], "group": group, "caveats": caveats}
+        model = self.provenance["model"]["name"]
+        return HeadRanking(
+            score=score,
+            measures=measures,
+            example_ids=tuple(q.id for q, is_in in zip(self.asked, chosen, strict=True) if is_in),
+            descriptions={name: text for name, text in _descriptions(score).items() if name in measures},
+            provenance={**self.provenance, **head, "title": f"{NAMES[score]} of {model}, {which} questions"},
+            tested_by={} if score == "signed_drop" else {score: "mean_change"},
+        )
+
+    def top(
+        self, score: str, k: int = 10, level: str | None = None, kind: str | None = None, by: str = "score"
+    ) -> list[tuple[int, int]]:
+        """(layer, head) of the k highest; equal ones in order of layer and head. ``by``: the "score", or the
+        "mean_change" of the questions that count for it, which is the score above its floor, doubled."""
+        chosen = self._some(score, level, kind, None)
+        means = self.mean_score(score, level, kind) if by == "score" else self.change(score, chosen).mean(0)
+        if by not in ("score", "mean_change"):
+            raise ValueError(f"by={by!r}; expected 'score' or 'mean_change'.")
+        if not 1 <= k <= means.size:
+            raise ValueError(f"k={k}; expected 1 to {means.size}, the number of heads.")
+        return [divmod(int(i), self.n_heads) for i in np.argsort(-means.ravel(), kind="stable")[:k]]
+
+    def counts(self) -> pd.DataFrame:
+        """One row for each level and kind: questions, pictures, how many are answered correctly and wrongly, accuracy
+        (whole vocabulary) with Wilson's interval, accuracy among options, mean probability of the gold answer; of
+        yes/no questions the shares of gold Yes and of Yes said; the split-half reliability of each score's order; and
+        a ``flag`` where fewer than 10 count for a score."""
+        rows = []
+        for level in self.levels:
+            of_level = self.chosen(level)
+            kinds = list(dict.fromkeys(q.kind for q, is_in in zip(self.asked, of_level, strict=True) if is_in))
+            for kind in [*kinds, None] if len(kinds) > 1 else kinds:
+                rows.append(self._count(level, kind))
+        return pd.DataFrame(rows)
+
+    def _count(self, level: str, kind: str | None) -> dict[str, Any]:
+        chosen = self.chosen(level, kind)
+        right, n_right = self.is_correct[chosen], int(self.is_correct[chosen].sum())
+        row: dict[str, Any] = {"level": level or "all", "kind": kind or "both", "n": int(chosen.sum())}
+        row |= {"n_pictures": len(set(self.pictures[chosen])), "n_correct": n_right, "n_wrong": len(right) - n_right}
+        row |= wilson_share(right).columns("accuracy")
+        known = self.option_correct[chosen]
+        row["accuracy_among_options"] = float(np.nanmean(known)) if np.isfinite(known).any() else np.nan
+        row["gold_prob"] = float(self.gold_prob[chosen].mean())
+        is_yes_no = kind == "yes_no"
+        gold_yes = np.array([q.gold.casefold() == YES for q, is_in in zip(self.asked, chosen, strict=True) if is_in])
+        row["gold_yes"] = float(gold_yes.mean()) if is_yes_no else np.nan
+        row["says_yes"] = float((self.yes_margin[chosen] > 0).mean()) if is_yes_no else np.nan
+        for score in SCORES:
+            counted = self.chosen(level, kind, score=score)
+            values = self.change(score, counted)
+            values = values if score == "signed_drop" else np.maximum(values, 0)
+            row[f"reliability_{score}"] = split_half(values).spearman_brown if counted.sum() >= 4 else np.nan
+        few = [f"{n} {word}" for n, word in ((n_right, "correct"), (len(right) - n_right, "wrong")) if n < FEWEST]
+        return row | {"flag": f"few: {', '.join(few)}" if few else ""}
+
+    def to_findings(self) -> Findings:
+        """Sentences, tables, heat maps and all raw numbers (:mod:`probes.visual_head_report`); made once and kept."""
+        return self._findings
+
+    @cached_property
+    def _findings(self) -> Findings:
+        return findings_of(self)
+
+    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+        """Write the report, with everything :func:`load_visual_heads` needs, into a folder."""
+        return self.to_findings().save(out, overwrite=overwrite)
+
+    def _some(self, score: str, level: str | None, kind: str | None, gold: str | None) -> Bool[np.ndarray, " example"]:
+        chosen, every = self.chosen(level, kind, gold, score), self.chosen(level, kind, gold)
+        if not chosen.any():
+            n_right = int(self.is_correct[every].sum())
+            raise ValueError(
+                f"{NAMES[score]} of level={level!r}, kind={kind!r}, gold={gold!r} has no question: {n_right} of "
+                f"{every.sum()} are answered correctly, {every.sum() - n_right} wrongly. Ask more, or "
+                f"{'easier' if score == 's_plus' else 'harder'} ones."
+            )
+        return chosen
+
+    def __repr__(self) -> str:
+        size = f"{self.n_layers} layers x {self.n_heads} heads"
+        return f"VisualHeads({len(self.asked)} questions, {int(self.is_correct.sum())} answered correctly, {size})"
+
+
+def load_visual_heads(directory: str | Path) -> VisualHeads:
+    """What :meth:`VisualHeads.save` wrote: equal questions, arrays bit for bit, and provenance.
+
+    Raises ``FileNotFoundError`` and ``ValueError`` as :func:`interp.load_findings`, and ``ValueError`` for the report
+    of another study.
+    """
+    found = load_findings(directory)
+    if missing := [name for name in ARRAYS if name not in found.arrays]:
+        raise ValueError(
+            f"{directory} holds the report {found.title!r}, which has no {missing[0]}: it is not a ranking of visual "
+            "heads. Make one: interp rank visual-heads --out ..."
+        )
+    asked = asked_from(found.tables[QUESTIONS])
+    return VisualHeads(asked, **{name: found.arrays[name] for name in ARRAYS}, provenance=found.provenance)
+
+
+def _require_score(score: str) -> None:
+    if score not in SCORES:
+        raise ValueError(f"score={score!r}; expected one of {', '.join(SCORES)}.")
+
+
+def _require_answers(is_correct: Bool[np.ndarray, " example"], scores: Sequence[str]) -> None:
+    n, n_right = len(is_correct), int(is_correct.sum())
+    counts = {"s_plus": n_right, "s_minus": n - n_right, "signed_drop": n}
+    if missing := [score for score in scores if not counts[score]]:
+        rest, lacking = tuple(score for score in scores if score not in missing), missing[0]
+        raise ValueError(
+            f"{n_right} of {n} questions are answered correctly and {n - n_right} wrongly; {NAMES[lacking]} is a mean "
+            f"over those answered {_NEEDS[lacking]}. Ask {'easier' if n_right == 0 else 'harder'} questions (or more), "
+            f"or leave that score out: scores={rest}."
+        )
+
+
+def _said(model: Model, tokens: np.ndarray) -> dict[str, int]:
+    """The most probable first tokens, as text, and how often each came: the twelve most frequent."""
+    ids, counts = np.unique(tokens, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:12]
+    texts = [model.tokenizer.decode([int(ids[i])]) if model.tokenizer else str(ids[i]) for i in order]
+    return {text: int(counts[i]) for text, i in zip(texts, order, strict=True)}
+
+
+def _descriptions(score: str) -> dict[str, str]:
+    """What each measure means, in the order of the table's columns."""
+    formula = {
+        "s_plus": "S+: mean of max(0, p - p_h) over correctly answered questions, p being the probability of the first "
+        "token of the gold answer and p_h the same with the head ablated: high, the head helps.",
+        "s_minus": "S-: mean of max(0, p_h - p) over wrongly answered questions: high, the head keeps the gold answer "
+        "down.",
+        "signed_drop": "D: mean of p - p_h over all questions: above 0, the head helps; below, it hurts.",
+    }
+    sign = "p_h - p" if score == "s_minus" else "p - p_h"
+    return {
+        score: formula[score],
+        "mean_change": f"Mean of {sign} over the same questions, both signs kept: 0 for a head without a direction.",
+        "floor": f"Half the mean size of {sign}: what the score would be if each change had a random sign.",
+        "yes_push": "What the head adds to logit(yes) - logit(no), whatever the gold answer is (logits): a head of "
+        "large push answers Yes (or No) to anything.",
+    }

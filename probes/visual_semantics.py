@@ -1,0 +1,84 @@
+"""Visual semantics, the whole study: what an image means, edited, and the heads that help and hurt answers about it.
+
+The names that a user needs, in the order of a study (V-SEAM, arXiv 2509.14837):
+
+>>> model = interp.load("scenes-smollm2")  # or a hub id: LLaVA, InstructBLIP, Qwen-VL, ...
+>>> examples = scene_examples(model, scene_split("test", 200, difficulty="medium"))
+>>> heads = rank_visual_heads(model, examples)  # S+, S- and D of every head, with floors, intervals, p
+>>> heads.save("reports/visual-heads")
+>>> heads.ranking("s_plus", level="object").top(10)  # one score as a ranking of heads
+>>> head_overlap(heads, "s_plus").to_frame()  # are they shared within a level, and between levels?
+>>> others = scene_examples(model, scene_split("validation", 100, difficulty="medium"))
+>>> study_levels(model, heads, others).save("reports/levels")  # each claim of the paper, and what ablating shows
+>>> trace_pairs(model, list(edited_pairs("test", 40))).save("reports/trace")  # which states carry what an edit changes
+"""
+
+from probes.pair_sheet import PicturePair, leaks, picture_pair, without_leaks, write_sheet
+from probes.scene_edits import EditedPair, edit, edited_pairs
+from probes.scene_files import load_scenes, save_scenes
+from probes.scene_questions import Question, ask, ask_pair
+from probes.scene_renderer import render
+from probes.scene_splits import scene_split
+from probes.scenes import Scene, SceneObject, sample_scene
+from probes.visual_benchmarks import VisualQuestion, load_visual_questions
+from probes.visual_head_overlap import HeadOverlap, head_overlap
+from probes.visual_heads import VisualHeads, load_visual_heads, rank_visual_heads
+from probes.visual_level_claims import Claim, claims_of
+from probes.visual_levels import study_levels
+from probes.visual_prompts import (
+    Asked,
+    VisualExample,
+    VisualExamples,
+    benchmark_examples,
+    saved_scene_examples,
+    scene_examples,
+    visual_examples,
+)
+from probes.visual_set_ablation import SetAblation, cross_level_ablation
+from probes.visual_sources import VisualSource, read_source
+from probes.visual_tracing import VisualTraces, load_visual_traces, trace_pairs
+
+__all__ = [
+    "Asked",
+    "Claim",
+    "EditedPair",
+    "HeadOverlap",
+    "PicturePair",
+    "Question",
+    "Scene",
+    "SceneObject",
+    "SetAblation",
+    "VisualExample",
+    "VisualExamples",
+    "VisualHeads",
+    "VisualQuestion",
+    "VisualSource",
+    "VisualTraces",
+    "ask",
+    "ask_pair",
+    "benchmark_examples",
+    "claims_of",
+    "cross_level_ablation",
+    "edit",
+    "edited_pairs",
+    "head_overlap",
+    "leaks",
+    "load_scenes",
+    "load_visual_heads",
+    "load_visual_questions",
+    "load_visual_traces",
+    "picture_pair",
+    "rank_visual_heads",
+    "read_source",
+    "render",
+    "sample_scene",
+    "save_scenes",
+    "saved_scene_examples",
+    "scene_examples",
+    "scene_split",
+    "study_levels",
+    "trace_pairs",
+    "visual_examples",
+    "without_leaks",
+    "write_sheet",
+]

@@ -1,0 +1,143 @@
+"""Where visual questions come from, by one name: drawn scenes, a folder of saved scenes, a benchmark's file.
+
+    scenes:test:hard:200          200 scenes of a split at a difficulty, with their questions
+    scenes:folder                 what `interp scenes make` wrote
+    gqa:questions.json            a benchmark's file (or pope:, cocoqa:, vqav2:, naturalbench:), and a folder of images
+
+A source is read and checked before a model is loaded, and then put to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from interp.model import Model
+from probes.scene_files import RECORDS
+from probes.scene_splits import SceneSplit, scene_split
+from probes.scenes import SPLITS
+from probes.visual_benchmarks import VisualQuestions, load_visual_questions
+from probes.visual_prompts import (
+    SINGLE_WORD,
+    Cases,
+    VisualExamples,
+    benchmark_examples,
+    saved_scene_examples,
+    scene_examples,
+)
+
+
+@dataclass(frozen=True)
+class VisualSource:
+    """Questions that were read, still without a model. ``levels``: the ones to keep (none: all). ``limit``: at most so
+    many, drawn by ``seed``. ``warnings``: what to know of them before an expensive run."""
+
+    name: str
+    content: SceneSplit | Path | VisualQuestions
+    levels: tuple[str, ...] = ()
+    limit: int | None = None
+    seed: int = 0
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if isinstance(self.content, Path):
+            return f"the scenes of {self.content}"
+        what = "scenes" if isinstance(self.content, SceneSplit) else "questions"
+        return f"{len(self.content)} {what} of {self.name}"
+
+    def examples(
+        self, model: Model, instruction: str | None = None, cases: Cases = "both", pixels: int | None = None
+    ) -> VisualExamples:
+        """The questions as prompts of a model. ``instruction``: a sentence after the question; by default none for
+        scenes, and V-SEAM's for benchmarks."""
+        if isinstance(self.content, VisualQuestions):
+            chosen = _of_levels(self.content, self.levels)
+            chosen = chosen if self.limit is None else chosen.sample(self.limit, self.seed)
+            return benchmark_examples(
+                model, chosen, instruction=SINGLE_WORD if instruction is None else instruction, cases=cases
+            )
+        if isinstance(self.content, Path):
+            found = saved_scene_examples(model, self.content, instruction=instruction, cases=cases)
+        else:
+            found = scene_examples(model, self.content, pixels, instruction=instruction, cases=cases)
+        if self.levels:
+            found = found.where(level=self.levels)
+        if not len(found):
+            raise ValueError(f"{self} have no question at level {', '.join(self.levels)}.")
+        return found if self.limit is None else found.sample(self.limit, self.seed)
+
+    def origin(self) -> dict[str, Any]:
+        """For provenance: the same on another machine."""
+        head: dict[str, Any] = {"levels_asked_for": list(self.levels), "limit": self.limit, "seed": self.seed}
+        if isinstance(self.content, SceneSplit):
+            c = self.content
+            return head | {"source": f"scenes:{c.name}", "difficulty": c.difficulty, "n_scenes": c.n}
+        if isinstance(self.content, Path):
+            return head | {"source": f"scenes:{self.content.resolve().name}"}
+        return head | {"source": self.name.partition(":")[0], **dict(self.content.origin)}
+
+
+def read_source(
+    name: str,
+    *,
+    images: str | Path | None = None,
+    levels: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    missing: Literal["refuse", "skip"] = "refuse",
+    annotations: str | Path | None = None,
+) -> VisualSource:
+    """Read a source by its name.
+
+    ``images``, ``missing`` and ``annotations`` are a benchmark's, with the errors of
+    :func:`probes.visual_benchmarks.load_visual_questions`. ``seed``: of drawn scenes, and of the sample of ``limit``.
+
+    Raises ``ValueError`` for a name that is none, images without a benchmark or the other way round, a level that the
+    data don't have; ``FileNotFoundError`` for what is not there.
+    """
+    levels = tuple(dict.fromkeys(levels))
+    if name.startswith("scenes:"):
+        if images is not None or annotations is not None:
+            raise ValueError(f"{name!r} draws its own pictures; leave out images (--images) and annotations.")
+        return VisualSource(name, _scenes(name, seed), levels, limit, seed)
+    if images is None:
+        raise ValueError(
+            f"{name!r} needs a folder of images (images=, --images). Drawn scenes need none: scenes:test:hard:200, or "
+            "scenes:FOLDER."
+        )
+    questions = load_visual_questions(name, images, annotations=annotations, missing=missing)
+    there = {q.level or "" for q in questions}
+    if unknown := sorted(set(levels) - there):
+        raise ValueError(f"{name!r} has no question at level {unknown[0]!r}; it has {sorted(there)}.")
+    said = [questions.one_sided] if questions.one_sided else []
+    if questions.skipped:
+        listed = ", ".join(s.id for s in questions.skipped[:5])
+        said.append(f"{len(questions.skipped)} questions without an image are left out ({listed} ...).")
+    return VisualSource(name, questions, levels, limit, seed, tuple(said))
+
+
+def _scenes(name: str, seed: int) -> SceneSplit | Path:
+    _, first, *rest = name.split(":")
+    if first in SPLITS:
+        if len(rest) != 2 or not rest[1].isdecimal() or not int(rest[1]):
+            raise ValueError(f"{name!r}; expected scenes:{first}:DIFFICULTY:N, such as scenes:{first}:hard:200.")
+        try:
+            difficulty: str | float = float(rest[0])
+        except ValueError:
+            difficulty = rest[0]
+        return scene_split(first, int(rest[1]), seed, difficulty)
+    folder = Path(name.removeprefix("scenes:")).expanduser()
+    if not (folder / RECORDS).is_file():
+        raise FileNotFoundError(
+            f"{name!r}: {folder} has no {RECORDS}. Expected a folder that `interp scenes make` wrote, or a split: "
+            f"scenes:{{{','.join(SPLITS)}}}:DIFFICULTY:N."
+        )
+    return folder
+
+
+def _of_levels(questions: VisualQuestions, levels: Sequence[str]) -> VisualQuestions:
+    if not levels:
+        return questions
+    return replace(questions, questions=tuple(q for q in questions if (q.level or "") in levels))

@@ -1,0 +1,163 @@
+"""The commands on visual heads, called as a shell would: one whole run of each, and bad input as one message."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp.findings import load_findings
+from probes import cli_visual, visual_levels
+from probes.scene_edits import edited_pairs
+from probes.scene_files import save_scenes
+from probes.visual_heads import load_visual_heads, rank_visual_heads
+from probes.visual_levels import study_levels
+from probes.visual_sources import read_source
+from tests.interp.tiny_vision import picture
+from tests.probes.visual_tiny import PLANTED, llava, tiny_llava
+from tests.tiny import tiny, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """The tiny LLaVA as a directory, as transformers saves it. It has learnt nothing: all its answers are wrong."""
+    folder, loaded = tmp_path_factory.mktemp("models") / "tiny-llava", llava(PLANTED)
+    loaded.hf.save_pretrained(folder)
+    tiny_llava().processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranked(model, tmp_path_factory) -> Path:
+    folder, loaded = tmp_path_factory.mktemp("ranked") / "heads", interp.load(str(model))
+    examples = read_source("scenes:test:easy:10", seed=1).examples(loaded)
+    rank_visual_heads(loaded, examples, scores=("s_minus", "signed_drop"), positions="answer", out=folder)
+    return folder
+
+
+def rank(run, model, out, *more, data="scenes:test:easy:2"):
+    return run(
+        *("rank", "visual-heads", "--model", model, "--data", data, "--out", out, "--positions", "answer"),
+        *("--score", "s-minus", "--score", "signed-drop", *more),
+    )
+
+
+def test_one_run(run, model, tmp_path):
+    levels = ("--level", "object", "--level", "attribute")
+    code, out, err = rank(run, model, tmp_path / "r", "--rankings", *levels)
+    assert code == 0, err
+    assert "2 scenes of scenes:test:easy:2; loading" in err and "a question: about" in err
+    assert "questions about 2 pictures, 0 answered correctly" in out and "Unedited model" in out
+    assert "S−: the first 5 heads, in thousandths of probability" in out
+    heads = load_visual_heads(tmp_path / "r")
+    assert set(heads.levels) == {"object", "attribute"} and heads.provenance["data"]["source"] == "scenes:test"
+    ranking = interp.load_ranking(tmp_path / "r" / "rankings" / "object-s-minus")
+    assert ranking.score == "s_minus" and ranking.n_examples == heads.chosen("object").sum()
+    assert err.count("report: ") == 5
+    code, _, err = rank(run, model, tmp_path / "r", *levels)
+    assert code == 1 and "already holds the report" in err
+    code, again, err = rank(run, model, tmp_path / "r", *levels, "--resume")
+    assert code == 0 and "a question: about" not in err and again == out
+
+
+def test_as_json(run, model, tmp_path):
+    code, out, _ = rank(run, model, tmp_path / "r", "--level", "object", "--json", "--limit", 3)
+    found = json.loads(out)
+    assert code == 0 and found["reports"] == [str(tmp_path / "r")] and "counts" in found["tables"]
+    assert len(load_visual_heads(tmp_path / "r").asked) == 3 and len(found["tables"]["D"]) == 5
+
+
+def test_nothing_answered_correctly_is_said_before_the_scan(run, model, tmp_path):
+    arguments = ("rank", "visual-heads", "--model", model, "--data", "scenes:test:easy:2", "--out", tmp_path / "r")
+    code, out, err = run(*arguments)
+    assert code == 1 and not out and "a question: about" not in err
+    assert "0 of 18 questions are answered correctly and 18 wrongly; S+ is a mean over" in err
+
+
+def test_a_folder_of_scenes(run, model, tmp_path):
+    save_scenes(edited_pairs("test", 3, difficulty="easy", pixels=32), tmp_path / "scenes")
+    code, out, err = rank(run, model, tmp_path / "r", data=f"scenes:{tmp_path / 'scenes'}")
+    assert code == 0 and "3 questions about 3 pictures" in out, err
+
+
+def test_a_benchmark_and_its_images(run, model, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = []
+    for i in range(4):
+        picture(i).save(images / f"{i}.png")
+        rows.append({"question_id": i, "image": f"{i}.png", "text": "Is there a star?", "label": "yes"})
+    (tmp_path / "pope.json").write_text("\n".join(map(json.dumps, rows)))
+    data = f"pope:{tmp_path / 'pope.json'}"
+    code, out, err = rank(run, model, tmp_path / "p", "--images", images, data=data)
+    assert code == 0 and "4 questions about 4 pictures" in out, err
+    assert "warning: 4 of 4 answers are 'Yes'" in err
+    (images / "2.png").unlink()
+    code, _, err = rank(run, model, tmp_path / "q", "--images", images, data=data)
+    assert code == 1 and "1 of 4 questions have no image" in err and not (tmp_path / "q").exists()
+    code, out, err = rank(run, model, tmp_path / "q", "--images", images, "--missing", "skip", data=data)
+    assert code == 0 and "3 questions about 3 pictures" in out and "without an image are left out" in err
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("scenes:test:tricky:5", "difficulty='tricky'"),
+        ("scenes:test", "expected scenes:test:DIFFICULTY:N"),
+        ("scenes:nowhere", "has no scenes.jsonl"),
+        ("gqa:questions.json", "needs a folder of images"),
+        ("hello", "needs a folder of images"),
+    ],
+)
+def test_bad_sources_fail_before_the_model_is_loaded(run, tmp_path, data, message):
+    code, out, err = rank(run, "no-such-model", tmp_path / "r", data=data)
+    assert code == 1 and not out and message in err and "loading" not in err
+
+
+def test_a_model_without_eyes(run, tmp_path):
+    tiny("llama", vocab_size=400).save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    code, _, err = rank(run, tmp_path / "m", tmp_path / "r")
+    assert code == 1 and "this model has no vision part" in err and not (tmp_path / "r").exists()
+
+
+def test_levels_are_compared(run, model, ranked, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        visual_levels, "overlaps_of", partial(visual_levels.overlaps_of, n_halves=20, n_permutations=19)
+    )
+    settings = ("--positions", "answer", "--k", 2, "--random-sets", 1, "--edit", "zero")
+
+    def test_levels(out, data, ranking=ranked, *more):
+        asked = ("--model", model, "--ranking", ranking, "--data", data, "--out", out)
+        return run("test", "visual-levels", *asked, *settings, *more)
+
+    code, out, err = test_levels(tmp_path / "l", "scenes:validation:easy:2")
+    assert code == 0, err
+    assert "sets of heads by the fan-out" in err and "90 others made the ranking" in err
+    assert "Negative heads generalise across levels (V-SEAM)" in out and "Claims" in out
+    found = load_findings(tmp_path / "l")
+    assert set(found.tables["Claims"]["verdict"]) <= {"shown", "not shown", "reversed", "not tested"}
+    code, _, err = test_levels(tmp_path / "m", "scenes:test:easy:1", ranked, "--seed", 1)
+    assert code == 1 and "9 of 9 questions made the ranking" in err
+    code, _, err = test_levels(tmp_path / "n", "scenes:test:easy:1", tmp_path)
+    assert code == 1 and "not a finished, saved study" in err
+
+
+def test_defaults_are_those_of_the_functions():
+    """One that differs between command and function would make two runs of one study differ."""
+    for command, function in ((cli_visual.visual_heads, rank_visual_heads), (cli_visual.visual_levels, study_levels)):
+        ours, theirs = (inspect.signature(f).parameters for f in (command, function))
+        for name, other in {
+            "batch_size": "batch_size",
+            "k": "k",
+            "memory": "memory_mib",
+            "random_sets": "n_random",
+        }.items():
+            if name in ours:
+                assert ours[name].default == theirs[other].default, name
+        for name in {"positions", "ablation"} & set(ours):
+            assert ours[name].default.value.replace("-", "_") == theirs[name].default
