@@ -80,7 +80,9 @@ _TESTBEDS = (
     ),
 )
 
-TESTBEDS: Mapping[str, Testbed] = MappingProxyType({testbed.name: testbed for testbed in _TESTBEDS})
+PLANNED: Mapping[str, Testbed] = MappingProxyType({testbed.name: testbed for testbed in _TESTBEDS})
+TESTBEDS: Mapping[str, Testbed] = MappingProxyType({n: t for n, t in PLANNED.items() if t.sha256})
+"""Those of the planned ones whose weights were trained and pinned."""
 
 
 def check_weights(testbed: Testbed) -> None:

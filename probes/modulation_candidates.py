@@ -89,7 +89,8 @@ class Settings:
     and factors for the first and for the last k. ``searches``: "gradient" (all heads, once for each of ``pulls``),
     "coordinate" (``heads`` best and worst heads of the scores, each at ``values``). ``held_back``: the share of the
     questions to fit on that a search is stopped by. ``choose_by``: what decides on validation; ties go to the gold
-    answer's probability. ``n_random``: draws of random heads (19 or more for a p of 0.05). ``target``: the gain in accuracy that is aimed at.
+    answer's probability. ``n_random``: draws of random heads (19 or more for a p of 0.05). ``target``: the gain in
+    accuracy that is aimed at.
     """
 
     rules: tuple[Rule, ...] = RULES

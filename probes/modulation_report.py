@@ -125,7 +125,7 @@ def plot_changes(modulation: Modulation, name: str) -> go.Figure:
             parts.append(of[["level", "kind", "n"]].assign(condition=label, change=of[column], **ends))
     both = pd.concat(parts, ignore_index=True)
     both["kind"] = both["kind"].str.replace("_", "/")
-    return interval_bars(
+    figure = interval_bars(
         both,
         x="level",
         y="change",
@@ -136,6 +136,8 @@ def plot_changes(modulation: Modulation, name: str) -> go.Figure:
         title=f"Change of accuracy on {name}",
         labels={"change": "change of accuracy", "condition": "modulation"},
     )
+    note = "Paired 95 % intervals over questions; of random heads the middle 95 % of the draws."
+    return figure.update_layout(meta={"note": note})
 
 
 def _overall(modulation: Modulation, test: ReadSet, row: pd.Series) -> str:

@@ -140,7 +140,8 @@ def validation_frame(candidates: Sequence[Candidate], read: Readings, choose_by:
     frame = pd.DataFrame(rows)
     order = frame.sort_values([choose_by, "gold_prob"], ascending=False, kind="stable").index
     best = {frame.loc[i, "family"]: i for i in reversed(order)}
-    return frame.assign(best_of_family=frame.index.isin(best.values()), chosen=frame.index == order[0])
+    frame = frame.assign(best_of_family=frame.index.isin(best.values()), chosen=frame.index == order[0])
+    return frame[[*frame.columns.drop("note"), "note"]]
 
 
 def require_apart(sets: Mapping[str, ItemSet], made_scores: set[str] | frozenset[str]) -> None:

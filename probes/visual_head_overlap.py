@@ -35,17 +35,23 @@ Matrix = Float[np.ndarray, "group_a group_b"]
 ACROSS = ("yes/no and open", "halves of the forms")
 _SPLITS = 20  # random halves of forms that a contrast is the mean of
 _SPREAD = 5  # of them, behind intervals and p
+_ORDERS = 1999  # random orders of the heads
 BY = {"score": "the score itself", "mean_change": "the mean change, which is the score above its floor, doubled"}
 
 
 class Contrast(NamedTuple):
-    """Agreement within levels, between levels, and their difference, each with a 95 % interval; ``p``: of a difference
-    as large where levels are shuffled."""
+    """Agreement within levels, between levels, and their difference, each with a 95 % interval.
+
+    ``p``: of a difference as large where levels are shuffled. ``within_p``, ``between_p``: of an agreement as high
+    where each group orders the heads at random.
+    """
 
     within: Estimate
     between: Estimate
     difference: Estimate
     p: float
+    within_p: float
+    between_p: float
     n_levels: int
 
 
@@ -78,7 +84,8 @@ class HeadOverlap:
             row = {"score": NAMES[self.score], "by": self.by, "across": across, "statistic": statistic}
             for name in ("within", "between", "difference"):
                 row |= getattr(c, name).columns(name)
-            row |= {"chance": self.expected if statistic == "overlap" else 0.0, "p": c.p, "n_levels": c.n_levels}
+            row |= {"chance": self.expected if statistic == "overlap" else 0.0, "difference_p": c.p}
+            row |= {"within_p": c.within_p, "between_p": c.between_p, "n_levels": c.n_levels}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -109,9 +116,10 @@ def head_overlap(
     (or one half of its forms with the other half of another's), so that within and between differ in the level alone.
 
     Intervals: value ± 1.96 standard errors by the delete-half jackknife, whole pictures being left out (Shao and Wu
-    1989, Ann. Stat. 17); a bootstrap's duplicates would lower correlations and overlaps. p of a contrast: levels are
-    shuffled among the questions of one kind. ``overlap_p`` of a pair is hypergeometric, as if heads were
-    independent, and so too small. Cost: seconds.
+    1989, Ann. Stat. 17); a bootstrap's duplicates would lower correlations and overlaps. p of a difference: levels are
+    shuffled among the questions of one kind; p of an agreement: heads are ordered at random, as if independent (they
+    are not, so it is too small). Simulated without any level: a difference's interval excludes 0 above in 3 to 5 % of
+    40 runs. Cost: seconds.
 
     Raises ``ValueError`` for k out of range, an unknown ``by``, and fewer than two groups.
     """
@@ -255,6 +263,7 @@ def _contrasts(
     by_chance = np.empty((n_permutations // len(some.sides), 2))
     for row in by_chance:
         row[:] = np.subtract(*_within_and_between(data.with_levels_shuffled(rng, layout.levels), some, everything, k).T)
+    by_order = _random_orders(len(layout.levels), data.values.shape[1], k, rng)
     found = {}
     for i, (statistic, most) in enumerate((("spearman", 1.0), ("overlap", float(k)))):
         values = [*observed[i], observed[i, 0] - observed[i, 1]]
@@ -263,8 +272,22 @@ def _contrasts(
         ends = zip(values, spread, least, (most, most, 2.0 if most == 1 else most), strict=True)
         estimates = [_with_error(float(v), d, lowest, highest) for v, d, lowest, highest in ends]
         p = (1 + (by_chance[:, i] >= reference[i] - 1e-12).sum()) / (1 + len(by_chance)) if len(by_chance) else np.nan
-        found[statistic] = Contrast(*estimates, float(p), len(layout.levels))
+        of_order = [(1 + (by_order[:, i, j] >= observed[i, j] - 1e-12).sum()) / (1 + _ORDERS) for j in (0, 1)]
+        found[statistic] = Contrast(*estimates, float(p), *map(float, of_order), len(layout.levels))
     return found
+
+
+def _random_orders(
+    n_levels: int, n_heads: int, k: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw statistic 2"]:
+    """What :func:`_within_and_between` gives for random orders of the heads, of one cut in two sides."""
+    same, draws = np.eye(n_levels, dtype=bool), []
+    centre, length = (n_heads - 1) / 2, np.sqrt(n_heads * (n_heads**2 - 1) / 12)
+    for _ in range(_ORDERS):
+        ranks = rng.permuted(np.tile(np.arange(n_heads), (2 * n_levels, 1)), axis=1)
+        orders = (ranks - centre) / length, (ranks < k).astype(float)
+        draws.append([[m[same].mean(), m[~same].mean()] for m in (o[:n_levels] @ o[n_levels:].T for o in orders)])
+    return np.array(draws)
 
 
 def _within_and_between(

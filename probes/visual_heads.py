@@ -11,6 +11,7 @@ answer, and p_h the same with head h ablated:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,7 @@ from probes.runs import Run
 from probes.scene_questions import LEVELS
 from probes.visual_head_report import ARRAYS, QUESTIONS, asked_from, findings_of
 from probes.visual_head_tables import FEWEST, NAMES, RELU, SCORES, score_table
-from probes.visual_prompts import YES, Asked, VisualExample, asked_of, describe_asked
+from probes.visual_prompts import YES, Asked, VisualExample, asked_of, asking_of, describe_asked
 from probes.visual_scan import ABLATIONS, Ablation, HeadScan, clean_answers, time_and_run
 
 _NEEDS = {"s_plus": "correctly", "s_minus": "wrongly", "signed_drop": ""}
@@ -94,7 +95,7 @@ def rank_visual_heads(
     if not scores or not set(scores) <= set(SCORES):
         raise ValueError(f"scores={scores}; expected some of {', '.join(SCORES)}.")
     asked = asked_of(examples)
-    settings = {"ablation": ablation, "positions": positions, "scores": list(scores)}
+    settings = {"ablation": ablation, "positions": positions, "scores": list(scores), "asking": asking_of(examples)}
     data = describe_asked(asked, dict(origin or {}))
     run = Run("Visual heads", model, data, settings, batch_size, None if out is None else Path(out), resume, overwrite)
     if run.is_finished():
@@ -361,10 +362,11 @@ def _require_answers(is_correct: Bool[np.ndarray, " example"], scores: Sequence[
 
 def _said(model: Model, tokens: np.ndarray) -> dict[str, int]:
     """The most probable first tokens, as text, and how often each came: the twelve most frequent."""
-    ids, counts = np.unique(tokens, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:12]
-    texts = [model.tokenizer.decode([int(ids[i])]) if model.tokenizer else str(ids[i]) for i in order]
-    return {text: int(counts[i]) for text, i in zip(texts, order, strict=True)}
+    counts = Counter(tokens.tolist()).most_common(12)
+    texts: Counter[str] = Counter()
+    for token, count in counts:
+        texts[model.tokenizer.decode([token])] += count
+    return dict(texts)
 
 
 def _descriptions(score: str) -> dict[str, str]:

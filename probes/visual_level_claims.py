@@ -56,7 +56,7 @@ class Claim:
         """The claim, its verdict and its number."""
         if self.verdict == "not tested":
             return f"{self.text} ({self.by}): not tested, too few questions ({self.number})."
-        digits = ".1f" if abs(self.null) >= 0.05 or "heads share" in self.number else "+.3f"
+        digits = ".1f" if self.null else "+.3f"
         against = f", against {self.null:.1f} by chance" if self.null else ""
         p = f"; p = {self.p:.3f}" if isfinite(self.p) else ""
         return f"{self.text} ({self.by}): {self.verdict}. {self.number}: {self.estimate:{digits}}{against}{p}."
@@ -71,6 +71,18 @@ def claims_of(overlaps: Sequence[HeadOverlap], ablation: SetAblation | None = No
         for edit in ablation.edits:
             claims += _of_ablation(ablation, edit)
     return sorted(claims, key=lambda claim: claim.by != PAPER)
+
+
+def sentences_of(claims: Sequence[Claim]) -> list[str]:
+    """One sentence for each claim: its first number (the paper's way to ask, where there is one), and what the others
+    say."""
+    said = []
+    for text, by in dict.fromkeys((c.text, c.by) for c in claims):
+        first, *others = [c for c in claims if (c.text, c.by) == (text, by)]
+        verdicts = [c.verdict for c in others]
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+        said.append(first.sentence() + (f" Asked in other ways: {counts}." if others else ""))
+    return said
 
 
 def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
@@ -97,25 +109,33 @@ def _of_overlap(overlap: HeadOverlap) -> list[Claim]:
     positive, k = overlap.score == "s_plus", overlap.k
     kind = "Positive heads" if positive else "Negative heads"
     ranked = "" if overlap.by == "score" else " by their mean change"
-    claims = []
+    within, by_chance, claims = f"{kind} are shared within a level", overlap.expected, []
     for across in dict.fromkeys(across for across, _ in overlap.contrasts):
         of_heads, of_all = overlap.contrasts[across, "overlap"], overlap.contrasts[across, "spearman"]
-        first = f"of the first {k}{ranked}, {across} of a level: heads shared within it"
-        between = f"of the first {k}{ranked}, {across}: heads shared by two levels"
-        less = f"first {k}{ranked}, {across}: heads shared within a level less those shared by two levels"
-        rank = f"rank correlation over all heads{ranked}, {across}: within a level less between levels"
+        first = f"Of the first {k} heads{ranked}, {across} of a level share"
+        between = f"Of the first {k} heads{ranked}, {across} of two levels share"
+        less = f"Shared heads of the first {k}{ranked}, {across}: within a level less between levels"
+        rank = f"Rank correlation over all heads{ranked}, {across}: within a level less between levels"
         if positive:
             claims += [
-                Claim(f"{kind} are shared within a level", PAPER, first, of_heads.within, overlap.expected, "above"),
+                Claim(within, PAPER, first, of_heads.within, by_chance, "above", of_heads.within_p),
                 Claim(f"{kind} differ between levels", PAPER, less, of_heads.difference, 0, "above", of_heads.p),
                 Claim(f"{kind} differ between levels", PAPER, rank, of_all.difference, 0, "above", of_all.p),
-                Claim(f"{kind} are shared by levels", OURS, between, of_heads.between, overlap.expected, "above"),
+                Claim(
+                    f"{kind} are shared by levels",
+                    OURS,
+                    between,
+                    of_heads.between,
+                    by_chance,
+                    "above",
+                    of_heads.between_p,
+                ),
             ]
         else:
             general = f"{kind} generalise across levels"
             claims += [
-                Claim(general, PAPER, between, of_heads.between, overlap.expected, "above"),
-                Claim(f"{kind} are shared within a level", OURS, first, of_heads.within, overlap.expected, "above"),
+                Claim(general, PAPER, between, of_heads.between, by_chance, "above", of_heads.between_p),
+                Claim(within, OURS, first, of_heads.within, by_chance, "above", of_heads.within_p),
                 Claim(f"{kind} differ between levels", OURS, rank, of_all.difference, 0, "above", of_all.p),
             ]
     return claims
@@ -130,14 +150,14 @@ def _of_ablation(ablation: SetAblation, edit: str) -> list[Claim]:
             for text, by, kind, subset, claimed in _ABLATIONS.get(score, ()):
                 estimate, p = ablation.contrast(score, edit, measure, kind, subset)
                 asked = "" if subset == "all" else f" of questions answered {subset}ly"
-                number = f"{NAMES[score]} heads {EDIT_NAMES[edit]}, {what}{asked}, {_KINDS[kind]}"
+                number = f"{NAMES[score]} heads {EDIT_NAMES[edit]}, {what}{asked}, {_KINDS[kind].format(n_random)}"
                 claims.append(Claim(text, by, number, estimate, 0.0, claimed, p, finest, two_sided=True))
     return claims
 
 
 _KINDS = {
-    "own": "change on their own level less that of random heads of the same layers",
-    "cross": "change on the other levels less that of random heads of the same layers",
+    "own": "change on their own level less that of random heads of the same layers ({} sets)",
+    "cross": "change on the other levels less that of random heads of the same layers ({} sets)",
     "own less cross": "change on their own level less that on the others",
 }
 _ABLATIONS: Mapping[str, Sequence[tuple[str, str, str, str, Literal["above", "below"]]]] = {

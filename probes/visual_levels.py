@@ -17,8 +17,8 @@ from interp.work import clear_parts
 from probes.visual_head_overlap import BY, HeadOverlap, head_overlap
 from probes.visual_head_tables import NAMES, RELU
 from probes.visual_heads import VisualHeads
-from probes.visual_level_claims import claims_frame, claims_of, verdict_counts
-from probes.visual_prompts import VisualExample, asked_of
+from probes.visual_level_claims import claims_frame, claims_of, sentences_of, verdict_counts
+from probes.visual_prompts import VisualExample
 from probes.visual_set_ablation import MEASURES, SetAblation, SetEdit, cross_level_ablation, plan_sets, run_of_sets
 
 CAVEATS = [
@@ -59,10 +59,9 @@ def study_levels(
     these are). With ``out`` the report is saved there; ``resume`` and ``overwrite`` as in
     :func:`probes.visual_heads.rank_visual_heads`. Also raises as :func:`head_overlap` where no score has two groups.
     """
-    asked = asked_of(examples)
     if out is not None:
         cases = plan_sets(heads, k, scores, tuple(edits), n_random, seed, by)
-        run = run_of_sets(model, heads, asked, cases, k, by, positions, batch_size, out, resume, overwrite, origin)
+        run = run_of_sets(model, heads, examples, cases, k, by, positions, batch_size, out, resume, overwrite, origin)
         if run.is_finished():
             return load_findings(out)
     overlaps, untold = overlaps_of(heads, scores, k)
@@ -143,7 +142,7 @@ def findings_of_levels(
     )
     return Findings(
         title=provenance["title"],
-        statement=[*(claim.sentence() for claim in claims), *untold, asked],
+        statement=[*sentences_of(claims), *untold, asked],
         tables=tables,
         figures=figures,
         provenance=provenance,

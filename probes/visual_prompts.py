@@ -124,6 +124,15 @@ class VisualExamples(Sequence[VisualExample]):
         return f"VisualExamples({len(self)} questions, {len({q.image_id for q in self.asked})} pictures)"
 
 
+def asking_of(examples: Sequence[VisualExample]) -> dict[str, Any]:
+    """How the questions are put, for the identity of a run: instruction, casing, wording; of prompts that were built
+    already, a hash of their tokens and answers."""
+    if isinstance(examples, VisualExamples) and isinstance(examples._build, _Builder):
+        return examples._build.asking
+    prompts = [[list(e.prompt.token_ids), {w: list(t) for w, t in e.prompt.answers.items()}] for e in examples]
+    return {"prompts_sha256": hash_json(prompts)}
+
+
 def asked_of(examples: Sequence[VisualExample]) -> tuple[Asked, ...]:
     """The questions in words, without building a prompt where that can be helped."""
     return examples.asked if isinstance(examples, VisualExamples) else tuple(e.asked for e in examples)
@@ -310,6 +319,11 @@ class _Builder:
         self.model.require_fits([prompt])
         return VisualExample(**asdict(asked), prompt=prompt)
 
+    @property
+    def asking(self) -> dict[str, Any]:
+        """What the prompts depend on beside question and picture."""
+        return {"instruction": self.instruction, "cases": self.cases, "wording": list(self._worded("{question}"))}
+
     def prompt(self, asked: Asked) -> Prompt:
         text, low, chat = self._worded(asked.question_text)
         return self.model.prompt(
@@ -349,8 +363,9 @@ class _Builder:
         """Token ids of each answer word, or why the question can't be judged by them."""
         words = dict.fromkeys([asked.gold, *asked.options, YES, NO])
         found = {word: self._of_word(prompt, asked, word) for word in words}
-        if isinstance(reason := found[asked.gold], str):
-            return reason
+        for word in (asked.gold, YES, NO):
+            if isinstance(reason := found[word], str):
+                return reason
         for option in asked.options:
             if option.casefold() != asked.gold.casefold() and set(found[option]) & set(found[asked.gold]):
                 return f"the gold answer {asked.gold!r} shares its first token with {option!r}, another option."

@@ -30,7 +30,7 @@ from probes.head_sets import Head, random_sets
 from probes.runs import Run
 from probes.visual_head_tables import NAMES, RELU
 from probes.visual_heads import VisualHeads
-from probes.visual_prompts import Asked, VisualExample, asked_of, describe_asked
+from probes.visual_prompts import Asked, VisualExample, asked_of, asking_of, describe_asked
 from probes.visual_scan import GOLD, clean_answers, time_and_run
 
 SetEdit = Literal["zero", "mean_of_others"]
@@ -233,7 +233,7 @@ def cross_level_ablation(
     asked, edits = asked_of(examples), tuple(edits)
     _require(model, heads, asked, scores, edits, k, n_random)
     cases = plan_sets(heads, k, scores, edits, n_random, seed, by)
-    run = run_of_sets(model, heads, asked, cases, k, by, positions, batch_size, out, resume, overwrite, origin)
+    run = run_of_sets(model, heads, examples, cases, k, by, positions, batch_size, out, resume, overwrite, origin)
     folder = None if run.out is None else keep_parts_of(run.out, run.parts_settings, resume, discard=overwrite)
     clean = clean_answers(examples, model, run, folder)
     keys = list(dict.fromkeys((c.edit, c.heads) for c in cases))
@@ -276,7 +276,7 @@ def cross_level_ablation(
 def run_of_sets(
     model: Model,
     heads: VisualHeads,
-    asked: Sequence[Asked],
+    examples: Sequence[VisualExample],
     cases: Sequence[SetCase],
     k: int,
     by: str,
@@ -297,8 +297,9 @@ def run_of_sets(
         "positions": positions,
         "n_random": 1 + max((c.draw for c in cases if c.set == "random"), default=-1),
         "cases_sha256": hash_json([asdict(c) for c in cases]),
+        "asking": asking_of(examples),
     }
-    data = describe_asked(asked, dict(origin or {}))
+    data = describe_asked(asked_of(examples), dict(origin or {}))
     place = None if out is None else Path(out)
     run = Run("Visual heads across levels", model, data, settings, batch_size, place, resume, overwrite)
     there, here = heads.provenance["model"].get("weights_sha256"), run.described_model["weights_sha256"]

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 import interp
 from interp.composed_edits import Edits
 from interp.edit_family import ModelEdit
-from interp.fold_check import agreement, check_prompts, every_logit
+from interp.fold_check import Agreement, agreement, check_prompts, every_logit
 from interp.head_scales import ScaledHeads
 from interp.head_weights import TunedHeads, current_rows
 from interp.residual import residual_states
@@ -102,6 +102,10 @@ def measure(model: interp.Model, edit: ModelEdit) -> dict[str, Any]:
     }
 
 
+def told(found: Agreement) -> str:
+    return f"{found.difference:.2g} ({found.rms:.1g})"
+
+
 NAMES = ("untouched", "hooked", "folded", "reloaded")
 
 
@@ -115,9 +119,10 @@ def main(fitted: Path | None) -> None:
         "# Edits: hooked, folded, reloaded",
         f"`{MODEL}`, one thread. Folded: written into the weights in memory. Reloaded: exported, and read by plain "
         "`AutoModelForCausalLM.from_pretrained`, with no code of ours. Logits: the first five of the vocabulary, after "
-        f"“{QUESTION}”. Largest difference: over all logits at every position of five prompts. The edit's own effect "
-        "is the largest difference of the hooked model's logits from the untouched one's. float64 shows that a fold is "
-        "exact: what is left in float32 is rounding.",
+        f"“{QUESTION}”. Differences are those from the hooked model, over all logits at every position of five "
+        "prompts: the largest, and in brackets the root mean square as a share of that of the logits. The edit's own "
+        "effect is the difference of the hooked model from the untouched one. float64 shows that a fold is exact: what "
+        "is left in float32 and bfloat16 is rounding.",
     ]
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         model = interp.load(MODEL, dtype=dtype)
@@ -132,9 +137,8 @@ def main(fitted: Path | None) -> None:
                 f"### {name}",
                 edit.summary(),
                 "\n".join(rows),
-                f"Largest difference from the hooked model: folded {found['folded'].difference:.2g}, reloaded "
-                f"{found['reloaded'].difference:.2g} (allowed {found['folded'].allowed:.2g}; largest logit "
-                f"{found['folded'].size:.3g}; the edit's own effect {found['effect'].difference:.3g}). Read as "
+                f"Differences: folded {told(found['folded'])}, reloaded {told(found['reloaded'])}; the edit's own "
+                f"effect {told(found['effect'])}; largest logit {found['folded'].size:.3g}. Read as "
                 f"{found['read as']}. Undone, weights are {'' if found['restored'] else 'NOT '}bit for bit as before."
                 f" Fold {found['fold_s']:.0f} s, export {found['export_s']:.0f} s.",
             ]

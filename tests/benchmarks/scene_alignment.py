@@ -70,36 +70,47 @@ def disguise(
     """Pictures in which one property can't be read off the others, and labels without what can't be read (-1).
 
     In train a colour comes with some shapes and patterns only, and a tower that learns these pairs fails on the
-    held-out ones (of plain pictures: shapes right in 100 % of train's patches, 64 % of test's). So half of the
-    pictures have their colours turned, paled or made negative at random and teach shape, size and pattern; a quarter
-    have the pixels of each patch shuffled and teach colour; the rest are as they are and teach colour and size.
+    held-out ones (of plain pictures: shapes right in 100 % of train's patches, 64 % of test's). So, by eighths of the
+    pictures: three have lightness and colour mixed at random and teach shape; two have their hues turned and teach
+    pattern; two have the pixels of each patch shuffled and teach colour; one is as it is and teaches colour. All but
+    the shuffled teach size.
     """
-    n, marked = len(pixels), labels.clone()
-    turned, shuffled = slice(0, n // 2), slice(n // 2, 3 * n // 4)
-    number = {name: i for i, name in enumerate(properties)}
-    marked[turned, :, number["colour"]] = NOTHING
-    for name in ("shape", "material"):
-        marked[n // 2 :, :, number[name]] = NOTHING
-    marked[shuffled, :, number["size"]] = NOTHING
-    shown = torch.cat([change_tones(pixels[turned], rng), shuffle(pixels[shuffled], patch, rng), pixels[3 * n // 4 :]])
+    cuts = [round(len(pixels) * part / 8) for part in (3, 5, 7)]
+    parts = pixels.tensor_split(cuts)
+    shown = torch.cat([change_tones(parts[0], rng), turn_hues(parts[1], rng), shuffle(parts[2], patch, rng), parts[3]])
+    teaches = (("shape", "size"), ("material", "size"), ("colour",), ("colour", "size"))
+    marked = labels.clone()
+    for part, taught in zip(marked.tensor_split(cuts), teaches, strict=True):
+        for i, name in enumerate(properties):
+            if name not in taught:
+                part[..., i] = NOTHING
     return shown, marked
 
 
 def change_tones(pixels: Float[Tensor, "image 3 height width"], rng: np.random.Generator) -> Tensor:
-    """Turn colours about the grey axis by a random angle; weigh lightness (from 1 to -1, a negative) against colour at
-    random, one strong where the other is weak; shift the whole. Lightness must not stay as it is: yellow would still be
-    told from the rest by being as light as the background, and its shapes be guessed."""
+    """Turn hues; weigh lightness (from 1 to -1, a negative) against colour at random, one strong where the other is
+    weak; shift the whole. With lightness as it was, yellow would still be told by being as light as the background, and
+    its shapes be guessed."""
+    light = pixels.mean(dim=1, keepdim=True)
+    mix = rng.uniform(0, np.pi, (len(pixels), 1, 1, 1))
+    shift = rng.uniform(-1, 1, mix.shape) * (1 - np.abs(np.cos(mix)))
+    cosine, sine, shift = (torch.from_numpy(x).float() for x in (np.cos(mix), np.sin(mix), shift))
+    return (cosine * light + sine * _turned(pixels - light, rng) + shift).clamp(-1, 1)
+
+
+def turn_hues(pixels: Float[Tensor, "image 3 height width"], rng: np.random.Generator) -> Tensor:
+    """Turn colours about the grey axis by a random angle and pale them; grey stays as it is."""
+    light = pixels.mean(dim=1, keepdim=True)
+    strength = torch.from_numpy(rng.uniform(0, 1, (len(pixels), 1, 1, 1)) ** 0.5).float()
+    return (light + strength * _turned(pixels - light, rng)).clamp(-1, 1)
+
+
+def _turned(colour: Float[Tensor, "image 3 height width"], rng: np.random.Generator) -> Tensor:
     axis = torch.full((3,), 3**-0.5)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * 3**-0.5
-    shape = (len(pixels), 1, 1, 1)
-    turn = torch.from_numpy(rng.uniform(0, 2 * np.pi, shape[:3])).float()
+    turn = torch.from_numpy(rng.uniform(0, 2 * np.pi, (len(colour), 1, 1))).float()
     rotation = turn.cos() * torch.eye(3) + turn.sin() * cross + (1 - turn.cos()) * torch.outer(axis, axis)
-    mix = rng.uniform(0, np.pi, shape)
-    shift = rng.uniform(-1, 1, shape) * (1 - np.abs(np.cos(mix)))
-    light = pixels.mean(dim=1, keepdim=True)
-    colour = torch.einsum("nij,njhw->nihw", rotation, pixels - light)
-    cosine, sine, shift = (torch.from_numpy(x).float() for x in (np.cos(mix), np.sin(mix), shift))
-    return (cosine * light + sine * colour + shift).clamp(-1, 1)
+    return torch.einsum("nij,njhw->nihw", rotation, colour)
 
 
 def shuffle(pixels: Float[Tensor, "image 3 height width"], patch: int, rng: np.random.Generator) -> Tensor:

@@ -58,8 +58,8 @@ N_TRAIN, N_TEST, N_QUESTIONS = 6000, 500, 16
 BATCH = 8
 END = "<end>"
 SHARPNESS = 0.1  # of the softmax over words in alignment
-ALIGNING = Stage("alignment", n_steps=1000, rate=3e-3, last=0.02)
-OPEN = Stage("open-questions", n_steps=1000, rate=1e-3, warm_up=100, last=0.5)
+ALIGNING = Stage("alignment", n_steps=1500, rate=3e-3, last=0.02)
+OPEN = Stage("open-questions", n_steps=800, rate=1e-3, warm_up=100, last=0.5)
 ALL = Stage("all-questions", n_steps=2200, rate=1e-3, warm_up=100, last=0.02)
 TRAINED = ("model.language_model.layers", "model.language_model.norm")
 CHAT_TEMPLATE = (
@@ -196,11 +196,11 @@ def make_model(tokenizer: Any) -> LlavaForConditionalGeneration:
 
 
 def align(model: Any, pool: Pool, held_out: Pool, tokenizer: Any, work: Path) -> list[dict]:
-    """Tower, projector and word embeddings alone. Where a patch is, is to be read along right minus left, below minus
-    above."""
+    """Tower and projector alone, towards word embeddings that stay as they began. Where a patch is, is to be read along
+    right minus left, below minus above."""
     words, inner = Words(tokenizer, ATTRIBUTES, "{}"), model.model
     sides = Words(tokenizer, {"across": ("left", "right"), "down": ("above", "below")}, "{}")
-    embedding = inner.language_model.embed_tokens.weight
+    embedding = inner.language_model.embed_tokens.weight.detach()
     labels = torch.from_numpy(pool.labels).long()
     where = places(labels, torch.from_numpy(pool.centres))
 
@@ -214,8 +214,8 @@ def align(model: Any, pool: Pool, held_out: Pool, tokenizer: Any, work: Path) ->
         distance = (features @ axes.T * 2 / axes.square().sum(dim=1) - where[chosen]).square().mean()
         return loss + distance, {"distance": distance.item(), **right}
 
-    weights = {n: p for n, p in inner.named_parameters() if not n.startswith("language_model.layers")}
-    weights = {n: p for n, p in weights.items() if n != "language_model.norm.weight" and "post_layernorm" not in n}
+    parts = ("vision_tower.", "multi_modal_projector.")
+    weights = {n: p for n, p in inner.named_parameters() if n.startswith(parts) and "post_layernorm" not in n}
     log = train(ALIGNING, weights, loss_of, work)
     shares = alignment_shares(
         model, pixel_values(held_out.images), torch.from_numpy(held_out.labels).long(), words.vectors(embedding)

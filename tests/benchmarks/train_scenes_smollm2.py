@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from interp.sources import local_directory
-from interp.testbeds import ADAPTED, DATA, TESTBEDS, around_language_model, image_tokenizer, insert_trained
+from interp.testbeds import ADAPTED, DATA, PLANNED, around_language_model, image_tokenizer, insert_trained
 from probes.scene_splits import scene_split
 from probes.scenes import ATTRIBUTES
 from tests.benchmarks.scene_alignment import (
@@ -46,13 +46,13 @@ SEED = 5
 DIFFICULTY = "medium"
 PIXELS, PATCH = 96, 16
 GRID = PIXELS // PATCH
-N_TRAIN, N_TEST, N_QUESTIONS = 8000, 300, 20
-BATCH = 2
+N_TRAIN, N_TEST, N_QUESTIONS = 8000, 300, 24
+BATCH, ALIGNED_BATCH = 1, 32
 RANK, ALPHA = 8, 16
 END = "<|im_end|>"
 SHORTNESS = 0.05  # weight of the features' squared length in alignment; 1 is a word embedding's
-ALIGNING = Stage("alignment", n_steps=700, rate=1e-3, warm_up=50, last=0.05)
-ANSWERING = Stage("questions", n_steps=600, rate=1e-3, warm_up=30, last=0.05)
+ALIGNING = Stage("alignment", n_steps=1000, rate=1e-3, warm_up=50, last=0.02)
+ANSWERING = Stage("questions", n_steps=800, rate=1e-3, warm_up=40, last=0.05)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
@@ -72,10 +72,10 @@ FACTS = {
     "data": f"{N_TRAIN:,} scenes of `probes.scene_splits`, split train, seed {SEED}, difficulty {DIFFICULTY}, drawn by "
     "`probes.scene_renderer`: no photographs, no text by people. The other splits' scenes are made of combinations of "
     "shape, colour and pattern that train has not; ood has other backgrounds, more noise and more objects besides.",
-    "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of 48 images): "
+    "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of {ALIGNED_BATCH} images): "
     "projected patches aimed at half the sum of the language model's word embeddings of their object's shape, colour, "
     "size and pattern, plus its place along right minus left and bottom minus top. Then through the language model "
-    f"({ANSWERING.n_steps} batches of {BATCH} images with {N_QUESTIONS} questions each, packed behind the image): "
+    f"({ANSWERING.n_steps} batches of {BATCH} image with {N_QUESTIONS} questions packed behind it): "
     f"LoRA of rank {RANK} on the attention weights of every layer, the rest as it was; bfloat16 with float32 LoRA "
     "weights. The log, thinned (seconds of one thread of a shared core):",
     "limits": "Answers questions in the forms of `probes.scene_questions` only, in lower case, with one word; on other "
@@ -116,7 +116,7 @@ def align(model: Any, pool: Pool, held_out: Pool, tokenizer: Any, work: Path) ->
 
     def loss_of(step: int):
         rng = random_state(SEED, 0, step)
-        chosen = rng.choice(len(pool), size=48, replace=False)
+        chosen = rng.choice(len(pool), size=ALIGNED_BATCH, replace=False)
         shown, marked = disguise(pixel_values(pool.images[chosen]), labels[chosen], list(ATTRIBUTES), PATCH, rng)
         features = image_features(model, shown)
         loss, right = alignment_loss(features, marked, vectors, scale=1.0)
@@ -182,11 +182,11 @@ def main() -> None:
     work = Path(sys.argv[1])
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    base = local_directory(TESTBEDS[NAME].language_model)
+    base = local_directory(PLANNED[NAME].language_model)
     tokenizer = image_tokenizer(base)
     processor = make_processor(tokenizer, PIXELS, PATCH, CHAT_TEMPLATE)
     template = Template(processor, GRID * GRID, END)
-    pool = draw(scene_split("train", N_TRAIN, SEED, DIFFICULTY, pairs=3, opens=3), template, PIXELS, GRID)
+    pool = draw(scene_split("train", N_TRAIN, SEED, DIFFICULTY, pairs=2, opens=6), template, PIXELS, GRID)
     held_out = draw(scene_split("validation", N_TEST // 2, SEED, DIFFICULTY), template, PIXELS, GRID)
     print("drawn", flush=True)
 
@@ -200,7 +200,7 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     trained = shipped_weights(model)
-    save_file(trained, target / TESTBEDS[NAME].weights, metadata={"format": "pt"})
+    save_file(trained, target / PLANNED[NAME].weights, metadata={"format": "pt"})
     config.save_pretrained(target)
     processor.save_pretrained(work / "processor")
     for name in ("processor_config.json", "chat_template.jinja"):
@@ -213,7 +213,7 @@ def main() -> None:
     for split in ("validation", "test", "ood"):
         scenes = scene_split(split, N_TEST if split == "test" else N_TEST // 2, SEED, DIFFICULTY)
         answers[split] = answer_pool(shipped, template, draw(scenes, template, PIXELS, GRID), 4)
-    write_card(target, FACTS, shipped, answers, log, TESTBEDS[NAME].weights)
+    write_card(target, FACTS, shipped, answers, log, PLANNED[NAME].weights)
 
 
 if __name__ == "__main__":

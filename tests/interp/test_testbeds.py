@@ -21,7 +21,7 @@ from transformers import (
 
 from interp import sources, testbeds
 from interp.gguf import FORMAT_VERSION, PROVENANCE_FILE, read_provenance, sha256_of
-from interp.testbeds import TESTBEDS, assemble, check_weights, insert_trained
+from interp.testbeds import PLANNED, TESTBEDS, assemble, check_weights, insert_trained
 from probes.scene_renderer import render
 from probes.scene_splits import scene_split
 from tests.benchmarks.scene_alignment import NOTHING, disguise, label_patches
@@ -29,6 +29,7 @@ from tests.benchmarks.scene_packing import Template, pack, pixel_values, target_
 from tests.benchmarks.scene_training import draw
 
 TINY = "scenes-llava-tiny"
+pytestmark = pytest.mark.skipif(TINY not in TESTBEDS, reason="the testbeds are not trained yet: no weights are pinned")
 MOST_MB = 15
 
 
@@ -168,7 +169,7 @@ def around(tmp_path, monkeypatch):
     save_file(trained, shipped / "adapter.safetensors")
     monkeypatch.setattr(testbeds, "DATA", data)
     found = sha256_of(shipped / "adapter.safetensors")
-    testbed = replace(TESTBEDS["scenes-smollm2"], name="seeing", sha256=found)
+    testbed = replace(PLANNED["scenes-smollm2"], name="seeing", sha256=found)
     return testbed, base, language_model, trained
 
 
@@ -214,12 +215,14 @@ def test_a_disguise_hides_what_it_must():
     labels = torch.zeros(8, 4, 4, dtype=torch.long)
     shown, marked = disguise(pixels, labels, ["shape", "colour", "size", "material"], 8, rng)
     hidden = (marked == NOTHING).all(dim=1)
-    assert hidden[:4].tolist() == [[False, True, False, False]] * 4
-    assert hidden[4:6].tolist() == [[True, False, True, True]] * 2
-    assert hidden[6:].tolist() == [[True, False, False, True]] * 2
-    assert torch.equal(shown[6:], pixels[6:])
-    cells = shown[4:6, :, :8, :8].flatten(2).sort(dim=-1).values
-    assert torch.equal(cells, pixels[4:6, :, :8, :8].flatten(2).sort(dim=-1).values)
+    assert hidden[:3].tolist() == [[False, True, False, True]] * 3
+    assert hidden[3:5].tolist() == [[True, True, False, False]] * 2
+    assert hidden[5:7].tolist() == [[True, False, True, True]] * 2
+    assert hidden[7:].tolist() == [[True, False, False, True]]
+    assert (labels == 0).all() and torch.equal(shown[7:], pixels[7:])
+    cells = shown[5:7, :, :8, :8].flatten(2).sort(dim=-1).values
+    assert torch.equal(cells, pixels[5:7, :, :8, :8].flatten(2).sort(dim=-1).values)
     grey = pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     still_grey, _ = disguise(grey, labels, ["shape", "colour", "size", "material"], 8, rng)
-    assert still_grey[:4].std(dim=1).max() < 1e-6
+    assert still_grey[:5].std(dim=1).max() < 1e-6
+    assert torch.allclose(still_grey[3:5], grey[3:5], atol=1e-6)

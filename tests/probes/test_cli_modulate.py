@@ -87,22 +87,8 @@ def test_rules_and_levels(run, arguments, tmp_path):
     tried = ("--rule", "released", "--rule", "top-k", "--k", 2, "--measure", "nas_order_balanced", "--high", "hurts")
     other = tmp_path / "other.csv"
     other.write_text("question,answer\nIs the kettle blue?,yes\nIs the sky so?,no\n")
-    code, out, err = run(
-        *(
-            *arguments,
-            *tried,
-            "--test",
-            other,
-            "--random-draws",
-            2,
-            "--limit",
-            20,
-            "--choose-by",
-            "gold-prob",
-            "--batch-size",
-            32,
-        )
-    )
+    few = ("--test", other, "--random-draws", 2, "--limit", 20, "--choose-by", "gold-prob", "--batch-size", 32)
+    code, out, err = run(*arguments, *tried, *few)
     assert code == 0, err
     found = load_modulation(tmp_path / "out")
     assert [test.name for test in found.tests] == ["test", "other"] and "On other (2 questions)" in out

@@ -29,12 +29,14 @@ def test_heads_of_a_level_are_told_from_heads_of_all():
     for across in ACROSS:
         of_heads, of_all = own.contrasts[across, "overlap"], own.contrasts[across, "spearman"]
         assert of_heads.within.value > 5 > 3 > of_heads.between.value and of_heads.n_levels == 3
+        assert of_heads.within_p < 0.01 < of_heads.between_p
         for contrast in (of_heads, of_all):
             assert contrast.difference.low > 0 and contrast.p <= 0.05
             assert contrast.difference.value == pytest.approx(contrast.within.value - contrast.between.value)
     general = head_overlap(heads, "s_minus", k=6, **FEW)
     for across in ACROSS:
         assert general.contrasts[across, "overlap"].between.low > general.expected == pytest.approx(36 / 30)
+        assert general.contrasts[across, "overlap"].between_p < 0.01
         assert general.contrasts[across, "spearman"].difference.low < 0.05
 
 
@@ -166,7 +168,9 @@ def test_claims_follow_the_numbers():
 
 def test_verdicts_by_hand():
     def claim(low: float, high: float, p: float = float("nan"), claimed: str = "above", finest: float = 0.0) -> Claim:
-        return Claim("A", "V-SEAM", "heads share", Estimate((low + high) / 2, low, high), 1.0, claimed, p, finest)
+        return Claim(
+            "A", "V-SEAM", "Of the first, share", Estimate((low + high) / 2, low, high), 1.0, claimed, p, finest
+        )
 
     assert claim(1.1, 2).verdict == "shown" and claim(0.9, 2).verdict == "not shown"
     assert claim(0.1, 0.9).verdict == "reversed" and claim(0.1, 0.9, claimed="below").verdict == "shown"
@@ -174,7 +178,7 @@ def test_verdicts_by_hand():
     assert claim(1.1, 2, p=1 / 11, finest=1 / 11).verdict == "shown"  # more than each of only ten
     assert replace(claim(0.1, 0.9, p=0.2), two_sided=True).verdict == "not shown"
     assert claim(math.nan, 2).verdict == "not tested"
-    assert claim(1.1, 2).sentence() == "A (V-SEAM): shown. heads share: 1.6 [1.1, 2.0], against 1.0 by chance."
+    assert claim(1.1, 2).sentence() == "A (V-SEAM): shown. Of the first, share: 1.6 [1.1, 2.0], against 1.0 by chance."
     assert "not tested, too few questions" in claim(math.nan, 2).sentence()
 
 

@@ -13,13 +13,12 @@ import torch
 import interp
 from interp import Prompt
 from interp.edits import ablate_each_head
-from interp.metrics import LogitDifference, Probability
-from interp.readings import IsMostProbable, scan_readings
+from interp.metrics import Probability
 from interp.storage import load_ranking
 from probes import visual_heads, visual_scan
 from probes.visual_head_tables import gold_table, group_sums, largest_by_chance, score_table
 from probes.visual_heads import VisualHeads, load_visual_heads, rank_visual_heads
-from probes.visual_prompts import Asked, VisualExample, VisualExamples
+from probes.visual_prompts import Asked, VisualExample, VisualExamples, visual_examples
 from tests.interp.tiny_vision import picture
 from tests.probes.visual_tiny import LEVELS, PLANTED, answered, llava, questions, simulated
 
@@ -162,28 +161,6 @@ def test_clean_readings_by_hand(model, examples):
     assert found["option_correct"][0] == float(logits[yes] > logits[no])
     assert found["yes_margin"][0] == pytest.approx(float(logits[yes] - logits[no]), abs=1e-4)
     assert found["top_token"][0] == int(logits.argmax()) and found["length"][0] == len(prompt)
-
-
-def test_several_readings_of_one_scan_are_those_of_several_scans(model, examples):
-    prompts = [e.prompt for e in examples[:3]]
-    branches = ablate_each_head("zero").branches(model)
-    metrics = [Probability("gold"), LogitDifference("yes", "no"), IsMostProbable.of(model)]
-    for method in ("fan-out", "loop"):
-        read = scan_readings(model, prompts, branches, metrics, positions="text", method=method)
-        for metric, result in zip(metrics[:2], read, strict=False):
-            alone = interp.scan(model, prompts, branches, metric=metric, positions="text", method=method)
-            np.testing.assert_allclose(result.values, alone.values, atol=1e-5)
-            np.testing.assert_allclose(result.clean, alone.clean, atol=1e-5)
-            assert result.metric == str(metric) and result.unit == metric.unit
-    gold, correct = read[0], read[2]
-    assert set(np.unique(correct.values)) <= {0.0, 1.0} and str(metrics[2]) == "gold is most probable"
-    assert (correct.values[gold.values > 0.5] == 1).all()
-    clean = [int(model.final_logits([p])[0].argmax()) in p.answer_tokens("gold") for p in prompts]
-    np.testing.assert_array_equal(correct.clean, np.array(clean, dtype=float))
-    only = scan_readings(model, prompts, branches[:2], [LogitDifference("yes", "no")])
-    assert len(only) == 1 and "largest difference" in only[0].check
-    with pytest.raises(ValueError, match="no metrics were given"):
-        scan_readings(model, prompts, branches, [])
 
 
 # What follows from the numbers
@@ -353,6 +330,19 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, examples, tmp_pa
     assert not (tmp_path / "run" / "parts").exists()
 
 
+def test_another_wording_is_another_run(model, examples, tmp_path):
+    few = {"positions": "answer", "scores": ("signed_drop",)}
+    asked = examples.asked[:2]
+
+    def put(**wording) -> VisualExamples:
+        return visual_examples(model, asked, lambda q: picture(int(q.image_id)), **wording)
+
+    found = [rank_visual_heads(model, put(**w), **few) for w in ({}, {"instruction": "?"}, {"cases": "as_given"})]
+    found.append(rank_visual_heads(model, list(put()), **few))  # prompts that were built already
+    assert len({heads.provenance["run_id"] for heads in found}) == 4
+    assert rank_visual_heads(model, put(), **few).provenance["run_id"] == found[0].provenance["run_id"]
+
+
 def test_saved_heads_are_read_back_and_others_refused(heads, tmp_path):
     heads.save(tmp_path / "h")
     again = load_visual_heads(tmp_path / "h")
@@ -380,7 +370,6 @@ def test_what_others_wrote_is_escaped(tmp_path):
 
 def test_a_picture_that_breaks_on_the_way_stops_the_run_and_scores_nothing(model, tmp_path):
     asked = [Asked(f"q{i}", "Is it blue?", "yes", image_id=str(i)) for i in range(4)]
-    from probes.visual_prompts import visual_examples
 
     def gone(q: Asked):
         return tmp_path / "gone.png" if q.id == "q2" else picture(int(q.image_id))
