@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 OF_LARGEST = {torch.float64: 1e-10, torch.float32: 2e-5}
 LEAST = {torch.float64: 1e-9, torch.float32: 1e-4}
 # In half precision, the root mean square: single logits are far off by rounding alone. A folded edit rounds the
-# weights, a hooked one the states. For the same direction in bfloat16: 0.07 between the two, and 0.15 between either
-# and the same in float32 (tests/benchmarks/edits.md).
+# weights, a hooked one the states. For the same direction in bfloat16: 0.07 between the two
+# (tests/benchmarks/edits.md), and 0.15 between either of them and the hooked model in float32.
 OF_RMS = {torch.bfloat16: 0.15, torch.float16: 0.03}
 LENGTHS = (3, 8, 17, 32)
 

@@ -147,7 +147,8 @@ def planned(scope: str, scores: HeadScores, settings: Settings) -> list[Candidat
     """The candidates that follow from the scores alone."""
     found = []
     if "released" in settings.rules:
-        found.append(Candidate(scope, RELEASED, RELEASED, factors_by_rule(scores.signed, 1.0)))
+        of_unit = f"in the unit of {scores.name}: the release has D"
+        found.append(Candidate(scope, RELEASED, RELEASED, factors_by_rule(scores.signed, 1.0), of_unit))
         for largest in settings.largest:
             strength = strength_for(scores.signed, largest)
             name = f"rule, largest change {largest:g}"

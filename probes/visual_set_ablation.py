@@ -253,7 +253,8 @@ def cross_level_ablation(
             check=0,
             memory_mib=memory_mib,
         )
-        return {"gold_prob": gold.clean, "gold_prob_edited": gold.values, "is_correct_edited": correct.values}
+        found = {"gold_prob": gold.clean, "gold_prob_edited": gold.values}
+        return found | {"is_correct": correct.clean > 0.5, "is_correct_edited": correct.values}
 
     found = time_and_run(score_batch, examples, run, folder, "sets", f"{len(branches)} sets of heads by the {how}", say)
     column = [keys.index((c.edit, c.heads)) for c in cases]
@@ -261,7 +262,7 @@ def cross_level_ablation(
         cases=tuple(cases),
         asked=asked,
         gold_prob=found["gold_prob"],
-        is_correct=clean["is_correct"],
+        is_correct=found["is_correct"],
         gold_prob_edited=found["gold_prob_edited"][:, column],
         is_correct_edited=found["is_correct_edited"][:, column],
         provenance=run.provenance(

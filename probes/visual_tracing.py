@@ -41,6 +41,8 @@ CAVEATS = [
     "A vision tower lets patches see each other: an edit changes the states of other patches too, and the edited ones "
     "hold more than the object.",
     "A role with more positions has more to bring back; compare layers within a role rather than roles.",
+    "An unrelated picture often has the same answer by chance (half of yes/no questions), so its states bring some "
+    "of it back too: what the right picture's do beyond it is on the careful side, and takes 20 pairs or so to show.",
     "The gold answer is read by its first token.",
 ]
 

@@ -121,8 +121,9 @@ def main(fitted: Path | None) -> None:
         "`AutoModelForCausalLM.from_pretrained`, with no code of ours. Logits: the first five of the vocabulary, after "
         f"“{QUESTION}”. Differences are those from the hooked model, over all logits at every position of five "
         "prompts: the largest, and in brackets the root mean square as a share of that of the logits. The edit's own "
-        "effect is the difference of the hooked model from the untouched one. float64 shows that a fold is exact: what "
-        "is left in float32 and bfloat16 is rounding.",
+        "effect is the difference of the hooked model from the untouched one. float64 shows that a fold is exact "
+        "(Llama's norms round to float32, so what is far below that is 0): what is left in float32 and bfloat16 is "
+        "rounding.",
     ]
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         model = interp.load(MODEL, dtype=dtype)
