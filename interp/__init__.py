@@ -20,6 +20,7 @@ from interp.scan import ScanResult, scan
 from interp.side_by_side import compare_rankings
 from interp.steering import Steering, add_direction, clamp_direction, remove_direction
 from interp.storage import load_ranking
+from interp.tracing import trace
 from interp.weight_identity import describe_model
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "save_control_vector",
     "scale_each_head",
     "scan",
+    "trace",
 ]
