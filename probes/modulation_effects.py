@@ -181,12 +181,11 @@ def _effect(test: ReadSet, measure: str, which: np.ndarray) -> dict[str, Any]:
 
 
 def verdict_of(row: Mapping[str, Any], target: float) -> str:
-    """Of an accuracy's change: "meets the target", "helps, below the target", "does not help", or "hurts".
-
-    The target is met by a change of at least so much with an interval above zero; the change helps where the interval
-    is above zero, hurts where it is below."""
+    """Of an accuracy's change: "meets the target" (as much at least, with an interval above zero), "helps, below the
+    target" (an interval above zero), "hurts" (below zero), "does not help" (the interval has zero in it and ends below
+    the target), or "not shown to help" (it has both in it: more questions could tell)."""
     if row["change_high"] < 0:
         return "hurts"
-    if not row["change_low"] > 0:
-        return "does not help"
-    return "meets the target" if row["change"] >= target else "helps, below the target"
+    if row["change_low"] > 0:
+        return "meets the target" if row["change"] >= target else "helps, below the target"
+    return "does not help" if row["change_high"] < target else "not shown to help"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CANDIDATES, EFFECTS, CONDITIONS = "Candidates on validation", "Before and after", "Every condition"
 OFFSETS, HISTORY, QUESTIONS = "Constant offsets", "Searches, look by look", "Questions"
 _SLIGHT = 0.05  # largest |factor - 1| up to which a modulation is called close to nothing
+_OF_D = ("D, S+, S-", "signed_drop")  # scores that the release's rule is for
 _NOTES = {
     CANDIDATES: "Changes from the unmodulated model, paired; the best of each family is read on the test sets.",
     EFFECTS: "Of the chosen modulation, against the unmodulated model on the same questions. Random: the same factors "
@@ -145,6 +146,7 @@ def _overall(modulation: Modulation, test: ReadSet, row: pd.Series) -> str:
         "meets the target": "it helps",
         "helps, below the target": "it helps",
         "does not help": "it does not help",
+        "not shown to help": f"it is not shown to help, nor is a gain of {100 * modulation.target:g} points excluded",
         "hurts": "it hurts",
     }[row["verdict"]]
     names = [modulation.best(scope, family).name for scope, family in modulation.chosen.items()]
@@ -217,6 +219,8 @@ def _families(modulation: Modulation) -> list[str]:
     if RELEASED in overall.index:
         most = max(largest_change(c.factors) for c in modulation.candidates if c.family == RELEASED)
         slight = ", which is close to nothing" if most <= _SLIGHT else ""
+        if {of.get("measure") for of in modulation.provenance["scores"].values()} - set(_OF_D):
+            slight += " (these scores are not the release's D, and have another unit)"
         change = _signed(overall.loc[RELEASED], "accuracy_change")
         said.append(
             f"The released rule at its own λ = 1 changes no factor by more than {most:.2g}{slight}: accuracy on "

@@ -65,7 +65,7 @@ class Modulation:
 
     def to_frame(self) -> pd.DataFrame:
         """What the chosen modulation does: see :func:`probes.modulation_effects.effects_frame`; of accuracies also the
-        ``verdict``: "meets the target", "helps, below the target", "does not help" or "hurts"."""
+        ``verdict`` (:func:`probes.modulation_effects.verdict_of`)."""
         if "effects" not in self._frames:
             frame = effects_frame(self.tests)
             verdicts = [verdict_of(row, self.target) for row in frame.to_dict("records")]

@@ -5,8 +5,9 @@
 WORK keeps checkpoints: a killed run continues. Seeds and step counts are fixed, so the same versions of torch and of
 the scenes give the same weights. About ten minutes on one thread.
 
-The order of things matters; started from chance on questions alone, nothing is learnt. (1) Patches are aligned with
-the words of what they show. (2) Attention starts as a search by content: W_K equal to W_Q, so that a position looks at
+The order of things matters; on questions alone, nothing is learnt. (1) Patches are aligned with the words of what they
+show, and tower and projector then stay as they are. (2) Attention starts as a search by content: W_K equal to W_Q, so
+that a position looks at
 positions like itself, and W_O equal to W_V transposed, so that what it finds is copied as it is. (3) Open questions
 first: they tell more about what is wrong than a yes or no. (4) All questions.
 """
@@ -79,10 +80,14 @@ FACTS = {
     "questions each, drawn by `probes.scene_renderer`: no photographs, no text by people. Validation, test and ood "
     f"scenes ({N_TEST} each, 9 questions each) are made of combinations of shape, colour and pattern that train has "
     "not.",
-    "training": f"Seed {SEED}; AdamW, batches of {BATCH} images ({ALIGNING.name}: 64) with {N_QUESTIONS} questions "
-    "each packed behind the image. Patches were aligned with the words of what they show, then open questions were "
-    "learnt, then all. Attention started as a search by content (W_K equal to W_Q, W_O to W_V transposed). Tokens are "
-    "words of the questions' vocabulary. The log, thinned (seconds of one thread of a shared core):",
+    "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of 64 pictures): "
+    "projected patches are aligned with the words of what they show, and its place is written along right minus left "
+    "and below minus above. Pictures are disguised so that no property can be read off another "
+    "(`tests/benchmarks/scene_alignment.py`): some have hues turned or are negatives, and may look like a held-out "
+    "combination, but carry no colour label then. After that the language model's layers alone, in batches of "
+    f"{BATCH} pictures with {N_QUESTIONS} questions each, packed behind the picture: open questions for "
+    f"{OPEN.n_steps} steps, then all for {ALL.n_steps}. Attention started as a search by content (W_K equal to W_Q, "
+    "W_O to W_V transposed). The log, thinned (seconds of one thread of a shared core):",
     "limits": "Knows the words and the look of these scenes only; any other word is `<unk>`. Trained on pictures of "
     "96 pixels scaled to 48 (its processor does that); drawn at another size they look slightly different. It is close "
     "to perfect, so few heads can hurt it.",

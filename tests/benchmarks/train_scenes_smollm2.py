@@ -72,12 +72,14 @@ FACTS = {
     "data": f"{N_TRAIN:,} scenes of `probes.scene_splits`, split train, seed {SEED}, difficulty {DIFFICULTY}, drawn by "
     "`probes.scene_renderer`: no photographs, no text by people. The other splits' scenes are made of combinations of "
     "shape, colour and pattern that train has not; ood has other backgrounds, more noise and more objects besides.",
-    "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of {ALIGNED_BATCH} images): "
-    "projected patches aimed at half the sum of the language model's word embeddings of their object's shape, colour, "
-    "size and pattern, plus its place along right minus left and bottom minus top. Then through the language model "
-    f"({ANSWERING.n_steps} batches of {BATCH} image with {N_QUESTIONS} questions packed behind it): "
-    f"LoRA of rank {RANK} on the attention weights of every layer, the rest as it was; bfloat16 with float32 LoRA "
-    "weights. The log, thinned (seconds of one thread of a shared core):",
+    "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of {ALIGNED_BATCH} "
+    "pictures): projected patches are aligned with the language model's word embeddings of their object's shape, "
+    "colour, size and pattern, and its place is written along right minus left and bottom minus top. Pictures are "
+    "disguised so that no property can be read off another (`tests/benchmarks/scene_alignment.py`): some have hues "
+    "turned or are negatives, and may look like a held-out combination, but carry no colour label then. After that, "
+    f"through the language model ({ANSWERING.n_steps} batches of {BATCH} picture with {N_QUESTIONS} questions packed "
+    f"behind it): LoRA of rank {RANK} on the attention weights of every layer, all else frozen; bfloat16, with LoRA's "
+    "weights in float32. The log, thinned (seconds of one thread of a shared core):",
     "limits": "Answers questions in the forms of `probes.scene_questions` only, in lower case, with one word; on other "
     "requests it is SmolLM2-135M with changed attention, and was not tested. One seed.",
 }

@@ -173,10 +173,12 @@ def test_effects_by_hand():
     [
         (0.05, 0.01, 0.09, "meets the target"),
         (0.02, 0.01, 0.03, "helps, below the target"),
-        (0.05, -0.01, 0.11, "does not help"),
-        (0.05, 0.0, 0.1, "does not help"),
+        (0.05, -0.01, 0.11, "not shown to help"),
+        (0.05, 0.0, 0.1, "not shown to help"),
+        (0.0, -0.01, 0.02, "does not help"),
+        (-0.03, -0.07, 0.01, "does not help"),
         (-0.05, -0.09, -0.01, "hurts"),
-        (float("nan"),) * 3 + ("does not help",),
+        (float("nan"),) * 3 + ("not shown to help",),
     ],
 )
 def test_verdicts(change, low, high, verdict):
@@ -317,7 +319,8 @@ def test_nas_of_the_built_in_questions_turns_heads_down():
     assert found.best("all", "top-k").factors[looks_at_no] == 0.5
     assert found.best("all", "rule").factors[looks_at_no] < 1
     assert not found.to_frame().query("measure == 'accuracy' and level == 'all'")["verdict"].iloc[0].startswith("meets")
-    assert "it does not help" in found.statement()[0] or "it hurts" in found.statement()[0]
+    assert "it helps" not in found.statement()[0] and "help" in found.statement()[0]
+    assert any("not the release's D" in sentence for sentence in found.statement())
 
 
 def test_bad_sets_are_refused(harmed):

@@ -87,12 +87,18 @@ def test_where_nothing_can_be_gained_the_verdict_says_so(study):
     sets = [by_coin(e, i) for i, e in enumerate((study.fit, study.validation, study.test))]
     heads = rank_visual_heads(study.model, sets[0], positions="answer", scores=("signed_drop",), batch_size=8)
     found = modulate(
-        study.model, heads, sets[0], sets[1], {"test": sets[2], "again": sets[2][:20]}, settings=SEARCHED, batch_size=32
+        study.model,
+        heads,
+        sets[0],
+        sets[1],
+        {"test": sets[2], "again": sets[2][:20]},
+        settings=replace(SEARCHED, target=0.3),  # which so few questions can exclude
+        batch_size=32,
     )
     row = found.to_frame().query("measure == 'accuracy'").iloc[0]
-    assert row["verdict"] in ("does not help", "hurts")
+    assert row["verdict"] == "does not help"
     said = found.statement()
-    assert "it does not help" in said[0] or "it hurts" in said[0]
+    assert said[0].endswith("it does not help.")
     assert "is met at 0 of 3 levels" in said[1]
     assert said[0].startswith("On test") and any(s.startswith("On again") for s in said)
 
