@@ -67,7 +67,7 @@ _TESTBEDS = (
         name="scenes-llava-tiny",
         description="LLaVA architecture, 4 layers x 8 heads, d_model 128: answers questions on easy drawn scenes",
         weights="model.safetensors",
-        sha256="",
+        sha256="b500b11275788b356c4a60d4ceedcbc8de2f82ef1a6e354bcdf4f3f10e7b6c7e",
     ),
     Testbed(
         name="scenes-smollm2",

@@ -122,6 +122,8 @@ def visual_heads(
     One pass for each head and question at --positions all; it says how long that
     takes before it starts, and a killed run goes on with --resume.
     """
+    from probes.visual_head_report import first_heads
+    from probes.visual_head_tables import NAMES
     from probes.visual_heads import SCORES, rank_visual_heads
     from probes.visual_sources import read_source
 
@@ -166,19 +168,14 @@ def visual_heads(
     shown = [Shown("counts", found.tables["Questions by level and kind"], columns, "Unedited model")]
     of_heads = {"level": "level", "label": "head", "score": "score", "floor": "floor", "mean_change": "mean change"}
     of_heads |= {"q": "q", "yes_push": "yes push"}
-    for title, frame in found.tables.items():
-        if "heads" in title and "level" in frame:
-            name = title.partition(":")[0]
-            first = frame.groupby("level", sort=False).head(5)
-            thousandths = {c: 1000 * first[c] for c in first if c.startswith(("score", "floor", "mean_change"))}
-            shown.append(
-                Shown(
-                    name,
-                    first.assign(**thousandths),
-                    {c: text for c, text in of_heads.items() if c in frame},
-                    f"{title.replace('the first 20', 'the first 5')}, in thousandths of probability",
-                )
-            )
+    for name in heads.provenance["settings"]["scores"]:
+        if (frame := found.tables.get(first_heads(name))) is None:
+            continue
+        first = frame.groupby("level", sort=False).head(5)
+        thousandths = {c: 1000 * first[c] for c in first if c.startswith(("score", "floor", "mean_change"))}
+        columns = {c: text for c, text in of_heads.items() if c in frame}
+        title = f"{NAMES[name]}: the first 5 heads, in thousandths of probability"
+        shown.append(Shown(name, frame if as_json else first.assign(**thousandths), columns, title))
     print_result(found.statement, shown, folders, as_json)
 
 
@@ -201,7 +198,7 @@ def visual_levels(
         list[SetEdit] | None, typer.Option(help="What is done to them; may be repeated.", show_default="both")
     ] = None,
     positions: Where = Positions.all,
-    random_sets: Annotated[int, typer.Option(min=0, help="Random sets of the same layers to compare with.")] = 10,
+    random_sets: Annotated[int, typer.Option(min=0, help="Random sets of the same layers to compare with.")] = 20,
     batch_size: Batch = 4,
     memory: Memory = 1024.0,
     resume: Resume = False,

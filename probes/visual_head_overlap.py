@@ -133,7 +133,8 @@ def head_overlap(
     if len(masks) < 2:
         raise ValueError(
             f"{len(masks)} groups of questions (level and kind) have {FEWEST} questions that count for "
-            f"{NAMES[score]}; a comparison needs two. Too few: {left_out or 'none'}."
+            f"{NAMES[score]}; a comparison needs two. Too few: "
+            f"{', '.join(f'{name} ({n})' for name, n in left_out.items()) or 'none'}."
         )
     rng = np.random.default_rng(seed)
     halves = [data.half_of_pictures(rng) for _ in range(n_halves)]

@@ -57,8 +57,8 @@ def findings_of(heads: VisualHeads) -> Findings:
             said.append(_sentence(heads, score, level, frame))
         if shown:
             table = pd.concat(shown, ignore_index=True)
-            tables[f"{NAMES[score]}: the first {_SHOWN} heads"] = table[["level", *table.columns.drop("level")]]
-            tables[f"{NAMES[score]}: the first {_SHOWN} heads"].attrs["note"] = _NOTE
+            tables[first_heads(score)] = table[["level", *table.columns.drop("level")]]
+            tables[first_heads(score)].attrs["note"] = _NOTE
     scores = heads.provenance["settings"]["scores"]
     apart = [
         gold_table(heads, score, level, min(_TOP, heads.n_layers * heads.n_heads))
@@ -85,6 +85,12 @@ def findings_of(heads: VisualHeads) -> Findings:
         provenance=dict(heads.provenance),
         arrays={name: getattr(heads, name) for name in ARRAYS},
     )
+
+
+def first_heads(score: str) -> str:
+    """The name of the table of a score's first heads."""
+    kinds = {"s_plus": "Positive heads, S+", "s_minus": "Negative heads, S−", "signed_drop": "Signed effects, D"}
+    return f"{kinds[score]}: the first {_SHOWN}"
 
 
 def questions_table(heads: VisualHeads) -> pd.DataFrame:
@@ -195,4 +201,4 @@ def _yes_sentences(apart: pd.DataFrame) -> list[str]:
     return said
 
 
-__all__ = ["ARRAYS", "QUESTIONS", "asked_from", "findings_of", "has_both_golds", "questions_table"]
+__all__ = ["ARRAYS", "QUESTIONS", "asked_from", "findings_of", "first_heads", "has_both_golds", "questions_table"]

@@ -80,7 +80,8 @@ def largest_by_chance(change: Float[np.ndarray, "example layer head"], groups: S
 def gold_table(heads: VisualHeads, score: str, level: str | None, k: int = 10) -> pd.DataFrame:
     """The first k heads by a score on yes/no questions, gold Yes and gold No apart.
 
-    ``score_yes``, ``score_no``: the score over questions of that gold answer alone (NaN where none counts).
+    ``score_yes``, ``score_no``: the score over questions of that gold answer alone (NaN where none counts), and
+    ``score_balanced``, their mean.
     ``drop_yes``, ``drop_no``: mean p - p_h over all of them, answered correctly or not, with 95 % intervals;
     ``yes_push`` over both. ``verdict``, from intervals off zero: "help with both", "say yes" (help with Yes, hurt with
     No), "say no", "hurt both", else "unclear".
@@ -99,6 +100,7 @@ def gold_table(heads: VisualHeads, score: str, level: str | None, k: int = 10) -
             low, high = (float(end[0]) for end in interval_of(drop, heads.pictures[chosen]))
             row |= {f"drop_{gold}": float(drop.mean()), f"drop_{gold}_low": low, f"drop_{gold}_high": high}
             signs.append(int(low > 0) - int(high < 0))
+        row["score_balanced"] = (row[f"score_{YES}"] + row[f"score_{NO}"]) / 2
         pushes = push[:, layer, head, None].astype(np.float64)
         low, high = (float(end[0]) for end in interval_of(pushes, heads.pictures[of_both]))
         row |= {"yes_push": float(pushes.mean()), "yes_push_low": low, "yes_push_high": high}

@@ -27,7 +27,8 @@ class Claim:
 
     ``by``: who says so. ``claimed``: "above" or "below" ``null``. ``p``: of as much by chance, NaN where there is none:
     on the claimed side where levels are shuffled, either way (``two_sided``) for random sets of heads, which must
-    hardly ever do as much also for "reversed". ``finest_p``: the smallest that as many random sets can give.
+    hardly ever do as much also for "reversed". ``finest_p``: the smallest that as many random sets can give; above 0.05
+    they are too few to show anything.
     """
 
     text: str
@@ -47,7 +48,7 @@ class Claim:
             return "not tested"
         above, below = low > self.null, high < self.null
         on_side, on_other = (above, below) if self.claimed == "above" else (below, above)
-        by_chance = isfinite(self.p) and self.p > max(ALPHA, self.finest_p + 1e-9)
+        by_chance = isfinite(self.p) and self.p > ALPHA + 1e-9
         if on_other and not (by_chance and self.two_sided):
             return "reversed"
         return "shown" if on_side and not by_chance else "not shown"
@@ -59,6 +60,7 @@ class Claim:
         digits = ".1f" if self.null else "+.3f"
         against = f", against {self.null:.1f} by chance" if self.null else ""
         p = f"; p = {self.p:.3f}" if isfinite(self.p) else ""
+        p += " (too few random sets to tell)" if self.finest_p > ALPHA + 1e-9 else ""
         return f"{self.text} ({self.by}): {self.verdict}. {self.number}: {self.estimate:{digits}}{against}{p}."
 
 

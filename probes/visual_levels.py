@@ -15,7 +15,7 @@ from interp.model import Model
 from interp.scan import Positions
 from interp.work import clear_parts
 from probes.visual_head_overlap import BY, HeadOverlap, head_overlap
-from probes.visual_head_tables import NAMES, RELU
+from probes.visual_head_tables import FEWEST, NAMES, RELU
 from probes.visual_heads import VisualHeads
 from probes.visual_level_claims import claims_frame, claims_of, sentences_of, verdict_counts
 from probes.visual_prompts import VisualExample
@@ -42,7 +42,7 @@ def study_levels(
     by: str = "score",
     edits: Sequence[SetEdit] = ("zero", "mean_of_others"),
     positions: Positions = "all",
-    n_random: int = 10,
+    n_random: int = 20,
     seed: int = 0,
     batch_size: int = 4,
     memory_mib: float = 1024.0,
@@ -98,7 +98,14 @@ def overlaps_of(
     overlaps, untold = [], []
     for score in scores:
         try:
-            overlaps += [head_overlap(heads, score, k, by, n_halves, n_permutations) for by in BY]
+            found = [head_overlap(heads, score, k, by, n_halves, n_permutations) for by in BY]
+            overlaps += found
+            if not found[0].contrasts:
+                untold.append(
+                    f"Levels can't be compared with themselves by {NAMES[score]}: that takes {FEWEST} questions that "
+                    f"count for it of both kinds, or of both halves of the forms, at two levels. Too few: "
+                    f"{', '.join(f'{name} ({n})' for name, n in found[0].left_out.items()) or 'none'}."
+                )
         except ValueError as error:
             untold.append(f"Overlaps by {NAMES[score]} are not known: {error}")
     return overlaps, untold

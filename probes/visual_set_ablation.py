@@ -209,7 +209,7 @@ def cross_level_ablation(
     by: str = "score",
     edits: Sequence[SetEdit] = ("zero", "mean_of_others"),
     positions: Positions = "all",
-    n_random: int = 10,
+    n_random: int = 20,
     seed: int = 0,
     batch_size: int = 4,
     memory_mib: float = 1024.0,
@@ -223,8 +223,8 @@ def cross_level_ablation(
 
     For each score and each level of the ranking: the first k ``by`` the "score" (the paper's) or by its "mean_change",
     and ``n_random`` random sets of as many heads of the same layers. ``edits``: "zero" (the release's check),
-    "mean_of_others". Every set is run on every question: (levels x scores x edits x (1 + n_random)) passes each, about
-    half of that at ``positions="all"`` by the fan-out.
+    "mean_of_others". Fewer than 19 random sets can give no p of 0.05. Every set is run on every question: (levels x
+    scores x edits x (1 + n_random)) passes each, about half of that at ``positions="all"`` by the fan-out.
 
     With ``out``, work is kept there batch by batch (no report: the caller's). Levels in which no question counts for a
     score have no set. Raises ``ValueError`` for questions that made the ranking, a ranking of another model, a level

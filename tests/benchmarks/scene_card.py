@@ -57,15 +57,16 @@ def write_card(
         "",
         *_section(
             "How it answers",
-            "Measured in float32 on the float16 weights that ship, each question on its own in its chat template. An "
-            "answer is right if the likeliest token of the whole vocabulary is the gold answer's first. `gold prob`: "
-            "of the gold answer among its options; `in options`: how often the likeliest token is any option's. Yes/no "
-            "questions come in pairs, one answered yes and one no, so an unbiased model says yes half the time. "
-            "Intervals are Wilson's, 95 %, as if questions were independent (several are on one scene).",
+            "Measured in float32 on the float16 weights that ship, in the chat template; a scene's questions are "
+            "packed behind its picture, none seeing another: the logits are those of each asked alone. An answer is "
+            "right if the likeliest token of the whole vocabulary is the gold answer's first. `gold prob`: of the gold "
+            "answer among its options; `in options`: how often the likeliest token is any option's. Yes/no questions "
+            "come in pairs, one answered yes and one no, so an unbiased model says yes half the time. Intervals are "
+            "Wilson's, 95 %, as if questions were independent (several are on one scene).",
         ),
         markdown(tabulate(answers)),
         "",
-        "By form of question, on test:",
+        'By form of question, on test ("beside" names an object by its place, as in "the object left of the circle"):',
         "",
         markdown(tabulate_forms(answers["test"])),
         "",

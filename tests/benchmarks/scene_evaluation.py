@@ -78,4 +78,6 @@ def log_summary(log: Sequence[Mapping[str, Any]], every: int = 5) -> pd.DataFram
     """Each stage's log, thinned; a column of each fact that a stage has."""
     last = {row["stage"]: row for row in log}
     kept = [row for i, row in enumerate(log) if i % every == every - 1 or row is last[row["stage"]]]
-    return pd.DataFrame(kept)
+    frame = pd.DataFrame(kept)
+    whole = {name: ["–" if np.isnan(x) else f"{x:.0f}" for x in frame[name]] for name in ("step", "seconds")}
+    return frame.assign(**whole)

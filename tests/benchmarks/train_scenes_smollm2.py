@@ -46,13 +46,14 @@ SEED = 5
 DIFFICULTY = "medium"
 PIXELS, PATCH = 96, 16
 GRID = PIXELS // PATCH
-N_TRAIN, N_TEST, N_QUESTIONS = 8000, 300, 24
-BATCH, ALIGNED_BATCH = 1, 32
+EASIER = 0.24  # of the scenes that the tower learns shapes from first; on medium ones alone it hardly gets going
+N_TRAIN, N_EASIER, N_TEST, N_QUESTIONS = 6000, 3000, 300, 24
+BATCH, ALIGNED_BATCH = 1, 64
 RANK, ALPHA = 8, 16
 END = "<|im_end|>"
 SHORTNESS = 0.05  # weight of the features' squared length in alignment; 1 is a word embedding's
-ALIGNING = Stage("alignment", n_steps=1000, rate=1e-3, warm_up=50, last=0.02)
-ANSWERING = Stage("questions", n_steps=800, rate=1e-3, warm_up=40, last=0.05)
+ALIGNING = Stage("alignment", n_steps=1600, rate=2e-3, warm_up=100, last=0.02)
+ANSWERING = Stage("questions", n_steps=1000, rate=1e-3, warm_up=40, last=0.05)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
@@ -69,9 +70,10 @@ FACTS = {
     "changes of attention, trained on drawn scenes. Here is what was trained; it is merged with the language model the "
     "first time it is loaded. It answers in SmolLM2's chat template, imperfectly, and so leaves something to improve. "
     "For the study.",
-    "data": f"{N_TRAIN:,} scenes of `probes.scene_splits`, split train, seed {SEED}, difficulty {DIFFICULTY}, drawn by "
-    "`probes.scene_renderer`: no photographs, no text by people. The other splits' scenes are made of combinations of "
-    "shape, colour and pattern that train has not; ood has other backgrounds, more noise and more objects besides.",
+    "data": f"{N_TRAIN + N_EASIER:,} scenes of `probes.scene_splits`, split train, seed {SEED}: {N_TRAIN:,} of "
+    f"difficulty {DIFFICULTY}, {N_EASIER:,} of difficulty {EASIER}, drawn by `probes.scene_renderer`: no photographs, "
+    "no text by people. The other splits' scenes are made of combinations of shape, colour and pattern that train has "
+    "not; ood has other backgrounds, more noise and more objects besides.",
     "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of {ALIGNED_BATCH} "
     "pictures): projected patches are aligned with the language model's word embeddings of their object's shape, "
     "colour, size and pattern, and its place is written along right minus left and bottom minus top. Pictures are "
@@ -188,7 +190,11 @@ def main() -> None:
     tokenizer = image_tokenizer(base)
     processor = make_processor(tokenizer, PIXELS, PATCH, CHAT_TEMPLATE)
     template = Template(processor, GRID * GRID, END)
-    pool = draw(scene_split("train", N_TRAIN, SEED, DIFFICULTY, pairs=2, opens=6), template, PIXELS, GRID)
+    scenes = [
+        *scene_split("train", N_TRAIN, SEED, DIFFICULTY, pairs=2, opens=6),
+        *scene_split("train", N_EASIER, SEED, EASIER, pairs=2, opens=6),
+    ]
+    pool = draw(scenes, template, PIXELS, GRID)
     held_out = draw(scene_split("validation", N_TEST // 2, SEED, DIFFICULTY), template, PIXELS, GRID)
     print("drawn", flush=True)
 

@@ -117,7 +117,7 @@ def test_both_are_built_in_models():
     resolved = sources.resolve(TINY)
     assert (resolved.kind, resolved.name) == ("builtin", TINY)
     assert resolved.source["weights_sha256"] == TESTBEDS[TINY].sha256
-    assert sources.closest("scenes-smol") == ["scenes-smollm2"]
+    assert sources.closest("scenes-llava") == [TINY]
     with pytest.raises(ValueError, match="is pinned to SHA-256"):
         sources.resolve(TINY, sha256="0" * 64)
     rows = {row.name: row for row in sources.describe_sources()}

@@ -68,7 +68,7 @@ def test_as_json(run, model, tmp_path):
     code, out, _ = rank(run, model, tmp_path / "r", "--level", "object", "--json", "--limit", 3)
     found = json.loads(out)
     assert code == 0 and found["reports"] == [str(tmp_path / "r")] and "counts" in found["tables"]
-    assert len(load_visual_heads(tmp_path / "r").asked) == 3 and len(found["tables"]["D"]) == 5
+    assert len(load_visual_heads(tmp_path / "r").asked) == 3 and len(found["tables"]["signed_drop"]) == 16
 
 
 def test_nothing_answered_correctly_is_said_before_the_scan(run, model, tmp_path):
