@@ -3,17 +3,25 @@
 The names that a user needs, in the order of a study (V-SEAM, arXiv 2509.14837):
 
 >>> model = interp.load("scenes-smollm2")  # or a hub id: LLaVA, InstructBLIP, Qwen-VL, ...
->>> examples = scene_examples(model, scene_split("test", 200, difficulty="medium"))
+>>> examples = scene_examples(model, scene_split("validation", 200, difficulty="medium"))
 >>> heads = rank_visual_heads(model, examples)  # S+, S- and D of every head, with floors, intervals, p
 >>> heads.save("reports/visual-heads")
 >>> heads.ranking("s_plus", level="object").top(10)  # one score as a ranking of heads
 >>> head_overlap(heads, "s_plus").to_frame()  # are they shared within a level, and between levels?
->>> others = scene_examples(model, scene_split("validation", 100, difficulty="medium"))
+>>> others = scene_examples(model, scene_split("validation", 100, seed=1, difficulty="medium"))
 >>> study_levels(model, heads, others).save("reports/levels")  # each claim of the paper, and what ablating shows
 >>> trace_pairs(model, list(edited_pairs("test", 40))).save("reports/trace")  # which states carry what an edit changes
+>>> tests = {split: scene_examples(model, scene_split(split, 100)) for split in ("test", "ood")}
+>>> modulation = modulate(model, heads, examples, others, tests)  # heads turned up and down: does it help elsewhere?
+>>> modulation.edit.save("reports/edit")  # read back by interp.load_edit: apply it, fold it, export it
+
+Factors are fitted on ``examples`` (which may have made the ranking), chosen on ``others``, and read once on ``tests``:
+a picture in two of these is refused.
 """
 
-from probes.pair_sheet import PicturePair, leaks, picture_pair, without_leaks, write_sheet
+from probes.modulation_candidates import Settings
+from probes.modulation_results import Modulation, load_modulation
+from probes.pair_sheet import PicturePair, leaks, picture_pair, sheet_image, without_leaks, write_sheet
 from probes.scene_edits import EditedPair, edit, edited_pairs
 from probes.scene_files import load_scenes, save_scenes
 from probes.scene_questions import Question, ask, ask_pair
@@ -25,6 +33,7 @@ from probes.visual_head_overlap import HeadOverlap, head_overlap
 from probes.visual_heads import VisualHeads, load_visual_heads, rank_visual_heads
 from probes.visual_level_claims import Claim, claims_of
 from probes.visual_levels import study_levels
+from probes.visual_modulation import modulate
 from probes.visual_prompts import (
     Asked,
     VisualExample,
@@ -43,11 +52,13 @@ __all__ = [
     "Claim",
     "EditedPair",
     "HeadOverlap",
+    "Modulation",
     "PicturePair",
     "Question",
     "Scene",
     "SceneObject",
     "SetAblation",
+    "Settings",
     "VisualExample",
     "VisualExamples",
     "VisualHeads",
@@ -63,10 +74,12 @@ __all__ = [
     "edited_pairs",
     "head_overlap",
     "leaks",
+    "load_modulation",
     "load_scenes",
     "load_visual_heads",
     "load_visual_questions",
     "load_visual_traces",
+    "modulate",
     "picture_pair",
     "rank_visual_heads",
     "read_source",
@@ -76,6 +89,7 @@ __all__ = [
     "saved_scene_examples",
     "scene_examples",
     "scene_split",
+    "sheet_image",
     "study_levels",
     "trace_pairs",
     "visual_examples",

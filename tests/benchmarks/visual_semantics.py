@@ -1,0 +1,242 @@
+"""Regenerate every number of the study of visual semantics, for one of the scene testbeds.
+
+    python -m tests.benchmarks.visual_semantics MODEL [PART ...]
+
+Needs no data: scenes are drawn. Each part writes its report under reports/evaluate/MODEL/visual_semantics (a killed
+run continues where it was) and its tables to tests/benchmarks/visual_semantics/MODEL. Heads are ranked, and factors
+fitted, on scenes of the validation split; which modulation is best is decided on other scenes of it; everything else
+is read on test and ood scenes, whose objects are combinations that the model was not trained on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import interp
+from interp.findings import Findings
+from interp.metrics import Probability
+from probes.modulation_candidates import Settings
+from probes.visual_modulation import modulate
+from probes.visual_semantics import (
+    VisualExamples,
+    VisualHeads,
+    edited_pairs,
+    rank_visual_heads,
+    scene_examples,
+    scene_split,
+    study_levels,
+    trace_pairs,
+)
+from tests.benchmarks.tables import write_page
+from tests.twins import released_formulas
+
+TABLES = Path(__file__).parent / "visual_semantics"
+REPORTS = Path("reports/evaluate")
+RANKED, CHOSEN, ABLATED, TESTED, TRACED = range(1, 6)  # seeds of scenes: no two parts ask about the same ones
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is asked of a model, in scenes; each has nine questions, three of each level (two yes/no, one open)."""
+
+    difficulty: str
+    positions: str  # where heads are ablated
+    compared: int  # questions by which fan-out, loop and the released formulas are compared
+    ranked: int
+    ablated: int
+    k: int  # heads in a set
+    edits: tuple[str, ...]
+    random_sets: int
+    chosen: int  # decide which modulation is best
+    tested: int
+    ood: int
+    modulation: Settings
+    traced: int  # pairs of a scene and its edited twin
+
+
+SIZES = {
+    "scenes-llava-tiny": Size(
+        difficulty="easy",
+        positions="all",
+        compared=50,
+        ranked=120,
+        ablated=100,
+        k=5,
+        edits=("zero", "mean_of_others"),
+        random_sets=20,
+        chosen=150,
+        tested=300,
+        ood=150,
+        modulation=Settings(ks=(2, 5), heads=8, n_random=19),
+        traced=60,
+    ),
+    "scenes-smollm2": Size(
+        difficulty="medium",
+        positions="text",
+        compared=4,
+        ranked=30,
+        ablated=16,
+        k=10,
+        edits=("zero",),
+        random_sets=20,
+        chosen=24,
+        tested=40,
+        ood=20,
+        modulation=Settings(ks=(5, 20), searches=("gradient",), steps=20, n_random=9),
+        traced=30,
+    ),
+}
+
+
+class Evaluation:
+    """One part a method, one page each."""
+
+    def __init__(self, name: str, size: Size | None = None) -> None:
+        self.name, self.size = name, size or SIZES[name]
+        self.model = interp.load(name)
+        self.out = REPORTS / name / "visual_semantics"
+
+    def keep(self, part: str) -> dict[str, Any]:
+        """Where a study's work is kept: continued after a kill, replaced where it was of another size."""
+        return {"out": self.out / part, "resume": True, "overwrite": True}
+
+    def examples(self, split: str, n: int, seed: int) -> VisualExamples:
+        return scene_examples(self.model, scene_split(split, n, seed, self.size.difficulty))
+
+    @cached_property
+    def heads(self) -> VisualHeads:
+        asked = self.examples("validation", self.size.ranked, RANKED)
+        return rank_visual_heads(self.model, asked, positions=self.size.positions, say=print, **self.keep("heads"))
+
+    def agreement(self) -> None:
+        """Fan-out against the loop, and scores against the released formulas with hooks of plain transformers."""
+        asked, n = self.examples("validation", self.size.ranked, RANKED), self.size.compared
+        prompts = [example.prompt for example in asked[:n]]
+        edits, gold = interp.ablate_each_head("mean_of_others"), Probability("gold")
+        rows = []
+        for positions in ("answer", "text", "all"):
+            took, values = {}, {}
+            for method in ("fan-out", "loop"):
+                began = time.perf_counter()
+                found = interp.scan(
+                    self.model, prompts, edits, metric=gold, positions=positions, method=method, check=0
+                )
+                took[method], values[method] = time.perf_counter() - began, found.change
+            rows.append(
+                {
+                    "positions": positions,
+                    "n_questions": n,
+                    "n_heads": values["loop"].shape[1],
+                    "largest_difference": float(np.abs(values["fan-out"] - values["loop"]).max()),
+                    "largest_effect": float(np.abs(values["loop"]).max()),
+                    "fan_out_s": took["fan-out"],
+                    "loop_s": took["loop"],
+                }
+            )
+        fast = rank_visual_heads(self.model, asked[:n], scores=("signed_drop",))
+        slow, right = released_formulas(self.model, asked[:n]), fast.is_correct
+        ours = {
+            "s_plus": np.maximum(0, fast.drop)[right].mean(0) if right.any() else None,
+            "s_minus": np.maximum(0, -fast.drop)[~right].mean(0) if (~right).any() else None,
+            "signed_drop": fast.mean_score("signed_drop"),
+        }
+        scores = [
+            {
+                "score": score,
+                "n": int({"s_plus": right.sum(), "s_minus": (~right).sum()}.get(score, n)),
+                "largest_difference": float(np.abs(value - slow[score]).max()),
+                "largest_score": float(np.abs(value).max()),
+            }
+            for score, value in ours.items()
+            if value is not None
+        ]
+        self.write(
+            "agreement",
+            {
+                "Verdict": [
+                    f"{n} questions, every head, probability of the gold answer: fan-out and loop differ by "
+                    f"{max(r['largest_difference'] for r in rows):.1e} at most.",
+                    "Scores against one pass for each head with plain transformers hooks, all positions: they differ "
+                    f"by {max(r['largest_difference'] for r in scores):.1e} at most.",
+                ],
+                "Fan-out against the loop": pd.DataFrame(rows),
+                "Scores against the released formulas": pd.DataFrame(scores),
+            },
+        )
+
+    def ranking(self) -> None:
+        """Point 2: S+, S- and D of every head, by level."""
+        self.write_findings("ranking", self.heads.to_findings(), without=("Questions",))
+
+    def levels(self) -> None:
+        """Point 6: the paper's claims on levels, each with a number, an interval and a control."""
+        found = study_levels(
+            self.model,
+            self.heads,
+            self.examples("test", self.size.ablated, ABLATED),
+            k=self.size.k,
+            edits=self.size.edits,  # type: ignore[arg-type]
+            positions=self.size.positions,  # type: ignore[arg-type]
+            n_random=self.size.random_sets,
+            say=print,
+            **self.keep("levels"),
+        )
+        self.write_findings("levels", found)
+
+    def modulation(self) -> None:
+        """Point 7: chosen on validation scenes for each level, read once on test and ood scenes."""
+        found = modulate(
+            self.model,
+            self.heads,
+            self.examples("validation", self.size.ranked, RANKED),
+            self.examples("validation", self.size.chosen, CHOSEN),
+            {
+                "test": self.examples("test", self.size.tested, TESTED),
+                "ood": self.examples("ood", self.size.ood, TESTED),
+            },
+            each_level=True,
+            settings=self.size.modulation,
+            say=print,
+            **self.keep("modulation"),
+        )
+        self.write_findings("modulation", found.to_findings(), without=("Questions", "Searches, step by step"))
+
+    def tracing(self) -> None:
+        """Point 3: which states carry what an edit of the picture changes."""
+        pairs = list(edited_pairs("test", self.size.traced, TRACED, self.size.difficulty))
+        found = trace_pairs(self.model, pairs, **self.keep("tracing"))
+        self.write_findings("tracing", found.to_findings(), without=("Pairs",))
+
+    def write_findings(self, part: str, found: Findings, without: Sequence[str] = ()) -> None:
+        tables = {name: table for name, table in found.tables.items() if name not in without}
+        self.write(part, {"Verdict": list(found.statement), **tables})
+
+    def write(self, part: str, content: Mapping[str, list[str] | pd.DataFrame]) -> None:
+        write_page(TABLES / self.name / f"{part}.md", f"{part.capitalize()}: {self.name}", content)
+
+
+PARTS = ("agreement", "ranking", "levels", "modulation", "tracing")
+
+
+def main() -> None:
+    name, *wanted = sys.argv[1:] or [""]
+    if name not in SIZES or not set(wanted) <= set(PARTS):
+        sys.exit(f"usage: python -m tests.benchmarks.visual_semantics {'|'.join(SIZES)} [{' '.join(PARTS)}]")
+    evaluation = Evaluation(name)
+    for part in wanted or PARTS:
+        began = time.perf_counter()
+        getattr(evaluation, part)()
+        print(f"{name}: {part} in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
