@@ -437,7 +437,7 @@ def _neighbours(path: Path) -> str:
 
 
 def _say(message: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False, emoji=False)
 
 
 @contextlib.contextmanager

@@ -237,12 +237,12 @@ def main() -> None:
     console = Console(stderr=True, soft_wrap=True)
 
     def show_warning(message: Warning | str, *where: object) -> None:
-        console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+        console.print(f"warning: {message}", style="yellow", markup=False, emoji=False, highlight=False)
 
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:
             app()
         except (ValueError, KeyError, OSError, ArithmeticError, RuntimeError) as error:
-            console.print(f"interp: {error}", style="red", markup=False, highlight=False)
+            console.print(f"interp: {error}", style="red", markup=False, emoji=False, highlight=False)
             sys.exit(1)

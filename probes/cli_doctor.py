@@ -53,7 +53,7 @@ def _end(problems: list[dict[str, str]], found: dict[str, Any], as_json: bool) -
         console = Console()
         for problem in problems:
             text = f"problem: {problem['what']}. {problem['remedy']}"
-            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(text, style="red", markup=False, emoji=False, highlight=False, soft_wrap=True)
         if not problems:
             console.print("All is well.", style="green", highlight=False)
     if problems:
@@ -62,7 +62,7 @@ def _end(problems: list[dict[str, str]], found: dict[str, Any], as_json: bool) -
 
 def _show(found: Diagnosis) -> None:
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     console, machine = Console(), found.machine
     say(f"headscope {found.version}, Python {found.python} on {machine.system}")

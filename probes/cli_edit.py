@@ -88,7 +88,7 @@ def apply(
     console = Console(soft_wrap=True)
     for row in rows.to_dict("records"):
         for name, heading in columns.items():
-            console.print(f"{heading}: {row[name]}", markup=False, highlight=False)
+            console.print(f"{heading}: {row[name]}", markup=False, emoji=False, highlight=False)
         console.print()
     print_result(said, [])
 

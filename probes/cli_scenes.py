@@ -55,8 +55,8 @@ def make(
     )
     written = save_scenes(pairs, out, overwrite)
     console = Console()
-    console.print(f"{written} pairs in {out} (scenes.jsonl, pictures/).", soft_wrap=True, markup=False)
-    console.print(f"Look at them: interp scenes sheet {out}", soft_wrap=True, markup=False)
+    console.print(f"{written} pairs in {out} (scenes.jsonl, pictures/).", soft_wrap=True, markup=False, emoji=False)
+    console.print(f"Look at them: interp scenes sheet {out}", soft_wrap=True, markup=False, emoji=False)
 
 
 @scenes.command("sheet")
@@ -84,9 +84,9 @@ def sheet(
         drawn = sheet_image(pairs)
         write_atomically(image, lambda temporary: drawn.save(temporary, format="PNG"))
     console = Console()
-    console.print(f"{len(pairs)} pairs on {page}", soft_wrap=True, markup=False)
+    console.print(f"{len(pairs)} pairs on {page}", soft_wrap=True, markup=False, emoji=False)
     for name, reason in dropped.items():
-        console.print(f"{name}: {reason}", soft_wrap=True, markup=False)
+        console.print(f"{name}: {reason}", soft_wrap=True, markup=False, emoji=False)
 
 
 def _difficulty(given: str) -> str | float:

@@ -114,7 +114,7 @@ class Study:
         try:
             for folder in folders:
                 prepare_directory(folder, need_mib=20)
-            console.print(f"{asked}; loading {self.model}", soft_wrap=True, markup=False)
+            console.print(f"{asked}; loading {self.model}", soft_wrap=True, markup=False, emoji=False)
             return work(load_model(self.model, self.dtype, self.device))
         except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
             console.print("stopped; continue with the same command and --resume")
@@ -140,7 +140,7 @@ def say_where(*folders: Path) -> None:
     """Name the reports on stderr."""
     for folder in folders:
         path = folder / "report.html"
-        Console(stderr=True).print(f"report: {path}", soft_wrap=True, markup=False, highlight=False)
+        Console(stderr=True).print(f"report: {path}", soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def print_result(
@@ -176,7 +176,7 @@ def print_ranking(
 
 def print_statement(sentences: Sequence[str]) -> None:
     for sentence in sentences:
-        Console().print(sentence, markup=False, highlight=False)
+        Console().print(sentence, markup=False, emoji=False, highlight=False)
 
 
 def print_table(frame: pd.DataFrame, columns: Mapping[str, str], title: str) -> None:

@@ -255,4 +255,4 @@ def visual_levels(
 
 
 def _say(sentence: str) -> None:
-    Console(stderr=True).print(sentence, soft_wrap=True, markup=False, highlight=False)
+    Console(stderr=True).print(sentence, soft_wrap=True, markup=False, emoji=False, highlight=False)

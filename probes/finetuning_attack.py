@@ -133,6 +133,8 @@ def attack_by_finetuning(
     asking = chat | {"sizes": sizes, **{f"recipe_{k}": v for k, v in asdict(recipe).items()}}
     asking |= {"guard": PAPER_RULE if score is None else name_of(score), "judge": name_of(judge)}
     asking |= {"reply_tokens": max_new_tokens}
+    if (sha256 := getattr(getattr(score, "__self__", None), "sha256", None)) is not None:
+        asking["guard_sha256"] = sha256  # two guards of one class are two runs
     asking |= {"directions": directions.provenance["run_id"], "training": hash_requests(training)}
     data = describe_requests(held_out, origin) | {"n_training": len(training)}
     title = "Fine-tuning attack"

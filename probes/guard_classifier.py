@@ -23,7 +23,7 @@ from sklearn.exceptions import NotFittedError
 
 from interp.artefact import load_artefact, save_artefact
 from interp.model import Model
-from interp.provenance import hash_weights
+from interp.provenance import hash_json, hash_weights
 from interp.weight_identity import describe_model
 from probes.behaviour import require_requests
 from probes.guard_readouts import readout_from
@@ -209,6 +209,14 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         }
         tensors = vars(self.readout_) | {"layer_weights": torch.from_numpy(self.layer_weights_)}
         return save_artefact(directory, "guard", record, tensors)
+
+    @property
+    def sha256(self) -> str:
+        """Of what decides: readout, weights of layers, threshold, and how requests are read. For run ids."""
+        self.require_fitted()
+        decides = [tensor.double().flatten().tolist() for _, tensor in sorted(vars(self.readout_).items())]
+        read = [self.position, self.ending, self.matched, self.system, self.model_["weights_sha256"]]
+        return hash_json([decides, self.layer_weights_.tolist(), self.threshold_, *read])
 
     def require_fitted(self) -> None:
         """Raise ``NotFittedError`` before ``fit``, ``ValueError`` if ``model`` is not the fitted one now."""

@@ -146,6 +146,21 @@ def test_beliefs_and_guard_are_read_from_the_tuned_model(model, directions, scri
     assert np.abs(tuned["harmful"].to_numpy() - before["harmful"].to_numpy()).max() > 1e-3
 
 
+def test_another_guard_is_another_run(model, directions, scripted, tmp_path):
+    class Guard:
+        def __init__(self, threshold: float) -> None:
+            self.threshold, self.sha256 = threshold, str(threshold)
+
+        def decision_states(self, states):
+            return np.full(len(states.requests), self.threshold)
+
+    ids = set()
+    for threshold in (0.0, 1.0):
+        settings = dict(sizes=(4,), recipe=RECIPE, score=Guard(threshold).decision_states)
+        ids.add(attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings).provenance["run_id"])
+    assert len(ids) == 2
+
+
 def test_no_reply_is_left_on_the_disk_unless_asked_for(model, directions, scripted, tmp_path):
     settings = dict(sizes=(4,), recipe=RECIPE)
     study = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, out=tmp_path / "a")

@@ -275,6 +275,7 @@ def test_saved_and_loaded(model, rule, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"guard.json", "guard.safetensors"}
     again = load_guard(tmp_path, model)
     assert again.get_params() == guard.get_params()
+    assert again.sha256 == guard.sha256 != LatentGuard(model, rule).fit(FIT, validation=VALIDATION).sha256
     np.testing.assert_array_equal(again.decision_function(TESTED), guard.decision_function(TESTED))
     assert (again.threshold_, again.layer_, again.fitted_on_) == (guard.threshold_, guard.layer_, guard.fitted_on_)
     with pytest.raises(ValueError, match=r"1 of 1 requests to test on were fitted on too.*door-harmful"):
