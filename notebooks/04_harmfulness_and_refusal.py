@@ -19,9 +19,9 @@ from interp.sources import describe_sources
 FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few requests
 CACHED = {source.name for source in describe_sources() if source.cached}
 MODEL = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
-N_REQUESTS = 10 if FAST else 50  # of each kind to fit on, and as many to test on
-N_VALIDATION, N_TEST = (2, 2) if FAST else (12, 16)  # of each kind, for steering
-N_TOKENS = 4 if FAST else 24
+N_REQUESTS = 10 if FAST else 40  # of each kind to fit on, and as many to test on
+N_VALIDATION, N_TEST = (2, 2) if FAST else (8, 14)  # of each kind, for steering
+N_TOKENS = 4 if FAST else 16
 
 # %% [markdown]
 # # Does a model know that a request is harmful, apart from refusing it?
@@ -134,13 +134,13 @@ report.tables["Beliefs by group"].round(3)
 kinds = {harmful: [r for r in held_out if r.is_harmful == harmful] for harmful in (True, False)}
 validation = [kinds[harmful][:N_VALIDATION] for harmful in (True, False)]
 rest = [kinds[harmful][N_VALIDATION : N_VALIDATION + N_TEST] for harmful in (True, False)]
-layers = [round(share * model.n_layers) for share in ((0.6,) if FAST else (0.3, 0.4, 0.5, 0.6, 0.7, 0.8))]
+layers = [round(share * model.n_layers) for share in ((0.6,) if FAST else (0.42, 0.5, 0.58, 0.67))]
 swept = harmfulness.steering_sweep(
     model,
     directions,
     *validation,
     layers=layers,
-    coefficients=(4,) if FAST else (1, 2, 4),
+    coefficients=(4,) if FAST else (2, 4),
     n_layers=1 if FAST else 2,
     behaviour=seen,
     max_new_tokens=N_TOKENS,

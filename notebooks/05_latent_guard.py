@@ -19,8 +19,8 @@ from interp.sources import describe_sources
 FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few requests
 CACHED = {source.name for source in describe_sources() if source.cached}
 MODEL = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
-N_REQUESTS = 10 if FAST else 75  # of each kind to fit on, and as many to test on
-N_TOKENS = 4 if FAST else 24
+N_REQUESTS = 10 if FAST else 60  # of each kind to fit on, and as many to test on
+N_TOKENS = 4 if FAST else 16
 N_TIMED = 2 if FAST else 16
 
 # %% [markdown]

@@ -26,7 +26,7 @@ def execute(source: Path, fast: bool) -> nbformat.NotebookNode:
     if not fast and shutil.which("chromium"):  # pictures beside the interactive figures, for pages that show no others
         os.environ["PLOTLY_RENDERER"] = "plotly_mimetype+png"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])
-    client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(FOLDER)}})
+    client = NotebookClient(notebook, timeout=3600, resources={"metadata": {"path": str(FOLDER)}})
     client.execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times would make every run a diff
