@@ -46,6 +46,12 @@ class Pool:
         return Pool(self.images[:n], self.labels[:n], self.centres[:n], self.questions[:n], self.asked[:n])
 
 
+def joined(*pools: Pool) -> Pool:
+    """The scenes of several pools, in order."""
+    arrays = (np.concatenate([getattr(p, name) for p in pools]) for name in ("images", "labels", "centres"))
+    return Pool(*arrays, *(tuple(x for p in pools for x in getattr(p, name)) for name in ("questions", "asked")))
+
+
 def draw(scenes: Iterable[tuple[Scene, Sequence[Question]]], template: Template, pixels: int, grid: int) -> Pool:
     """Render every scene and write its questions in the template's tokens."""
     images, labels, centres, questions, asked = [], [], [], [], []
