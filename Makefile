@@ -23,13 +23,15 @@ bench: $(SETUP)  ## writes tests/benchmarks/agreement.md and results.md (about 1
 	$(BIN)/python -m tests.benchmarks.agreement
 	$(BIN)/python -m tests.benchmarks.bench
 
-evaluate: $(SETUP)  ## every number of the studies, from public data; hours on 2 cores, continues where it was killed
+evaluate: $(SETUP)  ## every number of the studies; hours on 2 cores, continues where it was killed
 	@test -n "$(DATA)" || { echo "give the folder of data sets: make evaluate DATA=path/to/data"; exit 2; }
 	$(BIN)/python -m tests.benchmarks.strategyqa "$(DATA)/strategyqa_train.jsonl"
 	$(BIN)/python -m tests.benchmarks.negative_bias "$(DATA)" smollm2-135m
 	$(BIN)/python -m tests.benchmarks.negative_bias "$(DATA)" qwen2.5-coder-0.5b
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-0.5b
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-1.5b
+	$(BIN)/python -m tests.benchmarks.visual_semantics scenes-llava-tiny
+	$(BIN)/python -m tests.benchmarks.visual_semantics scenes-smollm2
 
 notebooks: $(SETUP)  ## execute the notebooks in full and save their outputs
 	$(BIN)/python -m tests.notebooks
