@@ -131,9 +131,11 @@ report.tables["Beliefs by group"].round(3)
 # tried on others; beside it a random direction and one of shuffled labels, both of the same norm.
 
 # %%
-kinds = {harmful: [r for r in held_out if r.is_harmful == harmful] for harmful in (True, False)}
-validation = [kinds[harmful][:N_VALIDATION] for harmful in (True, False)]
-rest = [kinds[harmful][N_VALIDATION : N_VALIDATION + N_TEST] for harmful in (True, False)]
+apart = harmfulness.split_requests(held_out, {"validation": 0.4, "test": 0.6})  # pairs stay together
+validation, rest = (
+    [[r for r in apart[part] if r.is_harmful == harmful][:n] for harmful in (True, False)]
+    for part, n in (("validation", N_VALIDATION), ("test", N_TEST))
+)
 layers = [round(share * model.n_layers) for share in ((0.6,) if FAST else (0.42, 0.5, 0.58, 0.67))]
 swept = harmfulness.steering_sweep(
     model,

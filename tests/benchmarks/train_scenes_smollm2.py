@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from interp.sources import local_directory
-from interp.testbeds import ADAPTED, DATA, PLANNED, around_language_model, image_tokenizer, insert_trained
+from interp.testbeds import ADAPTED, DATA, TESTBEDS, around_language_model, image_tokenizer, insert_trained
 from probes.scene_splits import scene_split
 from probes.scenes import ATTRIBUTES
 from tests.benchmarks.scene_alignment import (
@@ -273,7 +273,7 @@ def main() -> None:
     work = Path(sys.argv[1])
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    base = local_directory(PLANNED[NAME].language_model)
+    base = local_directory(TESTBEDS[NAME].language_model)
     tokenizer = image_tokenizer(base)
     processor = make_processor(tokenizer, PIXELS, PATCH, CHAT_TEMPLATE)
     template = Template(processor, GRID * GRID, END)
@@ -294,7 +294,7 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     trained = shipped_weights(model)
-    save_file(trained, target / PLANNED[NAME].weights, metadata={"format": "pt"})
+    save_file(trained, target / TESTBEDS[NAME].weights, metadata={"format": "pt"})
     config.save_pretrained(target)
     processor.save_pretrained(work / "processor")
     for name in ("processor_config.json", "chat_template.jinja"):
@@ -312,7 +312,7 @@ def main() -> None:
     ):
         pool = draw(scene_split(split, n, SEED, difficulty), template, PIXELS, GRID)
         answers[name] = answer_pool(shipped, template, pool, 4)
-    write_card(target, FACTS, shipped, answers, log, PLANNED[NAME].weights)
+    write_card(target, FACTS, shipped, answers, log, TESTBEDS[NAME].weights)
 
 
 if __name__ == "__main__":
