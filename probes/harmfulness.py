@@ -23,6 +23,7 @@ The guard that follows from it has a face of its own: :mod:`probes.latent_guard`
 
 from probes.behaviour import GROUPS, Behaviour, load_behaviour, observe
 from probes.finetuning_attack import FineTuningStudy, Recipe, attack_by_finetuning, load_finetuning_study
+from probes.gradient_suffixes import find_suffixes
 from probes.harmful_directions import HarmfulDirections, compare_protocols, fit_directions
 from probes.harmful_report import HeldOut
 from probes.jailbreaks import (
@@ -31,7 +32,6 @@ from probes.jailbreaks import (
     attack,
     load_jailbreak_study,
     load_jailbreaks,
-    search_suffix,
 )
 from probes.refusal import judge_by_phrases
 from probes.refusal_steering import SteeringStudy, load_steering_study
@@ -62,6 +62,7 @@ __all__ = [
     "attack_by_finetuning",
     "compare_protocols",
     "divide_requests",
+    "find_suffixes",
     "fit_directions",
     "invert",
     "judge_by_phrases",
@@ -77,7 +78,6 @@ __all__ = [
     "read_states",
     "require_disjoint",
     "sample_requests",
-    "search_suffix",
     "separation_by_position",
     "split_requests",
     "steering_sweep",

@@ -1,19 +1,15 @@
-"""Jailbreaks as texts around a request: the shipped ones, those of a file, and suffixes from a gradient search.
+"""Jailbreaks as texts around a request: the shipped ones, and those of a file.
 
 The shipped ones were written for headscope: well-known forms in mild words, without any content of their own.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
-from interp.model import Model
 from probes.question_formats import read_rows
 from probes.requests import Request, with_ending
 
@@ -25,11 +21,15 @@ BUILTIN = Path(__file__).with_name("data") / "jailbreaks.jsonl"
 
 @dataclass(frozen=True)
 class Jailbreak:
-    """A text with ``{request}`` where the request goes. A "neutral" one presses for nothing: the control."""
+    """A text with ``{request}`` where the request goes. A "neutral" one presses for nothing: the control.
+
+    ``origin``: how a search found it, if one did (:func:`probes.gradient_suffixes.find_suffixes`).
+    """
 
     id: str
     family: Family
     template: str
+    origin: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -54,7 +54,8 @@ def load_jailbreaks(source: str | Path = "builtin", *, family: Family | None = N
 
     A .txt file holds suffixes, one a line, as a gradient search gives them. A .jsonl file (or .json, .csv, .parquet)
     has a column "suffix", or "template" with ``{request}`` in it and, if you like, "family" (else "template"); and
-    "id", if you like. Raises ``FileNotFoundError``, or ``ValueError`` naming the row, what is wrong, and the remedy.
+    "id", if you like; "origin" is kept. Raises ``FileNotFoundError``, or ``ValueError`` naming the row, what is wrong,
+    and the remedy.
 
     >>> [j.id for j in load_jailbreaks(family="prefix_injection")]
     ['sure', 'of-course', 'step-one']
@@ -95,54 +96,10 @@ def _parse(row: Mapping[str, Any], key: str) -> Jailbreak:
         return Jailbreak(name, "suffix", f"{PLACE} {str(row['suffix']).strip()}")
     if not row.get("template"):
         raise ValueError(f"the columns are {', '.join(row)}; expected 'template' (with {PLACE} in it) or 'suffix'.")
-    return Jailbreak(name, row.get("family") or "template", str(row["template"]))
-
-
-def search_suffix(
-    model: Model,
-    request: Request,
-    target: str = "Sure, here is",
-    *,
-    system: str | None = None,
-    ending: str = ".",
-    start: str = " x x x x x x x x x x",
-    n_steps: int = 100,
-    search_width: int = 64,
-    top_k: int = 64,
-    seed: int = 0,
-) -> Jailbreak:
-    """A suffix for one request and this model that makes ``target`` likely as the reply's beginning, by greedy
-    coordinate gradient (Zou et al. 2023, arXiv 2307.15043), as nanogcg implements it.
-
-    nanogcg is not a dependency: it asks for transformers below 4.48. Version 0.3.0 works with what headscope uses
-    (tried on transformers 5.23 and torch 2.13) if it is installed without its requirements, ``pip install --no-deps
-    nanogcg``, and without its prefix cache, which indexes a cache object that is no longer a list; so each step costs
-    ``search_width`` passes over the whole prompt: hours for a model of 0.5B on a CPU. Suffixes found elsewhere can be
-    read from a file: :func:`load_jailbreaks`. The search knows of ``ending``, which stands behind the suffix.
-
-    Raises ``ImportError`` where nanogcg is missing.
-    """
-    try:
-        nanogcg = importlib.import_module("nanogcg")
-    except ImportError as error:
-        raise ImportError(
-            "search_suffix needs nanogcg, which is not installed. Its requirements would replace transformers, so: "
-            "pip install --no-deps nanogcg==0.3.0. Or read suffixes from a file with load_jailbreaks."
-        ) from error
-    head = [] if system is None else [{"role": "system", "content": system}]
-    messages = [*head, {"role": "user", "content": f"{request.text}{{optim_str}}{ending}"}]
-    config = nanogcg.GCGConfig(
-        num_steps=n_steps,
-        optim_str_init=start,
-        search_width=search_width,
-        topk=top_k,
-        use_prefix_cache=False,
-        verbosity="ERROR",
+    origin = row.get("origin")
+    return Jailbreak(
+        name, row.get("family") or "template", str(row["template"]), origin if isinstance(origin, Mapping) else None
     )
-    with torch.random.fork_rng():  # not nanogcg's own seed, which also changes torch's settings for good
-        torch.manual_seed(seed)
-        suffix = nanogcg.run(model.hf, model.tokenizer, messages, target, config).best_string
-    return Jailbreak(f"suffix-of-{request.id}", "suffix", f"{PLACE}{suffix}")
 
 
-__all__ = ["FAMILIES", "Jailbreak", "load_jailbreaks", "search_suffix"]
+__all__ = ["FAMILIES", "Jailbreak", "load_jailbreaks"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from interp.work import run_batches
 from probes.behaviour import CITATIONS, describe_requests, require_requests
 from probes.harmful_directions import FEWEST, HarmfulDirections
 from probes.jailbreak_results import FILE, JailbreakStudy, load_jailbreak_study
-from probes.jailbreak_texts import FAMILIES, Jailbreak, load_jailbreaks, search_suffix
+from probes.jailbreak_texts import FAMILIES, Jailbreak, load_jailbreaks
 from probes.refusal import VERDICTS, Judge, judge_by_phrases, judge_replies, name_of
 from probes.request_prompts import build_request_prompts
 from probes.request_states import read_states
@@ -84,7 +83,7 @@ def attack(
     chat = directions.asking
     asking = chat | {"ending": ending, "n_per": n_per, "max_new_tokens": max_new_tokens, "seed": seed}
     asking["judge"] = name_of(judge)
-    asking["jailbreaks"] = hash_json([asdict(j) for j in jailbreaks])
+    asking["jailbreaks"] = hash_json([{"id": j.id, "family": j.family, "template": j.template} for j in jailbreaks])
     asking["directions"] = directions.provenance["run_id"]
     data = describe_requests(requests, origin) | {"n_jailbreaks": len(jailbreaks)}
     title = "Jailbreaks"
@@ -187,5 +186,4 @@ __all__ = [
     "attack",
     "load_jailbreak_study",
     "load_jailbreaks",
-    "search_suffix",
 ]

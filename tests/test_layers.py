@@ -150,6 +150,7 @@ PROBES = [
     "latent_guard",
     "belief_statistics",
     "jailbreak_texts",
+    "gradient_suffixes",
     "jailbreak_results",
     "jailbreaks",
     "finetuning_results",

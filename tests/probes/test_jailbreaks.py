@@ -4,14 +4,11 @@ out, work is resumed."""
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import interp
 from interp.work import OtherRunError
@@ -20,7 +17,7 @@ from probes.belief_statistics import mean_contrast
 from probes.harmful_directions import fit_directions
 from probes.jailbreak_results import ATTACKS, JailbreakStudy
 from probes.jailbreak_texts import FAMILIES
-from probes.jailbreaks import Jailbreak, attack, load_jailbreak_study, load_jailbreaks, plan, search_suffix
+from probes.jailbreaks import Jailbreak, attack, load_jailbreak_study, load_jailbreaks, plan
 from probes.request_states import read_states
 from probes.requests import Request, load_requests
 from tests.tiny import tiny, tiny_tokenizer
@@ -354,29 +351,3 @@ def test_refusals(model, directions, scripted):
     other = interp.load(tiny("llama", seed=1, vocab_size=400, max_position_embeddings=1024), tokenizer=tiny_tokenizer())
     with pytest.raises(ValueError, match="weights"):
         attack(other, asked, shipped, directions)
-
-
-def test_a_gradient_search_without_its_library_says_what_to_install(model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nanogcg", None)
-    with pytest.raises(ImportError, match="pip install --no-deps nanogcg"):
-        search_suffix(model, requests("second")[0])
-
-
-def test_a_gradient_search_is_asked_for_a_suffix_before_the_ending(model, monkeypatch):
-    given = []
-
-    def run(hf, tokenizer, messages, target, config):
-        given.append((hf, messages, target, config, torch.rand(1).item()))
-        return SimpleNamespace(best_string=" x Q!")
-
-    fake = SimpleNamespace(GCGConfig=lambda **settings: SimpleNamespace(**settings), run=run)
-    monkeypatch.setitem(sys.modules, "nanogcg", fake)
-    request, state = requests("second")[0], torch.get_rng_state()
-    found = search_suffix(model, request, system="Be kind.", n_steps=2)
-    assert found == Jailbreak("suffix-of-second-bad-kettle", "suffix", "{request} x Q!")
-    (hf, messages, target, config, _) = given[0]
-    assert hf is model.hf and target == "Sure, here is" and config.num_steps == 2 and not config.use_prefix_cache
-    assert messages[1]["content"] == request.text + "{optim_str}." and messages[0]["role"] == "system"
-    assert found.wrap(request).text == request.text + " x Q!."
-    search_suffix(model, request)
-    assert given[0][-1] == given[1][-1] and torch.equal(state, torch.get_rng_state())
