@@ -13,7 +13,7 @@ demo: $(SETUP)
 	@echo "Open reports/demo/report.html in a browser."
 
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ All text from data is escaped, because plotly reads some HTML in labels. The div
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ __all__ = [
     "interval_lines",
     "ranked_bars",
     "scatter",
+    "strongest_examples",
     "token_bars",
     "visible",
 ]
@@ -34,12 +36,16 @@ _COMPARABLE = 5.0  # ratio of ranges up to which two measures can share an axis
 
 
 def head_heatmap(
-    values: Float[np.ndarray, "layer head"], title: str, unit: str = "", hover: pd.DataFrame | None = None
+    values: Float[np.ndarray, "layer head"],
+    title: str,
+    unit: str = "",
+    hover: pd.DataFrame | None = None,
+    examples: np.ndarray | None = None,
 ) -> go.Figure:
     """Layers downwards from 0, heads to the right; colour centred at zero, full at the largest |value|.
 
     hover: the frame of a ranking (`HeadRanking.to_frame()`); each cell then shows interval, q and other
-    measures.
+    measures. examples: [layer, head] of a line more for each (`strongest_examples`).
     """
     n_layers, n_heads = values.shape
     text = np.empty(values.shape, dtype=object)
@@ -48,6 +54,8 @@ def head_heatmap(
     if hover is not None:
         for row in hover.to_dict("records"):
             text[row["layer"], row["head"]] = _hover(row)
+    if examples is not None:
+        text = text + "<br>" + examples
     limit = float(np.abs(values).max()) or 1.0
     figure = go.Figure(
         go.Heatmap(z=values, coloraxis="coloraxis", text=text, hovertemplate="%{text}<extra></extra>", xgap=1, ygap=1),
@@ -65,11 +73,17 @@ def head_heatmap(
     return finish(figure)
 
 
-def ranked_bars(frame: pd.DataFrame, k: int = 20, title: str = "", score: str = "score") -> go.Figure:
+def ranked_bars(
+    frame: pd.DataFrame,
+    k: int = 20,
+    title: str = "",
+    score: str = "score",
+    examples: np.ndarray | None = None,
+) -> go.Figure:
     """The first k rows of a ranking's frame as bars with their intervals, and other measures as markers.
 
     A measure on quite another scale (largest mean more than 5 times the bars', or under a fifth) would
-    squeeze the bars or vanish: it is in the legend but off; click to show it.
+    squeeze the bars or vanish: it is in the legend but off; click to show it. examples: as in `head_heatmap`.
     """
     rows = frame.head(k)
     reach = rows[["ci_low", "ci_high"]].abs().max().max()
@@ -82,7 +96,7 @@ def ranked_bars(frame: pd.DataFrame, k: int = 20, title: str = "", score: str = 
             name=html.escape(score),
             marker={"color": np.where(rows["score"] < 0, NEGATIVE, POSITIVE), "opacity": 0.55},
             error_x=_interval(rows, "score"),
-            hovertext=[_hover(row) for row in rows.to_dict("records")],
+            hovertext=[_hover(row, examples) for row in rows.to_dict("records")],
             hovertemplate="%{hovertext}<extra></extra>",
         )
     )
@@ -180,6 +194,20 @@ def token_bars(view: TokenView, head: tuple[int, int]) -> go.Figure:
     return finish(figure)
 
 
+def strongest_examples(scores: Float[np.ndarray, "example layer head"], texts: Sequence[str]) -> np.ndarray:
+    """[layer, head] of lines for hover: the example whose score lies farthest to the side of the head's mean, and it.
+
+    It is the most extreme of all examples, not a typical one.
+    """
+    if len(texts) != len(scores):
+        raise ValueError(f"{len(texts)} texts for {len(scores)} examples; expected one for each, in their order.")
+    towards = np.where(scores.mean(axis=0) < 0, -scores, scores)
+    lines = np.empty(scores.shape[1:], dtype=object)
+    for (layer, head), i in np.ndenumerate(towards.argmax(axis=0)):
+        lines[layer, head] = f"<i>{wrapped(texts[i], 56, max_lines=3)}</i>  {scores[i, layer, head]:+.3g}"
+    return lines
+
+
 def visible(token: str) -> str:
     """A token with its line breaks and tabs made visible; "∅" if it has no text."""
     return token.replace("\n", "↵").replace("\t", "⇥") or "∅"
@@ -198,13 +226,15 @@ def _interval(rows: pd.DataFrame, name: str) -> dict | None:
     return {**bars, "type": "data", "color": "rgba(128,128,128,.9)", "thickness": 1.3, "width": 3}
 
 
-def _hover(row: dict) -> str:
+def _hover(row: dict, examples: np.ndarray | None = None) -> str:
     lines = [f"<b>{row['label']}</b>  rank {row['rank']}"]
     lines.append(f"score {row['score']:+.4g}  [{row['ci_low']:+.3g}, {row['ci_high']:+.3g}]")
     lines.append(f"p {row['p']:.2g}, q {row['q']:.2g}, n {row['n']}")
     for name in (name for name in row if f"{name}_ci_low" in row):
         verdict = row.get(f"{name}_verdict")
         lines.append(f"{html.escape(name)} {row[name]:+.4g}" + (f", {verdict}" if verdict else ""))
+    if examples is not None:
+        lines.append(examples[row["layer"], row["head"]])
     return "<br>".join(lines)
 
 

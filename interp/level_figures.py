@@ -19,11 +19,13 @@ def heads_by_level(
     title: str = "",
     unit: str = "",
     marked: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    examples: Mapping[str, np.ndarray] | None = None,
 ) -> go.Figure:
     """A heat map of heads for each group, side by side on one colour scale centred at zero.
 
-    ``marked``: (layer, head) pairs of a group that get a frame, its top heads, say. Raises ``ValueError`` for groups of
-    unlike shapes, or none.
+    ``marked``: (layer, head) pairs of a group that get a frame, its top heads, say. ``examples``: [layer, head] of a
+    group's lines more on hover (:func:`interp.figures.strongest_examples`). Raises ``ValueError`` for groups of unlike
+    shapes, or none.
     """
     shapes = {np.shape(table) for table in values.values()}
     if len(shapes) != 1:
@@ -32,16 +34,26 @@ def heads_by_level(
         )
     ((n_layers, n_heads),) = shapes
     tables = {name: np.asarray(table, dtype=float) for name, table in values.items()}
-    if unknown := set(marked or {}) - set(tables):
-        raise ValueError(f"marked names {sorted(unknown)}; expected some of {list(tables)}.")
+    for what, given in (("marked", marked), ("examples", examples)):
+        if unknown := set(given or {}) - set(tables):
+            raise ValueError(f"{what} names {sorted(unknown)}; expected some of {list(tables)}.")
     limit = max(float(np.nanmax(np.abs(table))) for table in tables.values()) or 1.0
     names = [html.escape(name) for name in tables]
     figure = make_subplots(1, len(tables), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=names)
     for column, (name, table) in enumerate(tables.items(), start=1):
         labels = [[head_label(layer, head) for head in range(n_heads)] for layer in range(n_layers)]
-        hover = f"<b>%{{text}}</b> %{{z:+.4g}}<extra>{html.escape(name)}</extra>"
+        lines = (examples or {}).get(name)
+        more = "" if lines is None else "<br>%{customdata}"
         figure.add_heatmap(
-            z=table, coloraxis="coloraxis", text=labels, hovertemplate=hover, xgap=1, ygap=1, row=1, col=column
+            z=table,
+            coloraxis="coloraxis",
+            text=labels,
+            customdata=lines,
+            hovertemplate=f"<b>%{{text}}</b> %{{z:+.4g}}{more}<extra>{html.escape(name)}</extra>",
+            xgap=1,
+            ygap=1,
+            row=1,
+            col=column,
         )
         frames = (marked or {}).get(name, ())
         if frames:

@@ -256,19 +256,42 @@ class HeadRanking:
         """The same data ranked by another measure."""
         return replace(self, score=measure)
 
-    def plot(self) -> go.Figure:
-        """Heat map of layers against heads."""
+    def plot(self, texts: Mapping[str, str] | None = None) -> go.Figure:
+        """Heat map of layers against heads.
+
+        texts: of the examples, by id. Each head then shows on hover the example in which its score is most extreme.
+
+        >>> ranking.plot(texts={question.id: question.text for question in questions})
+        """
         from interp import figures
 
         values = self.scores.astype(np.float64).mean(axis=0)
-        unit = self.descriptions.get(self.score, "")
-        return figures.head_heatmap(values, title=f"Mean {self.score} of each head", unit=unit, hover=self._frame)
+        return figures.head_heatmap(
+            values,
+            title=f"Mean {self.score} of each head",
+            unit=self.descriptions.get(self.score, ""),
+            hover=self._frame,
+            examples=self._strongest_examples(texts),
+        )
 
-    def plot_top(self, k: int = 20) -> go.Figure:
-        """The k best heads as bars with their intervals; the other measures as markers."""
+    def plot_top(self, k: int = 20, texts: Mapping[str, str] | None = None) -> go.Figure:
+        """The k best heads as bars with their intervals; the other measures as markers. texts: as in `plot`."""
         from interp import figures
 
-        return figures.ranked_bars(self._frame, k, title=f"{self.score}: the first {k} heads", score=self.score)
+        title = f"{self.score}: the first {k} heads"
+        return figures.ranked_bars(self._frame, k, title, self.score, self._strongest_examples(texts))
+
+    def _strongest_examples(self, texts: Mapping[str, str] | None) -> np.ndarray | None:
+        from interp import figures
+
+        if texts is None:
+            return None
+        if missing := [name for name in self.example_ids if name not in texts]:
+            raise ValueError(
+                f"texts has none for {len(missing)} of {self.n_examples} examples, the first {missing[0]!r}; expected "
+                "a text for each of example_ids."
+            )
+        return figures.strongest_examples(self.scores, [texts[name] for name in self.example_ids])
 
     def save(self, directory: str | Path, overwrite: bool = False) -> Path:
         """Write tables, scores and an HTML report; see `interp.storage.save_ranking`."""

@@ -72,11 +72,16 @@ def tracing_heatmap(
             title_text=wrapped(title) if title else None,
             coloraxis={"cmin": -limit, "cmax": limit, "colorbar": bar},
             height=total,
-            margin={"t": 60 if title else 34},
+            margin={"t": 60 if title else 34, "l": max(10, _slanted(regions[0]))},
         )
     )
 
 
 def _names_height(regions: Sequence[str]) -> int:
     """Pixels that slanted names need below the panels."""
-    return 24 + 5 * min(40, max(map(len, regions)))
+    return 24 + max(map(_slanted, regions))
+
+
+def _slanted(name: str) -> int:
+    """Pixels that a slanted name reaches downwards and to the left; a first name without room there is not drawn."""
+    return 5 * min(40, len(name))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from interp.figures import strongest_examples
 from interp.findings import Findings
 from interp.level_figures import heads_by_level
 from probes.visual_head_tables import FEWEST, NAMES, RELU, gold_table, largest_by_chance
@@ -45,7 +47,8 @@ def findings_of(heads: VisualHeads) -> Findings:
             title, k = f"{NAMES[score]} of each head, by level", min(_TOP, heads.n_layers * heads.n_heads)
             means = {level or "all": heads.mean_score(score, level) for level in counted}
             framed = {level or "all": heads.top(score, k, level) for level in counted}
-            figures[title] = heads_by_level(means, title, "probability", framed)
+            moved = {level or "all": _most_moved(heads, score, level) for level in counted}
+            figures[title] = heads_by_level(means, title, "probability", framed, moved)
             figures[title].update_layout(meta={"note": f"{_UNITS[score]}; framed: the first {k}."})
         shown = []
         for level in heads.levels:
@@ -85,6 +88,13 @@ def findings_of(heads: VisualHeads) -> Findings:
         provenance=dict(heads.provenance),
         arrays={name: getattr(heads, name) for name in ARRAYS},
     )
+
+
+def _most_moved(heads: VisualHeads, score: str, level: str) -> np.ndarray:
+    """[layer, head]: the question whose answer ablating the head changes most, and by how much."""
+    chosen = heads.chosen(level, score=score)
+    asked = [f"{q.question_text} {q.gold}" for q, is_in in zip(heads.asked, chosen, strict=True) if is_in]
+    return strongest_examples(heads.change(score, chosen), asked)
 
 
 def first_heads(score: str) -> str:

@@ -32,7 +32,7 @@ from probes.visual_benchmarks import VisualQuestion, load_visual_questions
 from probes.visual_head_overlap import HeadOverlap, head_overlap
 from probes.visual_heads import VisualHeads, load_visual_heads, rank_visual_heads
 from probes.visual_level_claims import Claim, claims_of
-from probes.visual_levels import study_levels
+from probes.visual_levels import plot_effects, study_levels
 from probes.visual_modulation import modulate
 from probes.visual_prompts import (
     Asked,
@@ -81,6 +81,7 @@ __all__ = [
     "load_visual_traces",
     "modulate",
     "picture_pair",
+    "plot_effects",
     "rank_visual_heads",
     "read_source",
     "render",

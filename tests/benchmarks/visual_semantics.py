@@ -82,7 +82,7 @@ SIZES = {
     "scenes-smollm2": Size(
         difficulty=0.24,
         positions="text",
-        compared=4,
+        compared=2,
         ranked=20,
         ablated=12,
         k=10,

@@ -51,6 +51,22 @@ def test_hover_tells_the_verdict_of_a_control(ranking):
     assert "keeps sign" not in ranking.plot().data[0].text[2, 1]
 
 
+def test_hover_shows_the_example_in_which_a_head_is_most_extreme(ranking):
+    scores = np.array([[[1.0, -1.0]], [[3.0, -4.0]], [[-5.0, 2.0]]])  # means: -1/3, -1
+    lines = figures.strongest_examples(scores, ["first", "second <b>", "third"])
+    assert lines.tolist() == [["<i>third</i>  -5", "<i>second &lt;b&gt;</i>  -4"]]
+    with pytest.raises(ValueError, match="1 texts for 3 examples; expected one for each"):
+        figures.strongest_examples(scores, ["first"])
+    best = int(ranking.scores[:, 2, 1].argmax())
+    texts = {name: f"question {name}" for name in ranking.example_ids}
+    shown = f"<br><i>question {best}</i>  {ranking.scores[best, 2, 1]:+.3g}"
+    assert ranking.plot(texts).data[0].text[2, 1].endswith(shown)
+    assert ranking.plot_top(3, texts).data[0].hovertext[0].endswith(shown)
+    assert "question" not in ranking.plot().data[0].text[2, 1]
+    with pytest.raises(ValueError, match="texts has none for 19 of 20 examples, the first '1'"):
+        ranking.plot({"0": "question 0"})
+
+
 @pytest.mark.parametrize("name", ["any", "light", "dark"])
 def test_scales_are_diverging_with_the_neutral_colour_in_the_middle(name):
     layout = figures.TEMPLATES[name].layout

@@ -192,6 +192,12 @@ def test_heads_by_level_share_a_scale():
         heads_by_level({"a": np.zeros((2, 2)), "b": np.zeros((2, 3))})
     with pytest.raises(ValueError, match="marked names"):
         heads_by_level(values, marked={"x": [(0, 0)]})
+    lines = np.full((3, 4), "a question", dtype=object)
+    shown = [t for t in heads_by_level(values, examples={"attribute": lines}).data if isinstance(t, go.Heatmap)]
+    assert shown[1].customdata[2][1] == "a question" and "<br>%{customdata}" in shown[1].hovertemplate
+    assert shown[0].customdata is None and "customdata" not in shown[0].hovertemplate
+    with pytest.raises(ValueError, match="examples names"):
+        heads_by_level(values, examples={"x": lines})
 
 
 def test_overlaps_are_centred_at_chance():

@@ -173,6 +173,14 @@ def test_a_yes_head_is_told_from_a_head_that_sees():
     assert any("1 say yes" in sentence for sentence in said)
 
 
+def test_the_figure_shows_the_question_that_a_head_matters_to_most():
+    heads = simulated(n_pictures=5)
+    heat = heads.to_findings().figures["S+ of each head, by level"].data[0]
+    ((layer, head),), chosen = heads.top("s_plus", 1, "object"), heads.chosen("object", score="s_plus")
+    best = heads.asked[np.flatnonzero(chosen)[heads.drop[chosen, layer, head].argmax()]]
+    assert heat.customdata[layer][head].startswith(f"<i>{best.question_text} {best.gold}</i>  +")
+
+
 def test_rankings_test_the_mean_change_and_not_what_cannot_be_below_zero(tmp_path):
     heads = simulated(n_pictures=15, own=0.0)
     ranking = heads.ranking("s_plus", "object")
