@@ -19,7 +19,7 @@ FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a 
 MODEL = "scenes-llava-tiny" if FAST else "scenes-smollm2"
 DIFFICULTY = 0.24  # of scenes: the models are often right about such ones, and not always
 PIXELS = 96
-N_RANKED, N_ABLATED, N_CHOSEN, N_TESTED, N_OOD, N_TRACED = (10, 6, 6, 8, 4, 6) if FAST else (20, 12, 16, 30, 12, 24)
+N_RANKED, N_ABLATED, N_CHOSEN, N_TESTED, N_OOD, N_TRACED = (10, 6, 6, 8, 4, 6) if FAST else (20, 12, 16, 30, 12, 8)
 K, N_RANDOM = (4, 3) if FAST else (10, 20)  # heads in a set, random sets to compare it with
 
 
@@ -187,7 +187,7 @@ listed(levels.statement)
 # lined up by what they are.
 
 # %%
-traces = vs.trace_pairs(model, pairs, **kept("tracing"))
+traces = vs.trace_pairs(model, pairs, layers=range(0, model.n_layers, 1 if FAST else 3), **kept("tracing"))
 traces.plot()
 
 # %%

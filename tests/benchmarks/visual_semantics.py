@@ -61,6 +61,7 @@ class Size:
     ood: int
     modulation: Settings
     traced: int  # pairs of a scene and its edited twin
+    every: int  # layer of so many is traced
 
 
 SIZES = {
@@ -78,6 +79,7 @@ SIZES = {
         ood=60,
         modulation=Settings(ks=(2, 5), heads=8, n_random=19),
         traced=60,
+        every=1,
     ),
     "scenes-smollm2": Size(
         difficulty=0.24,
@@ -92,7 +94,8 @@ SIZES = {
         tested=30,
         ood=12,
         modulation=Settings(ks=(5, 20), searches=("gradient",), steps=20, n_random=9),
-        traced=24,
+        traced=8,
+        every=3,
     ),
 }
 
@@ -213,7 +216,8 @@ class Evaluation:
     def tracing(self) -> None:
         """Point 3: which states carry what an edit of the picture changes."""
         pairs = list(edited_pairs("test", self.size.traced, TRACED, self.size.difficulty))
-        found = trace_pairs(self.model, pairs, **self.keep("tracing"))
+        layers = range(0, self.model.n_layers, self.size.every)
+        found = trace_pairs(self.model, pairs, layers=layers, **self.keep("tracing"))
         self.write_findings("tracing", found.to_findings(), without=("Pairs",))
 
     def write_findings(self, part: str, found: Findings, without: Sequence[str] = ()) -> None:
