@@ -198,7 +198,9 @@ listed(traces.statement())
 
 # %%
 number = next(int(traced.id) for traced in traces.pairs if traced.kind == "open")
-((pair, by_token),) = vs.trace_pairs(model, pairs[number : number + 1], control=False, n_shown=1).shown
+((pair, by_token),) = vs.trace_pairs(
+    model, pairs[number : number + 1], control=False, n_shown=1, layers=range(0, model.n_layers, 3)
+).shown
 print(f"{pair.question} {pair.answer_before} -> {pair.answer_after} ({pair.change})")
 by_token.plot(0)
 
