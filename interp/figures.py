@@ -204,7 +204,7 @@ def strongest_examples(scores: Float[np.ndarray, "example layer head"], texts: S
     towards = np.where(scores.mean(axis=0) < 0, -scores, scores)
     lines = np.empty(scores.shape[1:], dtype=object)
     for (layer, head), i in np.ndenumerate(towards.argmax(axis=0)):
-        lines[layer, head] = f"<i>{wrapped(texts[i], 56, max_lines=3)}</i>  {scores[i, layer, head]:+.3g}"
+        lines[layer, head] = f"most extreme: <i>{wrapped(texts[i], 56, max_lines=3)}</i>  {scores[i, layer, head]:+.3g}"
     return lines
 
 

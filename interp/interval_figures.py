@@ -38,7 +38,7 @@ def interval_bars(
     All names are columns of the frame; `low` and `high` are the ends of the interval (NaN: none is drawn). Bars start
     at `reference` (None: at zero). A value that is NaN has no bar but a dash, so that it is not taken for zero. Each
     value of `facet` gets a panel, one below the other, on one scale. Categories, colours and panels come in the
-    order of their first rows. labels: what to print for a column. A column "n" is shown on hover.
+    order of their first rows. labels: what to print for a column; "": nothing. A column "n" is shown on hover.
 
     Raises ValueError for a column that is not there, or for two rows with the same x, colour and facet.
     """
@@ -249,4 +249,4 @@ def _interval_hover(
 
 
 def _label(name: str, labels: Mapping[str, str] | None) -> str:
-    return html.escape((labels or {}).get(name) or name.replace("_", " "))
+    return html.escape((labels or {}).get(name, name.replace("_", " ")))

@@ -26,7 +26,8 @@ N_FIND, N_TEST, N_ASKED, N_SCENES, N_REQUESTS = (4, 6, 4, 2, 10) if FAST else (3
 #
 # headscope ranks the heads of a model by what they do, fits directions, changes both, and says how sure it is. This notebook
 # shows each of its four systems once, on models that run on a laptop's CPU, and then takes an edit away to another machine.
-# Samples are small, so intervals are wide. Every section names the notebook that asks the same question in full.
+# Samples are small, so intervals are wide. Every section names the notebook that asks the same question in full. All of it takes six
+# minutes of one slow core.
 #
 # Hover over a figure for numbers and, in the maps of heads, the example in which a head's score is most extreme. Blue is below zero,
 # orange above. Figures have no background of their own and read on light and on dark pages;
@@ -133,8 +134,9 @@ print(knowledge.counts().tail(1).to_string(index=False))
 knowledge.to_frame()[["open_question", "open_answer", "greedy", "label"]].head(6)
 
 # %% [markdown]
-# Then the yes/no question is put in several ways. Above 0 the model leans to denying, below to affirming. In *turned round* the
-# affirming answer is the word "No"; in *multiple choice* the answers are letters.
+# Then the yes/no question is put in several ways: with the fact that answers it (*relevant passage*), with "I don't know" as a third option
+# (*idk*), *turned round*, so that the affirming answer is the word "No", and with letters for answers (*multiple choice*). Above 0 the
+# model leans to denying, below to affirming.
 
 # %%
 forms = ("plain", "turned_round") if FAST else ("plain", "relevant_passage", "idk", "turned_round", "multiple_choice")
@@ -143,7 +145,7 @@ scenarios.plot("log_odds_no")
 
 # %%
 claims = scenarios.claims()
-columns = ["contrast", "subset", "n", "log_odds_no", "log_odds_no_low", "log_odds_no_high", "log_odds_verdict"]
+columns = ["claim", "subset", "n", "log_odds_no", "log_odds_no_low", "log_odds_no_high", "log_odds_verdict"]
 claims[(claims.index == 0) | (claims["subset"] == "all")][columns].dropna().round(2)
 
 # %%
@@ -154,9 +156,9 @@ for name in ("word", "meaning"):
     print(f"{name} part of NB: {value:.2f} (n = {len(facts)}; 1: it always denies, -1: it always affirms)")
 
 # %% [markdown]
-# The bias follows the word "No" wherever the form puts it. What the model knows and what it does not are biased alike, as far as so few
-# questions can tell: see the first row's interval. An interval of no width means that all answers agree, not that the number is
-# certain. Deeper: [fifteen ways to ask](03_negative_bias_and_knowledge.ipynb).
+# The verdicts are of the paper's claims, on this model. The bias follows the word "No" wherever the form puts it. What the model
+# knows and what it does not are biased alike, as far as so few questions can tell: see the first row's interval. An interval of no width
+# means that all answers agree, not that the number is certain. Deeper: [fifteen ways to ask](03_negative_bias_and_knowledge.ipynb).
 #
 # ## 3. Pictures: which heads read what?
 #
@@ -177,7 +179,7 @@ captions = tuple(
 pair_figure(*pictures, pair.region, captions, pair.question.text)
 
 # %% [markdown]
-# Every head is replaced by the mean of the others of its layer, on questions of three levels. $D$ is what it adds to the probability
+# Every head is replaced by the mean of the others of its layer, on questions of three levels. *D* is what it adds to the probability
 # of the right answer (after V-SEAM, arXiv 2509.14837). Framed: the first ten of each level.
 
 # %%
@@ -187,7 +189,8 @@ report = heads.to_findings()
 report.figures["D of each head, by level"]
 
 # %%
-best = pd.concat([heads.table("signed_drop", level).head(2).assign(level=level) for level in heads.levels])
+tables = [heads.table("signed_drop", level).head(2).assign(level=level) for level in heads.levels]
+best = pd.concat(tables, ignore_index=True)
 best[["level", "label", "n", "score", "score_low", "score_high", "q"]].round(3)
 
 # %% [markdown]
@@ -215,7 +218,8 @@ for row in best.groupby("level", sort=False).head(1).itertuples():
 # ## 4. Harmfulness and refusal: one direction or two?
 #
 # After arXiv 2507.11878, harmfulness is read at the last token of the request, refusal at the last token of the prompt. All
-# requests end alike here: in the paper's data the full stop alone tells harmful from harmless.
+# requests end alike here: in the paper's data the full stop alone tells harmful from harmless. SmolLM2 refuses nothing, so this section
+# takes Qwen2.5-Coder-0.5B where it is in the cache (`interp models`).
 
 # %%
 refuser = model if model.name == REFUSER else interp.load(REFUSER)
@@ -247,18 +251,18 @@ score = guard.decision_states(states)
 table = pd.DataFrame({"pair": [r.pair for r in sets.held_out], "request": [r.text for r in sets.held_out]})
 table = table.assign(harmful=harmful, guard=score.round(2))
 twins = table[table.duplicated("pair", keep=False) & (table["pair"] != "")].sort_values("pair", kind="stable")
-twins.head(6).drop(columns="pair")
+twins.head(6).drop(columns="pair").reset_index(drop=True)
 
 # %%
 mean = directions.agreement.mean
 caught, spared = (wilson_share((score >= 0)[harmful == kind] == kind) for kind in (True, False))
+corrected = Estimate(mean["disattenuated"], mean["disattenuated_low"], mean["disattenuated_high"])
+print(f"Directions of {len(refused)} refused harmful and {len(accepted)} accepted harmless requests, mean of layers:")
 print(
-    f"From disjoint halves of {len(refused)} and {len(accepted)} requests, the two directions have a cosine of "
-    f"{mean['across_halves']:.2f}; two estimates of one direction reach {mean['ceiling']:.2f}. Corrected for that: "
-    f"{mean['disattenuated']:.2f} [{mean['disattenuated_low']:.2f}, {mean['disattenuated_high']:.2f}].\n"
-    f"The guard calls {caught:.0%} of {int(harmful.sum())} held-out harmful requests harmful, and "
-    f"{spared:.0%} of {int((~harmful).sum())} harmless ones harmless."
+    f"cosine across disjoint halves {mean['across_halves']:.2f}, ceiling {mean['ceiling']:.2f}, corrected {corrected:.2f}"
 )
+print(f"guard, held out: {caught:.0%} of {int(harmful.sum())} harmful requests called harmful,")
+print(f"{spared:.0%} of {int((~harmful).sum())} harmless ones called harmless")
 print(next(sentence for sentence in report.statement if "words alone" in sentence))
 
 # %% [markdown]
@@ -283,9 +287,8 @@ with loaded.apply(model):
 undo = loaded.fold(model)
 folded = model.final_logits(prompts)
 print(loaded.summary())
-print(
-    f"folded against hooked: {(folded - hooked).abs().max():.1e}; against untouched: {(folded - untouched).abs().max():.1f} logits"
-)
+for name, other in {"hooked": hooked, "untouched": untouched}.items():
+    print(f"folded against {name}: {(folded - other).abs().max():.1e} logits at most (n = {len(prompts)} prompts)")
 
 # %% [markdown]
 # Does the edited model look elsewhere? NAS of the model before and after the edit, and beside them what heads do: the total effect of
@@ -309,8 +312,8 @@ print(f"taken back: {bool((model.final_logits(prompts) == untouched).all())}")
 #
 # ## Reading
 #
-# - Shown: where heads look says little of where they push; turning two heads down moves a bias, and makes the model no wiser; the form
-#   of a question decides more than its meaning.
+# - Shown: where heads look says little of where they push; turning two heads down moves a bias, and is not seen to make the model wiser;
+#   the form of a question decides more than its meaning.
 # - Not shown: that these two heads are *the* cause, that knowledge never matters, that harmfulness and refusal are two directions, or
 #   that any of it holds in larger models. The samples here are for looking, not for claims.
 #

@@ -33,8 +33,12 @@ def test_the_site_builds_and_every_link_in_it_leads_somewhere(tmp_path):
     assert built.returncode == 0, built.stdout + built.stderr
     pages = {path.relative_to(tmp_path / "site").as_posix(): path for path in (tmp_path / "site").rglob("*.html")}
     assert {"index.html", "how-to/own-study.html", "reference/interp.html"} <= set(pages)
+    index = pages["index.html"].read_text(encoding="utf-8")
     reference = pages["reference/harmfulness.html"].read_text(encoding="utf-8")
     assert ":func:" not in reference and "fit_directions" in reference
+    tour = pages["notebooks/00_tour.html"].read_text(encoding="utf-8")
+    assert 'href="01_negative_attention_heads.html"' in tour and 'href="notebooks/00_tour.html"' in index
+    assert not [name for name, path in pages.items() if re.search(r'href="[^":]+\.ipynb', path.read_text("utf-8"))]
     loaded = re.compile(r"""<(?:script|link|img)[^>]+(?:src|href)=["']https?://""")
     assert not [name for name, path in pages.items() if loaded.search(path.read_text(encoding="utf-8"))]
 

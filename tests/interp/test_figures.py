@@ -54,12 +54,13 @@ def test_hover_tells_the_verdict_of_a_control(ranking):
 def test_hover_shows_the_example_in_which_a_head_is_most_extreme(ranking):
     scores = np.array([[[1.0, -1.0]], [[3.0, -4.0]], [[-5.0, 2.0]]])  # means: -1/3, -1
     lines = figures.strongest_examples(scores, ["first", "second <b>", "third"])
-    assert lines.tolist() == [["<i>third</i>  -5", "<i>second &lt;b&gt;</i>  -4"]]
+    shown = ["most extreme: <i>third</i>  -5", "most extreme: <i>second &lt;b&gt;</i>  -4"]
+    assert lines.tolist() == [shown]
     with pytest.raises(ValueError, match="1 texts for 3 examples; expected one for each"):
         figures.strongest_examples(scores, ["first"])
     best = int(ranking.scores[:, 2, 1].argmax())
     texts = {name: f"question {name}" for name in ranking.example_ids}
-    shown = f"<br><i>question {best}</i>  {ranking.scores[best, 2, 1]:+.3g}"
+    shown = f"<br>most extreme: <i>question {best}</i>  {ranking.scores[best, 2, 1]:+.3g}"
     assert ranking.plot(texts).data[0].text[2, 1].endswith(shown)
     assert ranking.plot_top(3, texts).data[0].hovertext[0].endswith(shown)
     assert "question" not in ranking.plot().data[0].text[2, 1]
@@ -164,6 +165,7 @@ def test_interval_bars_mark_what_is_not_defined(intervals):
 
 def test_interval_lines_are_sorted_with_bands_or_bars_in_panels_of_one_scale(intervals):
     draw = functools.partial(figures.interval_lines, intervals, "k", "bias", "low", "high", "subset", "scenario")
+    assert draw(labels={"subset": ""}).layout.legend.title.text == "" != draw().layout.legend.title.text
     figure = draw(labels={"bias": "bias & <more>"})
     bands = [trace for trace in figure.data if trace.fill == "toself"]
     lines = [trace for trace in figure.data if trace.fill is None]

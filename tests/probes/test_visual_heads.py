@@ -178,7 +178,7 @@ def test_the_figure_shows_the_question_that_a_head_matters_to_most():
     heat = heads.to_findings().figures["S+ of each head, by level"].data[0]
     ((layer, head),), chosen = heads.top("s_plus", 1, "object"), heads.chosen("object", score="s_plus")
     best = heads.asked[np.flatnonzero(chosen)[heads.drop[chosen, layer, head].argmax()]]
-    assert heat.customdata[layer][head].startswith(f"<i>{best.question_text} {best.gold}</i>  +")
+    assert heat.customdata[layer][head].startswith(f"most extreme: <i>{best.question_text} {best.gold}</i>  +")
 
 
 def test_rankings_test_the_mean_change_and_not_what_cannot_be_below_zero(tmp_path):
