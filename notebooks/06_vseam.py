@@ -212,7 +212,7 @@ by_token.plot(0)
 # toward the gold answer and away from the other one, directly, in logits.
 
 # %%
-(example,) = vs.scene_examples(model, [(pair.edited.before, [pair.edited.question])], PIXELS)
+(example,) = vs.scene_examples(model, [(pair.edited.before, [pair.edited.question])], PIXELS, cases="as_given")
 metric = interp.LogitDifference(pair.answer_before, pair.answer_after)
 every = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
 from_picture = read_head_maps(model, example.prompt, every, metric).contribution.sum((1, 2))
