@@ -18,7 +18,7 @@ from interp.components import Components, input_device
 from interp.images import ImageLike
 from interp.prompts import Batch, Prompt, SpanLike
 from interp.provenance import hash_text, hash_weights
-from interp.shared_prefix import WORTH_SHARING, answer_logits, common_prefix
+from interp.shared_prefix import WORTH_SHARING, answer_logits, batches_alike, common_prefix
 from interp.vision_encoder import ImageEncoder
 from interp.vision_features import sees_both_ways, whole_inputs
 
@@ -163,29 +163,30 @@ class Model:
         )
 
     def final_logits(self, prompts: list[Prompt], batch_size: int = 8) -> Float[Tensor, "example vocabulary"]:
-        """Logits at each prompt's last position, float32, on the CPU. What the prompts of
-        a batch share at their beginning (a picture too) is run once for all; the numbers are those of one prompt at a
-        time (to 1e-4 in float32).
+        """Logits at each prompt's last position, float32, on the CPU. What the prompts of a batch share at their
+        beginning is run once for all; questions about one picture are put into batches of their own, wherever they
+        stand. The numbers are those of one prompt at a time (to 1e-4 in float32).
 
         Raises ``NonFiniteLogitsError``. Costs at most one forward pass for each batch.
         """
         if not prompts:
             raise ValueError("no prompts were given; give at least one.")
-        rows = []
         self.require_fits(prompts)
-        for start in range(0, len(prompts), batch_size):
-            batch = prompts[start : start + batch_size]
+        places = batches_alike(self, prompts, batch_size)
+        rows = []
+        for of_batch in places:
+            batch = [prompts[i] for i in of_batch]
             with torch.no_grad():
-                if self._may_share_prefix() and common_prefix(batch) >= WORTH_SHARING:
+                if self.may_share_prefix() and common_prefix(batch) >= WORTH_SHARING:
                     logits = answer_logits(self, batch)
                 else:
                     inputs = self.inputs(batch).inputs
                     logits = self.hf(**inputs, use_cache=False, **self.last_logits_only()).logits[:, -1]
             self.require_finite(logits, batch)
             rows.append(logits.float().cpu())
-        return torch.cat(rows)
+        return torch.cat(rows)[torch.tensor([i for of_batch in places for i in of_batch]).argsort()]
 
-    def _may_share_prefix(self) -> bool:
+    def may_share_prefix(self) -> bool:
         """Whether a batch may run as two passes: not for attention of its own kind, nor where it looks ahead."""
         return not (self.attention_refusal or sees_both_ways(self) or self.counts_rows_and_positions())
 

@@ -47,6 +47,20 @@ def common_prefix(prompts: Sequence[Prompt]) -> int:
     return shared if len(keys) == 1 and shared > prompts[0].span("image")[-1] else 0
 
 
+def batches_alike(model: Model, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
+    """Positions of prompts, at most ``batch_size`` a batch: questions about one picture together, if they can share
+    the pass over it, then all others in their order."""
+    together: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        together.setdefault("" if prompt.image is None else prompt.image.key, []).append(i)
+    alone, groups, may_share = together.pop("", []), [], model.may_share_prefix()
+    for places in together.values():
+        shares = may_share and len(places) > 1 and common_prefix([prompts[i] for i in places]) >= WORTH_SHARING
+        groups += [places] if shares else []
+        alone += [] if shares else places
+    return [g[at : at + batch_size] for g in (*groups, sorted(alone)) for at in range(0, len(g), batch_size)]
+
+
 def answer_logits(model: Model, prompts: Sequence[Prompt]) -> Float[Tensor, "example vocabulary"]:
     """Logits at each prompt's last position, for one batch, as the model gives them (its dtype, with gradients where
     they are enabled). Equal to one prompt at a time up to rounding (1e-4 in float32)."""

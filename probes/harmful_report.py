@@ -58,7 +58,8 @@ class HeldOut:
 
 def directions_report(directions: HarmfulDirections, held_out: Mapping[str, HeldOut]) -> Findings:
     """The findings of ``directions`` and of what was held out, by the name of the condition, the main one first."""
-    conditions = {name: held.directions for name, held in held_out.items()} or {"fitted": directions}
+    several = len(held_out) > 1  # each with directions of its own; those of one are cosines of the fit all the same
+    conditions = {name: held.directions for name, held in held_out.items()} if several else {"fitted": directions}
     cosines = _joined({name: d.cosine() for name, d in conditions.items()})
     tables, figures = {"Cosine by layer": cosines}, {"Cosine by layer": _cosine_figure(cosines)}
     if held_out:

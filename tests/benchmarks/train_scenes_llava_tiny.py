@@ -1,9 +1,10 @@
 """Train `scenes-llava-tiny` and write its weights and model card into interp/data.
 
-    python -m tests.benchmarks.train_scenes_llava_tiny WORK
+    python -m tests.benchmarks.train_scenes_llava_tiny WORK [SEED]
 
 WORK keeps checkpoints: a killed run continues. Seeds and step counts are fixed, so the same versions of torch and of
-the scenes give the same weights. About ten minutes on one thread.
+the scenes give the same weights. About ten minutes on one thread. With a SEED the model is another one, written to
+WORK/scenes-llava-tiny-seed-SEED, without a card: findings are tried on several.
 
 The order of things matters; on questions alone, nothing is learnt. (1) Patches are aligned with the words of what they
 show; tower and projector then stay as they are. (2) Attention starts as a search by content: W_K equal to W_Q, so that
@@ -201,7 +202,7 @@ def make_model(tokenizer: Any) -> LlavaForConditionalGeneration:
     return model
 
 
-def align(model: Any, pool: Pool, held_out: Pool, tokenizer: Any, work: Path) -> list[dict]:
+def align(model: Any, pool: Pool, held_out: Pool, tokenizer: Any, work: Path, seed: int) -> list[dict]:
     """Tower and projector alone, towards word embeddings that stay as they began. Where a patch is, is to be read along
     right minus left, below minus above."""
     words, inner = Words(tokenizer, ATTRIBUTES, "{}"), model.model
@@ -211,7 +212,7 @@ def align(model: Any, pool: Pool, held_out: Pool, tokenizer: Any, work: Path) ->
     where = places(labels, torch.from_numpy(pool.centres))
 
     def loss_of(step: int):
-        rng = random_state(SEED, 0, step)
+        rng = random_state(seed, 0, step)
         chosen = rng.choice(len(pool), size=64, replace=False)
         shown, marked = disguise(pixel_values(pool.images[chosen]), labels[chosen], list(ATTRIBUTES), PATCH, rng)
         features = image_features(model, shown)
@@ -230,12 +231,14 @@ def align(model: Any, pool: Pool, held_out: Pool, tokenizer: Any, work: Path) ->
     return [*log, {"stage": "alignment, validation", **shares}]
 
 
-def learn(model: Any, pool: Pool, template: Template, stage: Stage, kinds: tuple[str, ...], work: Path) -> list[dict]:
+def learn(
+    model: Any, pool: Pool, template: Template, stage: Stage, kinds: tuple[str, ...], work: Path, seed: int
+) -> list[dict]:
     """The language model's layers. Tower, projector and word embeddings stay: trained on, the tower would learn which
     properties go together in train, and patches would lose their words."""
 
     def loss_of(step: int):
-        rng = random_state(SEED, len(kinds), step)
+        rng = random_state(seed, len(kinds), step)
         chosen, packed = draw_batch(pool, template, rng, BATCH, N_QUESTIONS, kinds)
         logits = target_logits(model, pixel_values(pool.images[chosen]), packed)
         first = packed.is_first
@@ -248,14 +251,15 @@ def learn(model: Any, pool: Pool, template: Template, stage: Stage, kinds: tuple
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m tests.benchmarks.train_scenes_llava_tiny WORK")
-    work = Path(sys.argv[1])
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m tests.benchmarks.train_scenes_llava_tiny WORK [SEED]")
+    work, seed = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else SEED
+    target = DATA / NAME if seed == SEED else work / f"{NAME}-seed-{seed}"
     work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(SEED)
-    scenes = {split: scene_split(split, N_TEST, SEED, DIFFICULTY) for split in ("validation", "test", "ood")}
-    easy = scene_split("train", N_TRAIN // 3, SEED, DIFFICULTY, pairs=3, opens=4)
-    scenes["train"] = [*easy, *VariedScenes(N_TRAIN - len(easy), SEED, pairs=3, opens=4)]
+    torch.manual_seed(seed)
+    scenes = {split: scene_split(split, N_TEST, seed, DIFFICULTY) for split in ("validation", "test", "ood")}
+    easy = scene_split("train", N_TRAIN // 3, seed, DIFFICULTY, pairs=3, opens=4)
+    scenes["train"] = [*easy, *VariedScenes(N_TRAIN - len(easy), seed, pairs=3, opens=4)]
     tokenizer = make_tokenizer(words_of([pair for pairs in scenes.values() for pair in pairs]))
     processor = make_processor(tokenizer, PIXELS, PATCH, CHAT_TEMPLATE)
     template = Template(processor, GRID * GRID, END)
@@ -264,14 +268,15 @@ def main() -> None:
 
     model = make_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    log = align(model, pools["train"], pools["validation"], tokenizer, work)
-    log += learn(model, pools["train"], template, OPEN, ("open",), work)
-    log += learn(model, pools["train"], template, ALL, ("open", "yes_no"), work)
+    log = align(model, pools["train"], pools["validation"], tokenizer, work, seed)
+    log += learn(model, pools["train"], template, OPEN, ("open",), work, seed)
+    log += learn(model, pools["train"], template, ALL, ("open", "yes_no"), work, seed)
 
-    target = DATA / NAME
     shutil.rmtree(target, ignore_errors=True)
     model.half().save_pretrained(target)
     processor.save_pretrained(target)
+    if seed != SEED:
+        return
     shipped = LlavaForConditionalGeneration.from_pretrained(target, dtype=torch.float32).eval()
     answers = {split: answer_pool(shipped, template, pools[split], BATCH) for split in ("validation", "test", "ood")}
     answers = {"train": answer_pool(shipped, template, pools["train"].first(N_TEST), BATCH), **answers}

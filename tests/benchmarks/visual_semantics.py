@@ -2,6 +2,8 @@
 
     python -m tests.benchmarks.visual_semantics MODEL [PART ...]
 
+MODEL: a testbed's name, or the folder of one trained with another seed (train_scenes_llava_tiny WORK SEED).
+
 Needs no data: scenes are drawn. Each part writes its report under reports/evaluate/MODEL/visual_semantics (a killed
 run continues where it was) and its tables to tests/benchmarks/visual_semantics/MODEL. Heads are ranked, and factors
 fitted, on scenes of the validation split; which modulation is best is decided on other scenes of it; everything else
@@ -85,7 +87,7 @@ SIZES = {
         difficulty=0.24,
         positions="text",
         compared=2,
-        ranked=20,
+        ranked=60,
         ablated=12,
         k=10,
         edits=("zero",),
@@ -103,10 +105,11 @@ SIZES = {
 class Evaluation:
     """One part a method, one page each."""
 
-    def __init__(self, name: str, size: Size | None = None) -> None:
-        self.name, self.size = name, size or SIZES[name]
-        self.model = interp.load(name)
-        self.out = REPORTS / name / "visual_semantics"
+    def __init__(self, model: str, size: Size | None = None) -> None:
+        self.name = Path(model).name
+        self.size = size or SIZES[testbed_of(model)]
+        self.model = interp.load(model)
+        self.out = REPORTS / self.name / "visual_semantics"
 
     def keep(self, part: str) -> dict[str, Any]:
         """Where a study's work is kept: continued after a kill, replaced where it was of another size."""
@@ -228,12 +231,17 @@ class Evaluation:
         write_page(TABLES / self.name / f"{part}.md", f"{part.capitalize()}: {self.name}", content)
 
 
+def testbed_of(model: str) -> str:
+    """Of a name, or of the folder of one trained with another seed: the testbed whose sizes count."""
+    return Path(model).name.split("-seed-")[0]
+
+
 PARTS = ("agreement", "ranking", "levels", "modulation", "tracing")
 
 
 def main() -> None:
     name, *wanted = sys.argv[1:] or [""]
-    if name not in SIZES or not set(wanted) <= set(PARTS):
+    if testbed_of(name) not in SIZES or not set(wanted) <= set(PARTS):
         sys.exit(f"usage: python -m tests.benchmarks.visual_semantics {'|'.join(SIZES)} [{' '.join(PARTS)}]")
     evaluation = Evaluation(name)
     for part in wanted or PARTS:

@@ -14,9 +14,12 @@ import transformers as tf
 
 import interp
 from interp import capture, generation, perplexity, residual
+from interp.factor_gradient import _logits as gradient_logits
+from interp.factor_gradient import factors_applied
 from interp.images import image_sha256
 from interp.prompts import Prompt
-from interp.shared_prefix import UpperLayers, answer_logits, common_prefix
+from interp.shared_prefix import WORTH_SHARING, UpperLayers, answer_logits, batches_alike, common_prefix
+from interp.tuning import frozen
 from interp.vision_processors import load_processor
 from tests.interp.tiny_vision import HEADS, IMAGE, LAYERS, NAMES, TEMPLATE, Tiny, loaded, picture, tiny_vision
 from tests.tiny import tiny, tiny_tokenizer
@@ -347,6 +350,29 @@ def test_questions_on_one_picture_share_it(name):
         assert (model.final_logits(asked) - single).abs().max() < 1e-4
         with torch.no_grad():
             assert (answer_logits(model, asked) - single).abs().max() < 1e-4
+
+
+@each
+def test_questions_on_pictures_in_any_order(name):
+    """Those on one picture run together, and every number, and slope, is that of one question at a time."""
+    model, _ = loaded(name)
+    mixed = [ask(name, (PICTURES[i],) * 3)[j] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2))]
+    together = batches_alike(model, mixed, 2)
+    assert sorted(i for batch in together for i in batch) == list(range(5))
+    if model.may_share_prefix() and common_prefix(mixed[::2]) >= WORTH_SHARING:
+        assert together == [[0, 2], [4], [1, 3]]
+    single = torch.cat([model.final_logits([p]) for p in mixed])
+    assert (model.final_logits(mixed, batch_size=2) - single).abs().max() < 1e-4
+
+    def slope(batches):
+        factors = torch.ones(model.n_layers, model.n_heads, requires_grad=True)
+        with torch.enable_grad(), frozen(model), factors_applied(model, factors):
+            logits = torch.cat([gradient_logits(model, batch) for batch in batches])
+            return torch.autograd.grad(logits.log_softmax(-1)[:, 7].sum(), factors)[0]
+
+    slow = slope([[p] for p in mixed])
+    assert slow.abs().max() > 1e-2
+    torch.testing.assert_close(slope([mixed]), slow, atol=1e-4, rtol=1e-4)
 
 
 def test_layers_are_tuned_on_text_alone():
