@@ -43,7 +43,7 @@ from tests.twins import released_formulas
 
 TABLES = Path(__file__).parent / "visual_semantics"
 REPORTS = Path("reports/evaluate")
-RANKED, CHOSEN, ABLATED, TESTED, TRACED = range(1, 6)  # seeds of scenes: no two parts ask about the same ones
+RANKED, CHOSEN, ABLATED, TESTED, TRACED, FITTED = range(1, 7)  # seeds of scenes: no two parts ask about the same ones
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Size:
     k: int  # heads in a set
     edits: tuple[str, ...]
     random_sets: int
+    fitted: int  # factors are searched on these; on those ranked, if 0
     chosen: int  # decide which modulation is best
     tested: int
     ood: int
@@ -76,6 +77,7 @@ SIZES = {
         k=5,
         edits=("zero",),
         random_sets=20,
+        fitted=0,
         chosen=80,
         tested=200,
         ood=60,
@@ -88,14 +90,17 @@ SIZES = {
         positions="text",
         compared=2,
         ranked=60,
-        ablated=12,
+        ablated=36,
         k=10,
         edits=("zero",),
         random_sets=20,
-        chosen=16,
-        tested=30,
-        ood=12,
-        modulation=Settings(ks=(5, 20), searches=("gradient",), steps=20, n_random=9),
+        fitted=60,
+        chosen=60,
+        tested=150,
+        ood=40,
+        modulation=Settings(
+            ks=(5, 20), searches=("gradient",), pulls=(0.001,), learning_rate=0.02, steps=30, n_random=5
+        ),
         traced=8,
         every=3,
     ),
@@ -203,7 +208,7 @@ class Evaluation:
         found = modulate(
             self.model,
             self.heads,
-            self.examples("validation", self.size.ranked, RANKED),
+            self.examples("validation", self.size.fitted or self.size.ranked, FITTED if self.size.fitted else RANKED),
             self.examples("validation", self.size.chosen, CHOSEN),
             {
                 "test": self.examples("test", self.size.tested, TESTED),
@@ -211,6 +216,7 @@ class Evaluation:
             },
             each_level=True,
             settings=self.size.modulation,
+            batch_size=15,  # whole pictures: three questions of a level each
             say=print,
             **self.keep("modulation"),
         )
