@@ -23,11 +23,15 @@ MEASURES = {"nas": "NAS", "nas_order_balanced": "order-balanced NAS"}
 ALPHA = 0.05
 
 
-def permutation_p(change: float, random: Sequence[float]) -> float:
-    """(1 + c) / (1 + n): c of the n random changes are at least as large in size. NaN without any."""
+def permutation_p(change: float, random: Sequence[float], centred: bool = False) -> float:
+    """(1 + c) / (1 + n): c of the n random changes are at least as large in size. NaN without any.
+
+    ``centred``: at least as far from the mean of all n + 1, which asks whether this change is unlike random ones where
+    these are not around zero (zeroing any heads does harm, say)."""
     if not len(random):
         return np.nan
-    at_least = np.abs(random) >= abs(change) - 1e-9  # equal counts of changed answers are a tie
+    middle = np.mean([change, *random]) if centred else 0.0
+    at_least = np.abs(np.asarray(random) - middle) >= abs(change - middle) - 1e-9  # equal counts of answers are a tie
     return float((1 + at_least.sum()) / (1 + len(random)))
 
 

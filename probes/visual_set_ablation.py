@@ -125,8 +125,8 @@ class SetAblation:
 
         ``accuracy``, ``gold_prob``: unedited. ``delta_*``: edited minus unedited with the top heads, ``_low`` and
         ``_high`` its paired 95 % interval. ``random_*``: mean over the random sets with their 2.5 and 97.5 percentiles.
-        ``more_*``: top minus mean of random, paired. ``p_*``: (1 + c) / (1 + n_random), where c random sets change it
-        at least as much, either way.
+        ``more_*``: top minus mean of random, paired. ``p_*``: (1 + c) / (1 + n_random), where c random sets lie
+        at least as far from the mean of all, either way.
         """
         return self._frame.copy()
 
@@ -145,7 +145,7 @@ class SetAblation:
             row |= Estimate(float(by_set.mean()), float(low), float(high)).columns(f"random_{measure}")
             more = own - others.mean(1) if random else np.full(len(own), np.nan)
             row |= self._paired(more, chosen, "gold_prob").columns(f"more_{measure}")
-            row[f"p_{measure}"] = permutation_p(float(own.mean()), by_set if random else [])
+            row[f"p_{measure}"] = permutation_p(float(own.mean()), by_set if random else [], centred=True)
         return row
 
     def _paired(self, change: np.ndarray, chosen: np.ndarray, measure: str) -> Estimate:
@@ -187,7 +187,7 @@ class SetAblation:
             return estimate, np.nan
         of_top = _level_means(weighed(top)[in_targets, None], self.levels[in_targets])[0]
         of_random = _level_means(weighed(random)[in_targets], self.levels[in_targets])
-        return estimate, permutation_p(of_top, of_random)
+        return estimate, permutation_p(of_top, of_random, centred=True)
 
     def sets(self) -> pd.DataFrame:
         """Which heads each top set holds."""

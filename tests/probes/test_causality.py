@@ -259,6 +259,14 @@ def test_permutation_p():
     assert np.isnan(permutation_p(1.0, []))
 
 
+def test_permutation_p_where_random_changes_are_not_around_zero():
+    """No change, where each of 19 random sets does harm, is as unlike them as can be; and so is more harm."""
+    random = np.linspace(-0.3, -0.2, 19)
+    assert permutation_p(0.0, random) == 1  # as large in size as none of them
+    assert permutation_p(0.0, random, centred=True) == permutation_p(-0.5, random, centred=True) == 1 / 20
+    assert permutation_p(-0.25, random, centred=True) == 1
+
+
 def made_up(nb=(-0.3, -0.4, -0.2, 0.048), n=20) -> pd.DataFrame:
     """A frame of one test: the top as given, a random and a bottom that do next to nothing."""
     rows = []
