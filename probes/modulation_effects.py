@@ -84,8 +84,8 @@ def effects_frame(tests: Sequence[ReadSet]) -> pd.DataFrame:
     ``p_mcnemar`` (exact, of accuracies; takes questions of one picture for independent). ``random_change``: mean over
     the draws of random heads with the same factors in the same layers, with the 2.5 and 97.5 percentiles of draws;
     ``more_than_random``: the chosen change less that mean, paired; ``p_random``: (1 + c) / (1 + n), c of n draws
-    at least as far from the mean of all, either way. ``offset_change``, ``more_than_offset``: the same for constants added to
-    the options' logits.
+    at least as far from the mean of all, either way. ``offset_change``, ``more_than_offset``: the same for constants
+    added to the options' logits.
     """
     return pd.DataFrame([row for test in tests for part in test.parts() for row in _effects(test, *part)])
 
