@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from plotly.subplots import make_subplots
 
-from interp.attribution import attribute
+from interp.attribution import Attribution, attribute
 from interp.figure_style import MARKER_COLORS, NEGATIVE, POSITIVE, finish, wrapped
 from interp.images import ImageLike, image_sha256, read_image
 from interp.level_figures import heads_by_level, overlap_matrix
@@ -137,15 +137,48 @@ def read_head_maps(
             )
     if not heads:
         raise ValueError("no heads were given; give at least one (layer, head).")
+    return _maps(model, prompt, attribute(model, prompt, metric), heads, title)
+
+
+def read_strongest_maps(
+    model: Model, prompt: Prompt, metric: LogitDifference, n_for: int = 2, n_against: int = 1, title: str = ""
+) -> HeadMaps:
+    """:func:`read_head_maps` of the ``n_for`` heads that read most from the picture toward ``metric``, summed over its
+    patches, the first of them first; then of the ``n_against`` that read most against it.
+
+    One forward pass. A head is in it only if it has that sign, so there can be fewer. The strongest of many heads are
+    strong in part by chance: these are examples to look at, of one prompt.
+
+    Raises ``ValueError`` for numbers below 0 or both 0, where no head reads anything from the picture, and as
+    :func:`read_head_maps`.
+
+    >>> read_strongest_maps(model, prompt, LogitDifference("red", "blue")).plot(picture)
+    """
+    if min(n_for, n_against) < 0 or n_for + n_against < 1:
+        raise ValueError(f"n_for={n_for}, n_against={n_against}; expected 0 or more heads each, and at least one.")
+    require_grid(prompt)
     split = attribute(model, prompt, metric)
+    from_picture = split.by_token[:, :, list(prompt.span("image"))].sum(-1)  # [layer, head]
+    order = np.argsort(from_picture, axis=None, kind="stable")  # ascending
+    signed = [(int(i), float(from_picture.ravel()[i])) for i in order]
+    most = [i for i, value in reversed(signed) if value > 0][:n_for]
+    least = [i for i, value in signed if value < 0][:n_against]
+    heads = [divmod(i, model.n_heads) for i in (*most, *least)]
+    if not heads:
+        wanted = " or ".join(["for"] * (n_for > 0) + ["against"] * (n_against > 0))
+        raise ValueError(f"no head of {model.name} reads anything from the picture {wanted} {metric}.")
+    return _maps(model, prompt, split, heads, title)
+
+
+def _maps(model: Model, prompt: Prompt, split: Attribution, heads: Sequence[tuple[int, int]], title: str) -> HeadMaps:
+    """Some heads' rows of an attribution, laid out by the patches of the picture."""
     at = list(prompt.span("image"))
-    grid = prompt.image.grid
     chosen = tuple(np.array(heads).T)
     found = {"attention": split.attention[chosen], "contribution": split.by_token[chosen]}  # [head, token]
     away = [values.sum(1) - values[:, at].sum(1) for values in found.values()]
     return HeadMaps(
         heads=tuple((int(layer), int(head)) for layer, head in heads),
-        **{name: values[:, at].reshape(len(heads), *grid) for name, values in found.items()},
+        **{name: values[:, at].reshape(len(heads), *prompt.image.grid) for name, values in found.items()},
         elsewhere=np.stack(away, axis=1),
         metric=split.metric,
         title=title or prompt.id,
@@ -272,4 +305,12 @@ def _finished(figure: go.Figure, title: str) -> go.Figure:
     return finish(figure.update_layout(title_text=wrapped(title) if title else None, margin=margin))
 
 
-__all__ = ["HeadMaps", "heads_by_level", "overlap_matrix", "pair_figure", "picture_map", "read_head_maps"]
+__all__ = [
+    "HeadMaps",
+    "heads_by_level",
+    "overlap_matrix",
+    "pair_figure",
+    "picture_map",
+    "read_head_maps",
+    "read_strongest_maps",
+]

@@ -21,6 +21,7 @@ from interp.picture_overlays import (
     pair_figure,
     picture_map,
     read_head_maps,
+    read_strongest_maps,
 )
 from interp.picture_patches import Box, covered, mask_share, patch_positions
 from tests.interp.tiny_vision import picture, tiny_vision
@@ -122,6 +123,27 @@ def test_maps_are_the_attribution_laid_out_by_patches(llava):
         read_head_maps(llava, prompt, [(4, 0)], METRIC)
     with pytest.raises(ValueError, match="no heads were given"):
         read_head_maps(llava, prompt, [], METRIC)
+
+
+def test_the_strongest_heads_are_those_of_the_sums_over_the_picture(llava):
+    """Against the slow way: the maps of all heads, summed and sorted."""
+    prompt = ask(llava, picture(0, (32, 32)))
+    every = [(layer, head) for layer in range(llava.n_layers) for head in range(llava.n_heads)]
+    sums = read_head_maps(llava, prompt, every, METRIC).contribution.sum((1, 2))
+    order = np.argsort(sums)
+    assert sums[order[0]] < 0 < sums[order[-2]]
+    found = read_strongest_maps(llava, prompt, METRIC, title="A title")
+    assert found.heads == tuple(every[i] for i in (order[-1], order[-2], order[0]))
+    same = read_head_maps(llava, prompt, found.heads, METRIC, "A title")
+    np.testing.assert_array_equal(found.contribution, same.contribution)
+    np.testing.assert_array_equal(found.attention, same.attention)
+    assert (found.title, found.metric) == (same.title, same.metric)
+    all_of_them = read_strongest_maps(llava, prompt, METRIC, len(every), len(every))
+    assert sorted(all_of_them.heads) == every  # each once: a head is for or against
+    with pytest.raises(ValueError, match="n_for=0, n_against=0; expected 0 or more heads each, and at least one"):
+        read_strongest_maps(llava, prompt, METRIC, 0, 0)
+    with pytest.raises(ValueError, match="image positions are no patches of"):
+        read_strongest_maps(llava, replace(prompt, image=replace(prompt.image, grid=None)), METRIC)
 
 
 def test_overlays_lie_on_the_part_that_the_model_sees(llava):
