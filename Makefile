@@ -19,8 +19,9 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## writes tests/benchmarks/agreement.md and results.md (about 10 minutes)
+bench: $(SETUP)  ## writes tests/benchmarks/agreement.md, vision_agreement.md and results.md (about 10 minutes)
 	$(BIN)/python -m tests.benchmarks.agreement
+	$(BIN)/python -m tests.benchmarks.vision_agreement
 	$(BIN)/python -m tests.benchmarks.bench
 
 evaluate: $(SETUP)  ## every number of the studies; hours on 2 cores, continues where it was killed
