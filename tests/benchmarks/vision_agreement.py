@@ -54,9 +54,9 @@ def main() -> None:
         "# Models that see: against plain transformers, and head by head",
         "",
         "Made by `python -m tests.benchmarks.vision_agreement`. Tiny random models with their processors, four layers "
-        "of four heads, float32; each question is about a picture. *logits*: the largest absolute difference, over three "
-        "questions and the whole vocabulary, from transformers' own model and processor, which this package has not "
-        "touched. *scan at*: the largest absolute difference between the fan-out and one pass for each head, in "
+        "of four heads, float32; each question is about a picture. *logits*: the largest absolute difference, over "
+        "three questions and the whole vocabulary, from transformers' own model and processor, which this package has "
+        "not touched. *scan at*: the largest absolute difference between the fan-out and one pass for each head, in "
         f"logit(No) - logit(Yes), over every head of the language model and the ablations {', '.join(ABLATIONS)}. "
         "*mean effect*: the mean absolute change of that difference by an ablation.",
         "",
