@@ -15,7 +15,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from probes.visual_semantics import (
     VisualExamples,
     VisualHeads,
     edited_pairs,
+    head_overlap,
     rank_visual_heads,
     scene_examples,
     scene_split,
@@ -56,6 +58,7 @@ class Size:
     ranked: int
     ablated: int
     k: int  # heads in a set
+    planted: tuple[tuple[int, int], ...]  # heads that training began from something other than chance
     edits: tuple[str, ...]
     random_sets: int
     fitted: int  # factors are searched on these; on those ranked, if 0
@@ -75,6 +78,7 @@ SIZES = {
         ranked=120,
         ablated=40,
         k=5,
+        planted=(),
         edits=("zero",),
         random_sets=20,
         fitted=0,
@@ -92,6 +96,7 @@ SIZES = {
         ranked=60,
         ablated=36,
         k=10,
+        planted=((0, 6), (0, 7), (0, 8)),
         edits=("zero",),
         random_sets=20,
         fitted=60,
@@ -201,7 +206,25 @@ class Evaluation:
             say=print,
             **self.keep("levels"),
         )
-        self.write_findings("levels", found)
+        tables = dict(found.tables)
+        if self.size.planted:
+            names = ", ".join(f"L{layer}H{head}" for layer, head in self.size.planted)
+            tables[f"Within and between levels, {names} counted last (training began them as a search)"] = (
+                self.overlap_without_planted()
+            )
+        self.write("levels", {"Verdict": list(found.statement), **tables})
+
+    def overlap_without_planted(self) -> pd.DataFrame:
+        """Are levels still alike when the heads that were built by hand can't be among the first?"""
+        without = self.heads.gold_prob_ablated.copy()
+        for layer, head in self.size.planted:
+            without[:, layer, head] = self.heads.gold_prob
+        heads = replace(self.heads, gold_prob_ablated=without)
+        found = []
+        for score in ("s_plus", "s_minus"):
+            with suppress(ValueError):  # too few wrong answers
+                found.append(head_overlap(heads, score, self.size.k).to_frame())  # type: ignore[arg-type]
+        return pd.concat(found)
 
     def modulation(self) -> None:
         """Point 7: chosen on validation scenes for each level, read once on test and ood scenes."""
