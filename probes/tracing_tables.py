@@ -3,8 +3,9 @@ on where they should."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from interp.tracing import LEAST, Measured, Trace
 from probes.question_roles import CONCEPT, EDITED, LAST, PICTURE
 
 ALL = "all"
+LEAST_PAIRS = 5  # for a peak to be called clear: of 2 to 4 pairs an interval is little more than their values
+TOO_FEW = "too few pairs"
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ def mean_table(
     95 % bootstrap interval.
 
     ``share``: the mean change over the mean difference of clean and corrupt runs (not the mean of shares, which the
-    smallest differences rule), NaN where that difference is too small. ``control``: the mean change by states of an
-    unrelated picture; ``beyond_control``: what the real ones do more, pair by pair.
+    smallest differences rule), NaN where that difference is too small (:data:`interp.tracing.LEAST`). ``control``: the
+    mean change by states of an unrelated picture, over the ``n_control`` pairs that have one; ``beyond_control``: what
+    the real ones do more, pair by pair.
     """
     m = trace.measured[0] if measure is None else trace[measure]
     rows = []
@@ -60,15 +64,17 @@ def mean_table(
         known = chosen & (trace.n_positions[:, r] > 0)
         change = m.change[known, :, :, r]
         found = {"change": _with_interval(change), "share": _share(m, change, known)}
+        counts = {"n": int(known.sum())}
         if control is not None:
             other = control.measured[trace.measured.index(m)]
             difference, at_random = change - _control_change(m, other)[known, :, :, r], _control_change(m, other)[known]
             usable = np.isfinite(difference).all(axis=(1, 2))
+            counts["n_control"] = int(usable.sum())
             found["control"] = _with_interval(at_random[usable][..., r])
             found["beyond_control"] = _with_interval(difference[usable])
         for p, part in enumerate(trace.parts):
             for k, layer in enumerate(trace.layers):
-                row = {"part": part, "layer": layer, "role": role, "n": int(known.sum())}
+                row = {"part": part, "layer": layer, "role": role, **counts}
                 for name, (value, low, high) in found.items():
                     row |= {name: value[p, k], f"{name}_low": low[p, k], f"{name}_high": high[p, k]}
                 rows.append(row)
@@ -84,7 +90,8 @@ def peak_table(
 
     ``depth``: layer / (number of blocks - 1), with the central 95 % of the depths at which the peak falls when pairs
     are drawn again. ``change``, ``beyond_control``: at the peak (a little too high, as it was picked for being the
-    highest). ``is_clear``: whether both intervals there are above zero; if not, there is no peak to speak of.
+    highest). ``is_clear``: whether both intervals there are above zero, of :data:`LEAST_PAIRS` pairs or more (in
+    ``n_control`` too); if not, there is no peak to speak of.
     """
     roles = roles or [r for r in trace.regions if r in (PICTURE, EDITED, CONCEPT, LAST)]
     rows = []
@@ -99,11 +106,13 @@ def peak_table(
                     continue
                 best = here.loc[here["change"].idxmax()]
                 low, high = _peak_interval(trace.change[known, p, :, r], np.array(trace.layers) / max(1, n_layers - 1))
-                row = {"level": level, "part": part, "role": role, "n": int(known.sum()), "layer": int(best["layer"])}
+                row = {"level": level, "part": part, "role": role, "n": int(known.sum())}
+                row |= {"n_control": int(best["n_control"])} if control is not None else {}
+                row |= {"layer": int(best["layer"])}
                 row |= {"depth": best["layer"] / max(1, n_layers - 1), "depth_low": low, "depth_high": high}
                 names = ["change"] + ["beyond_control"] * (control is not None)
                 row |= {f"{name}{end}": best[f"{name}{end}"] for name in names for end in ("", "_low", "_high")}
-                row |= {"is_clear": bool(all(best[f"{name}_low"] > 0 for name in names))}
+                row |= {"is_clear": not is_too_few(row) and all(best[f"{name}_low"] > 0 for name in names)}
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -112,7 +121,8 @@ def claim_table(peaks: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     """The paper's claims beside the peaks over all pairs, as relative depths, since models differ in depth.
 
     ``verdict``: "agrees" (the peak lies in the claimed range, give or take half a block), "elsewhere" (the interval of
-    the peak's depth does not reach the range), "undecided", or "no clear peak".
+    the peak's depth does not reach the range), "undecided", "no clear peak", or "too few pairs" (under
+    :data:`LEAST_PAIRS`, whatever they show).
     """
     rows, half = [], 0.5 / max(1, n_layers - 1)
     found = peaks[peaks["level"] == ALL].set_index(["part", "role"]) if len(peaks) else peaks
@@ -124,7 +134,9 @@ def claim_table(peaks: pd.DataFrame, n_layers: int) -> pd.DataFrame:
         row |= {"claimed_layers": f"{claim.first} to {claim.last} of {claim.n_layers}"}
         row |= {"claimed_depth": f"{low:.2f} to {high:.2f}", "layer": peak["layer"]}
         row |= {name: peak[name] for name in ("depth", "depth_low", "depth_high")}
-        if not peak["is_clear"]:
+        if is_too_few(peak):
+            verdict = TOO_FEW
+        elif not peak["is_clear"]:
             verdict = "no clear peak"
         elif low - half <= peak["depth"] <= high + half:
             verdict = "agrees"
@@ -133,6 +145,12 @@ def claim_table(peaks: pd.DataFrame, n_layers: int) -> pd.DataFrame:
             verdict = "elsewhere" if apart else "undecided"
         rows.append(row | {"verdict": verdict})
     return pd.DataFrame(rows)
+
+
+def is_too_few(row: Mapping[str, Any] | pd.Series) -> bool:
+    """Whether a row of :func:`mean_table` or :func:`peak_table` is of fewer than :data:`LEAST_PAIRS` pairs, traced or,
+    if there is a control, in it."""
+    return bool(min(row[name] for name in ("n", "n_control") if name in row) < LEAST_PAIRS)
 
 
 def by_level(levels: Sequence[str]) -> Iterator[tuple[str, Bool[np.ndarray, " example"]]]:

@@ -27,6 +27,8 @@ from probes.question_roles import LAST, ROLES, concept_word, word_in
 from probes.runs import study_provenance
 from probes.scene_edits import EditedPair
 from probes.study_files import StudyFolder
+from probes.traced_heads import HeadTraces, check_heads, patch_heads
+from probes.traced_readers import picture_readers
 from probes.visual_tracing_results import FILE, TracedPair, VisualTraces, load_visual_traces
 
 TITLE = "Causal traces of edited pictures"
@@ -57,6 +59,7 @@ def trace_pairs(
     window: int = 0,
     only_right: bool = True,
     control: bool = True,
+    heads: bool = False,
     n_shown: int = 2,
     instruction: str | None = None,
     batch_size: int = 4,
@@ -77,12 +80,16 @@ def trace_pairs(
         only_right: trace only pairs whose most probable next token begins the right answer, before and after.
         control: trace again with the states of another pair's picture, asked the same question (drawn by ``seed``, of
             the same number of image positions): what any picture's states do.
-        n_shown: so many pairs are also traced token by token, for the report.
+        heads: also patch each head alone (:func:`probes.traced_heads.patch_heads`): its output at all text after the
+            picture, from before the edit into after it; with ``control`` also from another pair's picture.
+        n_shown: so many pairs are also traced token by token, for the report, which shows them with the heads that read
+            most from the picture drawn over it.
         instruction: a sentence after the question, as in :func:`probes.visual_prompts.visual_examples`.
 
     With ``out`` the report is saved there, and the work batch by batch; ``resume=True`` continues a killed run or reads
     a finished one back. Cost: 2 passes a pair to see what is right, then about S + (4 m + 2 S) x parts x layers
-    token-forwards for each pair that is traced (m text tokens, S in all), and as much again for the control.
+    token-forwards for each pair that is traced (m text tokens, S in all), and as much again for the control. ``heads``:
+    another S + N m (L + 1) / 2L for N heads of L layers, and again for the control.
 
     Raises ``ValueError`` for no pairs, none that can be traced (with the counts of reasons), names given twice, a model
     without vision, ``n_shown`` below 0.
@@ -103,6 +110,8 @@ def trace_pairs(
         "concepts": {name: list(span) for name, span in spans.items()} if concepts else None,
         "seed": seed,
     }
+    if heads:  # not otherwise: a report from before there was a choice keeps its identity
+        settings["heads"] = True
     data = {**(origin or {}), "sha256": hash_json([[p.name, p.digest] for p in given]), "n": len(given)}
     provenance = study_provenance(TITLE, model, data, settings, CITATIONS, CAVEATS, began)
     record = {"title": TITLE, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | settings
@@ -134,21 +143,42 @@ def trace_pairs(
     arrays = run_batches(
         chosen, look, batch_size=batch_size, directory=folder.step("trace"), resume=True, title="tracing"
     )
+    of_heads, how_heads = None, ("", "")
+    if heads:
+        how_heads = check_heads(model, [prompts.twins(pair) for pair in _first_and_longest(chosen)], memory_mib)
+        of_heads = run_batches(
+            chosen,
+            lambda batch: patch_heads(model, [prompts.twins(p) for p in batch], control, how_heads[0], memory_mib),
+            batch_size=batch_size,
+            directory=folder.step("heads"),
+            resume=True,
+            title="heads",
+        )
     shown = tuple((pair, prompts.by_token(pair, **options, method=how[0], check=0)) for pair in chosen[:n_shown])
+    readers = tuple(picture_readers(prompts, pair, instruction) for pair, _ in shown)
     layers = tuple(range(model.n_layers)) if layers is None else tuple(layers)
     axes = {"parts": tuple(parts), "layers": layers, "regions": ROLES, "window": window, "how": how[0], "check": how[1]}
     axes |= {"example_ids": tuple(pair.name for pair in chosen), "seconds": round(time.perf_counter() - began, 1)}
     provenance |= {"how": f"{how[0]}; {how[1]}", "seconds": axes["seconds"]}
     traces = [_unpacked(arrays, name, axes) if name == "trace" or control else None for name in ("trace", "control")]
+    by_head = None
+    if of_heads is not None:
+        by_head = HeadTraces.of(of_heads, traces[0].clean, traces[0].corrupt, *how_heads)
+        provenance["how_heads"] = "; ".join(how_heads)
     words = tuple(_in_words(pair, spans[pair.name]) for pair in chosen)
-    return folder.saved(VisualTraces(words, *traces, asked, model.n_layers, provenance, shown), False)
+    found = VisualTraces(words, *traces, asked, model.n_layers, provenance, shown, readers, by_head)
+    return folder.saved(found, False)
 
 
 def _how(prompts: PairPrompts, chosen: Sequence[PicturePair], memory_mib: float) -> tuple[str, str]:
     """Fan-out or loop, checked on the first pair and on the one with the longest question."""
-    longest = max(range(len(chosen)), key=lambda i: len(chosen[i].question))
-    found = prompts.trace([chosen[i] for i in sorted({0, longest})], regions=[ROLES[0], LAST], memory_mib=memory_mib)
+    found = prompts.trace(_first_and_longest(chosen), regions=[ROLES[0], LAST], memory_mib=memory_mib)
     return found.how, found.check
+
+
+def _first_and_longest(chosen: Sequence[PicturePair]) -> list[PicturePair]:
+    longest = max(range(len(chosen)), key=lambda i: len(chosen[i].question))
+    return [chosen[i] for i in sorted({0, longest})]
 
 
 def _named(pairs: Sequence[PicturePair | EditedPair]) -> list[PicturePair]:

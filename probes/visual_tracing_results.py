@@ -14,21 +14,20 @@ import pandas as pd
 from interp.findings import Findings, load_findings
 from interp.interval_figures import interval_lines
 from interp.picture_overlays import pair_figure
-from interp.tracing import Measured, Trace
+from interp.tracing import LEAST, Measured, Trace
 from interp.tracing_figures import tracing_heatmap
 from probes.pair_sheet import PicturePair
-from probes.question_roles import CONCEPT, EDITED, LAST, PICTURE
 from probes.study_files import read_study, write_study
-from probes.tracing_tables import ALL, by_level, claim_table, mean_table, peak_table
+from probes.traced_heads import HeadTraces
+from probes.traced_readers import PictureReaders
+from probes.tracing_sentences import NAMES, beside_claims, beside_control, carried, peaks_of_parts
+from probes.tracing_tables import ALL, LEAST_PAIRS, by_level, claim_table, mean_table, peak_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FILE = "visual_tracing.json"
-_FEW_BLOCKS = 12  # fewer cut the depth more coarsely than the paper's ranges
-_VERDICTS = {"agrees": "agree", "elsewhere": "lie elsewhere", "undecided": "can't be decided"}
-_VERDICTS |= {"no clear peak": "have no clear peak here to compare with"}
-_NAMES = {"attention": "attention output", "mlp": "MLP output", "residual": "residual stream"}
+_N_HEADS = 20  # rows of the table of single heads
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class VisualTraces:
     ``trace``: states of the picture before the edit set into the run on the picture after it, by role
     (:data:`probes.question_roles.ROLES`). ``control``: states of an unrelated picture instead (None: not asked for).
     ``asked``: a row for each pair given, with P(gold) on both pictures, and whether it was traced. ``shown``: pairs
-    with their traces token by token, for the report's figures; not read back.
+    with their traces token by token, and ``readers``, for each of them, the heads that read most from its picture, for
+    the report's figures; not read back. ``heads``: each head patched alone (None: not asked for).
     """
 
     pairs: tuple[TracedPair, ...]
@@ -61,6 +61,8 @@ class VisualTraces:
     n_layers: int
     provenance: Mapping[str, Any]
     shown: tuple[tuple[PicturePair, Trace], ...] = ()
+    readers: tuple[PictureReaders, ...] = ()
+    heads: HeadTraces | None = None
 
     @property
     def levels(self) -> list[str]:
@@ -86,47 +88,53 @@ class VisualTraces:
     def statement(self) -> list[str]:
         """What the numbers say, the verdict first."""
         means, peaks = self.means(), self.peaks()
-        claims = claim_table(peaks, self.n_layers)
         right = self.provenance["settings"]["only_right"]
         first = (
             f"{len(self.pairs)} of {len(self.asked)} pairs were traced"
             f"{', all answered rightly before and after the edit' if right else ''}: the edit takes P(answer before) "
             f"from {self.trace.clean.mean():.2f} to {self.trace.corrupt.mean():.2f}."
         )
-        sentences = [first, *self._carried(means), *self._peak_sentences(peaks)]
-        if len(claims):
-            counts = claims["verdict"].value_counts()
-            said = ", ".join(f"{n} {_VERDICTS[verdict]}" for verdict, n in counts.items())
-            coarse = f" With {self.n_layers} blocks that says little." if self.n_layers < _FEW_BLOCKS else ""
-            sentences.append(
-                f"Of {len(claims)} claims of the paper on where parts matter most (LLaVA 1.5 7B, InstructBLIP 7B; "
-                f"compared by relative depth): {said}.{coarse}"
-            )
-        return [*sentences, *self._control_sentences(means)]
+        return [
+            first,
+            *carried(means),
+            *peaks_of_parts(peaks, self.trace.parts),
+            *([] if self.heads is None else [self.heads.statement(self._heads)]),
+            *beside_claims(claim_table(peaks, self.n_layers), self.n_layers),
+            beside_control(means),
+        ]
 
-    def plot(self, measure: str | None = None) -> go.Figure:
-        """Mean change by layer and role, a panel for each part."""
-        return self._heatmap(self.trace, measure)
+    def plot(self, measure: str | None = None, share: bool = False) -> go.Figure:
+        """Mean change by layer and role, a panel for each part. share: of the mean difference that the edit makes.
+
+        Raises ``ValueError`` for shares of a measure that the edit changes by next to nothing.
+        """
+        return self._share_heatmap(measure) if share else self._heatmap(self.trace, measure)
 
     def plot_lines(self) -> go.Figure:
         """Mean change along the layers with intervals, a panel for each role, a line for each part."""
         frame = self.means().dropna(subset=["change"])
-        frame = frame.assign(part=frame["part"].map(_NAMES))
+        frame = frame.assign(part=frame["part"].map(NAMES))
         labels = {"change": "change of P(gold)", "layer": "layer"}
         return interval_lines(frame, "layer", "change", "change_low", "change_high", "part", "role", labels=labels)
 
     def to_findings(self) -> Findings:
         """The report, with the raw numbers as arrays."""
         means = self.means()
-        logits = self.means(measure=self.trace.measured[1].name)
-        names = ["change", "change_low", "change_high"]
+        of_logits = self.trace.measured[1].name
+        logits = self.means(measure=of_logits)
+        names = [f"{name}{end}" for name in ("change", "share") for end in ("", "_low", "_high")]
         means = means.join(logits[names].rename(columns={name: f"logit_{name}" for name in names}))
         means.attrs["note"] = (
-            "change: of P(gold), the answer before the edit. share: of the difference that the edit makes. control: "
-            "the change by an unrelated picture's states. A role's positions are patched together: more of them, more."
+            "change: of P(gold), the answer before the edit. share: of the difference that the edit makes, left out "
+            f"where that is under {LEAST['probability']} (logits: {LEAST['logits']}). control: the change by an "
+            "unrelated picture's states. logit: of the gold answer's logit, which also moves where all logits do. A "
+            "role's positions are patched together: more of them, more."
         )
         peaks, claims = self.peaks(), self.claims()
-        peaks.attrs["note"] = "depth: 0 is the first block, 1 the last. Not clear: an interval there reaches zero."
+        peaks.attrs["note"] = (
+            "depth: 0 is the first block, 1 the last. Not clear: an interval there reaches zero, or fewer than "
+            f"{LEAST_PAIRS} pairs stand behind it."
+        )
         claims.attrs["note"] = (
             f"Compared by relative depth; this model has {self.n_layers} blocks, so depths come in steps of "
             f"{1 / max(1, self.n_layers - 1):.2f}. The release pads questions on the right and averages token by "
@@ -135,16 +143,26 @@ class VisualTraces:
         figures = {"Mean change of the gold probability": self.plot()}
         if self.control is not None:
             figures["Control: states of an unrelated picture"] = self._heatmap(self.control, None)
+        if logits["share"].notna().any():
+            figures["Share of the gold logit recovered"] = self.plot(of_logits, share=True)
         figures["Along the layers"] = self.plot_lines()
-        for pair, trace in self.shown:
-            captions = (f"before: {pair.answer_before}", f"after: {pair.answer_after}")
-            figures[f"{pair.name}: {pair.question}"] = pair_figure(pair.before, pair.after, pair.mask, captions)
-            figures[f"{pair.name}, token by token"] = trace.plot(0)
-        tables = {"Where parts matter most": peaks, "The paper's claims": claims} if len(claims) else {}
+        figures |= self._shown_figures()
+        tables = {"Where parts matter most": peaks} | ({"The paper's claims": claims} if len(claims) else {})
+        if self.heads is not None:
+            figures["Single heads"] = self.heads.plot()
+            tables["Single heads"] = self._heads.head(_N_HEADS)
+            tables["Single heads"].attrs["note"] = (
+                f"The first {_N_HEADS} of {len(self._heads)} heads, by the mean change of P(gold) when the head's "
+                "output in the run on the picture before the edit is set, at all text after the picture, into the run "
+                "on the picture after it. q: of no change, by sign flips over pairs, over all heads. The first of many "
+                "are first in part by chance, so their values are a little too high."
+            )
         tables |= {"Means by part, layer and role": means, "Pairs": self.asked}
         arrays = {f"trace.{name}": array for name, array in _arrays(self.trace).items()}
         if self.control is not None:
             arrays |= {f"control.{name}": array for name, array in _arrays(self.control).items()}
+        if self.heads is not None:
+            arrays |= {f"heads.{name}": array for name, array in self.heads.arrays().items()}
         return Findings(self.provenance["title"], self.statement(), tables, figures, dict(self.provenance), arrays)
 
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
@@ -156,6 +174,7 @@ class VisualTraces:
             self.pairs,
             trace=_axes(self.trace),
             control=None if self.control is None else _axes(self.control),
+            heads=None if self.heads is None else [self.heads.how, self.heads.check],
             n_layers=self.n_layers,
             screened=self.asked.to_dict("list"),
             provenance=dict(self.provenance),
@@ -170,6 +189,39 @@ class VisualTraces:
     def _peaks(self) -> pd.DataFrame:
         return peak_table(self.trace, self.control, self.levels, self.n_layers)
 
+    @cached_property
+    def _heads(self) -> pd.DataFrame:
+        return self.heads.to_frame()
+
+    def _shown_figures(self) -> dict[str, go.Figure]:
+        figures = {}
+        readers = self.readers or (None,) * len(self.shown)
+        for (pair, trace), reader in zip(self.shown, readers, strict=True):
+            captions = (f"before: {pair.answer_before}", f"after: {pair.answer_after}")
+            figure = figures[f"{pair.name}: {pair.question}"] = pair_figure(
+                pair.before, pair.after, pair.mask, captions
+            )
+            if reader is not None and reader.maps is None:
+                figure.update_layout(meta={"note": f"No head is drawn over this picture: {reader.why_not}."})
+            elif reader is not None:
+                figures[f"{pair.name}, heads over the picture"] = reader.plot(pair)
+            figures[f"{pair.name}, token by token"] = trace.plot(0)
+        return figures
+
+    def _share_heatmap(self, measure: str | None) -> go.Figure:
+        m = self.trace.measured[0] if measure is None else self.trace[measure]
+        means = self.means(measure=m.name)
+        if means["share"].isna().all():
+            raise ValueError(
+                f"{m.name} differs by less than {LEAST[m.unit]:g} on average before and after the edit: shares of it "
+                "would be noise. Plot share=False."
+            )
+        rows = means.dropna(subset=["share"]).set_index(["part", "layer", "role"])["share"]
+        used = [role for role in self.trace.regions if role in rows.index.get_level_values("role")]
+        axes = (self.trace.parts, self.trace.layers, used)
+        values = np.array([[[rows.get((p, k, r), np.nan) for r in used] for k in axes[1]] for p in axes[0]])
+        return tracing_heatmap(values, *axes, "", f"share of {m.name} recovered")
+
     def _heatmap(self, trace: Trace, measure: str | None) -> go.Figure:
         m = self.trace.measured[0] if measure is None else self.trace[measure]
         used = [r for r in range(len(trace.regions)) if trace.n_positions[:, r].any()]
@@ -183,57 +235,6 @@ class VisualTraces:
         regions = [trace.regions[r] for r in used]
         return tracing_heatmap(mean(trace), trace.parts, trace.layers, regions, "", f"change of {m.name}", limit)
 
-    def _carried(self, means: pd.DataFrame) -> list[str]:
-        """Up to where the edited patches, and from where on the last token, hold more than half of the answer."""
-        shares = means[(means["part"] == "residual") & means["share"].notna()]
-        said = []
-        for role in (EDITED, PICTURE, LAST):
-            here = shares[shares["role"] == role].sort_values("layer")
-            if here.empty or (role == PICTURE and EDITED in set(shares["role"])):
-                continue
-            over = here["share"] > 0.5
-            layers = here["layer"][over].tolist()
-            first = here.iloc[0]
-            at = f"{first['share']:.0%} at layer {first['layer']}"
-            if not layers:
-                said.append(f"{role} never half ({at})")
-            elif role == LAST:
-                said.append(
-                    f"{role} over half from layer {layers[0]} on" if over.iloc[-1] else f"{role} never at the end"
-                )
-            else:
-                said.append(f"{role} over half up to layer {layers[-1]} ({at})")
-        return [f"In the residual stream, of what the edit takes away: {'; '.join(said)}."] if said else []
-
-    def _peak_sentences(self, peaks: pd.DataFrame) -> list[str]:
-        sentences = []
-        for part in self.trace.parts:
-            if part == "residual":
-                continue
-            said = []
-            for role in (CONCEPT, LAST):
-                row = peaks[(peaks["level"] == ALL) & (peaks["part"] == part) & (peaks["role"] == role)]
-                if row.empty:
-                    continue
-                row = row.iloc[0]
-                where = f"in layer {row['layer']} ({row['change']:+.3f} [{row['change_low']:+.3f}, "
-                where += f"{row['change_high']:+.3f}], depth {row['depth']:.2f})"
-                said.append(f"at the {role} {where if row['is_clear'] else 'in no layer clearly'}")
-            if said:
-                sentences.append(f"The {_NAMES[part]} changes P(gold) most {', '.join(said)}.")
-        return sentences
-
-    def _control_sentences(self, means: pd.DataFrame) -> list[str]:
-        if self.control is None:
-            return ["No control by unrelated pictures was asked for."]
-        known = means.dropna(subset=["beyond_control_low"])
-        clear = int((known["beyond_control_low"] > 0).sum())
-        return [
-            f"States of an unrelated picture change P(gold) by {known['control'].mean():+.3f} on average over parts, "
-            f"layers and roles (at most {known['control'].max():+.3f}); the right picture's do clearly more in {clear} "
-            f"of {len(known)} places, each judged by itself."
-        ]
-
 
 def load_visual_traces(directory: str | Path) -> VisualTraces:
     """What :meth:`VisualTraces.save` wrote."""
@@ -242,7 +243,11 @@ def load_visual_traces(directory: str | Path) -> VisualTraces:
     def build(pairs: tuple[TracedPair, ...], data: dict[str, Any]) -> VisualTraces:
         arrays = load_findings(directory).arrays
         traces = [None if data[name] is None else _trace(data[name], arrays, name) for name in ("trace", "control")]
-        return VisualTraces(pairs, *traces, pd.DataFrame(data["screened"]), data["n_layers"], data["provenance"])
+        asked, heads = pd.DataFrame(data["screened"]), None
+        if data.get("heads") is not None:  # a report from before there were any has no such entry
+            of_heads = {k.removeprefix("heads."): v for k, v in arrays.items() if k.startswith("heads.")}
+            heads = HeadTraces.of(of_heads, traces[0].clean, traces[0].corrupt, *data["heads"])
+        return VisualTraces(pairs, *traces, asked, data["n_layers"], data["provenance"], heads=heads)
 
     return read_study(directory / FILE, build, of=TracedPair)
 

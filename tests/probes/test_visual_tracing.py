@@ -11,9 +11,11 @@ import pytest
 
 import interp
 from interp import load_findings
+from interp.findings import render
 from interp.metrics import Probability, measure
+from interp.picture_overlays import read_strongest_maps
 from interp.tracing import Measured, Trace
-from probes import pair_prompts
+from probes import pair_prompts, visual_tracing
 from probes.pair_sheet import PicturePair, picture_pair
 from probes.question_roles import (
     AFTER,
@@ -33,7 +35,10 @@ from probes.question_roles import (
 from probes.scene_edits import edited_pairs
 from probes.scene_questions import KINDS, LEVELS, ask
 from probes.scenes import sample_scene
-from probes.tracing_tables import claim_table, mean_table, peak_table
+from probes.traced_heads import HeadTraces, patch_heads
+from probes.tracing_sentences import beside_claims, beside_control, peaks_of_parts
+from probes.tracing_tables import LEAST_PAIRS, claim_table, mean_table, peak_table
+from probes.visual_prompts import visual_examples
 from probes.visual_tracing import load_visual_traces, trace_pairs
 from tests.interp.tiny_vision import picture, tiny_vision
 
@@ -57,6 +62,11 @@ def pairs() -> list[PicturePair]:
 @pytest.fixture(scope="module")
 def study(model, pairs):
     return trace_pairs(model, pairs, only_right=False, n_shown=1)
+
+
+@pytest.fixture(scope="module")
+def with_heads(model, pairs):
+    return trace_pairs(model, pairs, only_right=False, n_shown=0, parts=["mlp"], layers=[0], heads=True)
 
 
 def test_every_question_has_its_concept_word():
@@ -186,6 +196,174 @@ def test_planted_peaks_are_found_and_set_beside_the_claims():
     assert said[("LLaVA 1.5 7B", "mlp", LAST)] == "agrees"
     assert said[("LLaVA 1.5 7B", "mlp", CONCEPT)] == "no clear peak"
     assert len(claims) == 6
+
+
+@pytest.mark.parametrize(("n", "n_control"), [(2, 2), (4, 4), (30, 4), (30, 0)])
+def test_of_too_few_pairs_no_peak_is_clear_however_high(n, n_control):
+    """Two values above zero have an interval above zero; that is no evidence."""
+    peaks_at = {("attention", CONCEPT): 10, ("attention", LAST): 28, ("mlp", LAST): 18}
+    found, nothing = planted(n=n, peaks=peaks_at), planted(n=n, seed=1)
+    nothing.measured[0].values[n_control:] = np.nan
+    peaks = peak_table(found, nothing, [""] * n, 32, roles=(CONCEPT, LAST))
+    assert set(peaks["n_control"]) == {n_control} and set(peaks["n"]) == {n}
+    assert not peaks["is_clear"].any()
+    claims = claim_table(peaks, 32)
+    assert set(claims["verdict"]) == {"too few pairs"} and len(claims) == 6
+    (said,) = beside_claims(claims, 32)
+    assert said.endswith(f"6 can't be judged by fewer than {LEAST_PAIRS} pairs.")
+    assert "in layer" not in "".join(peaks_of_parts(peaks, found.parts))
+    means = mean_table(found, nothing, np.ones(n, dtype=bool))
+    assert ("too few pairs" if n_control else "No pair has an unrelated picture") in beside_control(means)
+
+
+def test_five_pairs_are_enough():
+    found, nothing = planted(n=LEAST_PAIRS, peaks={("mlp", LAST): 18}), planted(n=LEAST_PAIRS, seed=1)
+    peaks = peak_table(found, nothing, [""] * LEAST_PAIRS, 32, roles=(CONCEPT, LAST))
+    assert peaks.set_index(["part", "role"]).loc[("mlp", LAST), "is_clear"]
+    assert set(claim_table(peaks, 32)["verdict"]) > {"agrees"}
+    assert "in layer 18" in "".join(peaks_of_parts(peaks, found.parts))
+
+
+def test_levels_of_few_pairs_are_not_called_clear(study):
+    peaks = study.peaks()
+    assert not peaks[peaks["level"] != "all"]["is_clear"].any()  # two pairs each
+
+
+def test_the_report_has_the_share_of_the_logit_beside_its_change(study):
+    """By hand: the mean change of logit(gold) over the mean difference that the edit makes; none of next to nothing."""
+    chance, logit = study.trace.measured
+    difference = np.full(6, 2.0, dtype=np.float32)
+    wide = Measured(logit.name, logit.unit, logit.values, logit.corrupt + difference, logit.corrupt)
+    found = replace(study, trace=replace(study.trace, measured=(chance, wide))).to_findings()
+    means = found.tables["Means by part, layer and role"]
+    np.testing.assert_allclose(means["logit_share"], means["logit_change"] / 2, rtol=1e-5)
+    assert (means["logit_share_low"] <= means["logit_share"] + 1e-9).all()
+    heat = found.figures["Share of the gold logit recovered"]
+    row = means[(means["part"] == "mlp") & (means["layer"] == 2) & (means["role"] == PICTURE)].iloc[0]
+    assert heat.data[1].z[2][list(heat.layout.xaxis3.ticktext).index(PICTURE)] == pytest.approx(row["logit_share"])
+    close = Measured(logit.name, logit.unit, logit.values, logit.corrupt + 0.2, logit.corrupt)
+    nothing = replace(study, trace=replace(study.trace, measured=(chance, close)))
+    assert nothing.to_findings().tables["Means by part, layer and role"]["logit_share"].isna().all()
+    assert "Share of the gold logit recovered" not in nothing.to_findings().figures
+    with pytest.raises(ValueError, match=r"logit\(gold\) differs by less than 0.25 on average"):
+        nothing.plot(logit.name, share=True)
+
+
+def test_the_report_draws_heads_over_the_picture(model, pairs, study, tmp_path):
+    ((pair, _),), (reader,) = study.shown, study.readers
+    (example,) = visual_examples(model, [pair_prompts.in_words(pair)], lambda _: pair.before, cases="as_given")
+    metric = interp.LogitDifference(pair.answer_before, pair.answer_after)
+    expected = read_strongest_maps(model, example.prompt, metric)
+    assert reader.maps.heads == expected.heads and len(reader.maps.heads) == 3
+    np.testing.assert_array_equal(reader.maps.contribution, expected.contribution)
+    study.save(tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "pair-0, heads over the picture" in page and "2 for, then 1 against" in page
+    figure = study.to_findings().figures["pair-0, heads over the picture"]
+    assert len(figure.layout.images) == 9
+    assert all(image.source.startswith("data:image/png;base64,") for image in figure.layout.images)
+    assert not re.search(r"""<(?:script|link|img)[^>]+(?:src|href)=["']https?://""", page)
+    odd = replace(pair, name="<b>odd</b>", question=f"{pair.question} <img src=x>")
+    page = render(replace(study, shown=((odd, study.shown[0][1]),)).to_findings())
+    assert "<b>odd" not in page and "<img src=x>" not in page
+
+
+def test_a_model_without_patches_says_why_no_head_is_drawn(pairs):
+    made = tiny_vision("instructblip")
+    made.processor.tokenizer.chat_template = None  # as Vicuna's
+    model = interp.load(made.hf, processor=made.processor)
+    pair = replace(pairs[0], answer_before=pairs[0].answer_before.title(), answer_after=pairs[0].answer_after.title())
+    found = trace_pairs(model, [pair], only_right=False, control=False, n_shown=1, parts=["mlp"], layers=[0])
+    (reader,) = found.readers
+    assert reader.maps is None
+    figures = found.to_findings().figures
+    assert not [name for name in figures if "heads over" in name]
+    note = figures[f"pair-0: {pairs[0].question}"].layout.meta["note"]
+    assert note.startswith("No head is drawn over this picture: ") and "are no patches of its picture" in note
+    with pytest.raises(ValueError, match="pair-0 has no maps of heads"):
+        reader.plot(pair)
+
+
+def test_heads_are_those_of_the_loop_and_a_head_of_the_same_run_changes_nothing(model, pairs, with_heads):
+    prompts = pair_prompts.PairPrompts(model, pairs, _spans(pairs), None, 0)
+    twins = [prompts.twins(pair) for pair in pairs[:2]]
+    loop = interp.scan(
+        model,
+        [t.after for t in twins],
+        interp.patch_each_head([t.before for t in twins]),
+        metric=Probability(),
+        positions="text",
+        method="loop",
+    )
+    of_heads = with_heads.heads
+    np.testing.assert_allclose(of_heads.values[:2].reshape(2, -1), loop.values, atol=1e-6)
+    np.testing.assert_allclose(of_heads.corrupt[:2], loop.clean, atol=1e-6)
+    assert np.abs(of_heads.change).max() > 1e-6 and of_heads.how == "fan-out"
+    same = [pair_prompts.Twins(t.after, t.after, t.unrelated) for t in twins]
+    found = patch_heads(model, same, True, "fan-out", 256.0)
+    np.testing.assert_allclose(found["values"] - of_heads.corrupt[:2, None, None], 0, atol=1e-6)
+    np.testing.assert_allclose(found["control"], of_heads.control[:2], atol=1e-6)
+    alone = [pair_prompts.Twins(t.before, t.after, None) for t in twins]
+    assert np.isnan(patch_heads(model, alone, True, "fan-out", 256.0)["control"]).all()
+
+
+def test_means_of_heads_are_plain_means_the_first_first(with_heads):
+    of_heads, frame = with_heads.heads, with_heads.heads.to_frame()
+    assert len(frame) == 4 * of_heads.values.shape[2] and frame["change"].is_monotonic_decreasing
+    first = frame.iloc[0]
+    layer, head = map(int, first["head"].removeprefix("L").split("H"))
+    change = of_heads.change[:, layer, head]
+    assert first["change"] == pytest.approx(change.mean(), abs=1e-7) and first["n"] == 6
+    assert first["change_low"] <= first["change"] <= first["change_high"]
+    at_random = of_heads.control[:, layer, head] - of_heads.corrupt
+    assert first["control"] == pytest.approx(at_random.mean(), abs=1e-7)
+    assert first["beyond_control"] == pytest.approx((change - at_random).mean(), abs=1e-7)
+    assert frame["share"].isna().all()  # a random model: the edit changes next to nothing
+    np.testing.assert_allclose(of_heads.plot().data[0].z[layer, head], change.mean(), atol=1e-7)
+
+
+def test_a_planted_head_is_found():
+    rng = np.random.default_rng(0)
+    values = 0.1 + rng.normal(0, 0.02, (12, 3, 4))
+    values[:, 1, 2] += 0.4
+    values[:, 2, 0] -= 0.1
+    found = HeadTraces(values, None, np.full(12, 0.9), np.full(12, 0.1), "fan-out", "")
+    frame = found.to_frame()
+    assert frame["head"][0] == "L1H2" and frame["head"].iloc[-1] == "L2H0"
+    assert frame["share"][0] == pytest.approx(frame["change"][0] / 0.8)
+    assert "L1H2 brings most of the answer back (+0.398" in found.statement()
+    assert (
+        "Over 12 pairs, heads that bring some of it back at q < 0.05: 1; that take some away: 1." in found.statement()
+    )
+
+
+def test_heads_are_saved_read_back_and_resumed(model, pairs, with_heads, tmp_path, monkeypatch):
+    out, calls = tmp_path / "out", []
+    options = {"only_right": False, "n_shown": 0, "batch_size": 2, "parts": ["residual"], "heads": True, "out": out}
+
+    def dies(model, batch, *rest):
+        calls.append(len(batch))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return patch_heads(model, batch, *rest)
+
+    monkeypatch.setattr(visual_tracing, "patch_heads", dies)
+    with pytest.raises(KeyboardInterrupt):
+        trace_pairs(model, pairs, **options)
+    with pytest.raises(FileExistsError, match="other settings"):
+        trace_pairs(model, pairs, **options | {"heads": False}, resume=True)
+    found = trace_pairs(model, pairs, **options, resume=True)
+    assert calls == [2, 2, 2, 2]  # the second batch again
+    read = load_visual_traces(out)
+    for name in ("values", "control", "clean", "corrupt"):
+        np.testing.assert_allclose(getattr(found.heads, name), getattr(with_heads.heads, name), atol=1e-6)
+        np.testing.assert_array_equal(getattr(read.heads, name), getattr(found.heads, name))
+    assert read.statement() == found.statement() and "heads, each patched alone" in " ".join(read.statement())
+    table = load_findings(out).tables["Single heads"]
+    assert len(table) == min(20, with_heads.heads.values[0].size)
+    assert "single-heads.csv" in (out / "report.html").read_text()
+    again = trace_pairs(model, pairs, **options, resume=True)
+    assert len(calls) == 4 and again.statement() == found.statement()
 
 
 def test_shares_are_of_the_mean_difference():
