@@ -56,6 +56,7 @@ def trace(
     every: Annotated[int, typer.Option(min=1, help="Trace each so-many-th layer: fewer passes.")] = 1,
     window: Annotated[int, typer.Option(min=0, help="Patch so many layers on either side together.")] = 0,
     control: Annotated[bool, typer.Option(help="Also states of unrelated pictures (doubles the time).")] = True,
+    heads: Annotated[bool, typer.Option("--heads", help="Also patch each head alone, at all text.")] = False,
     only_right: Annotated[bool, typer.Option(help="Leave out pairs that are answered wrongly.")] = True,
     shown: Annotated[int, typer.Option(min=0, max=20, help="Pairs to show token by token.")] = 2,
     instruction: Annotated[str | None, typer.Option(help="A sentence after each question.")] = None,
@@ -82,6 +83,7 @@ def trace(
             window=window,
             only_right=only_right,
             control=control,
+            heads=heads,
             n_shown=shown,
             instruction=instruction,
             batch_size=batch_size,
@@ -98,6 +100,10 @@ def trace(
         of_claims = {"claim_on": "claim on", "part": "part", "role": "role", "claimed_depth": "claimed depth"}
         of_claims |= {"depth": "depth here", "verdict": "verdict"}
         tables.append(Shown("claims", claims, of_claims, "The paper's claims, by relative depth"))
+    if found.heads is not None:
+        of_heads = {"head": "head", "n": "n", "change": "change of P(gold)", "share": "share", "q": "q"}
+        first = found.heads.to_frame().head(20)
+        tables.append(Shown("heads", first, of_heads, "Heads patched alone, the first 20"))
     print_result(found.statement(), tables, [out], as_json)
 
 

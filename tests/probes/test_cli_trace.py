@@ -45,6 +45,22 @@ def test_a_run_and_its_report(run, tmp_path):
     assert code == 1 and "overwrite" in error
 
 
+def test_heads_are_patched_alone(run, tmp_path):
+    out = tmp_path / "traces"
+    arguments = ["trace", "--model", "sees", "--n", 3, "--out", out, "--no-control", "--every", 2, *SMALL]
+    code, said, _ = run(*arguments, "--heads")
+    assert code == 0
+    assert "Heads patched alone, the first 20" in said and "heads, each patched alone at all text" in said
+    found = load_visual_traces(out)
+    assert found.heads.values.shape[0] == 3 and found.heads.control is None
+    code, again, _ = run(*arguments, "--heads", "--resume", "--json")
+    assert code == 0
+    rows = json.loads(again)["tables"]["heads"]
+    assert [row["head"] for row in rows] == found.heads.to_frame()["head"].head(20).tolist()
+    code, _, error = run(*arguments)
+    assert code == 1 and "overwrite" in error
+
+
 def test_scenes_from_a_folder(run, tmp_path):
     folder, out = tmp_path / "scenes", tmp_path / "traces"
     made, _, _ = run(
