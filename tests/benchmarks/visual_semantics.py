@@ -106,7 +106,7 @@ SIZES = {
         modulation=Settings(
             ks=(5, 20), searches=("gradient",), pulls=(0.001,), learning_rate=0.02, steps=30, n_random=5
         ),
-        traced=8,
+        traced=20,
         every=3,
     ),
 }
@@ -249,7 +249,7 @@ class Evaluation:
         """Point 3: which states carry what an edit of the picture changes."""
         pairs = list(edited_pairs("test", self.size.traced, TRACED, self.size.difficulty))
         layers = range(0, self.model.n_layers, self.size.every)
-        found = trace_pairs(self.model, pairs, layers=layers, **self.keep("tracing"))
+        found = trace_pairs(self.model, pairs, layers=layers, heads=True, **self.keep("tracing"))
         self.write_findings("tracing", found.to_findings(), without=("Pairs",))
 
     def write_findings(self, part: str, found: Findings, without: Sequence[str] = ()) -> None:
