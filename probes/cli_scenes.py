@@ -1,17 +1,35 @@
-"""The commands on scenes: make edited pairs, and a sheet to look at them."""
+"""The commands on edited pictures: pairs of drawn scenes, pairs of a photograph, and a sheet to look at them."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from probes.cli_study import Overwrite
 
-scenes = typer.Typer(help="Drawn scenes, edited in one fact: make them, look at them.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from probes.photo_pairs import Editor
+    from probes.word_substitutions import Substitution
+
+scenes = typer.Typer(
+    help="Pictures edited in one fact, drawn scenes and photographs: make them, look at them.", no_args_is_help=True
+)
+Decisions = Annotated[
+    Path | None,
+    typer.Option(help="What the sheet's “Save decisions” saved: use only the pairs that were accepted."),
+]
+MaxLeak = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Drop (and list) pairs of which a larger share of the changed pixels is outside the mask; 1 keeps all.",
+    ),
+]
 
 
 class Level(StrEnum):
@@ -54,39 +72,124 @@ def make(
         split.value, n, seed, _difficulty(difficulty), None if level is None else level.value, asked, pixels
     )
     written = save_scenes(pairs, out, overwrite)
-    console = Console()
-    console.print(f"{written} pairs in {out} (scenes.jsonl, pictures/).", soft_wrap=True, markup=False, emoji=False)
-    console.print(f"Look at them: interp scenes sheet {out}", soft_wrap=True, markup=False, emoji=False)
+    _say(f"{written} pairs in {out} (scenes.jsonl, pictures/).")
+    _say(f"Look at them: interp scenes sheet {out}")
+
+
+@scenes.command("edit-photo")
+def edit_photo(
+    image: Annotated[Path, typer.Argument(help="A photograph.")],
+    out: Annotated[Path, typer.Option(help="Folder of edited photographs; the new pairs are added to it.")],
+    question: Annotated[str, typer.Option(help="About the photograph as it is.")],
+    answer: Annotated[str, typer.Option(help="The right answer before the edit.")],
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y,W,H", help="Pixels that may change: left, top, width, height (may be given again)."),
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Instead of --box: an image that is white where to edit.")] = None,
+    recolour: Annotated[str | None, typer.Option(metavar="OLD:NEW", help="Two colours, such as red:green.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Instead: fill the region from around it.")] = False,
+    answer_after: Annotated[
+        str | None, typer.Option(help="The right answer after the edit, where it doesn't follow from the words.")
+    ] = None,
+    concept: Annotated[
+        str | None, typer.Option(help="The question's word that the edit is about, if not a colour; traces need one.")
+    ] = None,
+    level: Annotated[Level | None, typer.Option(help="Default: attribute for --recolour, object for --remove.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the pair; default: made of the image and the question.")] = None,
+) -> None:
+    """A region of a photograph recoloured or emptied, and the question that it answers differently then.
+
+    A yes/no question that names a colour is asked twice, with the old and with the new one. Inpainting is there in
+    Python: probes.visual_semantics.Inpainter.
+    """
+    from probes import photo_pairs
+    from probes.photo_masks import box_region, file_region
+
+    if bool(box) == (mask is not None):
+        raise typer.BadParameter("give one of --box X,Y,W,H and --mask FILE", param_hint="--box")
+    if bool(recolour) == remove:
+        raise typer.BadParameter("give one of --recolour OLD:NEW and --remove", param_hint="--recolour")
+    substitution, editor = _edit(recolour)
+    region = file_region(image, mask) if mask else box_region(image, [_numbers(given) for given in box or ()])
+    pairs = photo_pairs.edit_photo(
+        image,
+        region,
+        question,
+        answer,
+        substitution,
+        editor,
+        level=None if level is None else level.value,
+        answer_after=answer_after,
+        concept=concept,
+        id=name,
+    )
+    photo_pairs.save_pairs(pairs, out, append=True)
+    for pair in pairs:
+        _say(f"{pair.id}: {pair.question} {pair.answer_before} -> {pair.answer_after}")
+    for caution in pairs[0].how["cautions"]:
+        _say(f"look at it: {caution}")
+    added = "1 pair is" if len(pairs) == 1 else f"{len(pairs)} pairs are"
+    _say(f"{added} added to {out}. Look: interp scenes sheet {out}")
 
 
 @scenes.command("sheet")
 def sheet(
-    folder: Annotated[Path, typer.Argument(help="A folder that `interp scenes make` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder that `interp scenes make` or `edit-photo` (save_pairs) wrote.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The page; default: sheet.html in the folder.")] = None,
     picture: Annotated[bool, typer.Option("--png", help="Also a picture of all pairs, beside the page.")] = False,
+    decisions: Decisions = None,
+    max_leak: MaxLeak = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """One page to accept or reject each pair on: before, after, mask, question and both answers."""
+    """One page to accept or reject each pair on: before, after, mask, question and both answers.
+
+    Its decisions go to `interp trace --decisions FILE`, or here again for a sheet of the accepted pairs.
+    """
     from interp.work import write_atomically
-    from probes.pair_sheet import sheet_image, without_leaks, write_sheet
-    from probes.scene_files import load_scenes
+    from probes.pair_files import used_pairs
+    from probes.pair_sheet import sheet_image, write_sheet
 
     page = out or folder / "sheet.html"
     image = page.with_suffix(".png")
     for path in (page, image) if picture else (page,):
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} is there already. Replace it with --overwrite, or give another --out.")
-    pairs = load_scenes(folder)
-    dropped = without_leaks(pairs).dropped
+    pairs, left_out = used_pairs(folder, decisions, max_leak)
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_sheet(pairs, page, f"Edited scenes: {folder.resolve().name}")
+    write_sheet(pairs, page, f"Edited pairs: {folder.resolve().name}")
     if picture:
         drawn = sheet_image(pairs)
         write_atomically(image, lambda temporary: drawn.save(temporary, format="PNG"))
-    console = Console()
-    console.print(f"{len(pairs)} pairs on {page}", soft_wrap=True, markup=False, emoji=False)
-    for name, reason in dropped.items():
-        console.print(f"{name}: {reason}", soft_wrap=True, markup=False, emoji=False)
+    for sentence in left_out:
+        _say(sentence)
+    _say(f"{len(pairs)} pairs on {page}")
+
+
+def _edit(recolour: str | None) -> tuple[Substitution | None, Editor]:
+    from probes.photo_pairs import recolour_to, take_away
+    from probes.word_substitutions import Substitution
+
+    if recolour is None:
+        return None, take_away
+    old, _, new = recolour.partition(":")
+    if not old or not new:
+        raise typer.BadParameter(f"{recolour!r}; expected OLD:NEW, such as red:green", param_hint="--recolour")
+    return Substitution("attribute", old, new), recolour_to
+
+
+def _numbers(box: str) -> list[float]:
+    try:
+        x, y, w, h = map(float, box.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{box!r}; expected X,Y,W,H in pixels", param_hint="--box") from None
+    return [x, y, w, h]
+
+
+def _say(sentence: str) -> None:
+    Console().print(sentence, soft_wrap=True, markup=False, emoji=False)
 
 
 def _difficulty(given: str) -> str | float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
-from probes.cli_scenes import Kind, Level
+from probes.cli_scenes import Decisions, Kind, Level, MaxLeak
 from probes.cli_study import (
     AsJson,
     Device,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 SCENES = "scenes:"
 _SPLITS = ("train", "validation", "test", "ood")
+Wanted = dict[str, str | None]
 
 
 class Part(StrEnum):
@@ -42,8 +45,17 @@ def trace(
     out: Out,
     model: ModelName = "scenes-llava-tiny",
     data: Annotated[
-        str, typer.Option(help="scenes:test (or train, validation, ood), or scenes:FOLDER, of `interp scenes make`.")
+        str,
+        typer.Option(
+            help="scenes:test (or train, validation, ood), or scenes:FOLDER, of `interp scenes make` or `edit-photo`."
+        ),
     ] = "scenes:test",
+    decisions: Decisions = None,
+    max_leak: MaxLeak = 0.0,
+    concept: Annotated[
+        list[str] | None,
+        typer.Option(help="Of photographs: the question's word that the edit is about (may be given again)."),
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, max=10_000, help="Pairs; those answered rightly are traced.")] = 20,
     level: Annotated[Level | None, typer.Option(help="What is edited; default: all three in turn.")] = None,
     kind: Annotated[Kind | None, typer.Option(help="Of questions; default: both in turn.")] = None,
@@ -73,11 +85,26 @@ def trace(
     from probes.visual_tracing import trace_pairs
 
     study = Study(out, model, data, n, seed, resume, overwrite, dtype, device)
-    pairs = _pairs(data, n, level, kind, difficulty, pixels, seed)
-    found = study.run(
+    wanted: Wanted = {"level": level and level.value, "kind": kind and kind.value.replace("-", "_")}
+    name = data.removeprefix(SCENES)
+    if not data.startswith(SCENES) or not name:
+        expected = f"scenes:{', scenes:'.join(_SPLITS)}, or scenes:FOLDER"
+        raise typer.BadParameter(f"{data!r}; expected {expected}", param_hint="--data")
+    concepts: dict[str, str] | None = None
+    origin: dict[str, Any] = {}
+    if name in _SPLITS:
+        if decisions is not None or concept:
+            raise typer.BadParameter(f"goes with scenes:FOLDER, not {data}", param_hint="--decisions, --concept")
+        pairs, origin["difficulty"] = _drawn(name, n, wanted, difficulty, pixels, seed), difficulty
+    else:
+        found, left_out = _of_folder(name, n, wanted, decisions, max_leak)
+        pairs, concepts, n = lambda loaded: found, _concepts(found, concept or ()), len(found)
+        origin |= {"left_out": left_out} if left_out else {}
+    traces = study.run(
         lambda loaded: trace_pairs(
             loaded,
             pairs(loaded),
+            concepts=concepts,
             parts=[p.value for p in part] if part else tuple(Part),
             layers=None if every == 1 else range(0, loaded.n_layers, every),
             window=window,
@@ -88,43 +115,68 @@ def trace(
             instruction=instruction,
             batch_size=batch_size,
             memory_mib=float(memory),
-            **study.keeping(**({"difficulty": difficulty} if data.removeprefix(SCENES) in _SPLITS else {})),
+            **study.keeping(**origin),
         ),
         f"{n} pairs from {data}",
     )
     columns = {"level": "level", "part": "part", "role": "role", "n": "n", "layer": "layer", "depth": "depth"}
     columns |= {"change": "change of P(gold)", "is_clear": "clear"}
-    peaks, claims = found.peaks(), found.claims()
+    peaks, claims = traces.peaks(), traces.claims()
     tables = [Shown("peaks", peaks, columns, "Where parts matter most")]
     if len(claims):
         of_claims = {"claim_on": "claim on", "part": "part", "role": "role", "claimed_depth": "claimed depth"}
         of_claims |= {"depth": "depth here", "verdict": "verdict"}
         tables.append(Shown("claims", claims, of_claims, "The paper's claims, by relative depth"))
-    if found.heads is not None:
+    if traces.heads is not None:
         of_heads = {"head": "head", "n": "n", "change": "change of P(gold)", "share": "share", "q": "q"}
-        first = found.heads.to_frame().head(20)
+        first = traces.heads.to_frame().head(20)
         tables.append(Shown("heads", first, of_heads, "Heads patched alone, the first 20"))
-    print_result(found.statement(), tables, [out], as_json)
+    print_result(traces.statement(), tables, [out], as_json)
 
 
-def _pairs(data: str, n: int, level: Level | None, kind: Kind | None, difficulty: str, pixels: int | None, seed: int):
+def _of_folder(
+    folder: str, n: int, wanted: Wanted, decisions: Path | None, max_leak: float
+) -> tuple[list[PicturePair], list[str]]:
+    """The first pairs of a folder that are wanted, and which can't be used, which is also said on stderr."""
+    from probes.pair_files import used_pairs
+    from probes.pair_prompts import in_words
+
+    pairs, left_out = used_pairs(folder, decisions, max_leak)
+    _warn(*left_out)
+    asked = [(pair, in_words(pair)) for pair in pairs]
+    found = [p for p, q in asked if all(value in (None, getattr(q, key)) for key, value in wanted.items())][:n]
+    if not found:
+        raise ValueError(f"{folder} holds no pair of level {wanted['level']} and kind {wanted['kind']} to use.")
+    return found, list(left_out)
+
+
+def _concepts(pairs: Sequence[PicturePair], given: Sequence[str]) -> dict[str, str] | None:
+    """The concept words of photographs, by the pair's name: their own, else the first given one of the question's."""
+    from probes.question_roles import word_in
+
+    photographs = [pair for pair in pairs if pair.edited is None]
+    words = {pair.name: [w for w in (pair.concept, *given) if word_in(pair.question, w)] for pair in photographs}
+    if lacking := [pair for pair in photographs if not words[pair.name]]:
+        said = (
+            f"{len(lacking)} of {len(pairs)} pairs have no known concept word, the word of the question that the edit "
+            f"is about; the first is in {lacking[0].question!r}. Give it: --concept WORD, once for each."
+        )
+        if len(lacking) == len(pairs):
+            raise ValueError(said)
+        _warn(f"{said} They are left out.")
+    return {name: found[0] for name, found in words.items() if found} or None
+
+
+def _warn(*sentences: str) -> None:
+    for sentence in sentences:
+        Console(stderr=True).print(sentence, soft_wrap=True, markup=False, emoji=False)
+
+
+def _drawn(name: str, n: int, wanted: Wanted, difficulty: str, pixels: int | None, seed: int):
     """What makes the pairs for a model, whose processor decides how large scenes are drawn. Bad data is refused now."""
     from probes.scene_edits import edited_pairs
-    from probes.scene_files import load_scenes
     from probes.visual_prompts import processor_pixels
 
-    name = data.removeprefix(SCENES)
-    if not data.startswith(SCENES) or not name:
-        raise typer.BadParameter(
-            f"{data!r}; expected scenes:{', scenes:'.join(_SPLITS)}, or scenes:FOLDER", param_hint="--data"
-        )
-    wanted = {"level": None if level is None else level.value, "kind": None if kind is None else kind.value}
-    wanted["kind"] = wanted["kind"] and wanted["kind"].replace("-", "_")
-    if name not in _SPLITS:
-        found = [p for p in load_scenes(Path(name)) if _is_wanted(p, wanted)][:n]
-        if not found:
-            raise ValueError(f"{name} holds no pair of level {wanted['level']} and kind {wanted['kind']}.")
-        return lambda loaded: found
     drawn_at: str | float = difficulty
     with contextlib.suppress(ValueError):
         drawn_at = float(difficulty)  # or a name
@@ -135,8 +187,3 @@ def _pairs(data: str, n: int, level: Level | None, kind: Kind | None, difficulty
         return list(edited_pairs(name, n, seed, drawn_at, **wanted, pixels=side))
 
     return drawn
-
-
-def _is_wanted(pair: PicturePair, wanted: dict[str, str | None]) -> bool:
-    question = pair.edited.question
-    return all(value in (None, getattr(question, name)) for name, value in wanted.items())

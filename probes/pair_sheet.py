@@ -32,7 +32,8 @@ _LINE = 16  # pixels of a line of text in `sheet_image`
 class PicturePair:
     """A picture, its edited twin, the mask of the edit, and a question that the two answer differently.
 
-    ``change``: the edit in words. ``edited``: where the pair is of scenes. Raises ``ValueError`` for pictures of two
+    ``change``: the edit in words. ``edited``: where the pair is of scenes. ``concept``: elsewhere the word of the
+    question that the edit is about, "" if unknown. Raises ``ValueError`` for pictures of two
     sizes, and for a mask of another size or empty.
     """
 
@@ -46,6 +47,7 @@ class PicturePair:
     level: str = ""
     change: str = ""
     edited: EditedPair | None = None
+    concept: str = ""
 
     def __post_init__(self) -> None:
         if self.before.size != self.after.size:

@@ -24,6 +24,7 @@ from probes.word_substitutions import Substitution, occurs
 Editor = Callable[[Image.Image, Region, Substitution | None], PhotoEdit]
 """What draws the edit: :func:`recolour_to`, :func:`take_away`, :class:`probes.inpainting.Inpainter`, or a function."""
 
+PAIRS = "pairs.json"
 FORMAT_VERSION = 1
 
 
@@ -32,7 +33,8 @@ class PhotoPair:
     """Two images that differ inside ``region`` alone, and a question whose answer differs between them.
 
     ``level``: "object", "attribute" or "relationship". ``how``: where the edit came from (JSON types), with its
-    cautions. Raises ``ValueError`` for images or a region of different sizes, an empty region, or equal answers.
+    cautions, the substitution, and the concept word if that is another. Raises ``ValueError`` for images or a region of
+    different sizes, an empty region, or equal answers.
     """
 
     before: Image.Image
@@ -56,12 +58,30 @@ class PhotoPair:
                 f"{self.question!r} has the answer {self.answer_before!r} before and after: no edit of meaning."
             )
 
+    @property
+    def concept(self) -> str:
+        """The word of the question that the edit is about, which traces need: the one given (``how["concept"]``), else
+        the substitution's old or new word; "" where the question has none of them."""
+        swap = self.how.get("substitution") or {}
+        words = self.how.get("concept"), swap.get("old"), swap.get("new")
+        return next((word for word in words if word and occurs(word, self.question)), "")
+
     def on_sheet(self) -> PicturePair:
-        """For :func:`probes.pair_sheet.sheet` and :func:`probes.pair_sheet.without_leaks`, under the name ``id``."""
+        """As a pair of pictures, for sheets, the leak filter and traces, under the name ``id``."""
         change = " ".join(str(self.how[k]) for k in ("edit", "colour", "texture", "prompt") if self.how.get(k))
         change = "; ".join([change, *self.how.get("cautions", ())])
-        answers = (self.answer_before, self.answer_after)
-        return PicturePair(self.id, self.before, self.after, self.region, self.question, *answers, self.level, change)
+        return PicturePair(
+            self.id,
+            self.before,
+            self.after,
+            self.region,
+            self.question,
+            self.answer_before,
+            self.answer_after,
+            self.level,
+            change,
+            concept=self.concept,
+        )
 
 
 def edit_photo(
@@ -74,6 +94,7 @@ def edit_photo(
     *,
     level: str | None = None,
     answer_after: str | None = None,
+    concept: str | None = None,
     id: str | None = None,
 ) -> tuple[PhotoPair, ...]:
     """Edit the region so that the question's answer changes, and ask both ways where that can be.
@@ -85,10 +106,11 @@ def edit_photo(
 
     The answers follow from the words, not from the picture: a second dog that was not edited makes "Is there a dog?"
     true after all. Look at the pairs (:meth:`PhotoPair.on_sheet`). ``answer_after`` sets the answer where words don't
-    tell. ``level``: None for the substitution's, or "object" where a thing is taken away. ``id``: None for one of the
-    image's and question's hash.
+    tell. ``level``: None for the substitution's, or "object" where a thing is taken away. ``concept``: the word of the
+    question that the edit is about, where that is no word of the substitution ("cup" in "Is there a cup?"); traces
+    need one. ``id``: None for one of the image's and question's hash.
 
-    Raises ``ValueError`` where the answer after the edit does not follow.
+    Raises ``ValueError`` where the answer after the edit does not follow, or the question has no such concept word.
 
     >>> cup = box_region("cup.jpg", (173, 19, 236, 266))  # doctest: +SKIP
     >>> red_to_green = Substitution("attribute", "red", "green")  # doctest: +SKIP
@@ -96,9 +118,12 @@ def edit_photo(
     """
     picture = read_image(image)
     checked = region_of(picture, region)
+    if concept and not occurs(concept, question):
+        raise ValueError(f"concept={concept!r} is no word of {question!r}; expected one that the edit is about.")
     asked = [(question, answer, answer_after)] if answer_after else _asked(question, answer, substitution)
     edit = editor(picture, checked, substitution)
     how = {**edit.how, "cautions": list(edit.cautions), "substitution": substitution and asdict(substitution)}
+    how |= {"concept": concept} if concept else {}
     stem = hash_text(f"{image_sha256(picture)} {question}")[:10] if id is None else id
     names = [stem] if len(asked) == 1 else [f"{stem}-asked", f"{stem}-substituted"]
     of = level or (substitution.level if substitution else "object")
@@ -127,22 +152,32 @@ def take_away(image: Image.Image, region: Region, substitution: Substitution | N
     return remove(image, region)
 
 
-def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path) -> Path:
+def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = False) -> Path:
     """Write pairs.json, and before, after and mask as PNG (lossless, so that what did not change stays equal).
 
-    Pairs of one edit share their files. Raises ``FileExistsError`` where the folder has pairs already.
+    Pairs of one edit share their files. ``append`` adds to the pairs that the folder has. Raises ``FileExistsError``
+    where it has some, without ``append``, and ``ValueError`` for no pairs, or where an id is there already.
     """
     place = Path(folder)
-    target = place / "pairs.json"
-    if target.exists():
-        raise FileExistsError(f"{target} exists; give another folder, or remove it.")
+    target = place / PAIRS
+    if target.exists() and not append:
+        raise FileExistsError(f"{target} exists; add to it with append=True, give another folder, or remove it.")
+    if not pairs:
+        raise ValueError("no pairs were given; there is nothing to save.")
+    rows = _rows(target) if target.exists() else []
+    there = {row["id"] for row in rows}
+    if twice := sorted(there & {pair.id for pair in pairs}):
+        raise ValueError(
+            f"{target} has a pair {twice[0]!r} already; give the new one another id (--name), or another folder."
+        )
     place.mkdir(parents=True, exist_ok=True)
-    rows, written = [], {}
+    written: dict[tuple[str, str, bytes], str] = {}
+    first = len({row["files"] for row in rows})
     for pair in pairs:
         hashes = image_sha256(pair.before), image_sha256(pair.after)
         key = (*hashes, pair.region.tobytes())
         if key not in written:
-            written[key] = f"{len(written):05d}"
+            written[key] = f"{first + len(written):05d}"
             pair.before.save(place / f"{written[key]}_before.png")
             pair.after.save(place / f"{written[key]}_after.png")
             Image.fromarray(pair.region).save(place / f"{written[key]}_mask.png")
@@ -157,15 +192,12 @@ def load_pairs(folder: str | Path) -> list[PhotoPair]:
     """The pairs of :func:`save_pairs`. Raises ``FileNotFoundError`` where there are none and ``ValueError`` for files
     that were changed since."""
     place = Path(folder)
-    source = place / "pairs.json"
+    source = place / PAIRS
     if not source.is_file():
-        raise FileNotFoundError(f"{place} has no pairs.json; expected a folder written by save_pairs.")
+        raise FileNotFoundError(f"{place} has no {PAIRS}; expected a folder written by save_pairs.")
+    rows, pairs = _rows(source), []
     try:
-        data = json.loads(source.read_text(encoding="utf-8"))
-        if data["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version {data['format_version']!r}; expected {FORMAT_VERSION}")
-        pairs = []
-        for row in data["pairs"]:
+        for row in rows:
             before, after = (read_image(place / f"{row['files']}_{name}.png") for name in ("before", "after"))
             if [image_sha256(before), image_sha256(after)] != row["sha256"]:
                 raise ValueError(f"{row['files']}_before.png or _after.png is not the image that was saved")
@@ -175,7 +207,24 @@ def load_pairs(folder: str | Path) -> list[PhotoPair]:
             pairs.append(PhotoPair(before, after, region, *texts))
         return pairs
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{source} can't be read ({error}): damaged or edited. Make the pairs again.") from error
+        raise _damaged(source, error) from error
+
+
+def _rows(source: Path) -> list[dict[str, Any]]:
+    """The records of pairs.json."""
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+        if data["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version {data['format_version']!r}; expected {FORMAT_VERSION}")
+        if not all({"id", "files"} <= set(row) for row in data["pairs"]):
+            raise ValueError("a pair without id or files")
+        return data["pairs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(source, error) from error
+
+
+def _damaged(source: Path, error: Exception) -> ValueError:
+    return ValueError(f"{source} can't be read ({error}): damaged or edited. Make the pairs again.")
 
 
 def _asked(question: str, answer: str, substitution: Substitution | None) -> list[tuple[str, str, str]]:

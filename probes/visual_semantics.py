@@ -15,13 +15,38 @@ The names that a user needs, in the order of a study (V-SEAM, arXiv 2509.14837):
 >>> modulation = modulate(model, heads, examples, others, tests)  # heads turned up and down: does it help elsewhere?
 >>> modulation.edit.save("reports/edit")  # read back by interp.load_edit: apply it, fold it, export it
 
+A photograph, edited at one of the three levels, then looked at, accepted, and traced like scenes:
+
+>>> cup = box_region("cup.jpg", (173, 19, 236, 266))
+>>> red_to_green = Substitution("attribute", "red", "green")
+>>> pairs = edit_photo("cup.jpg", cup, "Is the cup red?", "Yes", red_to_green, recolour_to)  # take_away, Inpainter
+>>> save_pairs(pairs, "photos")
+>>> write_sheet(load_picture_pairs("photos"), "photos/sheet.html")  # its "Save decisions" gives decisions.json
+>>> kept, left_out = used_pairs("photos", "decisions.json")  # accepted, and nothing changed outside the mask
+>>> trace_pairs(model, kept, concepts={pair.name: pair.concept for pair in kept})
+
 Factors are fitted on ``examples`` (which may have made the ranking), chosen on ``others``, and read once on ``tests``:
 a picture in two of these is refused.
 """
 
+from probes.inpainting import Inpainter, InpaintSettings, load_inpainting
 from probes.modulation_candidates import Settings
 from probes.modulation_results import Modulation, load_modulation
-from probes.pair_sheet import PicturePair, leaks, picture_pair, sheet_image, without_leaks, write_sheet
+from probes.pair_files import UsedPairs, load_picture_pairs, used_pairs
+from probes.pair_sheet import (
+    Decision,
+    PicturePair,
+    accepted,
+    leaks,
+    load_decisions,
+    picture_pair,
+    sheet_image,
+    without_leaks,
+    write_sheet,
+)
+from probes.photo_edits import PhotoEdit, recolour, remove, swap_texture
+from probes.photo_masks import Region, box_region, detected_region, file_region, load_detector, load_segmenter
+from probes.photo_pairs import PhotoPair, edit_photo, load_pairs, recolour_to, save_pairs, take_away
 from probes.scene_edits import EditedPair, edit, edited_pairs
 from probes.scene_files import load_scenes, save_scenes
 from probes.scene_questions import Question, ask, ask_pair
@@ -46,36 +71,56 @@ from probes.visual_prompts import (
 from probes.visual_set_ablation import SetAblation, cross_level_ablation
 from probes.visual_sources import VisualSource, read_source
 from probes.visual_tracing import VisualTraces, load_visual_traces, trace_pairs
+from probes.word_substitutions import Substitution, substitution_for
 
 __all__ = [
     "Asked",
     "Claim",
+    "Decision",
     "EditedPair",
     "HeadOverlap",
+    "InpaintSettings",
+    "Inpainter",
     "Modulation",
+    "PhotoEdit",
+    "PhotoPair",
     "PicturePair",
     "Question",
+    "Region",
     "Scene",
     "SceneObject",
     "SetAblation",
     "Settings",
+    "Substitution",
+    "UsedPairs",
     "VisualExample",
     "VisualExamples",
     "VisualHeads",
     "VisualQuestion",
     "VisualSource",
     "VisualTraces",
+    "accepted",
     "ask",
     "ask_pair",
     "benchmark_examples",
+    "box_region",
     "claims_of",
     "cross_level_ablation",
+    "detected_region",
     "edit",
+    "edit_photo",
     "edited_pairs",
+    "file_region",
     "head_overlap",
     "leaks",
+    "load_decisions",
+    "load_detector",
+    "load_inpainting",
     "load_modulation",
+    "load_pairs",
+    "load_picture_pairs",
     "load_scenes",
+    "load_segmenter",
     "load_visual_heads",
     "load_visual_questions",
     "load_visual_traces",
@@ -84,15 +129,23 @@ __all__ = [
     "plot_effects",
     "rank_visual_heads",
     "read_source",
+    "recolour",
+    "recolour_to",
+    "remove",
     "render",
     "sample_scene",
+    "save_pairs",
     "save_scenes",
     "saved_scene_examples",
     "scene_examples",
     "scene_split",
     "sheet_image",
     "study_levels",
+    "substitution_for",
+    "swap_texture",
+    "take_away",
     "trace_pairs",
+    "used_pairs",
     "visual_examples",
     "without_leaks",
     "write_sheet",

@@ -169,6 +169,7 @@ PROBES = [
     "photo_edits",
     "word_substitutions",
     "photo_pairs",
+    "pair_files",
     "inpainting",
     "row_stream",
     "visual_benchmark_formats",

@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from probes import cli
+from probes.pair_files import load_picture_pairs
 from probes.scene_edits import edited_pairs
 from probes.scene_files import load_scenes, save_scenes
 
@@ -71,6 +72,58 @@ def test_the_sheet_of_a_folder(copy):
     assert "sheet.html is there already" in failure("sheet", copy)
     assert run("sheet", copy, "--overwrite").exit_code == 0
     assert run("sheet", copy, "--out", copy.parent / "new" / "page.html").exit_code == 0
+
+
+def test_a_sheet_of_the_accepted_pairs_that_do_not_leak(copy):
+    pairs = load_scenes(copy)
+    rows = [{"name": p.name, "digest": p.digest, "accepted": i != 1} for i, p in enumerate(pairs[:4])]
+    file = copy.parent / "decisions.json"
+    file.write_text(json.dumps({"format_version": 1, "sheet": "x", "decisions": rows}))
+    spilt = np.array(pairs[2].before)
+    spilt[~pairs[2].mask] ^= 128
+    Image.fromarray(spilt).save(copy / "pictures" / "0002-after.png")
+    assert "decisions are on other pictures (0002 ...)" in failure("sheet", copy, "--decisions", file)
+    result = run("sheet", copy)
+    assert "1 of 6 pairs are dropped: 0002: 100.0% of the changed pixels" in result.output
+    assert "5 pairs on" in result.output and pairs[2].question not in (copy / "sheet.html").read_text()
+    assert "6 pairs on" in run("sheet", copy, "--overwrite", "--max-leak", 1).output
+    rows[2]["digest"] = load_scenes(copy)[2].digest
+    file.write_text(json.dumps({"format_version": 1, "sheet": "x", "decisions": rows}))
+    result = run("sheet", copy, "--overwrite", "--decisions", file)
+    assert "3 of 6 pairs were accepted in decisions.json (1 rejected, 2 undecided)." in result.output
+    assert "1 of 3 pairs are dropped: 0002" in result.output and "2 pairs on" in result.output
+
+
+def test_a_photograph_is_edited_and_shown(tmp_path):
+    """Two edits of one photograph in one folder: a box that becomes green, and one that is emptied."""
+    pytest.importorskip("skimage", reason="needs the extra 'images' (scikit-image)")
+    pixels = np.full((40, 60, 3), 200, dtype=np.uint8)
+    pixels[10:20, 10:30] = (200, 30, 35)
+    Image.fromarray(pixels).save(tmp_path / "cup.png")
+    folder = tmp_path / "photos"
+    words = ("edit-photo", tmp_path / "cup.png", "--box", "10,10,20,10", "--out", folder)
+    result = run(*words, "--recolour", "red:green", "--question", "Is the cup red?", "--answer", "Yes")
+    assert result.exit_code == 0, result.output
+    assert "Is the cup red? Yes -> No" in result.output and "Is the cup green? No -> Yes" in result.output
+    gone = (*words, "--remove", "--question", "Is there a cup?", "--answer", "Yes")
+    assert run(*gone, "--concept", "cup", "--name", "gone").exit_code == 0
+    *coloured, emptied = load_picture_pairs(folder)
+    assert [p.concept for p in (*coloured, emptied)] == ["red", "green", "cup"]
+    assert [p.level for p in (*coloured, emptied)] == ["attribute", "attribute", "object"]
+    for pair in (*coloured, emptied):
+        assert (np.asarray(pair.before) == pixels).all()
+        assert ((np.asarray(pair.after) != pixels).any(axis=-1) == pair.mask).all() and pair.mask.sum() == 200
+    assert (np.asarray(emptied.after) == 200).all()
+    assert "3 pairs on" in run("sheet", folder).output
+    assert "has a pair 'gone' already" in failure(*gone, "--name", "gone")
+    for extra, message in (
+        (["--mask", tmp_path / "cup.png"], "give one of --box X,Y,W,H and --mask FILE"),
+        (["--recolour", "red:green"], "give one of --recolour OLD:NEW and --remove"),
+        (["--box", "1,2,3"], "expected X,Y,W,H in pixels"),
+        (["--concept", "dog"], "concept='dog' is no word of"),
+    ):
+        assert message in " ".join(failure(*gone, *extra).replace("│", " ").split())
+    assert len(load_picture_pairs(folder)) == 3
 
 
 def test_a_folder_is_replaced_only_when_asked_to(copy):
@@ -149,7 +202,7 @@ def test_damaged_records_are_named_by_line(copy):
 
 
 def test_what_is_no_folder_of_scenes(tmp_path):
-    assert "has no scenes.jsonl: it holds no scenes" in failure("sheet", tmp_path)
+    assert "has no scenes.jsonl and no pairs.json: it holds no scenes" in failure("sheet", tmp_path)
     assert "difficulty='tough'; expected easy, medium, hard" in failure(
         "make", "--difficulty", "tough", "--out", tmp_path
     )

@@ -8,8 +8,10 @@ import pytest
 
 import interp
 from probes import cli_study
+from probes.photo_pairs import save_pairs
 from probes.visual_tracing import load_visual_traces
 from tests.interp.tiny_vision import tiny_vision
+from tests.probes.test_pair_files import decisions_of, photo
 from tests.tiny import tiny
 
 SMALL = ["--kind", "yes-no", "--no-only-right", "--pixels", "32", "--shown", "0", "--part", "mlp"]
@@ -74,11 +76,42 @@ def test_scenes_from_a_folder(run, tmp_path):
     assert load_visual_traces(out).provenance["data"]["source"] == "scenes"
 
 
+def test_photographs_from_a_folder(run, tmp_path):
+    """Those that were accepted and don't leak, by their concept words."""
+    folder, out = tmp_path / "photos", tmp_path / "traces"
+    swap = {"substitution": {"old": "red", "new": "green"}}
+    made = [photo(f"p{i}", seed=i, **swap) for i in range(4)] + [
+        photo("spilt", 3, seed=9, **swap),
+        photo("bare", seed=5),
+    ]
+    save_pairs(made, folder)
+    taken = {"p0": True, "p1": True, "p2": False, "spilt": True, "bare": True}
+    file = decisions_of(tmp_path / "decisions.json", [p.on_sheet() for p in made], **taken)
+    words = ["trace", "--model", "sees", "--data", f"scenes:{folder}", "--decisions", file, *SMALL]
+    code, said, log = run(*words, "--out", out)
+    assert code == 0 and "2 of 3 pairs were traced" in said
+    assert "4 of 6 pairs were accepted in decisions.json (1 rejected, 1 undecided)." in log
+    assert "1 of 4 pairs are dropped: spilt: 15.8% of the changed pixels" in log
+    assert "1 of 3 pairs have no known concept word" in log and "--concept WORD" in log
+    found = load_visual_traces(out)
+    assert [(p.id, p.concept) for p in found.pairs] == [("p0", "red"), ("p1", "red")]
+    assert found.provenance["data"]["left_out"][0].startswith("4 of 6 pairs were accepted")
+    code, said, log = run(*words, "--out", tmp_path / "more", "--concept", "cup", "--max-leak", 1)
+    assert code == 0 and "4 of 4 pairs were traced" in said and "dropped" not in log
+    words_of = {p.id: p.concept for p in load_visual_traces(tmp_path / "more").pairs}
+    assert words_of == {"p0": "red", "p1": "red", "spilt": "red", "bare": "cup"}
+    save_pairs([made[-1]], tmp_path / "bare")
+    code, _, error = run("trace", "--model", "sees", "--data", f"scenes:{tmp_path / 'bare'}", "--out", out, *SMALL)
+    assert code == 1 and "1 of 1 pairs have no known concept word" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--data", "photos"], "expected scenes:train, scenes:validation, scenes:test, scenes:ood, or scenes:FOLDER"),
-        (["--data", "scenes:nowhere"], "nowhere has no scenes.jsonl"),
+        (["--data", "test"], "'test'; expected scenes:train"),
+        (["--data", "scenes:nowhere"], "nowhere has no scenes.jsonl and no pairs.json"),
+        (["--decisions", "decisions.json"], "goes with scenes:FOLDER, not scenes:test"),
         (["--difficulty", "odd"], "difficulty='odd'; expected easy, medium, hard or a number"),
         (["--model", "reads"], "this model has no vision part"),
         (["--only-right"], "none of 4 pairs can be traced: 4 answered wrongly"),
