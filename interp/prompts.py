@@ -238,13 +238,15 @@ def resolve_answers(
 
     After a space, a line break or a special token the word follows as it is; otherwise with a space before it. Words
     of several tokens count by their first. A given reply stays as its tokens are, also where the word alone would have
-    merged with its last space: the model can only go on from there. Raises ``ValueError`` if two words then share a
-    token: their probabilities could not be told apart.
+    merged with its last space: the model can only go on from there. Raises ``ValueError`` for a word that the
+    tokenizer does not know (its first token is the one for unknown words, which all such words share), and if two
+    words share a token: their probabilities could not be told apart.
     """
     if forms not in ("in_context", "both"):
         raise ValueError(f"forms={forms!r}; expected 'in_context' or 'both'.")
     special = {prompt.text[-len(t) :] == t for t in tokenizer.all_special_tokens if t}
     glued = prompt.text[-1:].isspace() or True in special
+    unknown = getattr(tokenizer, "unk_token_id", None)
     resolved: dict[str, tuple[int, ...]] = {}
     for word in words:
         if not word.strip():
@@ -258,6 +260,13 @@ def resolve_answers(
             raise ValueError(
                 f"the answer {word!r} has no token of its own after the prompt ending {prompt.text[-20:]!r}: it "
                 "merges with the prompt's last token or begins with a bare space. Try forms='both' or another word."
+            )
+        usable = [t for t in usable if t != unknown]
+        if not usable:
+            raise ValueError(
+                f"the answer {word!r} is not in the tokenizer's vocabulary: its first token is {tokenizer.unk_token!r} "
+                f"(id {unknown}), which stands for every unknown word. Expected a word that the model can say; use "
+                "another."
             )
         resolved[word] = tuple(dict.fromkeys(usable))
     for i, first in enumerate(words):

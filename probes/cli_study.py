@@ -226,7 +226,7 @@ def _cells(frame: pd.DataFrame, name: str) -> list[str]:
         return values
     ends = zip(values, frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
     return [
-        value if number != number else f"{value} [{low:.{digits}f}, {high:.{digits}f}]"
+        value if number != number else f"{value} [{_cell(low, digits)}, {_cell(high, digits)}]"
         for value, number, low, high in ends
     ]
 

@@ -227,6 +227,8 @@ def visual_levels(
         missing=missing.value,
         annotations=annotations,
     )
+    for warning in source.warnings:
+        _say(f"warning: {warning}")
     found = study.run(
         lambda loaded: study_levels(
             loaded,

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -142,6 +143,9 @@ def load_visual_questions(
     annotations: str | Path | None = None,
     limit: int | None = None,
     missing: Literal["refuse", "skip"] = "refuse",
+    levels: Sequence[str] = (),
+    sample: int | None = None,
+    seed: int = 0,
 ) -> VisualQuestions:
     """The questions of a benchmark's file, in its order, each with the path of its image.
 
@@ -151,13 +155,19 @@ def load_visual_questions(
     the names that each data set gives them. ``scene_graphs``: GQA's, for ``boxes`` and the objects' names.
 
     Files are read as a stream and no further than ``limit`` (the first questions of the file) asks: the first hundred
-    of GQA's 1.3 GB take no time and no memory. :meth:`VisualQuestions.sample` draws from what was read.
+    of GQA's 1.3 GB take no time and no memory.
+
+    ``levels``: keep these alone (none: all). ``sample``: at most so many, drawn from all by ``seed``, as
+    :meth:`VisualQuestions.sample` would. The file is then read twice, to count and to keep, and of what is not drawn
+    no more than the id is held. Images are looked for on behalf of the questions that are kept.
 
     ``missing``: an image that is not in the folder is refused, or its question is left out ("skip") and listed in
-    ``skipped``; it is never scored. Images are not opened here: :func:`interp.images.read_image` refuses damaged ones.
+    ``skipped``; it is never scored, and a sample is drawn from the others. Images are not opened here:
+    :func:`interp.images.read_image` refuses damaged ones.
 
     Raises ``FileNotFoundError`` for files, folders and images that are not there (the first ten are named), and
-    ``ValueError`` for an unknown data set or shape, an id given twice, and a file without questions.
+    ``ValueError`` for an unknown data set or shape, an id given twice, a level that the file does not have, and a file
+    without questions.
 
     >>> questions = load_visual_questions("pope:coco_pope_random.json", "val2014", limit=500)  # doctest: +SKIP
     >>> questions.yes_share  # doctest: +SKIP
@@ -165,14 +175,24 @@ def load_visual_questions(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected 1 or more questions, or None for all.")
+    if sample is not None and sample < 1:
+        raise ValueError(f"sample={sample}; expected 1 or more questions, or None for all.")
     if missing not in ("refuse", "skip"):
         raise ValueError(f"missing={missing!r}; expected 'refuse' or 'skip'.")
     format, path = _parted(source)
     folder = _Images(Path(images).expanduser())
     if scene_graphs is not None and format != "gqa":
         raise ValueError("scene_graphs= is for gqa; leave it out.")
-    drafts = FORMATS[format](path, None if annotations is None else Path(annotations).expanduser())
-    found, skipped = _found(drafts, folder, path, limit, missing)
+    answers = None if annotations is None else Path(annotations).expanduser()
+    there: set[str] = set()
+
+    def rows() -> Iterator[tuple[Draft, Path | None]]:
+        return _with_images(FORMATS[format](path, answers), folder, path, levels, there)
+
+    chosen = None if sample is None else _drawn(rows(), limit, missing, sample, seed)
+    found, skipped = _found(rows(), limit, missing, chosen)
+    if limit is None and there and (unknown := sorted(set(levels) - there)):
+        raise ValueError(f"{source!r} has no question at level {unknown[0]!r}; it has {sorted(there)}.")
     if not found and not skipped:
         raise ValueError(f"{path} has no questions; expected at least one. Get the file again.")
     if skipped and (missing == "refuse" or not found):
@@ -183,7 +203,9 @@ def load_visual_questions(
         VisualQuestion(d.id, d.question, image, d.answer, d.options, d.level, format, d.boxes, d.extra)
         for d, image in found
     )
-    return VisualQuestions(questions, tuple(skipped), {"format": format, "file": path.name, "limit": limit})
+    origin = {"format": format, "file": path.name, "limit": limit}
+    origin |= {} if chosen is None else {"sample": sample, "seed": seed}
+    return VisualQuestions(questions, tuple(skipped), origin)
 
 
 def hash_visual_questions(questions: Sequence[VisualQuestion]) -> str:
@@ -264,12 +286,10 @@ def _parted(source: str) -> tuple[str, Path]:
     raise ValueError(f"source={source!r} names no data set; expected one of {known} before the path.{hint}")
 
 
-def _found(
-    drafts: Iterator[Draft], folder: _Images, path: Path, limit: int | None, missing: str
-) -> tuple[list[tuple[Draft, Path]], list[Skipped]]:
-    """Drafts with their images, and those without, up to ``limit`` of them (of both together, to refuse)."""
-    found: list[tuple[Draft, Path]] = []
-    skipped: list[Skipped] = []
+def _with_images(
+    drafts: Iterator[Draft], folder: _Images, path: Path, levels: Sequence[str], there: set[str]
+) -> Iterator[tuple[Draft, Path | None]]:
+    """Drafts of these levels (none: all) with their images, None for one that is absent; ``there`` gets every level."""
     seen: dict[str, str] = {}
     for draft in drafts:
         if draft.id in seen:
@@ -278,12 +298,35 @@ def _found(
                 "differ. Is the file two files joined? Remove one of the two, or correct the id."
             )
         seen[draft.id] = draft.row
-        image = folder.find(draft.images)
-        if image is None:
+        there.add(draft.level or "")
+        if not levels or (draft.level or "") in levels:
+            yield draft, folder.find(draft.images)
+
+
+def _drawn(
+    rows: Iterator[tuple[Draft, Path | None]], limit: int | None, missing: str, sample: int, seed: int
+) -> set[int] | None:
+    """The numbers of a sample among the questions that count (with "skip", those with an image); None for all."""
+    counting = (1 for _, image in rows if image is not None or missing == "refuse")
+    n = sum(islice(counting, limit))
+    return None if n <= sample else set(random.Random(seed).sample(range(n), sample))
+
+
+def _found(
+    rows: Iterator[tuple[Draft, Path | None]], limit: int | None, missing: str, chosen: set[int] | None
+) -> tuple[list[tuple[Draft, Path]], list[Skipped]]:
+    """The chosen drafts with their images, and those without; ``limit`` and ``chosen`` count as :func:`_drawn` does."""
+    found: list[tuple[Draft, Path]] = []
+    skipped: list[Skipped] = []
+    number = 0
+    for draft, image in rows:
+        counts = image is not None or missing == "refuse"
+        if image is None and (not counts or chosen is None or number in chosen):
             skipped.append(Skipped(draft.id, draft.images))
-        else:
+        elif image is not None and (chosen is None or number in chosen):
             found.append((draft, image))
-        if len(found) + (len(skipped) if missing == "refuse" else 0) == limit:
+        number += counts
+        if number == limit:
             break
     return found, skipped
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from interp.figures import strongest_examples
 from interp.findings import Findings
 from interp.level_figures import heads_by_level
 from probes.visual_head_tables import FEWEST, NAMES, RELU, gold_table, largest_by_chance
-from probes.visual_prompts import NO, YES, Asked
+from probes.visual_prompts import NO, YES, Asked, shortened
 
 if TYPE_CHECKING:
     from probes.visual_heads import VisualHeads
@@ -39,7 +40,7 @@ def findings_of(heads: VisualHeads) -> Findings:
         "correlation of two halves of the questions, corrected to all of them (Spearman and Brown)."
     )
     tables: dict[str, pd.DataFrame] = {"Questions by level and kind": counts}
-    said = [_counted(heads)]
+    said = [_counted(heads), *said_of_data(heads.provenance)]
     figures = {}
     for score in heads.provenance["settings"]["scores"]:
         counted = [level for level in heads.levels if heads.chosen(level, score=score).any()]
@@ -170,13 +171,25 @@ def _named(level: str) -> str:
 def _counted(heads: VisualHeads) -> str:
     n, right = len(heads.asked), int(heads.is_correct.sum())
     settings = heads.provenance["settings"]
-    left_out = heads.provenance.get("left_out") or {}
-    said = (
+    return (
         f"{n} questions about {len(set(heads.pictures))} pictures, {right} answered correctly and {n - right} wrongly "
         f"(first token, whole vocabulary); every head ablated by {settings['ablation'].replace('_', ' ')}, positions "
         f"{settings['positions']!r}."
     )
-    return said + f" {len(left_out)} questions were left out (see the provenance)." * bool(left_out)
+
+
+def said_of_data(provenance: Mapping[str, Any]) -> list[str]:
+    """Sentences on what was left out of the data, and on answers that are nearly all the same."""
+    data, left_out = provenance.get("data") or {}, provenance.get("left_out") or {}
+    absent = list(data.get("skipped") or ())
+    untold = [name for name in left_out if name not in set(absent)]
+    said = []
+    for names, why in ((absent, "without an image"), (untold, "that the answer's first token can't judge")):
+        if names:
+            said.append(f"Left out {why}: {len(names)} ({shortened(names)}; reasons in the provenance).")
+    if one_sided := data.get("one_sided"):
+        said.append(f"{one_sided[:1].upper()}{one_sided[1:]}")
+    return said
 
 
 def _sentence(heads: VisualHeads, score: str, level: str, frame: pd.DataFrame) -> str:
@@ -211,4 +224,13 @@ def _yes_sentences(apart: pd.DataFrame) -> list[str]:
     return said
 
 
-__all__ = ["ARRAYS", "QUESTIONS", "asked_from", "findings_of", "first_heads", "has_both_golds", "questions_table"]
+__all__ = [
+    "ARRAYS",
+    "QUESTIONS",
+    "asked_from",
+    "findings_of",
+    "first_heads",
+    "has_both_golds",
+    "questions_table",
+    "said_of_data",
+]

@@ -34,7 +34,7 @@ from probes.scene_questions import LEVELS
 from probes.visual_head_report import ARRAYS, QUESTIONS, asked_from, findings_of
 from probes.visual_head_tables import FEWEST, NAMES, RELU, SCORES, score_table
 from probes.visual_prompts import YES, Asked, VisualExample, asked_of, asking_of, describe_asked
-from probes.visual_scan import ABLATIONS, Ablation, HeadScan, clean_answers, time_and_run
+from probes.visual_scan import ABLATIONS, Ablation, HeadScan, clean_answers, run_step, say_how_long
 
 _NEEDS = {"s_plus": "correctly", "s_minus": "wrongly", "signed_drop": ""}
 
@@ -76,7 +76,8 @@ def rank_visual_heads(
     ``ablation``: a head's output replaced by the mean of the other heads of its layer at the same position
     ("mean_of_others", the paper's), by "zero", or by its "mean" over all examples. ``positions``: where: "all" (the
     paper's), "text" (after the picture), "answer" (the last). ``scores``: which are wanted; each needs examples of its
-    kind. ``say`` gets one sentence before the scan starts: how long it will take, measured on the first questions.
+    kind. ``say`` gets one sentence before anything is run: how long it will take in all, measured on the first one or
+    two questions.
 
     Cost: one pass for each question, then at "all" half a pass for each head and question (LLaVA 1.5 7B: 512), at
     "text" and "answer" a few passes in all. A picture is encoded once; memory is bounded by ``memory_mib`` beside the
@@ -101,10 +102,18 @@ def rank_visual_heads(
     if run.is_finished():
         return load_visual_heads(run.out)
     folder = None if run.out is None else keep_parts_of(run.out, run.parts_settings, resume, discard=overwrite)
+    if say is not None:
+
+        def trial() -> tuple[HeadScan, str]:
+            scan = HeadScan(model, examples[:1], [0], ablation, positions, memory_mib)
+            return scan, scan.what
+
+        n_plain = 2 if ablation == "mean" else 1  # the answers, and the mean over all questions
+        say_how_long(model, examples, run, folder, "scan", trial, say, n_plain)
     clean = clean_answers(examples, model, run, folder)
     _require_answers(clean["is_correct"], scores)
     scan = HeadScan(model, examples, clean["length"], ablation, positions, memory_mib)
-    found = time_and_run(scan, examples, run, folder, "scan", scan.what, say)
+    found = run_step(scan, examples, run, folder, "scan")
     provenance = run.provenance(
         f"every head's {ablation} ablation at positions {positions!r}, exact; first token of the gold answer",
         CITATIONS,

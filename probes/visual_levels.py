@@ -15,6 +15,7 @@ from interp.model import Model
 from interp.scan import Positions
 from interp.work import clear_parts
 from probes.visual_head_overlap import BY, HeadOverlap, head_overlap
+from probes.visual_head_report import said_of_data
 from probes.visual_head_tables import FEWEST, NAMES, RELU
 from probes.visual_heads import VisualHeads
 from probes.visual_level_claims import claims_frame, claims_of, sentences_of, verdict_counts
@@ -149,7 +150,7 @@ def findings_of_levels(
     )
     return Findings(
         title=provenance["title"],
-        statement=[*sentences_of(claims), *untold, asked],
+        statement=[*sentences_of(claims), *untold, asked, *said_of_data(provenance)],
         tables=tables,
         figures=figures,
         provenance=provenance,

@@ -23,7 +23,7 @@ from probes.scene_files import load_scenes
 from probes.scene_questions import Question
 from probes.scene_renderer import render
 from probes.scenes import Scene
-from probes.visual_benchmarks import VisualQuestion
+from probes.visual_benchmarks import VisualQuestion, VisualQuestions
 
 Cases = Literal["both", "as_given"]
 
@@ -150,7 +150,8 @@ def scene_examples(
 
     ``pixels``: of the pictures; by default what the model's image processor scales them to, and 96 at least.
     ``instruction``: a sentence after the question; none by default where there is a chat template. Without a chat
-    template the prompt is V-SEAM's (:data:`LLAVA`, :data:`INSTRUCTBLIP`). ``cases``: whether "Yes" counts as "yes" too.
+    template the prompt is V-SEAM's (:data:`LLAVA`, :data:`INSTRUCTBLIP`), and so is the sentence, if none is given.
+    ``cases``: whether "Yes" counts as "yes" too.
 
     Ids are hashes of scene and question, so two samples that share one can be told. Raises as
     :func:`visual_examples`.
@@ -183,10 +184,13 @@ def benchmark_examples(
     model: Model,
     questions: Sequence[VisualQuestion],
     *,
-    instruction: str | None = SINGLE_WORD,
+    instruction: str | None = None,
     cases: Cases = "both",
 ) -> VisualExamples:
     """Questions of a benchmark (:func:`probes.visual_benchmarks.load_visual_questions`) as prompts of a model.
+
+    ``instruction``: a sentence after the question, kept as it is given; by default V-SEAM's for this model ("": none).
+    Questions that were skipped for want of an image are in ``left_out`` too.
 
     Every picture is opened once, now (5 to 10 ms each): one that is missing, damaged, animated or huge is refused
     before any work, all of them listed. Their level is the data set's ("" if it says none), their kind "yes_no" where
@@ -217,7 +221,12 @@ def benchmark_examples(
         )
         for q in questions
     ]
-    return visual_examples(model, asked, lambda q: paths[q.id], instruction, cases)
+    if instruction is None and _own_wording(model) is None:
+        instruction = SINGLE_WORD
+    found = visual_examples(model, asked, lambda q: _read_quietly(paths[q.id]), instruction, cases)
+    skipped = questions.skipped if isinstance(questions, VisualQuestions) else ()
+    absent = {s.id: f"no image: {s.looked_for[0]} is not in the folder." for s in skipped}
+    return VisualExamples(found.asked, found._build, absent | found.left_out)
 
 
 def visual_examples(
@@ -233,8 +242,8 @@ def visual_examples(
     gold answer has none of its own, or shares it with another option. The tokens are read off the first prompt;
     where nothing stands between question and answer they are read off each.
 
-    Raises ``ValueError`` for no questions, ids given twice, a model without vision or processor, and where no question
-    is left.
+    Raises ``ValueError`` for no questions, ids given twice, an image token in a question's text, a model without vision
+    or processor, and where no question is left.
     """
     if not asked:
         raise ValueError("no visual questions were given; give at least one.")
@@ -245,6 +254,13 @@ def visual_examples(
     seen: set[str] = set()
     if doubled := [q.id for q in asked if q.id in seen or seen.add(q.id)]:
         raise ValueError(f"the id {doubled[0]!r} is given to two questions; expected ids that differ.")
+    token = image_token(model)
+    if holding := [q.id for q in asked if token in q.question_text]:
+        more = f" (and {len(holding) - 1} more)" if len(holding) > 1 else ""
+        raise ValueError(
+            f"question {holding[0]!r}{more} has the image token {token!r} in its text; expected words alone, because "
+            "the prompt places the one picture itself. Take the token out of the text."
+        )
     builder = _Builder(model, picture, instruction, cases)
     reasons = builder.reasons(asked)
     kept = [q for q in asked if q.id not in reasons]
@@ -258,6 +274,11 @@ def visual_examples(
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
     return VisualExamples(kept, builder, reasons)
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The names, or the first of them and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def processor_pixels(model: Model) -> int:
@@ -326,13 +347,16 @@ class _Builder:
 
     def prompt(self, asked: Asked) -> Prompt:
         text, low, chat = self._worded(asked.question_text)
-        return self.model.prompt(
-            text,
-            image=self._picture(asked),
-            spans={"question": (low, low + len(asked.question_text))},
-            chat=chat,
-            id=asked.id,
-        )
+        try:
+            return self.model.prompt(
+                text,
+                image=self._picture(asked),
+                spans={"question": (low, low + len(asked.question_text))},
+                chat=chat,
+                id=asked.id,
+            )
+        except ValueError as error:
+            raise ValueError(f"question {asked.id!r}: {error}") from error
 
     def reasons(self, asked: Sequence[Asked]) -> dict[str, str]:
         """Why questions can't be judged, by id; of none where that depends on each prompt."""
@@ -349,12 +373,11 @@ class _Builder:
 
     def _worded(self, question: str) -> tuple[str, int, bool]:
         """The text, where the question starts in it, and whether the chat template is used."""
-        processor = self.model.processor
-        leads = hasattr(processor, "num_query_tokens") or type(processor).__name__ == "PaliGemmaProcessor"
-        if getattr(processor, "chat_template", None) or (self.model.chat_template and not leads):
+        own = _own_wording(self.model)
+        if own is None:
             return f"{question} {self.instruction}" if self.instruction else question, 0, True
-        wording, default = (INSTRUCTBLIP, INSTRUCTBLIP_INSTRUCTION) if leads else (LLAVA, SINGLE_WORD)
-        sentence = default if self.instruction in (None, SINGLE_WORD) else self.instruction
+        wording, default = own
+        sentence = default if self.instruction is None else self.instruction
         head, rest = wording.replace("{image}", image_token(self.model)).split("{question}")
         rest = rest.replace(" {instruction}", f" {sentence}" if sentence else "")
         return head + question + rest, len(head), False
@@ -395,6 +418,22 @@ class _Builder:
             if form == word or tokenizer.decode([token]).strip().casefold() == word.casefold():
                 tokens.append(token)
         return tuple(dict.fromkeys(tokens)) or why
+
+
+def _own_wording(model: Model) -> tuple[str, str] | None:
+    """V-SEAM's prompt of a model without a chat template, and its sentence; None where there is a template."""
+    processor = model.processor
+    leads = hasattr(processor, "num_query_tokens") or type(processor).__name__ == "PaliGemmaProcessor"
+    if getattr(processor, "chat_template", None) or (model.chat_template and not leads):
+        return None
+    return (INSTRUCTBLIP, INSTRUCTBLIP_INSTRUCTION) if leads else (LLAVA, SINGLE_WORD)
+
+
+def _read_quietly(path: Path) -> ImageLike:
+    """A picture that was opened before: what its transparency became was said then, once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* is transparent in places")
+        return read_image(path)
 
 
 def _tail(prompt: Prompt, asked: Asked) -> str:

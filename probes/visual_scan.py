@@ -29,7 +29,7 @@ Arrays = dict[str, np.ndarray]
 GOLD = Probability("gold")
 YES_MARGIN = LogitDifference(YES, NO)
 _CHUNK = 64  # prompts whose pixels are in memory at once while a data-set mean is taken
-_TIMED = 2  # examples that a time estimate is measured on
+_SLOW_S = 5.0  # a question that takes longer is the only one that a time estimate is measured on
 
 
 def read_clean(model: Model, batch: Sequence[VisualExample]) -> Arrays:
@@ -121,41 +121,75 @@ class HeadScan:
 
     @property
     def what(self) -> str:
-        """For :func:`time_and_run`."""
+        """For :func:`say_how_long`."""
         return f"{len(self.branches)} heads at positions {self.positions!r} by the {self.how}"
 
 
-def time_and_run(
+def run_step(
     score: Callable[[Sequence[VisualExample]], Arrays],
     examples: Sequence[VisualExample],
     run: Run,
     folder: Path | None,
     step: str,
-    what: str,
-    say: Callable[[str], None] | None,
 ) -> Arrays:
-    """``score`` over batches of all examples, kept in part files of a ``step``.
-
-    First ``say`` gets a sentence: how long what is left will take, by the time that the first examples take.
-    """
-    directory = None if folder is None else folder / step
-    n_kept = len(list((directory / "parts").glob("part-*.safetensors"))) if directory is not None else 0
-    left = len(examples) - min(len(examples), n_kept * run.batch_size)
-    if say is not None and left:
-        first = examples[: min(_TIMED, left)]
-        began = time.perf_counter()
-        score(first)
-        each = (time.perf_counter() - began) / len(first)
-        say(f"{left} questions x {what}, {each:.2g} s a question: about {duration(each * left)}")
+    """``score`` over batches of all examples, kept in part files of a ``step``."""
     return run_batches(
         examples,
         score,
         batch_size=run.batch_size,
-        directory=directory,
+        directory=None if folder is None else folder / step,
         settings=run.parts_settings,
         resume=True,
         title="heads ablated",
     )
+
+
+def say_how_long(
+    model: Model,
+    examples: Sequence[VisualExample],
+    run: Run,
+    folder: Path | None,
+    step: str,
+    trial: Callable[[], tuple[Callable[[Sequence[VisualExample]], Arrays], str]],
+    say: Callable[[str], None],
+    n_plain: int = 1,
+) -> None:
+    """Say, before the first pass of a study, how long all that is left of it will take.
+
+    ``trial`` gives the ``step``'s score and what it does, in words. Unedited passes (``n_plain`` for each question) and
+    that score are measured on a question each, on two where they are quick; these are run again when their batch comes.
+    Nothing is said, or run, where no work is left.
+    """
+    told, total = [], 0.0
+    if left := _left(examples, run, folder, "clean"):
+        each = n_plain * _seconds_each(lambda batch: read_clean(model, batch), examples)
+        told.append(f"{left} questions unedited, {each:.2g} s each")
+        total += left * each
+    if left := _left(examples, run, folder, step):
+        score, what = trial()
+        each = _seconds_each(score, examples)
+        told.append(f"{left} questions x {what}, {each:.2g} s a question")
+        total += left * each
+    if told:
+        say(f"{'; '.join(told)}: about {duration(total)}{' in all' if len(told) > 1 else ''}")
+
+
+def _left(examples: Sequence[VisualExample], run: Run, folder: Path | None, step: str) -> int:
+    """How many examples have no part file of a step."""
+    n_kept = 0 if folder is None else len(list((folder / step / "parts").glob("part-*.safetensors")))
+    return len(examples) - min(len(examples), n_kept * run.batch_size)
+
+
+def _seconds_each(score: Callable[[Sequence[VisualExample]], Arrays], examples: Sequence[VisualExample]) -> float:
+    """Seconds that a question takes; of two, if the first is quick, the second: the first pays for warming up."""
+    seconds = 0.0
+    for i in range(min(2, len(examples))):
+        began = time.perf_counter()
+        score(examples[i : i + 1])
+        seconds = time.perf_counter() - began
+        if seconds > _SLOW_S:
+            break
+    return seconds
 
 
 def head_branches(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from probes.runs import Run
 from probes.visual_head_tables import NAMES, RELU
 from probes.visual_heads import VisualHeads
 from probes.visual_prompts import Asked, VisualExample, asked_of, asking_of, describe_asked
-from probes.visual_scan import GOLD, clean_answers, time_and_run
+from probes.visual_scan import GOLD, clean_answers, run_step, say_how_long
 
 SetEdit = Literal["zero", "mean_of_others"]
 MEASURES = {"accuracy": "accuracy", "gold_prob": "probability of the gold answer"}
@@ -235,14 +235,11 @@ def cross_level_ablation(
     cases = plan_sets(heads, k, scores, edits, n_random, seed, by)
     run = run_of_sets(model, heads, examples, cases, k, by, positions, batch_size, out, resume, overwrite, origin)
     folder = None if run.out is None else keep_parts_of(run.out, run.parts_settings, resume, discard=overwrite)
-    clean = clean_answers(examples, model, run, folder)
     keys = list(dict.fromkeys((c.edit, c.heads) for c in cases))
     branches = [Branch(tuple(HeadEdit(*head, edit) for head in own), f"{edit} {own}") for edit, own in keys]
-    ends = [examples[i].prompt for i in sorted({0, int(clean["length"].argmax()), int(clean["length"].argmin())})]
-    how, check = check_once(model, ends, branches, GOLD, positions)
     metrics = [GOLD, IsMostProbable.of(model)]
 
-    def score_batch(batch: Sequence[VisualExample]) -> dict[str, np.ndarray]:
+    def score_batch(batch: Sequence[VisualExample], how: str) -> dict[str, np.ndarray]:
         gold, correct = scan_readings(
             model,
             [e.prompt for e in batch],
@@ -256,7 +253,17 @@ def cross_level_ablation(
         found = {"gold_prob": gold.clean, "gold_prob_edited": gold.values}
         return found | {"is_correct": correct.clean > 0.5, "is_correct_edited": correct.values}
 
-    found = time_and_run(score_batch, examples, run, folder, "sets", f"{len(branches)} sets of heads by the {how}", say)
+    if say is not None:
+
+        def trial() -> tuple[Callable[[Sequence[VisualExample]], dict[str, np.ndarray]], str]:
+            how, _ = check_once(model, [examples[0].prompt], branches, GOLD, positions)
+            return partial(score_batch, how=how), f"{len(branches)} sets of heads by the {how}"
+
+        say_how_long(model, examples, run, folder, "sets", trial, say)
+    clean = clean_answers(examples, model, run, folder)
+    ends = [examples[i].prompt for i in sorted({0, int(clean["length"].argmax()), int(clean["length"].argmin())})]
+    how, check = check_once(model, ends, branches, GOLD, positions)
+    found = run_step(partial(score_batch, how=how), examples, run, folder, "sets")
     column = [keys.index((c.edit, c.heads)) for c in cases]
     return SetAblation(
         cases=tuple(cases),
@@ -270,6 +277,7 @@ def cross_level_ablation(
             CITATIONS,
             [],
             scan={"how": how, "check": check},
+            left_out=dict(getattr(examples, "left_out", {})),
         ),
     )
 

@@ -10,7 +10,7 @@ A source is read and checked before a model is loaded, and then put to it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,19 +20,20 @@ from probes.scene_splits import SceneSplit, scene_split
 from probes.scenes import SPLITS
 from probes.visual_benchmarks import VisualQuestions, load_visual_questions
 from probes.visual_prompts import (
-    SINGLE_WORD,
     Cases,
     VisualExamples,
     benchmark_examples,
     saved_scene_examples,
     scene_examples,
+    shortened,
 )
 
 
 @dataclass(frozen=True)
 class VisualSource:
     """Questions that were read, still without a model. ``levels``: the ones to keep (none: all). ``limit``: at most so
-    many, drawn by ``seed``. ``warnings``: what to know of them before an expensive run."""
+    many, drawn by ``seed``; a benchmark's questions are those already. ``warnings``: what to know of them before an
+    expensive run."""
 
     name: str
     content: SceneSplit | Path | VisualQuestions
@@ -53,11 +54,7 @@ class VisualSource:
         """The questions as prompts of a model. ``instruction``: a sentence after the question; by default none for
         scenes, and V-SEAM's for benchmarks."""
         if isinstance(self.content, VisualQuestions):
-            chosen = _of_levels(self.content, self.levels)
-            chosen = chosen if self.limit is None else chosen.sample(self.limit, self.seed)
-            return benchmark_examples(
-                model, chosen, instruction=SINGLE_WORD if instruction is None else instruction, cases=cases
-            )
+            return benchmark_examples(model, self.content, instruction=instruction, cases=cases)
         if isinstance(self.content, Path):
             found = saved_scene_examples(model, self.content, instruction=instruction, cases=cases)
         else:
@@ -76,7 +73,8 @@ class VisualSource:
             return head | {"source": f"scenes:{c.name}", "difficulty": c.difficulty, "n_scenes": c.n}
         if isinstance(self.content, Path):
             return head | {"source": f"scenes:{self.content.resolve().name}"}
-        return head | {"source": self.name.partition(":")[0], **dict(self.content.origin)}
+        known = {"one_sided": self.content.one_sided, "skipped": [s.id for s in self.content.skipped]}
+        return {**self.content.origin, **head, "source": self.name.partition(":")[0], **known}
 
 
 def read_source(
@@ -93,6 +91,7 @@ def read_source(
 
     ``images``, ``missing`` and ``annotations`` are a benchmark's, with the errors of
     :func:`probes.visual_benchmarks.load_visual_questions`. ``seed``: of drawn scenes, and of the sample of ``limit``.
+    Of a benchmark's file no more than that sample is kept, and no other image is looked for.
 
     Raises ``ValueError`` for a name that is none, images without a benchmark or the other way round, a level that the
     data don't have; ``FileNotFoundError`` for what is not there.
@@ -107,14 +106,13 @@ def read_source(
             f"{name!r} needs a folder of images (images=, --images). Drawn scenes need none: scenes:test:hard:200, or "
             "scenes:FOLDER."
         )
-    questions = load_visual_questions(name, images, annotations=annotations, missing=missing)
-    there = {q.level or "" for q in questions}
-    if unknown := sorted(set(levels) - there):
-        raise ValueError(f"{name!r} has no question at level {unknown[0]!r}; it has {sorted(there)}.")
+    questions = load_visual_questions(
+        name, images, annotations=annotations, missing=missing, levels=levels, sample=limit, seed=seed
+    )
     said = [questions.one_sided] if questions.one_sided else []
     if questions.skipped:
-        listed = ", ".join(s.id for s in questions.skipped[:5])
-        said.append(f"{len(questions.skipped)} questions without an image are left out ({listed} ...).")
+        listed = shortened([s.id for s in questions.skipped])
+        said.append(f"{len(questions.skipped)} questions without an image are left out ({listed}).")
     return VisualSource(name, questions, levels, limit, seed, tuple(said))
 
 
@@ -135,9 +133,3 @@ def _scenes(name: str, seed: int) -> SceneSplit | Path:
             f"scenes:{{{','.join(SPLITS)}}}:DIFFICULTY:N."
         )
     return folder
-
-
-def _of_levels(questions: VisualQuestions, levels: Sequence[str]) -> VisualQuestions:
-    if not levels:
-        return questions
-    return replace(questions, questions=tuple(q for q in questions if (q.level or "") in levels))

@@ -12,6 +12,7 @@ import torch
 
 from interp import Model, Prompt
 from interp.prompts import build_prompt, pad_left, render
+from tests.probes.visual_tiny import word_tokenizer
 from tests.tiny import CHATML, tiny_tokenizer
 
 QWEN = Path.home() / ".cache/headscope/models/qwen2.5-coder-0.5b-1d9614638d18"
@@ -238,6 +239,14 @@ def test_both_forms_do_not_overlap(smollm2):
         assert sorted(words(smollm2.tokenizer, p, "No")) == [" No", "No"]
         assert sorted(words(smollm2.tokenizer, p, "Yes")) == [" Yes", "Yes"]
         assert not set(p.answers["No"]) & set(p.answers["Yes"])
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_no_answer():
+    stub = model(word_tokenizer())
+    with pytest.raises(ValueError, match=r"'giraffe' is not in the tokenizer's vocabulary: .*'<unk>' \(id 1\).*use"):
+        build_prompt(stub, "is there a circle", chat=False, answers=("giraffe", "no"))
+    known = build_prompt(stub, "is there a circle", chat=False, answers=("yes", "no"), forms="both").answers
+    assert known == {word: (stub.tokenizer.convert_tokens_to_ids(word),) for word in ("yes", "no")}
 
 
 def test_words_of_several_tokens_count_by_their_first(smollm2):

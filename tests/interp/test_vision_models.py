@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
+import tomllib
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ import torch
 import transformers as tf
 
 import interp
-from interp import capture, generation, perplexity, residual
+from interp import capture, generation, perplexity, residual, vision_encoder
 from interp.factor_gradient import _logits as gradient_logits
 from interp.factor_gradient import factors_applied
 from interp.images import image_sha256
@@ -608,6 +611,14 @@ def test_pictures_that_can_not_be_used(tmp_path):
     assert model.prompt("Is it?", image=path).image.sha256 == ask("llava")[0].image.sha256
     with pytest.raises(ValueError, match="can't prepare a picture of 3000 x 3 pixels"):
         loaded("qwen2_vl")[0].prompt("Is it?", image=picture(0, (3000, 3)))
+
+
+def test_the_package_asks_for_a_transformers_that_takes_encoded_pictures():
+    """The oldest that may be installed is the oldest that the error message accepts."""
+    told = re.search(r"Expected transformers ([\d.]+) or later", inspect.getsource(vision_encoder))
+    root = Path(__file__).parents[2]
+    needed = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert f"transformers>={told[1]},<6" in needed
 
 
 @pytest.mark.parametrize("where", ["vision_tower", "language_model.layers.2"])

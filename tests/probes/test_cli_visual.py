@@ -74,7 +74,7 @@ def test_as_json(run, model, tmp_path):
 def test_nothing_answered_correctly_is_said_before_the_scan(run, model, tmp_path):
     arguments = ("rank", "visual-heads", "--model", model, "--data", "scenes:test:easy:2", "--out", tmp_path / "r")
     code, out, err = run(*arguments)
-    assert code == 1 and not out and "a question: about" not in err
+    assert code == 1 and not out and "heads ablated" not in err
     assert "0 of 18 questions are answered correctly and 18 wrongly; S+ is a mean over" in err
 
 
@@ -100,7 +100,12 @@ def test_a_benchmark_and_its_images(run, model, tmp_path):
     code, _, err = rank(run, model, tmp_path / "q", "--images", images, data=data)
     assert code == 1 and "1 of 4 questions have no image" in err and not (tmp_path / "q").exists()
     code, out, err = rank(run, model, tmp_path / "q", "--images", images, "--missing", "skip", data=data)
-    assert code == 0 and "3 questions about 3 pictures" in out and "without an image are left out" in err
+    assert code == 0 and "1 questions without an image are left out (pope-2)." in err
+    found, said = load_findings(tmp_path / "q"), " ".join(out.split())
+    assert "3 questions about 3 pictures" in said and "3 of 3 answers are 'Yes': scores on this set" in said
+    assert "Left out without an image: 1 (pope-2; reasons in the provenance)." in found.statement
+    assert found.provenance["left_out"] == {"pope-2": "no image: 2.png is not in the folder."}
+    assert found.provenance["data"]["skipped"] == ["pope-2"] and "3 of 3" in found.provenance["data"]["one_sided"]
 
 
 @pytest.mark.parametrize(

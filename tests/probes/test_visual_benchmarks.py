@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from probes import row_stream
+from probes import row_stream, visual_benchmarks
 from probes.photo_masks import Box, box_region
 from probes.photo_pairs import edit_photo, recolour_to
 from probes.row_stream import stream_rows
 from probes.visual_benchmark_formats import FORMATS, coco_names
 from probes.visual_benchmarks import (
+    VisualQuestion,
     hash_visual_questions,
     load_visual_questions,
     unpack_naturalbench,
@@ -415,6 +416,30 @@ def test_json_is_streamed_at_any_chunk(tmp_path, monkeypatch, chunk):
         inside = {"n": 12345, "t": "x", "rows": rows, "after": 1}
         (tmp_path / "a.json").write_text(json.dumps(inside, indent=indent))
         assert [r.fields for r in stream_rows(tmp_path / "a.json", under="rows")] == rows
+
+
+def test_a_sample_is_drawn_without_keeping_the_rest(tmp_path, images, monkeypatch):
+    """The questions that a sample of all of them has, of two levels, where some have no image."""
+    semantic, image = ("attr", "rel", "obj"), ("7", "n8", "none")
+    rows = {str(i): gqa_row(image[i // 3 % 3], f"Is it {i}?", semantic=semantic[i % 3]) for i in range(90)}
+    source, levels = f"gqa:{write(tmp_path / 'q.json', rows)}", ("attribute", "relationship")
+    every = load_visual_questions(source, images, missing="skip", levels=levels)
+    assert len(every) == 40 and len(every.skipped) == 20 and {q.level for q in every} == set(levels)
+    made = []
+    monkeypatch.setattr(visual_benchmarks, "VisualQuestion", lambda *a: (made.append(a[0]), VisualQuestion(*a))[1])
+    some = load_visual_questions(source, images, missing="skip", levels=levels, sample=7, seed=3)
+    assert some.questions == every.sample(7, 3).questions and len(made) == 7
+    assert some.origin == {"format": "gqa", "file": "q.json", "limit": None, "sample": 7, "seed": 3}
+    assert some.skipped == every.skipped and "sample" not in every.origin
+    assert load_visual_questions(source, images, missing="skip", levels=levels, sample=40).questions == every.questions
+    first = load_visual_questions(source, images, missing="skip", limit=9)
+    assert (
+        load_visual_questions(source, images, missing="skip", limit=9, sample=4).questions == first.sample(4).questions
+    )
+    with pytest.raises(ValueError, match=r"no question at level 'colour'; it has \['attribute', 'object', 'relation"):
+        load_visual_questions(source, images, levels=["object", "colour"], sample=1)
+    with pytest.raises(ValueError, match="sample=0; expected 1 or more questions"):
+        load_visual_questions(source, images, sample=0)
 
 
 def test_no_more_is_read_than_asked(tmp_path, images, monkeypatch):

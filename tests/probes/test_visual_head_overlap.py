@@ -254,14 +254,14 @@ def test_the_study_goes_on_where_it_was_killed(model, examples, heads, tmp_path,
 
     def dies(*arguments, **options):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == 5:
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
     monkeypatch.setattr(visual_set_ablation, "scan_readings", dies)
     with pytest.raises(KeyboardInterrupt):
         study_levels(model, heads, others, say=said.append, **settings)
-    assert said[0].startswith("8 questions x ") and "sets of heads by the fan-out" in said[0]
+    assert said[0].startswith("8 questions unedited, ") and "; 8 questions x 6 sets of heads by the fan-out" in said[0]
     calls.clear()
     found = study_levels(model, heads, others, resume=True, **settings)
     assert len(calls) == 2  # batches left of four

@@ -271,15 +271,17 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, examples, tmp_pa
 
     def dies(self, batch, fails=True):
         scanned.append([e.id for e in batch])
-        if fails and len(scanned) == 5:
+        if fails and len(scanned) == 6:
             raise KeyboardInterrupt
         return original(self, batch)
 
     monkeypatch.setattr(visual_scan.HeadScan, "__call__", dies)
     with pytest.raises(KeyboardInterrupt):
         rank_visual_heads(model, few, say=said.append, **settings)
-    assert len(said) == 1 and re.match(
-        r"10 questions x 16 heads at positions 'answer' by the fan-out, [\d.e-]+ s a question: about \d+ s", said[0]
+    assert len(said) == 1 and re.fullmatch(
+        r"10 questions unedited, [\d.e-]+ s each; 10 questions x 16 heads at positions 'answer' by the fan-out, "
+        r"[\d.e-]+ s a question: about \d+ s in all",
+        said[0],
     )
     with pytest.raises(FileExistsError, match=r"unfinished run with the same settings\. Continue"):
         rank_visual_heads(model, few, **settings)
@@ -288,7 +290,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, examples, tmp_pa
     scanned.clear()
     monkeypatch.setattr(visual_scan.HeadScan, "__call__", lambda self, batch: dies(self, batch, fails=False))
     found = rank_visual_heads(model, few, say=said.append, resume=True, **settings)
-    assert said[1].startswith("4 questions") and len(scanned) == 1 + 2  # one to estimate, two batches left
+    assert said[1].startswith("4 questions x 16 heads") and len(scanned) == 2 + 2  # two to estimate, two batches left
     plain = rank_visual_heads(model, few, positions="answer", batch_size=2)
     np.testing.assert_array_equal(found.gold_prob_ablated, plain.gold_prob_ablated)
     assert found.provenance["run_id"] == plain.provenance["run_id"]
@@ -298,6 +300,19 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, examples, tmp_pa
     for name in ("gold_prob", "gold_prob_ablated", "yes_margin_ablated", "option_prob", "is_correct"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
     assert not (tmp_path / "run" / "parts").exists()
+
+
+def test_the_time_is_told_before_the_unedited_answers(model, examples, monkeypatch):
+    said = []
+    monkeypatch.setattr(visual_heads, "clean_answers", lambda *_: pytest.fail(f"after: {said}"))
+    with pytest.raises(pytest.fail.Exception, match=r"after: \[\"3 questions unedited, .*; 3 questions x 16 heads"):
+        rank_visual_heads(model, examples[:3], positions="answer", ablation="mean", say=said.append)
+
+
+def test_a_slow_question_is_measured_once(model, examples, monkeypatch):
+    monkeypatch.setattr(visual_scan, "_SLOW_S", 0.0)
+    tried = []
+    assert visual_scan._seconds_each(lambda batch: tried.append(len(batch)), examples) > 0 and tried == [1]
 
 
 def test_another_wording_is_another_run(model, examples, tmp_path):

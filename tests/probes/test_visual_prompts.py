@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from probes.visual_prompts import (
     processor_pixels,
     saved_scene_examples,
     scene_examples,
+    shortened,
     visual_examples,
 )
 from probes.visual_sources import read_source
@@ -147,6 +149,18 @@ def test_without_a_chat_template_the_wording_is_the_papers():
     loaded = interp.load(blip.hf, processor=blip.processor)
     prompt = visual_examples(loaded, [Asked("a", "Is it?", "yes", image_id="0")], lambda q: picture())[0].prompt
     assert prompt.text.endswith("Question: Is it? Answer using a single word.")
+    given = "Please answer with a single word."
+    prompt = visual_examples(loaded, [Asked("a", "Is it?", "yes", image_id="0")], lambda q: picture(), given)[0].prompt
+    assert prompt.text.endswith(f"Question: Is it? {given}")
+
+
+def test_a_benchmarks_sentence_is_the_models_own_or_the_one_given(pope):
+    blip = tiny_vision("instructblip")
+    loaded = interp.load(blip.hf, processor=blip.processor)
+    source = read_source(f"pope:{pope / 'pope.json'}", images=pope / "images")
+    for instruction in (None, "Please answer with a single word."):
+        text = source.examples(loaded, instruction)[0].prompt.text
+        assert text.endswith(f"image? {instruction or 'Answer using a single word.'}")
 
 
 def test_a_sentence_may_follow_the_question(model):
@@ -224,6 +238,79 @@ def test_sources_by_name(tmp_path):
         read_source("scenes:test:easy:5", images=tmp_path)
     with pytest.raises(ValueError, match="needs a folder of images"):
         read_source("gqa:questions.json")
+
+
+def test_answers_that_the_model_cannot_say_are_left_out_and_never_scored(model, pope):
+    rows = [
+        {"question_id": str(i), "imageId": "COCO_val2014_000000000000", "question": "What is it?", "answer": answer}
+        for i, answer in enumerate(["star", "giraffe", "red", "zebra crossing"])
+    ]
+    (pope / "gqa.json").write_text(json.dumps(rows))
+    source = read_source(f"gqa:{pope / 'gqa.json'}", images=pope / "images")
+    with pytest.warns(UserWarning, match="2 of 4 questions can't be judged by the first token"):
+        examples = source.examples(model)
+    assert [q.gold for q in examples.asked] == ["star", "red"] and list(examples.left_out) == ["1", "3"]
+    assert all("is not in the tokenizer's vocabulary" in reason for reason in examples.left_out.values())
+    (pope / "gqa.json").write_text(json.dumps(rows[1::2]))
+    with pytest.raises(ValueError, match=r"2 of 2 questions can't be judged .*'giraffe' is not in the tokenizer's"):
+        read_source(f"gqa:{pope / 'gqa.json'}", images=pope / "images").examples(model)
+
+
+def test_what_is_skipped_is_named_in_the_provenance(model, pope):
+    next(iter(sorted((pope / "images").iterdir()))).unlink()
+    source = read_source(f"pope:{pope / 'pope.json'}", images=pope / "images", missing="skip")
+    assert source.warnings == ("3 questions without an image are left out (pope-1, pope-2, pope-3).",)
+    assert source.origin()["skipped"] == ["pope-1", "pope-2", "pope-3"] and source.origin()["one_sided"] is None
+    left_out = source.examples(model).left_out
+    assert left_out["pope-2"] == "no image: COCO_val2014_000000000000.png is not in the folder." and len(left_out) == 3
+    assert shortened(list("abcdefg")) == "a, b, c, d, e and 2 more" and shortened(list("abcde")) == "a, b, c, d, e"
+
+
+def test_only_the_sample_of_a_file_is_kept_and_judged(model, pope):
+    name, images = f"pope:{pope / 'pope.json'}", pope / "images"
+    every = read_source(name, images=images).content
+    drawn = {seed: every.sample(2, seed).questions for seed in range(8)}
+    for seed, questions in drawn.items():
+        source = read_source(name, images=images, limit=2, seed=seed)
+        assert source.content.questions == questions and str(source) == f"2 questions of {name}"
+        assert (source.origin()["limit"], source.origin()["sample"]) == (2, 2)
+    gone = sorted(images.iterdir())[0]
+    seed = next(seed for seed, some in drawn.items() if all(q.image != gone for q in some))
+    other = next(seed for seed, some in drawn.items() if any(q.image == gone for q in some))
+    gone.unlink()
+    assert read_source(name, images=images, limit=2, seed=seed).content.questions == drawn[seed]
+    with pytest.raises(FileNotFoundError, match=r"[12] of 2 questions have no image"):
+        read_source(name, images=images, limit=2, seed=other)
+    skipping = read_source(name, images=images, limit=2, seed=other, missing="skip").content
+    assert len(skipping) == 2 and len(skipping.skipped) == 3
+
+
+def test_a_row_with_an_image_token_is_named_before_any_work(model, pope):
+    rows = (pope / "pope.json").read_text().replace("Is there a 4", "Is there <image> a 4")
+    (pope / "pope.json").write_text(rows)
+    source = read_source(f"pope:{pope / 'pope.json'}", images=pope / "images")
+    with pytest.raises(ValueError, match="question 'pope-5' has the image token '<image>' in its text; expected words"):
+        source.examples(model)
+
+
+def test_a_question_whose_prompt_fails_is_named(model, monkeypatch):
+    examples = visual_examples(model, [Asked("a", "Is it?", "yes", image_id="0")], lambda q: picture())
+    monkeypatch.setattr(model.processor, "chat_template", "{{ messages[0]['content'][1]['text'] }}")
+    with pytest.raises(ValueError, match=r"question 'a': the text 'Is it\?' has no image token"):
+        examples[0]
+
+
+def test_transparency_is_told_once_for_each_picture(model, pope):
+    for path in (pope / "images").iterdir():
+        with Image.open(path) as image:
+            clear = image.convert("RGBA")
+        clear.putalpha(100)
+        clear.save(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        examples = read_source(f"pope:{pope / 'pope.json'}", images=pope / "images").examples(model)
+        assert len([e.prompt for e in examples]) == 6
+    assert sorted(str(w.message).split(" is ")[0][-5:-4] for w in caught) == ["0", "1"]
 
 
 def test_a_level_that_the_data_do_not_have(pope):
