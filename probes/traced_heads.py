@@ -105,7 +105,10 @@ class HeadTraces:
         frame = self.to_frame() if frame is None else frame
         first, clear = frame.iloc[0], frame[frame["q"] < 0.05]
         share = "" if np.isnan(first["share"]) else f", {first['share']:.0%} of what the edit takes away"
-        interval, few = "", ""
+        interval, few, beyond = "", "", ""
+        if "beyond_control_low" in frame and (clear["change"] > 0).any():
+            more = int(((clear["change"] > 0) & (clear["beyond_control_low"] > 0)).sum())
+            beyond = f" (clearly more than with an unrelated picture's: {more})"
         if 2 / 2 ** len(self.values) >= 0.05:
             few = " (of so few pairs q can't be lower)"
         if not np.isnan(first["change_low"]):
@@ -113,7 +116,7 @@ class HeadTraces:
         return (
             f"Of {len(frame)} heads, each patched alone at all text after the picture, {first['head']} brings most of "
             f"the answer back ({first['change']:+.3f}{interval}{share}). Over {len(self.values)} pairs, heads "
-            f"that bring some of it back at q < 0.05: {int((clear['change'] > 0).sum())}; that take some away: "
+            f"that bring some of it back at q < 0.05: {int((clear['change'] > 0).sum())}{beyond}; that take some away: "
             f"{int((clear['change'] < 0).sum())}{few}."
         )
 

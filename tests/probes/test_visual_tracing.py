@@ -335,6 +335,8 @@ def test_a_planted_head_is_found():
     assert (
         "Over 12 pairs, heads that bring some of it back at q < 0.05: 1; that take some away: 1." in found.statement()
     )
+    at_random = HeadTraces(values, values.copy(), found.clean, found.corrupt, "fan-out", "")
+    assert "q < 0.05: 1 (clearly more than with an unrelated picture's: 0); that take" in at_random.statement()
 
 
 def test_heads_are_saved_read_back_and_resumed(model, pairs, with_heads, tmp_path, monkeypatch):
