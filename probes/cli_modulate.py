@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from probes.cli_scenes import Decisions, MaxLeak
 from probes.cli_study import (
     AsJson,
     Device,
@@ -65,7 +66,8 @@ def modulate(
         str,
         typer.Option(
             metavar="SOURCE",
-            help="scenes:DIFFICULTY:N, a benchmark's file (gqa:, pope:, ...), 'builtin' or a file of yes/no questions.",
+            help="scenes:DIFFICULTY:N, scenes:FOLDER, a benchmark's file (gqa:, pope:, ...), 'builtin' or a file of "
+            "yes/no questions.",
         ),
     ],
     test: Annotated[
@@ -76,6 +78,8 @@ def modulate(
     images: Images = None,
     annotations: Annotations = None,
     missing: WhereMissing = Missing.refuse,
+    decisions: Decisions = None,
+    max_leak: MaxLeak = 0.0,
     level: Levels = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most N questions of each set, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of scenes, samples, splits and searches.")] = 0,
@@ -147,6 +151,8 @@ def modulate(
         levels=[lv.value for lv in level or ()],
         limit=limit,
         seed=seed,
+        decisions=decisions,
+        max_leak=max_leak,
     )
     for warning in material.warnings:
         _say(f"warning: {warning}")

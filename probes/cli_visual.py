@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from probes.cli_scenes import Level
+from probes.cli_scenes import Decisions, Level, MaxLeak
 from probes.cli_study import (
     AsJson,
     Device,
@@ -96,6 +96,8 @@ def visual_heads(
     images: Images = None,
     annotations: Annotations = None,
     missing: WhereMissing = Missing.refuse,
+    decisions: Decisions = None,
+    max_leak: MaxLeak = 0.0,
     level: Levels = None,
     limit: Sample = None,
     seed: SceneSeed = 0,
@@ -136,6 +138,8 @@ def visual_heads(
         seed=seed,
         missing=missing.value,
         annotations=annotations,
+        decisions=decisions,
+        max_leak=max_leak,
     )
     for warning in source.warnings:
         _say(f"warning: {warning}")
@@ -187,6 +191,8 @@ def visual_levels(
     images: Images = None,
     annotations: Annotations = None,
     missing: WhereMissing = Missing.refuse,
+    decisions: Decisions = None,
+    max_leak: MaxLeak = 0.0,
     level: Levels = None,
     limit: Sample = None,
     seed: SceneSeed = 0,
@@ -226,6 +232,8 @@ def visual_levels(
         seed=seed,
         missing=missing.value,
         annotations=annotations,
+        decisions=decisions,
+        max_leak=max_leak,
     )
     for warning in source.warnings:
         _say(f"warning: {warning}")

@@ -17,6 +17,7 @@ from interp.level_figures import heads_by_level
 from interp.modulation import largest_change
 from probes.answer_offsets import offsets_frame
 from probes.answer_readings import Item, Readings
+from probes.left_out import said_of_data
 from probes.modulation_candidates import RELEASED, Candidate
 from probes.modulation_effects import ALL, RANDOM, ReadSet
 
@@ -99,7 +100,8 @@ def content_from(found: Findings, directory: Any) -> dict[str, Any]:
 
 
 def sentences(modulation: Modulation) -> list[str]:
-    """The verdict, from the numbers alone: of the first test set in full, then of the others, then how it was made."""
+    """The verdict, from the numbers alone: of the first test set in full, then of the others, then how it was made, and
+    what was left out of the data."""
     frame = modulation.to_frame()
     accuracy = frame[frame["measure"] == "accuracy"]
     said = []
@@ -108,7 +110,21 @@ def sentences(modulation: Modulation) -> list[str]:
         said += [_overall(modulation, test, rows.iloc[0]), _target(modulation, test, rows), _controls(rows.iloc[0])]
         others = frame[(frame["set"] == test.name) & (frame["measure"] != "accuracy")]
         said += _companions(test, others)
-    return [*said, *_families(modulation), _made(modulation)]
+    return [*said, *_families(modulation), _made(modulation), *_said_of_sources(modulation.provenance["data"])]
+
+
+def _said_of_sources(data: Mapping[str, Any]) -> list[str]:
+    """What was left out of each set's source, and answers that are nearly all the same: said once of sets that a source
+    was divided into."""
+    sets_of: dict[str, list[str]] = {}
+    for name, described in data["sets"].items():
+        source = data.get(name, data.get("data"))
+        known = {"data": source if isinstance(source, Mapping) else {}, "left_out": described.get("left_out")}
+        for sentence in said_of_data(known):
+            sets_of.setdefault(sentence, []).append(name)
+    return [
+        f"Source of {', '.join(names)}: {sentence[:1].lower()}{sentence[1:]}" for sentence, names in sets_of.items()
+    ]
 
 
 def plot_changes(modulation: Modulation, name: str) -> go.Figure:

@@ -1,6 +1,7 @@
 """What a modulation is fitted on, chosen on and tested on, from names of data: scenes, a benchmark, yes/no questions.
 
     scenes:hard:100      100 scenes each of train (to fit on), validation, test and ood
+    scenes:folder        scenes or edited photographs in a folder, divided by picture (a photograph with its twins)
     gqa:questions.json   a benchmark, divided by picture (or pope:, cocoqa:, vqav2:, naturalbench:)
     questions.csv        yes/no questions, divided by passage and pair (or builtin)
 
@@ -93,33 +94,48 @@ def read_material(
     levels: Sequence[str] = (),
     limit: int | None = None,
     seed: int = 0,
+    decisions: str | Path | None = None,
+    max_leak: float = 0.0,
 ) -> Material:
     """Read what a name stands for (see the module). ``more``: names of further test sets, as
     :func:`probes.visual_sources.read_source` takes them (scenes:test:hard:50), or files of yes/no questions.
-    ``limit``: at most so many questions of each set.
+    ``limit``: at most so many questions of each set. ``decisions`` and ``max_leak``: of edited photographs in ``data``;
+    those of ``more`` have the same ``max_leak``.
 
     Raises ``ValueError`` and ``FileNotFoundError`` as :func:`probes.visual_sources.read_source` and
     :func:`probes.questions.load_questions`."""
     kind = data.partition(":")[0]
     options = {"images": images, "annotations": annotations, "missing": missing, "levels": levels, "seed": seed}
+    options["max_leak"] = max_leak
     if kind == "scenes":
         _, _, rest = data.partition(":")
+        of_tests = any(not name.startswith("scenes:") for name in more)  # then images are theirs
+        own = {**options, "decisions": decisions} | ({"images": None, "annotations": None} if of_tests else {})
+        if rest and Path(rest).expanduser().is_dir():
+            source, further = read_source(data, **own), {name: _further(name, limit, options) for name in more}
+            return Material({"": source}, further, seed, limit, _warnings({"": source, **further}))
         if len(rest.split(":")) != 2:
             raise ValueError(
                 f"data {data!r}; expected scenes:DIFFICULTY:N, such as scenes:hard:100: N scenes each of train, "
-                "validation, test and ood."
+                "validation, test and ood; or scenes:FOLDER, a folder that is there."
             )
-        parts = {name: read_source(f"scenes:{split}:{rest}", limit=limit, **options) for name, split in _SPLITS.items()}
+        parts = {name: read_source(f"scenes:{split}:{rest}", limit=limit, **own) for name, split in _SPLITS.items()}
         further = {name: _further(name, limit, options) for name in more}
-        return Material(parts, further, seed, limit)
+        return Material(parts, further, seed, limit, _warnings(further))
     if kind in FORMATS and ":" in data:
-        source, further = read_source(data, **options), {name: _further(name, limit, options) for name in more}
-        said = [warning for of in (source, *further.values()) for warning in of.warnings]
-        return Material({"": source}, further, seed, limit, tuple(said))
-    if images is not None or levels:
-        raise ValueError(f"data {data!r} are yes/no questions without pictures; leave out images and levels.")
+        source = read_source(data, decisions=decisions, **options)
+        further = {name: _further(name, limit, options) for name in more}
+        return Material({"": source}, further, seed, limit, _warnings({"": source, **further}))
+    if images is not None or levels or decisions is not None:
+        raise ValueError(
+            f"data {data!r} are yes/no questions without pictures; leave out images and levels (and --decisions)."
+        )
     further = {Path(name).stem: load_questions(name, seed=seed) for name in more}
     return Material({"": load_questions(data, seed=seed)}, further, seed, limit)
+
+
+def _warnings(sources: Mapping[str, VisualSource]) -> tuple[str, ...]:
+    return tuple(warning for of in sources.values() for warning in of.warnings)
 
 
 def _further(name: str, limit: int | None, options: Mapping[str, Any]) -> VisualSource:

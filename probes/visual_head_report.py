@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,9 @@ import pandas as pd
 from interp.figures import strongest_examples
 from interp.findings import Findings
 from interp.level_figures import heads_by_level
+from probes.left_out import said_of_data
 from probes.visual_head_tables import FEWEST, NAMES, RELU, gold_table, largest_by_chance
-from probes.visual_prompts import NO, YES, Asked, shortened
+from probes.visual_prompts import NO, YES, Asked
 
 if TYPE_CHECKING:
     from probes.visual_heads import VisualHeads
@@ -178,20 +178,6 @@ def _counted(heads: VisualHeads) -> str:
     )
 
 
-def said_of_data(provenance: Mapping[str, Any]) -> list[str]:
-    """Sentences on what was left out of the data, and on answers that are nearly all the same."""
-    data, left_out = provenance.get("data") or {}, provenance.get("left_out") or {}
-    absent = list(data.get("skipped") or ())
-    untold = [name for name in left_out if name not in set(absent)]
-    said = []
-    for names, why in ((absent, "without an image"), (untold, "that the answer's first token can't judge")):
-        if names:
-            said.append(f"Left out {why}: {len(names)} ({shortened(names)}; reasons in the provenance).")
-    if one_sided := data.get("one_sided"):
-        said.append(f"{one_sided[:1].upper()}{one_sided[1:]}")
-    return said
-
-
 def _sentence(heads: VisualHeads, score: str, level: str, frame: pd.DataFrame) -> str:
     """The top of one score at one level against its floor, and how many heads have a direction at all."""
     top, name, n = frame.iloc[0], NAMES[score], int(frame["n"].iloc[0])
@@ -232,5 +218,4 @@ __all__ = [
     "first_heads",
     "has_both_golds",
     "questions_table",
-    "said_of_data",
 ]

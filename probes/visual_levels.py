@@ -14,8 +14,8 @@ from interp.findings import Findings, load_findings
 from interp.model import Model
 from interp.scan import Positions
 from interp.work import clear_parts
+from probes.left_out import said_of_data
 from probes.visual_head_overlap import BY, HeadOverlap, head_overlap
-from probes.visual_head_report import said_of_data
 from probes.visual_head_tables import FEWEST, NAMES, RELU
 from probes.visual_heads import VisualHeads
 from probes.visual_level_claims import claims_frame, claims_of, sentences_of, verdict_counts

@@ -110,7 +110,8 @@ def scores_of_heads(heads: VisualHeads, level: str | None = None) -> HeadScores:
 
 
 def visual_items(examples: Sequence[VisualExample]) -> ItemSet:
-    """Visual questions as items; prompts with pictures are still built when they are read."""
+    """Visual questions as items; prompts with pictures are still built when they are read. What was left out of them,
+    and why, goes into what is described."""
     asked = asked_of(examples)
     items = tuple(
         Item(
@@ -125,7 +126,10 @@ def visual_items(examples: Sequence[VisualExample]) -> ItemSet:
         )
         for q in asked
     )
-    return ItemSet(items, _Prompts(examples), describe_asked(asked))
+    described = describe_asked(asked)
+    if left_out := getattr(examples, "left_out", {}):
+        described["left_out"] = dict(left_out)
+    return ItemSet(items, _Prompts(examples), described)
 
 
 def _marks(question: Asked) -> tuple[str, ...]:

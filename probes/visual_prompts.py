@@ -45,7 +45,7 @@ class Asked:
     ``options``: the answers it has; () where there is no list. ``level``: "object", "attribute", "relationship", or ""
     where the data do not say. ``kind``: "yes_no" or "open". ``form``: the template that it is made of, if it is.
     ``image_id``: questions of one picture have one, and are resampled together. ``image_sha256``: of its pixels, or of
-    the scene that it is drawn from.
+    the scene that it is drawn from. A photograph and its edited twins count as one picture, the photograph.
     """
 
     id: str
@@ -164,7 +164,7 @@ def scene_examples(
         image_id = f"{scene.split or 'scene'}-{digest[:10]}"
         scenes[image_id] = scene
         asked += [_of_scene(q, image_id, digest, scene.split or "") for q in questions]
-    return visual_examples(model, asked, lambda q: render(scenes[q.image_id], pixels).image, instruction, cases)
+    return visual_examples(model, asked, _Last(lambda q: render(scenes[q.image_id], pixels).image), instruction, cases)
 
 
 def saved_scene_examples(
@@ -223,7 +223,7 @@ def benchmark_examples(
     ]
     if instruction is None and _own_wording(model) is None:
         instruction = SINGLE_WORD
-    found = visual_examples(model, asked, lambda q: _read_quietly(paths[q.id]), instruction, cases)
+    found = visual_examples(model, asked, _Last(lambda q: _read_quietly(paths[q.id])), instruction, cases)
     skipped = questions.skipped if isinstance(questions, VisualQuestions) else ()
     absent = {s.id: f"no image: {s.looked_for[0]} is not in the folder." for s in skipped}
     return VisualExamples(found.asked, found._build, absent | found.left_out)
@@ -276,11 +276,6 @@ def visual_examples(
     return VisualExamples(kept, builder, reasons)
 
 
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """The names, or the first of them and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def processor_pixels(model: Model) -> int:
     """The side in pixels that the model's image processor scales a square picture to; 0 where it does not say."""
     processor = getattr(model.processor, "image_processor", None)
@@ -323,13 +318,25 @@ def _of_scene(question: Question, image_id: str, digest: str, split: str) -> Ask
     )
 
 
+class _Last:
+    """A picture that is kept until another is asked for: questions of one ``image_id`` mostly follow one another."""
+
+    def __init__(self, picture: Callable[[Asked], ImageLike]) -> None:
+        self._picture = picture
+        self._last: tuple[str, ImageLike] | None = None
+
+    def __call__(self, asked: Asked) -> ImageLike:
+        if self._last is None or self._last[0] != asked.image_id or not asked.image_id:
+            self._last = (asked.image_id, self._picture(asked))
+        return self._last[1]
+
+
 class _Builder:
     """Puts questions into words and answers into tokens, the same way for all."""
 
     def __init__(self, model: Model, picture, instruction: str | None, cases: Cases) -> None:
         self.model, self.picture, self.instruction, self.cases = model, picture, instruction, cases
         self._tokens: dict[tuple[str, str], tuple[int, ...] | str] = {}
-        self._last: tuple[str, ImageLike] | None = None
 
     def __call__(self, asked: Asked) -> VisualExample:
         prompt = self.prompt(asked)
@@ -350,7 +357,7 @@ class _Builder:
         try:
             return self.model.prompt(
                 text,
-                image=self._picture(asked),
+                image=self.picture(asked),
                 spans={"question": (low, low + len(asked.question_text))},
                 chat=chat,
                 id=asked.id,
@@ -365,11 +372,6 @@ class _Builder:
             return {}
         found = {q.id: self._answers(prompt, replace(q, question_text=asked[0].question_text)) for q in asked}
         return {name: reason for name, reason in found.items() if isinstance(reason, str)}
-
-    def _picture(self, asked: Asked) -> ImageLike:
-        if self._last is None or self._last[0] != asked.image_id or not asked.image_id:
-            self._last = (asked.image_id, self.picture(asked))  # questions of one picture mostly follow one another
-        return self._last[1]
 
     def _worded(self, question: str) -> tuple[str, int, bool]:
         """The text, where the question starts in it, and whether the chat template is used."""

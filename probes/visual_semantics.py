@@ -23,7 +23,7 @@ A photograph, edited at one of the three levels, then looked at, accepted, and t
 >>> save_pairs(pairs, "photos")
 >>> write_sheet(load_picture_pairs("photos"), "photos/sheet.html")  # its "Save decisions" gives decisions.json
 >>> kept, left_out = used_pairs("photos", "decisions.json")  # accepted, and nothing changed outside the mask
->>> trace_pairs(model, kept, concepts={pair.name: pair.concept for pair in kept})
+>>> trace_pairs(model, kept)
 
 Factors are fitted on ``examples`` (which may have made the ranking), chosen on ``others``, and read once on ``tests``:
 a picture in two of these is refused.
@@ -47,6 +47,7 @@ from probes.pair_sheet import (
 from probes.photo_edits import PhotoEdit, recolour, remove, swap_texture
 from probes.photo_masks import Region, box_region, detected_region, file_region, load_detector, load_segmenter
 from probes.photo_pairs import PhotoPair, edit_photo, load_pairs, recolour_to, save_pairs, take_away
+from probes.photo_questions import photo_pair_examples
 from probes.scene_edits import EditedPair, edit, edited_pairs
 from probes.scene_files import load_scenes, save_scenes
 from probes.scene_questions import Question, ask, ask_pair
@@ -125,6 +126,7 @@ __all__ = [
     "load_visual_questions",
     "load_visual_traces",
     "modulate",
+    "photo_pair_examples",
     "picture_pair",
     "plot_effects",
     "rank_visual_heads",

@@ -1,7 +1,7 @@
 """Where visual questions come from, by one name: drawn scenes, a folder of saved scenes, a benchmark's file.
 
     scenes:test:hard:200          200 scenes of a split at a difficulty, with their questions
-    scenes:folder                 what `interp scenes make` wrote
+    scenes:folder                 what `interp scenes make` wrote, or edited photographs of `interp scenes edit-photo`
     gqa:questions.json            a benchmark's file (or pope:, cocoqa:, vqav2:, naturalbench:), and a folder of images
 
 A source is read and checked before a model is loaded, and then put to it.
@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.model import Model
+from probes.left_out import shortened
+from probes.pair_files import UsedPairs, used_pairs
+from probes.photo_pairs import PAIRS
+from probes.photo_questions import photo_pair_examples
 from probes.scene_files import RECORDS
 from probes.scene_splits import SceneSplit, scene_split
 from probes.scenes import SPLITS
@@ -25,7 +29,6 @@ from probes.visual_prompts import (
     benchmark_examples,
     saved_scene_examples,
     scene_examples,
-    shortened,
 )
 
 
@@ -36,7 +39,7 @@ class VisualSource:
     expensive run."""
 
     name: str
-    content: SceneSplit | Path | VisualQuestions
+    content: SceneSplit | Path | UsedPairs | VisualQuestions
     levels: tuple[str, ...] = ()
     limit: int | None = None
     seed: int = 0
@@ -45,6 +48,8 @@ class VisualSource:
     def __str__(self) -> str:
         if isinstance(self.content, Path):
             return f"the scenes of {self.content}"
+        if isinstance(self.content, UsedPairs):
+            return f"{len(self.content.pairs)} edited pairs of {self.name}, asked before and after the edit"
         what = "scenes" if isinstance(self.content, SceneSplit) else "questions"
         return f"{len(self.content)} {what} of {self.name}"
 
@@ -57,6 +62,8 @@ class VisualSource:
             return benchmark_examples(model, self.content, instruction=instruction, cases=cases)
         if isinstance(self.content, Path):
             found = saved_scene_examples(model, self.content, instruction=instruction, cases=cases)
+        elif isinstance(self.content, UsedPairs):
+            found = photo_pair_examples(model, self.content.pairs, instruction=instruction, cases=cases)
         else:
             found = scene_examples(model, self.content, pixels, instruction=instruction, cases=cases)
         if self.levels:
@@ -73,6 +80,9 @@ class VisualSource:
             return head | {"source": f"scenes:{c.name}", "difficulty": c.difficulty, "n_scenes": c.n}
         if isinstance(self.content, Path):
             return head | {"source": f"scenes:{self.content.resolve().name}"}
+        if isinstance(self.content, UsedPairs):
+            folder = _folder(self.name).resolve().name
+            return head | {"source": f"scenes:{folder}", "left_out": list(self.content.left_out)}
         known = {"one_sided": self.content.one_sided, "skipped": [s.id for s in self.content.skipped]}
         return {**self.content.origin, **head, "source": self.name.partition(":")[0], **known}
 
@@ -86,21 +96,31 @@ def read_source(
     seed: int = 0,
     missing: Literal["refuse", "skip"] = "refuse",
     annotations: str | Path | None = None,
+    decisions: str | Path | None = None,
+    max_leak: float = 0.0,
 ) -> VisualSource:
     """Read a source by its name.
 
     ``images``, ``missing`` and ``annotations`` are a benchmark's, with the errors of
     :func:`probes.visual_benchmarks.load_visual_questions`. ``seed``: of drawn scenes, and of the sample of ``limit``.
-    Of a benchmark's file no more than that sample is kept, and no other image is looked for.
+    Of a benchmark's file no more than that sample is kept, and no other image is looked for. ``decisions`` and
+    ``max_leak`` are of a folder of edited photographs: pairs that leak, or that no person accepted, are left out and
+    listed in ``warnings`` and ``origin``, as :func:`probes.pair_files.used_pairs` has them.
 
-    Raises ``ValueError`` for a name that is none, images without a benchmark or the other way round, a level that the
-    data don't have; ``FileNotFoundError`` for what is not there.
+    Raises ``ValueError`` for a name that is none, images without a benchmark or the other way round, decisions without
+    photographs, a level that the data don't have, a folder with both kinds of pairs; ``FileNotFoundError`` for what is
+    not there.
     """
     levels = tuple(dict.fromkeys(levels))
     if name.startswith("scenes:"):
         if images is not None or annotations is not None:
             raise ValueError(f"{name!r} draws its own pictures; leave out images (--images) and annotations.")
-        return VisualSource(name, _scenes(name, seed), levels, limit, seed)
+        content = _scenes(name, seed, decisions, max_leak)
+        if not isinstance(content, UsedPairs):
+            _require_no_decisions(name, decisions)
+        said = content.left_out if isinstance(content, UsedPairs) else ()
+        return VisualSource(name, content, levels, limit, seed, said)
+    _require_no_decisions(name, decisions)
     if images is None:
         raise ValueError(
             f"{name!r} needs a folder of images (images=, --images). Drawn scenes need none: scenes:test:hard:200, or "
@@ -116,7 +136,18 @@ def read_source(
     return VisualSource(name, questions, levels, limit, seed, tuple(said))
 
 
-def _scenes(name: str, seed: int) -> SceneSplit | Path:
+def _require_no_decisions(name: str, decisions: str | Path | None) -> None:
+    if decisions is not None:
+        raise ValueError(
+            f"decisions go with a folder of edited photographs ({PAIRS}), not {name!r}; leave them out (--decisions)."
+        )
+
+
+def _folder(name: str) -> Path:
+    return Path(name.removeprefix("scenes:")).expanduser()
+
+
+def _scenes(name: str, seed: int, decisions: str | Path | None, max_leak: float) -> SceneSplit | Path | UsedPairs:
     _, first, *rest = name.split(":")
     if first in SPLITS:
         if len(rest) != 2 or not rest[1].isdecimal() or not int(rest[1]):
@@ -126,10 +157,12 @@ def _scenes(name: str, seed: int) -> SceneSplit | Path:
         except ValueError:
             difficulty = rest[0]
         return scene_split(first, int(rest[1]), seed, difficulty)
-    folder = Path(name.removeprefix("scenes:")).expanduser()
+    folder = _folder(name)
+    if (folder / PAIRS).is_file():
+        return used_pairs(folder, decisions, max_leak)
     if not (folder / RECORDS).is_file():
         raise FileNotFoundError(
-            f"{name!r}: {folder} has no {RECORDS}. Expected a folder that `interp scenes make` wrote, or a split: "
-            f"scenes:{{{','.join(SPLITS)}}}:DIFFICULTY:N."
+            f"{name!r}: {folder} has no {RECORDS} and no {PAIRS}. Expected a folder that `interp scenes make` or "
+            f"`interp scenes edit-photo` wrote, or a split: scenes:{{{','.join(SPLITS)}}}:DIFFICULTY:N."
         )
     return folder

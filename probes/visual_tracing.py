@@ -74,8 +74,8 @@ def trace_pairs(
 
     Args:
         pairs: edited scenes, or pictures with masks (scenes read from a folder, photographs).
-        concepts: for pairs that are not scenes: the concept word in the question, by the pair's name. A pair without
-            one is left out, and said so in ``asked``.
+        concepts: the concept word in the question, by the pair's name, where it is to be another than the pair's own
+            (``pair.concept``, or of a scene what is asked). A pair without one is left out, and said so in ``asked``.
         parts, layers, window: as in :func:`interp.tracing.trace`.
         only_right: trace only pairs whose most probable next token begins the right answer, before and after.
         control: trace again with the states of another pair's picture, asked the same question (drawn by ``seed``, of
@@ -99,6 +99,7 @@ def trace_pairs(
     if n_shown < 0:
         raise ValueError(f"n_shown={n_shown}; expected 0 or more.")
     spans, why_not = _concepts(given, concepts or {})
+    own_words = bool(concepts) or any(pair.concept for pair in given)  # else what scenes ask, which data's hash tells
     settings = {
         "parts": list(parts),
         "layers": None if layers is None else list(layers),
@@ -107,7 +108,7 @@ def trace_pairs(
         "control": control,
         "n_shown": n_shown,
         "instruction": instruction,
-        "concepts": {name: list(span) for name, span in spans.items()} if concepts else None,
+        "concepts": {name: list(span) for name, span in spans.items()} if own_words else None,
         "seed": seed,
     }
     if heads:  # not otherwise: a report from before there was a choice keeps its identity
@@ -198,8 +199,8 @@ def _concepts(
     """Where each question's concept word stands, and why pairs have none."""
     spans, why_not = {}, {}
     for pair in pairs:
-        if pair.name in given:
-            span = word_in(pair.question, given[pair.name])
+        if word := given.get(pair.name, pair.concept):
+            span = word_in(pair.question, word)
         else:
             span = concept_word(pair.edited.question) if pair.edited is not None else None
         if span is None:

@@ -10,10 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import interp
+from interp import load_findings
 from interp.modulation import as_edit
 from probes.modulation_results import load_modulation
-from tests.interp.tiny_vision import tiny_vision
+from probes.photo_pairs import save_pairs
+from tests.interp.tiny_vision import picture, tiny_vision
 from tests.probes.modulation_tiny import HARMFUL, asked_in_text, harm, llama
+from tests.probes.test_pair_files import photo
+from tests.probes.visual_tiny import tiny_llava
 
 QUICK = ("--rule", "search", "--search", "coordinate", "--rounds", "1", "--random-draws", "2", "--batch-size", "32")
 
@@ -158,3 +162,64 @@ def test_pictures(run, tmp_path):
     assert code == 2 and "not for visual heads" in err
     code, _, err = run("modulate", tmp_path / "ranking", *model, "--data", "builtin", *few, "--out", tmp_path / "bad")
     assert code == 1 and "picture" in err and not (tmp_path / "bad").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*can't be judged by the first token")
+def test_what_a_benchmark_left_out_is_named_in_the_report(run, tmp_path):
+    tiny = tiny_llava()
+    tiny.hf.save_pretrained(tmp_path / "model")
+    tiny.processor.save_pretrained(tmp_path / "model")
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(8):
+        picture(i).save(images / f"{i}.png")
+    answers = ["star", "red"] * 4 + ["giraffe", "star"]  # the tokenizer knows no giraffe, and there is no ninth image
+    rows = [
+        {"question_id": str(i), "imageId": str(9 if i == 9 else i % 8), "question": f"What is {i}?", "answer": answer}
+        for i, answer in enumerate(answers)
+    ]
+    (tmp_path / "gqa.json").write_text(json.dumps(rows))
+    picture(20).save(images / "test.png")
+    yes = {"question_id": 1, "image": "test.png", "text": "Is there a star?", "label": "yes"}
+    (tmp_path / "pope.json").write_text(json.dumps(yes))
+    model, pope = ("--model", tmp_path / "model", "--device", "cpu"), f"pope:{tmp_path / 'pope.json'}"
+    code, _, err = run(
+        *("rank", "visual-heads", *model, "--data", "scenes:train:easy:1", "--positions", "answer"),
+        *("--score", "signed-drop", "--out", tmp_path / "ranking"),
+    )
+    assert code == 0, err
+    few = ("--rule", "released", "--random-draws", 0, "--batch-size", 32, "--images", images, "--missing", "skip")
+    call = ("modulate", tmp_path / "ranking", *model, *few, "--test", pope)
+    code, out, err = run(*call, "--data", f"gqa:{tmp_path / 'gqa.json'}", "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "warning: 1 questions without an image are left out (9)." in err
+    found, of_all = load_modulation(tmp_path / "out"), "Source of fit, validation, test"
+    said = {
+        f"{of_all}: left out without an image: 1 (9; reasons in the provenance).",
+        f"{of_all}: left out that the answer's first token can't judge: 1 (8; reasons in the provenance).",
+    }
+    assert said < set(found.statement()) and said < set(load_findings(tmp_path / "out").statement)
+    one_sided = f"Source of {pope}: 1 of 1 answers are 'Yes': scores on this set can't tell"
+    assert any(sentence.startswith(one_sided) for sentence in found.statement())
+    assert "left out without an image: 1" in " ".join(out.split())
+    data = found.provenance["data"]
+    assert data["data"]["skipped"] == ["9"] and "1 of 1" in data[pope]["one_sided"]
+    reasons = data["sets"]["test"]["left_out"]
+    assert reasons["9"] == "no image: 9.jpg is not in the folder." and "not in the tokenizer" in reasons["8"]
+    assert "left_out" not in data["sets"][pope]
+
+    code, _, err = run(*call, "--data", "scenes:easy:1", "--out", tmp_path / "drawn")  # the images are the test's
+    assert code == 0 and "warning: 1 of 1 answers are 'Yes'" in err, err
+    assert any(s.startswith(one_sided) for s in load_modulation(tmp_path / "drawn").statement())
+    code, _, err = run(*call[:-2], "--data", "scenes:easy:1", "--out", tmp_path / "bad")
+    assert code == 1 and "draws its own pictures" in err
+
+    save_pairs([photo("spilt", 4, seed=9), *(photo(f"p{i}", seed=i) for i in range(6))], tmp_path / "photos")
+    code, _, err = run(*call[:-2], "--data", f"scenes:{tmp_path / 'photos'}", "--out", tmp_path / "bad")
+    assert code == 1 and "draws its own pictures" in err
+    call = call[: call.index("--images")]
+    code, _, err = run(*call, "--data", f"scenes:{tmp_path / 'photos'}", "--out", tmp_path / "edited")
+    assert code == 0 and "warning: 1 of 7 pairs are dropped: spilt" in err, err
+    found = load_modulation(tmp_path / "edited")
+    assert sum(of["n"] for of in found.provenance["data"]["sets"].values()) == 12
+    assert any(s.startswith(f"{of_all}: 1 of 7 pairs are dropped: spilt") for s in found.statement())

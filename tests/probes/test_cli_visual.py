@@ -12,12 +12,14 @@ import pytest
 import interp
 from interp.findings import load_findings
 from probes import cli_visual, visual_levels
+from probes.photo_pairs import save_pairs
 from probes.scene_edits import edited_pairs
 from probes.scene_files import save_scenes
 from probes.visual_heads import load_visual_heads, rank_visual_heads
 from probes.visual_levels import study_levels
 from probes.visual_sources import read_source
 from tests.interp.tiny_vision import picture
+from tests.probes.test_pair_files import photo
 from tests.probes.visual_tiny import PLANTED, llava, tiny_llava
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -82,6 +84,32 @@ def test_a_folder_of_scenes(run, model, tmp_path):
     save_scenes(edited_pairs("test", 3, difficulty="easy", pixels=32), tmp_path / "scenes")
     code, out, err = rank(run, model, tmp_path / "r", data=f"scenes:{tmp_path / 'scenes'}")
     assert code == 0 and "3 questions about 3 pictures" in out, err
+
+
+def test_a_folder_of_photographs(run, model, tmp_path, monkeypatch):
+    save_pairs([photo("spilt", 4, seed=15), *(photo(f"p{i}", seed=i) for i in range(10))], tmp_path / "photos")
+    data = f"scenes:{tmp_path / 'photos'}"
+    code, out, err = rank(run, model, tmp_path / "r", data=data)
+    assert code == 0 and "20 questions about 10 pictures" in out, err
+    dropped = "1 of 11 pairs are dropped: spilt: 20.0% of the changed pixels are outside the mask"
+    assert f"warning: {dropped}" in err and "asked before and after the edit; loading" in err
+    found = load_findings(tmp_path / "r")
+    assert any(s.startswith(dropped) for s in found.statement) and found.provenance["data"]["source"] == "scenes:photos"
+    assert dropped in found.provenance["data"]["left_out"][0]
+    code, out, err = rank(run, model, tmp_path / "all", "--max-leak", "1", data=data)
+    assert code == 0 and "22 questions about 11 pictures" in out and "dropped" not in err, err
+    code, _, err = rank(run, model, tmp_path / "n", "--decisions", tmp_path / "no.json", data=data)
+    assert code == 1 and "no such file" in err
+
+    monkeypatch.setattr(
+        visual_levels, "overlaps_of", partial(visual_levels.overlaps_of, n_halves=20, n_permutations=19)
+    )
+    save_pairs([photo("spilt", 4, seed=9), *(photo(f"t{i}", seed=20 + i) for i in range(10))], tmp_path / "others")
+    levels = ("test", "visual-levels", "--model", model, "--ranking", tmp_path / "r", "--positions", "answer")
+    levels = (*levels, "--k", 2, "--random-sets", 1, "--out", tmp_path / "l")
+    code, _, err = run(*levels, "--data", f"scenes:{tmp_path / 'others'}")
+    assert code == 0, err
+    assert any(s.startswith(dropped) for s in load_findings(tmp_path / "l").statement) and f"warning: {dropped}" in err
 
 
 def test_a_benchmark_and_its_images(run, model, tmp_path):

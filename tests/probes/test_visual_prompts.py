@@ -7,11 +7,15 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import interp
+from interp.images import image_sha256
 from probes import visual_prompts
+from probes.left_out import shortened
+from probes.photo_pairs import save_pairs
 from probes.scene_edits import edited_pairs
 from probes.scene_files import save_scenes
 from probes.scene_splits import scene_split
@@ -24,11 +28,11 @@ from probes.visual_prompts import (
     processor_pixels,
     saved_scene_examples,
     scene_examples,
-    shortened,
     visual_examples,
 )
 from probes.visual_sources import read_source
 from tests.interp.tiny_vision import SIDE, picture, tiny_vision
+from tests.probes.test_pair_files import decisions_of, photo
 from tests.probes.visual_tiny import llava
 
 
@@ -178,6 +182,37 @@ def test_saved_pairs_are_asked_about_the_picture_before(model, tmp_path):
     )
 
 
+def test_photographs_are_asked_before_and_after_the_edit(model, tmp_path):
+    made = [photo("first"), photo("spilt", 4, seed=1), photo("second", seed=2)]
+    blue = np.array(made[2].after)
+    blue[made[2].region] = (0, 0, 200)
+    made.append(replace(made[2], after=Image.fromarray(blue), id="third"))  # another edit of the second's photograph
+    save_pairs(made, tmp_path / "p")
+    source = read_source(f"scenes:{tmp_path / 'p'}")
+    examples = source.examples(model)
+    assert [(q.id.split("-")[0], q.id.split("-")[-1], q.gold) for q in examples.asked] == [
+        ("first", "before", "Yes"), ("first", "after", "No"), ("second", "before", "Yes"), ("second", "after", "No"),
+        ("third", "after", "No"),
+    ]  # fmt: skip
+    assert {(q.level, q.kind, q.options) for q in examples.asked} == {("attribute", "yes_no", ("Yes", "No"))}
+    photographs = [q.image_sha256 for q in examples.asked]
+    assert [photographs.index(p) for p in photographs] == [0, 0, 2, 2, 2]
+    assert [[q.image_id for q in examples.asked].index(q.image_id) for q in examples.asked] == [0, 0, 2, 2, 2]
+    shown = [made[0].before, made[0].after, made[2].before, made[2].after, made[3].after]
+    assert [e.prompt.image.sha256 for e in examples] == [image_sha256(picture) for picture in shown]
+    assert "1 of 4 pairs are dropped: spilt: 20.0% of the changed pixels" in source.warnings[0]
+    assert source.origin()["left_out"] == list(source.warnings) and source.origin()["source"] == "scenes:p"
+    assert "3 edited pairs of scenes:" in str(source)
+    assert len(read_source(f"scenes:{tmp_path / 'p'}", max_leak=1.0).examples(model)) == 7
+    chosen = decisions_of(tmp_path / "d.json", [p.on_sheet() for p in made], second=True, first=False)
+    source = read_source(f"scenes:{tmp_path / 'p'}", decisions=chosen)
+    assert len(source.examples(model)) == 2 and "1 of 4 pairs were accepted in d.json" in source.warnings[0]
+    with pytest.raises(ValueError, match=r"decisions go with a folder of edited photographs .*'scenes:test:easy:5'"):
+        read_source("scenes:test:easy:5", decisions=chosen)
+    with pytest.raises(ValueError, match="have no question at level object"):
+        read_source(f"scenes:{tmp_path / 'p'}", levels=["object"]).examples(model)
+
+
 @pytest.fixture
 def pope(tmp_path) -> Path:
     """Six questions about two images, as POPE's file has them."""
@@ -232,7 +267,7 @@ def test_sources_by_name(tmp_path):
         read_source("scenes:test:hard")
     with pytest.raises(ValueError, match="difficulty='tricky'; expected easy"):
         read_source("scenes:test:tricky:5")
-    with pytest.raises(FileNotFoundError, match=r"has no scenes\.jsonl\. Expected a folder"):
+    with pytest.raises(FileNotFoundError, match=r"has no scenes\.jsonl and no pairs\.json\. Expected a folder"):
         read_source(f"scenes:{tmp_path}")
     with pytest.raises(ValueError, match="draws its own pictures"):
         read_source("scenes:test:easy:5", images=tmp_path)

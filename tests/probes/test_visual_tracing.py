@@ -438,6 +438,14 @@ def test_pairs_that_cannot_be_traced_are_listed(model, pairs):
     )
     assert named.pairs[0].concept == "dog"
     assert np.isnan(named.control.values).all()  # no other picture of its size
+    with_own = replace(bare, concept="dog")
+    own = trace_pairs(model, [with_own], only_right=False, n_shown=0, parts=["mlp"], layers=[0])
+    assert own.pairs[0].concept == "dog" and own.provenance["run_id"] == named.provenance["run_id"]
+    options = {"only_right": False, "control": False, "n_shown": 0, "parts": ["mlp"], "layers": [0]}
+    given = trace_pairs(model, [with_own], concepts={"photo": "it"}, **options)
+    assert given.pairs[0].concept == "it"
+    other = trace_pairs(model, [replace(bare, concept="it")], **options)
+    assert other.provenance["run_id"] == given.provenance["run_id"] != own.provenance["run_id"]
     with pytest.raises(ValueError, match=re.escape("none of 6 pairs can be traced") + ".*answered wrongly"):
         trace_pairs(model, pairs)
 
