@@ -225,10 +225,10 @@ def test_final_logits_are_those_of_plain_passes(model, positions, while_generati
     steering = add_direction(direction_of(model), 1.0, 1, positions, while_generating)
     with steering.apply(model, prompts):
         found, expected = model.final_logits(prompts), answers(model, prompts)
-        shares = model._may_share_prefix()
+        shares = model.may_share_prefix()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert shares == (positions == "all" and while_generating)
-    assert model._may_share_prefix()
+    assert model.may_share_prefix()
 
 
 @pytest.mark.parametrize("positions", ["all", "text"])
