@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from interp.factor_search import FactorSearch, kept, look, save_state, start_of, strikes
 from interp.head_scales import heads_scaled
 from interp.modulation import HIGH, LOW, Factors, changed_heads, require_heads, require_limits
-from interp.shared_prefix import WORTH_SHARING, answer_logits, batches_alike, common_prefix
+from interp.shared_prefix import by_picture, in_order, logits_by_batch
 from interp.tuning import LossNotFinite, frozen, gold_loss
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def gradient_search(
             break
         batch = [prompts[i] for i in chosen]
         with torch.enable_grad(), frozen(model), factors_applied(model, adam.factors):
-            loss = gold_loss(_logits(model, batch), batch)
+            loss = gold_loss(in_order([*logits_by_batch(model, batch, len(batch))]), batch)
             total = loss + pull * (adam.factors - 1).pow(2).sum()
             if not torch.isfinite(total):
                 raise LossNotFinite(
@@ -174,26 +174,10 @@ class _Adam:
         self.n = n
 
 
-def _logits(model: Model, batch: Sequence[Prompt]) -> Float[Tensor, "example vocabulary"]:
-    """With gradients; what prompts share at their beginning (a picture too) is run once."""
-    places = batches_alike(model, batch, len(batch))
-    rows = []
-    for alike in ([batch[i] for i in of_part] for of_part in places):
-        if model.may_share_prefix() and common_prefix(alike) >= WORTH_SHARING:
-            rows.append(answer_logits(model, alike))
-        else:
-            inputs = model.inputs(alike).inputs
-            rows.append(model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[:, -1])
-    return torch.cat(rows)[torch.tensor([i for of_part in places for i in of_part]).argsort()]
-
-
 def _batches(prompts: Sequence[Prompt], size: int, steps: int, seed: int) -> Iterator[list[int]]:
     """Positions of prompts, in a new order each time all were drawn; those about one picture follow each other, so that
     most of their pass is shared."""
-    together: dict[Any, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        together.setdefault(i if prompt.image is None else prompt.image.key, []).append(i)
-    groups, rng, queue = list(together.values()), np.random.default_rng(seed), []
+    groups, rng, queue = by_picture(prompts), np.random.default_rng(seed), []
     for _ in range(steps):
         while len(queue) < min(size, len(prompts)):
             queue += [i for group in rng.permutation(len(groups)) for i in groups[group]]

@@ -18,7 +18,7 @@ from interp.components import Components, input_device
 from interp.images import ImageLike
 from interp.prompts import Batch, Prompt, SpanLike
 from interp.provenance import hash_text, hash_weights
-from interp.shared_prefix import WORTH_SHARING, answer_logits, batches_alike, common_prefix
+from interp.shared_prefix import in_order, logits_by_batch
 from interp.vision_encoder import ImageEncoder
 from interp.vision_features import sees_both_ways, whole_inputs
 
@@ -172,19 +172,12 @@ class Model:
         if not prompts:
             raise ValueError("no prompts were given; give at least one.")
         self.require_fits(prompts)
-        places = batches_alike(self, prompts, batch_size)
         rows = []
-        for of_batch in places:
-            batch = [prompts[i] for i in of_batch]
-            with torch.no_grad():
-                if self.may_share_prefix() and common_prefix(batch) >= WORTH_SHARING:
-                    logits = answer_logits(self, batch)
-                else:
-                    inputs = self.inputs(batch).inputs
-                    logits = self.hf(**inputs, use_cache=False, **self.last_logits_only()).logits[:, -1]
-            self.require_finite(logits, batch)
-            rows.append(logits.float().cpu())
-        return torch.cat(rows)[torch.tensor([i for of_batch in places for i in of_batch]).argsort()]
+        with torch.no_grad():
+            for places, logits in logits_by_batch(self, prompts, batch_size):
+                self.require_finite(logits, [prompts[i] for i in places])
+                rows.append((places, logits.float().cpu()))
+        return in_order(rows)
 
     def may_share_prefix(self) -> bool:
         """Whether a batch may run as two passes: not for attention of its own kind, nor where it looks ahead."""

@@ -47,18 +47,45 @@ def common_prefix(prompts: Sequence[Prompt]) -> int:
     return shared if len(keys) == 1 and shared > prompts[0].span("image")[-1] else 0
 
 
+def by_picture(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Positions of prompts, those about one picture (encoded alike) together, in the order of their first; a prompt
+    without one stands alone."""
+    groups: dict[str | int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault(i if prompt.image is None else prompt.image.key, []).append(i)
+    return list(groups.values())
+
+
 def batches_alike(model: Model, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
     """Positions of prompts, at most ``batch_size`` a batch: questions about one picture together, if they can share
     the pass over it, then all others in their order."""
-    together: dict[str, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        together.setdefault("" if prompt.image is None else prompt.image.key, []).append(i)
-    alone, groups, may_share = together.pop("", []), [], model.may_share_prefix()
-    for places in together.values():
+    alone, groups, may_share = [], [], model.may_share_prefix()
+    for places in by_picture(prompts):
         shares = may_share and len(places) > 1 and common_prefix([prompts[i] for i in places]) >= WORTH_SHARING
         groups += [places] if shares else []
         alone += [] if shares else places
     return [g[at : at + batch_size] for g in (*groups, sorted(alone)) for at in range(0, len(g), batch_size)]
+
+
+def logits_by_batch(
+    model: Model, prompts: Sequence[Prompt], batch_size: int
+) -> Iterator[tuple[list[int], Float[Tensor, "example vocabulary"]]]:
+    """Logits at each prompt's last position, batch by batch (:func:`batches_alike`, with the batch's positions), as the
+    model gives them. What a batch shares at its beginning is run once, where that is right and worth it."""
+    may_share = model.may_share_prefix()
+    for places in batches_alike(model, prompts, batch_size):
+        batch = [prompts[i] for i in places]
+        if may_share and common_prefix(batch) >= WORTH_SHARING:
+            yield places, answer_logits(model, batch)
+        else:
+            inputs = model.inputs(batch).inputs
+            yield places, model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
+
+
+def in_order(rows: Sequence[tuple[list[int], Tensor]]) -> Float[Tensor, "example vocabulary"]:
+    """The batches of :func:`logits_by_batch` as one tensor, in the order of the prompts."""
+    places = torch.tensor([i for of_batch, _ in rows for i in of_batch])
+    return torch.cat([logits for _, logits in rows])[places.argsort()]
 
 
 def answer_logits(model: Model, prompts: Sequence[Prompt]) -> Float[Tensor, "example vocabulary"]:

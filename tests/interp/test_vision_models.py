@@ -17,11 +17,18 @@ import transformers as tf
 
 import interp
 from interp import capture, generation, perplexity, residual, vision_encoder
-from interp.factor_gradient import _logits as gradient_logits
 from interp.factor_gradient import factors_applied
 from interp.images import image_sha256
 from interp.prompts import Prompt
-from interp.shared_prefix import WORTH_SHARING, UpperLayers, answer_logits, batches_alike, common_prefix
+from interp.shared_prefix import (
+    WORTH_SHARING,
+    UpperLayers,
+    answer_logits,
+    batches_alike,
+    common_prefix,
+    in_order,
+    logits_by_batch,
+)
 from interp.tuning import frozen
 from interp.vision_processors import load_processor
 from tests.interp.tiny_vision import HEADS, IMAGE, LAYERS, NAMES, TEMPLATE, Tiny, loaded, picture, tiny_vision
@@ -370,7 +377,7 @@ def test_questions_on_pictures_in_any_order(name):
     def slope(batches):
         factors = torch.ones(model.n_layers, model.n_heads, requires_grad=True)
         with torch.enable_grad(), frozen(model), factors_applied(model, factors):
-            logits = torch.cat([gradient_logits(model, batch) for batch in batches])
+            logits = torch.cat([in_order([*logits_by_batch(model, batch, len(batch))]) for batch in batches])
             return torch.autograd.grad(logits.log_softmax(-1)[:, 7].sum(), factors)[0]
 
     slow = slope([[p] for p in mixed])
