@@ -164,6 +164,12 @@ def _as_read_back(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(settings), default=str))
 
 
+def count_left(n_items: int, directory: Path | None, batch_size: int) -> int:
+    """How many of the items of :func:`run_batches` have no part file in ``directory`` (None: all of them)."""
+    n_kept = 0 if directory is None else len(list((directory / "parts").glob("part-*.safetensors")))
+    return n_items - min(n_items, n_kept * batch_size)
+
+
 class _Parts:
     def __init__(self, directory: Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.folder = directory / "parts"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from probes.cli_scenes import Decisions, MaxLeak
 from probes.cli_study import (
@@ -21,6 +20,7 @@ from probes.cli_study import (
     Shown,
     Study,
     print_result,
+    say,
 )
 from probes.cli_visual import Annotations, AnswerCases, Cases, Images, Levels, Memory, Missing, WhereMissing
 
@@ -154,8 +154,7 @@ def modulate(
         decisions=decisions,
         max_leak=max_leak,
     )
-    for warning in material.warnings:
-        _say(f"warning: {warning}")
+    say(*(f"warning: {warning}" for warning in material.warnings))
     if export is not None:
         if each_level:
             raise typer.BadParameter("one model holds one edit: leave out --each-level", param_hint="--export")
@@ -179,7 +178,7 @@ def modulate(
             title="Modulation of visual heads" if material.is_visual else "Modulation of heads",
             batch_size=batch_size,
             memory_mib=memory,
-            say=_say,
+            say=say,
             **(study.keeping() | {"origin": material.origin()}),
         )
         if export is not None and found.gains_on_validation:
@@ -201,9 +200,9 @@ def modulate(
     print_result(found.statement(), tables, [out], as_json)
     if export is not None:
         if found.gains_on_validation:
-            _say(f"modulated model: {export}")
+            say(f"modulated model: {export}")
         else:
-            _say("no model was exported: no candidate did better on validation than the model as it is.")
+            say("no model was exported: no candidate did better on validation than the model as it is.")
 
 
 def _settings(
@@ -227,7 +226,3 @@ def _require_place(export: Path, out: Path) -> None:
     report = out.resolve()
     if export.resolve() in (report, *report.parents, *(report / name for name in ("edit", "edits", "parts"))):
         raise ValueError(f"--export {export} would hold files of the report in --out {out}. Give another directory.")
-
-
-def _say(sentence: str) -> None:
-    Console(stderr=True).print(sentence, soft_wrap=True, markup=False, highlight=False, emoji=False)

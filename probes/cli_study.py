@@ -136,11 +136,15 @@ def load_model(model: str, dtype: str, device: str | None) -> Model:
     return interp.load(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device)
 
 
+def say(*sentences: str) -> None:
+    """Sentences on stderr, a line each, as they are."""
+    for sentence in sentences:
+        Console(stderr=True).print(sentence, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
 def say_where(*folders: Path) -> None:
     """Name the reports on stderr."""
-    for folder in folders:
-        path = folder / "report.html"
-        Console(stderr=True).print(f"report: {path}", soft_wrap=True, markup=False, emoji=False, highlight=False)
+    say(*(f"report: {folder / 'report.html'}" for folder in folders))
 
 
 def print_result(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from probes.cli_scenes import Decisions, Kind, Level, MaxLeak
 from probes.cli_study import (
@@ -24,6 +23,7 @@ from probes.cli_study import (
     Shown,
     Study,
     print_result,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _of_folder(
     from probes.pair_prompts import in_words
 
     pairs, left_out = used_pairs(folder, decisions, max_leak)
-    _warn(*left_out)
+    say(*left_out)
     asked = [(pair, in_words(pair)) for pair in pairs]
     found = [p for p, q in asked if all(value in (None, getattr(q, key)) for key, value in wanted.items())][:n]
     if not found:
@@ -163,13 +163,8 @@ def _concepts(pairs: Sequence[PicturePair], given: Sequence[str]) -> dict[str, s
         )
         if len(lacking) == len(pairs):
             raise ValueError(said)
-        _warn(f"{said} They are left out.")
+        say(f"{said} They are left out.")
     return {name: found[0] for name, found in words.items() if found} or None
-
-
-def _warn(*sentences: str) -> None:
-    for sentence in sentences:
-        Console(stderr=True).print(sentence, soft_wrap=True, markup=False, emoji=False)
 
 
 def _drawn(name: str, n: int, wanted: Wanted, difficulty: str, pixels: int | None, seed: int):

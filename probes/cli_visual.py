@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from probes.cli_scenes import Decisions, Level, MaxLeak
 from probes.cli_study import (
@@ -21,6 +20,7 @@ from probes.cli_study import (
     Shown,
     Study,
     print_result,
+    say,
 )
 
 
@@ -141,8 +141,7 @@ def visual_heads(
         decisions=decisions,
         max_leak=max_leak,
     )
-    for warning in source.warnings:
-        _say(f"warning: {warning}")
+    say(*(f"warning: {warning}" for warning in source.warnings))
     wanted = [s.value.replace("-", "_") for s in score] if score else SCORES
     heads = study.run(
         lambda loaded: rank_visual_heads(
@@ -153,7 +152,7 @@ def visual_heads(
             scores=wanted,
             batch_size=batch_size,
             memory_mib=memory,
-            say=_say,
+            say=say,
             **(study.keeping() | {"origin": source.origin()}),
         ),
         str(source),
@@ -235,8 +234,7 @@ def visual_levels(
         decisions=decisions,
         max_leak=max_leak,
     )
-    for warning in source.warnings:
-        _say(f"warning: {warning}")
+    say(*(f"warning: {warning}" for warning in source.warnings))
     found = study.run(
         lambda loaded: study_levels(
             loaded,
@@ -250,7 +248,7 @@ def visual_levels(
             seed=seed,
             batch_size=batch_size,
             memory_mib=memory,
-            say=_say,
+            say=say,
             **(study.keeping() | {"origin": source.origin()}),
         ),
         f"{source}; {len(heads.asked)} others made the ranking",
@@ -262,7 +260,3 @@ def visual_levels(
     if as_json:
         shown.append(Shown("claims", found.tables["Claims"], {}, "Claims"))
     print_result(found.statement, shown, [out], as_json)
-
-
-def _say(sentence: str) -> None:
-    Console(stderr=True).print(sentence, soft_wrap=True, markup=False, emoji=False, highlight=False)

@@ -14,7 +14,7 @@ import pandas as pd
 from interp.model import Model
 from interp.modulation import Factors, random_factors
 from interp.provenance import hash_json
-from interp.work import run_batches
+from interp.work import count_left, run_batches
 from probes.answer_offsets import Offsets, fit_offsets, offsets_of
 from probes.answer_readings import Arrays, ItemSet, Readings, read_answers
 from probes.modulation_candidates import FAMILIES, Candidate, HeadScores, Settings, planned, searched
@@ -105,12 +105,12 @@ class ModulationWork:
     def read(self, step: str, given: ItemSet, tables: Sequence[Factors]) -> Readings:
         """Every item under every table, kept batch by batch."""
         kept = None if self.folder is None else self.folder / step
-        done = 0 if kept is None else len(list((kept / "parts").glob("part-*.safetensors"))) * self.run.batch_size
-        if self.say is not None and done < len(given):
+        left = count_left(len(given), kept, self.run.batch_size)
+        if self.say is not None and left:
             first, began = given.at(range(min(_TIMED, len(given)))), time.perf_counter()
             read_answers(self.model, first, tables[:1], self.width)
-            minutes = (time.perf_counter() - began) / len(first) * (len(given) - done) * len(tables) / 60
-            self.say(f"{step}: {len(given) - done} questions, {len(tables)} tables of factors: about {minutes:.1f} min")
+            minutes = (time.perf_counter() - began) / len(first) * left * len(tables) / 60
+            self.say(f"{step}: {left} questions, {len(tables)} tables of factors: about {minutes:.1f} min")
 
         def score(batch: range) -> Arrays:
             return read_answers(self.model, given.at(batch), tables, self.width)

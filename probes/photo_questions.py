@@ -25,8 +25,10 @@ def photo_pair_examples(
     for pair in pairs:
         options = (pair.answer_before, pair.answer_after)
         kind = "yes_no" if {o.casefold() for o in options} == {YES, NO} else "open"
-        photograph = image_sha256(read_image(pair.before))
-        for when, picture, gold in zip(("before", "after"), (pair.before, pair.after), options, strict=True):
+        pair_pictures = (pair.before, pair.after)
+        hashes = [image_sha256(read_image(picture)) for picture in pair_pictures]
+        photograph = hashes[0]
+        for when, picture, digest, gold in zip(("before", "after"), pair_pictures, hashes, options, strict=True):
             question = Asked(
                 id=f"{pair.name}-{pair.digest[:6]}-{when}",
                 question_text=pair.question,
@@ -37,6 +39,6 @@ def photo_pair_examples(
                 image_id=f"photo-{photograph[:10]}",
                 image_sha256=photograph,
             )
-            asked.setdefault((image_sha256(read_image(picture)), pair.question, gold, *sorted(options)), question)
+            asked.setdefault((digest, pair.question, gold, *sorted(options)), question)
             pictures[question.id] = picture
     return visual_examples(model, [*asked.values()], lambda q: pictures[q.id], instruction, cases)

@@ -64,6 +64,11 @@ class HeadTraces:
         """Patched minus unpatched, after the edit: above 0 the head brings the answer before the edit back."""
         return self.values - self.corrupt[:, None, None]
 
+    @property
+    def control_change(self) -> Float[np.ndarray, "example layer head"] | None:
+        """The same by the unrelated picture, NaN for pairs without one; None where there was no control."""
+        return None if self.control is None else self.control.astype(np.float64) - self.corrupt[:, None, None]
+
     def to_frame(self) -> pd.DataFrame:
         """A row for each head, the largest mean change first, with 95 % bootstrap intervals over the ``n`` pairs.
 
@@ -82,8 +87,7 @@ class HeadTraces:
             **self._shares(change),
             "q": benjamini_hochberg(sign_flip_p(change, n_resamples=n_flips)).ravel(),
         }
-        if self.control is not None:
-            at_random = self.control.astype(np.float64) - self.corrupt[:, None, None]
+        if (at_random := self.control_change) is not None:
             known = np.isfinite(at_random).all(axis=(1, 2))
             columns |= {"n_control": int(known.sum()), **_columns("control", at_random[known])}
             columns |= _columns("beyond_control", (change - at_random)[known])
@@ -93,11 +97,10 @@ class HeadTraces:
     def plot(self) -> go.Figure:
         """Mean change by layer and head, beside that by unrelated pictures, on one scale."""
         means = {"picture before the edit": self.change.mean(axis=0)}
-        if self.control is not None:
-            known = np.isfinite(self.control).all(axis=(1, 2))
+        if (at_random := self.control_change) is not None:
+            known = np.isfinite(at_random).all(axis=(1, 2))
             if known.any():
-                at_random = self.control[known] - self.corrupt[known, None, None]
-                means["unrelated picture"] = at_random.mean(axis=0)
+                means["unrelated picture"] = at_random[known].mean(axis=0)
         return heads_by_level(means, unit=f"change of {_METRIC}")
 
     def statement(self, frame: pd.DataFrame | None = None) -> str:

@@ -17,7 +17,7 @@ from interp.model import Model
 from interp.prompts import Prompt
 from interp.readings import scan_readings
 from interp.scan import Positions, span_length
-from interp.work import run_batches
+from interp.work import count_left, run_batches
 from probes.head_effects import check_once
 from probes.runs import Run
 from probes.visual_prompts import NO, YES, VisualExample
@@ -161,23 +161,21 @@ def say_how_long(
     Nothing is said, or run, where no work is left.
     """
     told, total = [], 0.0
-    if left := _left(examples, run, folder, "clean"):
+
+    def count(name: str) -> int:
+        return count_left(len(examples), None if folder is None else folder / name, run.batch_size)
+
+    if left := count("clean"):
         each = n_plain * _seconds_each(lambda batch: read_clean(model, batch), examples)
         told.append(f"{left} questions unedited, {each:.2g} s each")
         total += left * each
-    if left := _left(examples, run, folder, step):
+    if left := count(step):
         score, what = trial()
         each = _seconds_each(score, examples)
         told.append(f"{left} questions x {what}, {each:.2g} s a question")
         total += left * each
     if told:
         say(f"{'; '.join(told)}: about {duration(total)}{' in all' if len(told) > 1 else ''}")
-
-
-def _left(examples: Sequence[VisualExample], run: Run, folder: Path | None, step: str) -> int:
-    """How many examples have no part file of a step."""
-    n_kept = 0 if folder is None else len(list((folder / step / "parts").glob("part-*.safetensors")))
-    return len(examples) - min(len(examples), n_kept * run.batch_size)
 
 
 def _seconds_each(score: Callable[[Sequence[VisualExample]], Arrays], examples: Sequence[VisualExample]) -> float:
