@@ -206,7 +206,14 @@ class Evaluation:
             say=print,
             **self.keep("levels"),
         )
-        tables = dict(found.tables)
+        sets = found.tables["Sets of heads"].set_index(["source", "score"])["heads"].str.split(", ").map(set)
+        chance = self.size.k**2 / (self.model.n_layers * self.model.n_heads)
+        shared = [
+            {"level": level, "first": self.size.k, "shared": len(set.intersection(*sets[level])), "by_chance": chance}
+            for level in sets.index.unique("source")
+            if len(sets[level]) == 2
+        ]
+        tables = {**found.tables, "Heads among the first by S+ and by S−": pd.DataFrame(shared)}
         if self.size.planted:
             names = ", ".join(f"L{layer}H{head}" for layer, head in self.size.planted)
             tables[f"Within and between levels, {names} counted last (training began them as a search)"] = (

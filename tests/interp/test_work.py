@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from interp.work import OtherRunError, clear_parts, prepare_directory, run_batches, write_atomically
+from interp.work import OtherRunError, clear_parts, count_left, prepare_directory, run_batches, write_atomically
 
 ITEMS = list(range(11))
 
@@ -225,3 +225,13 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
     (tmp_path / "parts").mkdir()
     with FileLock(tmp_path / "parts" / "lock"), pytest.raises(OtherRunError, match="another process is working in"):
         run_batches([1, 2], lambda batch: {"x": np.array(batch)}, batch_size=1, directory=tmp_path)
+
+
+def test_what_is_left_to_do(tmp_path):
+    """By the part files, of which the last may be short; a folder that is not there yet has none."""
+    items = list(range(7))
+    assert count_left(7, None, 3) == count_left(7, tmp_path / "none", 3) == 7
+    run_batches(items, lambda batch: {"x": np.array(batch)}, batch_size=3, directory=tmp_path, settings={})
+    assert count_left(7, tmp_path, 3) == 0
+    (tmp_path / "parts" / "part-00002.safetensors").unlink()
+    assert count_left(7, tmp_path, 3) == 1
