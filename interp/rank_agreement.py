@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from interp.door import as_integer, as_items, as_numbers, as_real
 from interp.statistics import CONFIDENCE, N_BOOTSTRAP, SEED, Estimate
 
 _NEARLY_ONE = 1 - 1e-12  # Fisher's z of a correlation of 1 is infinite
@@ -33,7 +34,13 @@ def paired_bootstrap_means(
 
     Cost: `n_resamples` times the examples and cells in float64.
     """
-    rng = np.random.default_rng(seed)
+    a, b = as_numbers(a, "a"), as_numbers(b, "b")
+    ids_a, ids_b = as_items(ids_a, "ids_a"), as_items(ids_b, "ids_b")
+    if [len(a), len(b)] != [len(ids_a), len(ids_b)]:
+        raise ValueError(
+            f"{len(a)} and {len(b)} examples have {len(ids_a)} and {len(ids_b)} ids; expected one for each."
+        )
+    n_resamples, rng = as_integer(n_resamples, "n_resamples", 1), np.random.default_rng(as_integer(seed, "seed", 0))
     common = set(ids_a) & set(ids_b)
     groups = [[i for i in dict.fromkeys((*ids_a, *ids_b)) if i in common]]
     groups += [[i for i in dict.fromkeys(ids) if i not in common] for ids in (ids_a, ids_b)]
@@ -45,7 +52,7 @@ def paired_bootstrap_means(
     means = []
     for array, ids in ((a, ids_a), (b, ids_b)):
         weights = np.stack([drawn[i] for i in ids], axis=1).astype(np.float64)  # [draw, example]
-        cells = np.asarray(array, dtype=np.float64).reshape(len(array), -1)
+        cells = array.reshape(len(array), -1)
         means.append(weights @ cells / weights.sum(axis=1, keepdims=True))
     return means[0], means[1]
 
@@ -53,7 +60,7 @@ def paired_bootstrap_means(
 def correlation_by_row(a: Float[np.ndarray, "row cell"], b: Float[np.ndarray, "row cell"]) -> Float[np.ndarray, " row"]:
     """Pearson's correlation of the rows with the same number; NaN where a row is constant. One of them may have a
     single row."""
-    a, b = (x - x.mean(axis=-1, keepdims=True) for x in (np.asarray(a, np.float64), np.asarray(b, np.float64)))
+    a, b = (x - x.mean(axis=-1, keepdims=True) for x in (as_numbers(a, "a"), as_numbers(b, "b")))
     norm = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
     size = max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0))
     known = norm > 1e-14 * size**2
@@ -62,7 +69,7 @@ def correlation_by_row(a: Float[np.ndarray, "row cell"], b: Float[np.ndarray, "r
 
 def ranks(values: Float[np.ndarray, "... cell"]) -> Float[np.ndarray, "... cell"]:
     """1 for the highest value; equal values share their mean rank."""
-    return stats.rankdata(-np.asarray(values, np.float64), axis=-1)
+    return stats.rankdata(-as_numbers(values, "values"), axis=-1)
 
 
 def around(value: float, draws: Float[np.ndarray, " draw"]) -> Estimate:
@@ -74,6 +81,7 @@ def around(value: float, draws: Float[np.ndarray, " draw"]) -> Estimate:
     Misleads: it says what other *examples* would give, not other heads, and not the correlation without noise.
     Source: Fisher (1915), Biometrika 10; Efron and Tibshirani (1993), ch. 13.
     """
+    value, draws = float(as_numbers(value, "value", 0)), as_numbers(draws, "draws", 1)
     known = draws[np.isfinite(draws)]
     if not np.isfinite(value) or 2 * len(known) < len(draws) or len(known) < 2:
         return Estimate(value, np.nan, np.nan)
@@ -89,6 +97,7 @@ def shift_q(change: Float[np.ndarray, " cell"], draws: Float[np.ndarray, "draw c
     1 for a cell that changes neither here nor in any draw, NaN for fewer than 2 examples, and never below one in the
     number of draws, on which the deviation rests.
     """
+    change, draws, n = as_numbers(change, "change", 1), as_numbers(draws, "draws", 2), as_integer(n, "n", 0)
     if n < 2:
         return np.full(change.shape, np.nan)
     spread = draws.std(axis=0)
@@ -97,7 +106,6 @@ def shift_q(change: Float[np.ndarray, " cell"], draws: Float[np.ndarray, "draw c
     return np.maximum(stats.false_discovery_control(2 * stats.t.sf(t, n - 1), method="bh"), 1 / (len(draws) + 1))
 
 
-@lru_cache(maxsize=32)
 def rank_biased_overlap_by_chance(
     n: int, p: float = 0.9, n_permutations: int = N_BOOTSTRAP, seed: int = SEED
 ) -> Float[np.ndarray, " permutation"]:
@@ -106,6 +114,12 @@ def rank_biased_overlap_by_chance(
     Only one order needs to be random. The share of items that the first d of both have is counted at once: an item
     is common from the later of its two places on.
     """
+    n, p = as_integer(n, "n", 1), as_real(p, "p")
+    return _overlaps_by_chance(n, p, as_integer(n_permutations, "n_permutations", 1), as_integer(seed, "seed", 0))
+
+
+@lru_cache(maxsize=32)
+def _overlaps_by_chance(n: int, p: float, n_permutations: int, seed: int) -> Float[np.ndarray, " permutation"]:
     rng = np.random.default_rng(seed)
     places = np.arange(n)
     weights = p ** np.arange(1, n + 1)

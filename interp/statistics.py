@@ -1,7 +1,7 @@
 """Statistics of per-example scores: intervals, shares, sign-flip tests, false discovery rate, agreement of rankings.
 
-Every function takes plain numpy arrays with the examples on axis 0 and treats each remaining cell (a head)
-on its own. scipy does the resampling; all results are a pure function of the arguments and `seed`.
+Every function takes numbers in any array, list or column, with the examples on axis 0, counts in float64, and treats each
+remaining cell (a head) on its own. scipy does the resampling; all results are a pure function of the arguments and `seed`.
 
 How it is fast: a bootstrap mean is a weighted mean whose weights are the counts of the drawn examples, and a
 sign-flipped mean is one whose weights are +1 and -1. So scipy resamples a single vector (indices, or signs),
@@ -11,11 +11,13 @@ of two heads are correlated.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
+
+from interp.door import as_integer, as_items, as_numbers, as_real
 
 CONFIDENCE, N_BOOTSTRAP, SEED = 0.95, 2000, 0  # what rankings use; recorded in their provenance
 
@@ -93,9 +95,8 @@ def mean_interval(
     (1.0, 1.0)
     """
     cells, shape = _as_cells(scores)
-    n = len(cells)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; expected a share between 0 and 1, such as 0.95.")
+    n, n_resamples, seed = len(cells), as_integer(n_resamples, "n_resamples", 1), as_integer(seed, "seed", 0)
+    confidence = _share(confidence, "confidence", 0.95)
 
     def interval(block: np.ndarray) -> np.ndarray:
         def mean_of_draws(draws: np.ndarray, axis: int) -> np.ndarray:  # [batch, n] -> [cell, batch]
@@ -151,14 +152,15 @@ def bootstrap_interval(
     >>> bool(low < 49.5 < high)
     True
     """
-    arrays = tuple(np.asarray(a) for a in arrays)
+    arrays = tuple(_in_full(a, f"array {i}") for i, a in enumerate(arrays))
+    n_resamples, seed = as_integer(n_resamples, "n_resamples", 1), as_integer(seed, "seed", 0)
     if not arrays or len({len(a) for a in arrays}) != 1:
         raise ValueError(f"the arrays have lengths {[len(a) for a in arrays]}; expected one or more of one length.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; expected a share between 0 and 1, such as 0.95.")
+    confidence = _share(confidence, "confidence", 0.95)
     n = len(arrays[0])
     if n == 0:
         raise ValueError("there are no examples; a bootstrap needs at least one to draw from.")
+    groups = None if groups is None else as_items(groups, "groups")
     if groups is not None and len(groups) != n:
         raise ValueError(f"groups names {len(groups)} examples; the arrays have {n}.")
     numbers: dict[Hashable, int] = {}
@@ -204,8 +206,8 @@ def wilson_share(values: Sequence[float] | Float[np.ndarray, " example"], n: int
     >>> f"{wilson_share([True] * 8 + [False] * 2):.2f}"
     '0.80 [0.49, 0.94]'
     """
-    values = np.asarray(values, dtype=np.float64)
-    n = len(values) if n is None else n
+    values = _shares(values, "values")
+    n = len(values) if n is None else as_integer(n, "n", 0)
     if not len(values) or not n:
         return UNKNOWN
     rate, z = float(values.mean()), _z()
@@ -216,14 +218,19 @@ def wilson_share(values: Sequence[float] | Float[np.ndarray, " example"], n: int
 
 
 def paired_share_change(after: Float[np.ndarray, " example"], before: Float[np.ndarray, " example"]) -> Estimate:
-    """Mean of ``after - before`` over the same examples, each from 0 to 1, with its 95 % interval. NaN for none.
+    """Mean of ``after - before`` over the same examples, each from 0 to 1, with its 95 % interval. NaN for none, or NaN.
 
     Wald's interval with one pair added to either side, which keeps its width where all pairs agree; the same formula
     where an example has a mean over several runs.
     Source: Bonett and Price (2012), J. Educ. Behav. Stat. 37.
     """
-    changes = np.asarray(after, np.float64) - np.asarray(before, np.float64)
-    if not len(changes):
+    after, before = _shares(after, "after"), _shares(before, "before")
+    if len(after) != len(before):
+        raise ValueError(
+            f"after has {len(after)} examples and before {len(before)}; expected the same examples in both."
+        )
+    changes = after - before
+    if not np.isfinite(changes).all() or not len(changes):
         return UNKNOWN
     padded = np.array([*changes, 1.0, -1.0])
     half = _z() * padded.std() / np.sqrt(len(padded))
@@ -247,7 +254,7 @@ def sign_flip_p(
     `scipy.stats.permutation_test(permutation_type="samples")`.
     """
     cells, shape = _as_cells(scores)
-    n = len(cells)
+    n, n_resamples, seed = len(cells), as_integer(n_resamples, "n_resamples", 1), as_integer(seed, "seed", 0)
     if n < 2:  # one example: the two flips are equally extreme
         return np.where(np.isfinite(cells).all(axis=0), 1.0 if n else np.nan, np.nan).reshape(shape)
 
@@ -279,7 +286,7 @@ def benjamini_hochberg(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     tests.
     Source: Benjamini and Hochberg (1995), J. R. Stat. Soc. B 57; `scipy.stats.false_discovery_control`.
     """
-    p = np.asarray(p, dtype=np.float64)
+    p = _shares(p, "p", n_axes=None)
     known = ~np.isnan(p)
     q = np.full(p.shape, np.nan)
     if known.any():
@@ -299,6 +306,7 @@ def split_half(scores: Float[np.ndarray, "example ..."], n_splits: int = 50, see
     Source: Spearman (1910) and Brown (1910), Br. J. Psychol. 3.
     """
     cells, _ = _as_cells(scores)
+    n_splits, seed = as_integer(n_splits, "n_splits", 1), as_integer(seed, "seed", 0)
     n, n_cells = cells.shape
     if n < 4 or n_cells < 2 or not np.isfinite(cells).all():
         return SplitHalf(np.nan, np.nan, np.nan, np.nan)
@@ -327,17 +335,17 @@ def rank_biased_overlap(a: Sequence[Hashable], b: Sequence[Hashable], p: float =
     Source: Webber, Moffat and Zobel (2010), ACM TOIS 28(4), Eq. 32, here for two lists of one length without
     ties.
     """
+    a, b = _two_orders(a, b)
     if len(a) != len(b) or not len(a):
         raise ValueError(f"The rankings have {len(a)} and {len(b)} items; expected one length, at least 1.")
     if len(set(a)) < len(a) or len(set(b)) < len(b):
         raise ValueError("A ranking names an item twice; expected each item once.")
-    if not 0 < p < 1:
-        raise ValueError(f"p is {p}; expected a persistence between 0 and 1, such as 0.9.")
+    p = _share(p, "p", 0.9, "persistence")
     seen_a, seen_b, common, weighted = set(), set(), 0, 0.0
     for depth, (x, y) in enumerate(zip(a, b, strict=True), start=1):
         seen_a.add(x)
         seen_b.add(y)
-        common += (x in seen_b) + (y in seen_a and x != y)
+        common += int(x in seen_b) + int(y in seen_a and x != y)
         weighted += common / depth * p**depth
     return common / len(a) * p ** len(a) + (1 - p) / p * weighted
 
@@ -347,11 +355,15 @@ def top_k_overlap(a: Sequence[Hashable], b: Sequence[Hashable], k: int, populati
 
     `expected = k * k / population`; p is the hypergeometric probability of at least this overlap.
     """
+    a, b = _two_orders(a, b)
+    k, population = as_integer(k, "k"), as_integer(population, "population")
     if not 1 <= k <= min(len(a), len(b), population):
         raise ValueError(
             f"k is {k}; expected 1 to {min(len(a), len(b), population)}: the rankings have {len(a)} and "
             f"{len(b)} items, the population {population}."
         )
+    if len(set(a[:k])) < k or len(set(b[:k])) < k:
+        raise ValueError("A ranking names an item twice; expected each item once.")
     count = len(set(a[:k]) & set(b[:k]))
     p = float(stats.hypergeom.sf(count - 1, population, k, k))
     return TopKOverlap(count, count / k, k * k / population, p)
@@ -364,11 +376,45 @@ def _z() -> float:
 
 def _as_cells(scores: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """[example, ...] as float64 [example, cell], and the shape `...`."""
-    scores = np.asarray(scores)
+    scores = as_numbers(scores, "scores")
     if scores.ndim < 1:
         raise ValueError(f"scores is a single number ({scores}); expected an array with the examples on axis 0.")
     shape = scores.shape[1:]
-    return scores.reshape(len(scores), int(np.prod(shape))).astype(np.float64), shape
+    return scores.reshape(len(scores), int(np.prod(shape))), shape
+
+
+def _in_full(values: Any, name: str) -> np.ndarray:
+    """An array for a statistic of the caller's: numbers in float64, but masks and labels as they are."""
+    array = values if isinstance(values, np.ndarray) and values.dtype.kind in "bOUS" else None
+    array = as_numbers(values, name) if array is None else array
+    if array.ndim < 1:
+        raise ValueError(f"{name} is a single number ({array}); expected an array with the examples on axis 0.")
+    return array
+
+
+def _share(value: float, name: str, example: float, noun: str = "share") -> float:
+    value = as_real(value, name)
+    if not 0 < value < 1:
+        raise ValueError(f"{name} is {value}; expected a {noun} between 0 and 1, such as {example}.")
+    return value
+
+
+def _shares(values: Any, name: str, n_axes: int | None = 1) -> np.ndarray:
+    values = as_numbers(values, name, n_axes)
+    if ((values < 0) | (values > 1)).any():
+        raise ValueError(f"{name} goes from {np.nanmin(values)} to {np.nanmax(values)}; expected values from 0 to 1.")
+    return values
+
+
+def _two_orders(a: Sequence[Hashable], b: Sequence[Hashable]) -> tuple[list[Hashable], list[Hashable]]:
+    """Both orders in Python's own values; heads by number in one and by label in the other would share nothing."""
+    a, b = as_items(a, "the first ranking"), as_items(b, "the second ranking")
+    kinds = [{"a number" if isinstance(i, int | float) else type(i).__name__ for i in items} for items in (a, b)]
+    if a and b and not kinds[0] & kinds[1]:
+        raise TypeError(
+            f"one ranking has items such as {a[0]!r}, the other such as {b[0]!r}; expected one kind of item."
+        )
+    return a, b
 
 
 def _in_blocks(function: Callable[[np.ndarray], np.ndarray], cells: np.ndarray, width: int, n_outputs: int):
