@@ -1,9 +1,9 @@
 """The public door: what a caller hands over, made into what a function works on, or refused in a sentence.
 
-``@public`` reads the annotations that a public function has anyway. numpy's numbers become Python's, a generator becomes a
-list, a path under ``~`` is expanded; another type is a ``TypeError`` that names the argument, what was given, and how the
-right thing is made (``made_by``). So a rule is written once, and a function gets it by being annotated. What only
-the function can know (is this head in the model?) is its own affair.
+``@public`` reads the annotations that a public function has anyway. numpy's numbers become Python's, a generator
+becomes a list, a path under ``~`` is expanded; another type is a ``TypeError`` that names the argument, what was given,
+and how the right thing is made (``made_by``). So a rule is written once, and a function gets it by being annotated.
+What only the function can know (is this head in the model?) is its own affair.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import math
 import os
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from interp.plain_values import described
 
 _Public = TypeVar("_Public", bound=Callable[..., Any])
 _LEAST = {"seed": 0, "batch_size": 1, "n_views": 0, "check": 0, "n_bins": 1, "n_halves": 1, "n_permutations": 1}
@@ -87,7 +89,7 @@ def _resolved(annotation: Any, names: Mapping[str, Any]) -> Any:
 
 
 class _Names(dict):
-    """The names in a function's annotations; those that it imports for type checkers alone are found by their import."""
+    """The names in a function's annotations, also those that its module imports for type checkers alone."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -122,7 +124,7 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     except _OtherType as error:
         where = f"{name}{error.args[0]}" if error.args else name
         found = error.args[1] if error.args else value
-        raise TypeError(f"{where} is {_described(found)}; expected {_expected(kind)}.") from None
+        raise TypeError(f"{where} is {described(found)}; expected {_expected(kind)}.") from None
     if name in _LEAST and isinstance(made, int) and made < _LEAST[name]:
         raise ValueError(f"{name}={made}; expected {_LEAST[name]} or more.")
     return made
@@ -271,73 +273,6 @@ def _expected(kind: Any) -> str:
     name = getattr(kind, "__name__", str(kind))
     made = getattr(kind, "__made_by__", "")
     return f"{'an' if name[:1] in 'AEIOU' else 'a'} {name}{f' (made by {made})' if made else ''}"
-
-
-def _described(value: Any) -> str:
-    """What was given, in few words."""
-    if value is None or isinstance(value, bool | np.bool_):
-        return str(value)
-    kind = type(value).__name__
-    name = f"{'an' if kind[:1] in 'AEIOUaeiou' else 'a'} {kind}"
-    if isinstance(value, str | bytes | int | float | np.generic):
-        shown = repr(value)
-        return f"{name}, {shown if len(shown) <= 60 else shown[:57] + '...'}"
-    return f"{name} of {len(value)}" if isinstance(value, list | tuple | dict | set) else name
-
-
-def as_numbers(values: Any, name: str, n_axes: int | None = None) -> np.ndarray:
-    """Numbers in any array, list or column, as float64: no small type rounds, and no unsigned one wraps. What is missing
-    (NaN, None, pandas' NA, a masked cell) is NaN; a text is refused, also one of digits."""
-    if isinstance(values, Tensor):
-        values = values.detach().to("cpu", torch.float64 if values.is_floating_point() else values.dtype).numpy()
-    elif isinstance(values, np.ma.MaskedArray):
-        values = values.astype(np.float64).filled(np.nan)
-    elif isinstance(values, Iterator | range):
-        values = list(values)
-    if isinstance(values, list | tuple) and any(isinstance(v, Tensor) for v in values):
-        values = [v.tolist() if isinstance(v, Tensor) else v for v in values]
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind == "O" and all(map(_is_number_or_missing, array.ravel())):
-            flat = [np.nan if _is_missing(v) else float(v) for v in array.ravel()]
-            array = np.array(flat, dtype=np.float64).reshape(array.shape)
-    except ValueError:  # rows of different lengths
-        array = np.array("")
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} is {_described(values)}; expected numbers, in a list or an array of one shape.")
-    if n_axes is not None and array.ndim != n_axes:
-        raise ValueError(f"{name} has the shape {array.shape}; expected {n_axes} axis or axes.")
-    return np.array(array, dtype=np.float64, order="C")  # sums do not depend on how it lay in memory
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or type(value).__name__ in ("NAType", "NaTType")
-
-
-def _is_number_or_missing(value: Any) -> bool:
-    return (
-        _is_missing(value)
-        and type(value).__name__ != "NaTType"
-        or isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating)
-    )
-
-
-def as_items(values: Any, name: str) -> list[Hashable]:
-    """The items of an order, as Python's own values, so that equal ones are equal whatever array they came in."""
-    if isinstance(values, Mapping | set | frozenset) or not isinstance(values, Iterable) or hasattr(values, "columns"):
-        raise TypeError(f"{name} is {_described(values)}; expected a list of items in their order.")
-    values = values.tolist() if hasattr(values, "tolist") else list(values)
-    items = [_item(v) for v in values] if isinstance(values, list) else [_item(values)]
-    if any(isinstance(v, float) and math.isnan(v) for v in items):
-        raise ValueError(f"{name} has NaN among its items, which is equal to nothing; leave it out.")
-    return items
-
-
-def _item(value: Any) -> Hashable:
-    if isinstance(value, np.floating):
-        return float(value)  # long doubles have no other Python value
-    value = value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
-    return tuple(map(_item, value)) if isinstance(value, list | tuple) else value
 
 
 def as_integer(value: Any, name: str, least: int | None = None) -> int:

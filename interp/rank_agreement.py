@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from interp.door import as_integer, as_items, as_numbers, as_real
+from interp.door import as_integer, as_real
+from interp.plain_values import as_items, as_numbers
 from interp.statistics import CONFIDENCE, N_BOOTSTRAP, SEED, Estimate
 
 _NEARLY_ONE = 1 - 1e-12  # Fisher's z of a correlation of 1 is infinite

@@ -1,7 +1,8 @@
 """Statistics of per-example scores: intervals, shares, sign-flip tests, false discovery rate, agreement of rankings.
 
-Every function takes numbers in any array, list or column, with the examples on axis 0, counts in float64, and treats each
-remaining cell (a head) on its own. scipy does the resampling; all results are a pure function of the arguments and `seed`.
+Every function takes numbers in any array, list or column, with the examples on axis 0, counts in float64, and
+treats each remaining cell (a head) on its own. scipy does the resampling; all results are a pure function of the
+arguments and `seed`.
 
 How it is fast: a bootstrap mean is a weighted mean whose weights are the counts of the drawn examples, and a
 sign-flipped mean is one whose weights are +1 and -1. So scipy resamples a single vector (indices, or signs),
@@ -17,7 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from interp.door import as_integer, as_items, as_numbers, as_real
+from interp.door import as_integer, as_real
+from interp.plain_values import as_items, as_numbers
 
 CONFIDENCE, N_BOOTSTRAP, SEED = 0.95, 2000, 0  # what rankings use; recorded in their provenance
 
@@ -218,7 +220,9 @@ def wilson_share(values: Sequence[float] | Float[np.ndarray, " example"], n: int
 
 
 def paired_share_change(after: Float[np.ndarray, " example"], before: Float[np.ndarray, " example"]) -> Estimate:
-    """Mean of ``after - before`` over the same examples, each from 0 to 1, with its 95 % interval. NaN for none, or NaN.
+    """Mean of ``after - before`` over the same examples, each from 0 to 1, with its 95 % interval.
+
+    NaN for none, or where one is NaN.
 
     Wald's interval with one pair added to either side, which keeps its width where all pairs agree; the same formula
     where an example has a mean over several runs.

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # A module imports only from modules to its left: shared ground, then load -> prompts -> capture -> scan -> ranking ->
 # report and storage. A new module gets its place here.
 INTERP = [
+    "plain_values",
     "door",
     "provenance",
     "components",

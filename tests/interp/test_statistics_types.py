@@ -14,6 +14,7 @@ SHARES = (RNG.integers(0, 2, 24)).astype(float)  # 0 and 1: exact in every type
 SCORES = RNG.integers(0, 9, (24, 3)).astype(float)  # whole and small: exact in every type, and not negative
 INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 FLOATS = [np.float16, np.float32, np.float64, np.longdouble]
+TORCH = (torch.float16, torch.bfloat16, torch.float32, torch.int8, torch.uint8)
 AS = {
     "list": lambda x: x.tolist(),
     "tuple": lambda x: tuple(x.tolist()),
@@ -111,7 +112,10 @@ def slow_overlap(a: list, b: list, p: float) -> float:
 @pytest.mark.parametrize("second", ["list", "int32", "tensor"])
 def test_orders_of_every_type_overlap_the_same(first, second):
     a, b = ORDER.tolist(), OTHER.tolist()
-    given = lambda: (ORDERS[first](ORDER), ORDERS[second](OTHER))
+
+    def given():
+        return ORDERS[first](ORDER), ORDERS[second](OTHER)
+
     assert statistics.rank_biased_overlap(*given(), np.float64(0.9)) == pytest.approx(
         slow_overlap(a, b, 0.9), abs=1e-12
     )
@@ -139,7 +143,7 @@ def test_orders_without_meaning_are_refused():
     with pytest.raises(ValueError, match="twice"):
         statistics.top_k_overlap([1, 1, 2], [1, 2, 3], 2, 5)
     for k in (True, 2.0, "2", np.array([1, 2])):
-        with pytest.raises(TypeError, match="k is .* whole number"):
+        with pytest.raises(TypeError, match=r"k is .* whole number"):
             statistics.top_k_overlap([1, 2, 3], [1, 2, 3], k, 5)
 
 
@@ -173,7 +177,7 @@ def test_numbers_that_have_no_meaning_are_refused():
     with pytest.raises(ValueError, match="ids; expected one for each"):
         rank_agreement.paired_bootstrap_means(SCORES, SCORES, range(24), range(23))
     for given in ({"seed": -1}, {"n_resamples": 0}):
-        with pytest.raises(ValueError, match="expected [01] or more"):
+        with pytest.raises(ValueError, match=r"expected [01] or more"):
             statistics.sign_flip_p(SCORES, **given)
     assert (rank_agreement.rank_biased_overlap_by_chance(np.int8(120), n_permutations=np.int64(3)) > 0).all()
 
