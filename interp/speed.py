@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from interp.gguf import read_provenance
+from interp.conversions import read_provenance
 
 BATCH, LENGTH = 4, 60  # tokens of a shipped yes/no question in a chat template (57 on average), padded
 _OVERHEAD = 1.2
@@ -120,7 +120,7 @@ def measure_speed(model: PreTrainedModel | None = None, name: str = "") -> Speed
 
 def read_shape(directory: Path, name: str) -> ModelShape | None:
     """The shape of a converted text model, from its files alone; None for what is no text model, or not whole."""
-    record = read_provenance(directory)
+    record = read_provenance(directory, by_size=True)
     try:
         config: Mapping[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from interp.gguf import FORMAT_VERSION, PROVENANCE_FILE, sha256_of
+from interp.conversions import PROVENANCE_FILE, sha256_of, write_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,17 +117,15 @@ def assemble(testbed: Testbed, language_model: Path, target: Path) -> None:
     image_tokenizer(language_model).save_pretrained(target)
     for name in ("processor_config.json", "chat_template.jinja"):
         shutil.copyfile(testbed.shipped / name, target / name)
-    record = {
-        "format_version": FORMAT_VERSION,
+    facts = {
         **testbed.facts,
         "language_model": _record_of(language_model),
         "n_parameters": n_parameters,
         "dtype": "float32",
         "converted_with": {package: version(package) for package in ("torch", "transformers")},
         "converted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": {file.name: file.stat().st_size for file in sorted(target.iterdir())},
     }
-    (target / PROVENANCE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(target, facts)
 
 
 def image_tokenizer(language_model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:

@@ -12,8 +12,8 @@ import torch
 
 import interp
 from interp import doctor, installation, sources, speed
+from interp.conversions import write_record
 from interp.doctor import examine
-from interp.gguf import FORMAT_VERSION, PROVENANCE_FILE
 from interp.speed import ModelShape, Speed, Work, measure_speed, read_shape
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -185,9 +185,7 @@ def test_the_shape_of_a_converted_model(tmp_path):
     model.save_pretrained(tmp_path)
     assert read_shape(tmp_path, "tiny") is None  # no record of a conversion
     n_parameters = sum(p.numel() for p in model.parameters())
-    files = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
-    record = {"format_version": FORMAT_VERSION, "n_parameters": n_parameters, "files": files}
-    (tmp_path / PROVENANCE_FILE).write_text(json.dumps(record))
+    write_record(tmp_path, {"n_parameters": n_parameters})
     shape = read_shape(tmp_path, "tiny")
     assert (shape.n_layers, shape.n_heads) == (4, 4)
     assert shape.block_parameters == speed._block_parameters(model) == n_parameters - 2 * 97 * 32

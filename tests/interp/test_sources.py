@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from interp import gguf, sources
+from interp.conversions import write_record
 from interp.sources import SourceError
 
 ROOT = Path(__file__).parents[2]
@@ -57,9 +58,7 @@ def fake_convert(path: Path, target: Path, provenance) -> None:
     target.mkdir(parents=True)
     (target / "config.json").write_text("{}")
     (target / "model.safetensors").write_bytes(path.read_bytes())
-    record = {"format_version": gguf.FORMAT_VERSION, **provenance}
-    record["files"] = {file.name: file.stat().st_size for file in target.iterdir()}
-    (target / gguf.PROVENANCE_FILE).write_text(json.dumps(record))
+    write_record(target, dict(provenance))
 
 
 @pytest.fixture

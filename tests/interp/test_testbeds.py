@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from interp import sources, testbeds
-from interp.gguf import FORMAT_VERSION, PROVENANCE_FILE, read_provenance, sha256_of
+from interp.conversions import FORMAT_VERSION, PROVENANCE_FILE, read_provenance, sha256_of
 from interp.testbeds import TESTBEDS, assemble, check_weights, insert_trained
 from probes.scene_renderer import render
 from probes.scene_splits import scene_split
