@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.complete
 
-.PHONY: demo test lint bench evaluate notebooks docs clean
+.PHONY: demo test lint bench evaluate notebooks docs lock clean
 
+# Threads that wait asleep: on a busy machine spinning ones make every pass several times slower.
+demo: export OMP_WAIT_POLICY = PASSIVE
 demo: $(SETUP)
 	$(BIN)/interp rank negative-attention --model smollm2-135m --data builtin --limit 200 \
 	  --out reports/demo --resume --overwrite
@@ -49,6 +51,12 @@ $(SETUP): pyproject.toml constraints.txt
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[images,notebooks,docs,test]'
 	touch $@
+
+lock:  ## constraints.txt anew: what pip picks today for every extra, in an environment of its own
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --disable-pip-version-check -q -e '.[images,notebooks,docs,test]'
+	{ echo "# Exact versions of everything, made by \`make lock\`. The plain install works without them."; \
+	  build/lock/bin/python -m pip freeze --exclude-editable; } > constraints.txt
 
 clean:
 	rm -rf $(VENV) reports build *.egg-info

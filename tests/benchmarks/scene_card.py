@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.gguf import sha256_of
+from interp.conversions import sha256_of
 from tests.benchmarks.scene_evaluation import log_summary, tabulate, tabulate_forms
 from tests.benchmarks.tables import markdown
 
@@ -21,7 +21,8 @@ def write_card(
     log: Sequence[Mapping[str, Any]],
     weights: str,
 ) -> None:
-    """README.md beside the weights. ``facts``: "name", "what", "data", "training", "limits", "script", paragraphs."""
+    """README.md beside the weights. ``facts``: "name", "what", "data", "training", "limits", "script", paragraphs; and
+    "base_model", a hub id, where there is one."""
     vision, text = model.config.vision_config, model.config.get_text_config()
     n_tower = sum(p.numel() for p in model.model.vision_tower.parameters())
     n_projector = sum(p.numel() for p in model.model.multi_modal_projector.parameters())
@@ -29,6 +30,7 @@ def write_card(
     lines = [
         "---",
         "license: apache-2.0",
+        *([f"base_model: {facts['base_model']}"] if "base_model" in facts else []),
         "library_name: transformers",
         "pipeline_tag: image-text-to-text",
         "---",

@@ -69,6 +69,7 @@ CHAT_TEMPLATE = (
 )
 FACTS = {
     "name": NAME,
+    "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "script": "tests.benchmarks.train_scenes_smollm2",
     "what": "SmolLM2-135M-Instruct (4-bit weights written out in float32, see `interp models`) with eyes: LLaVA's "
     "architecture (transformers' `LlavaForConditionalGeneration`), a small vision tower and projector, and low-rank "

@@ -1,0 +1,1 @@
+"""The questions: one package of studies on top of `interp`, and the command line."""
