@@ -151,7 +151,9 @@ def _forward(
         )
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         raise UnsupportedAttention(f"{type(module).__name__} has an additive attention mask (a position bias)")
-    if attention_mask is None and not getattr(module, "is_causal", True):
+    is_causal = extra.get("is_causal")  # transformers passes the config's word, which stands above the module's
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if attention_mask is None and not is_causal:
         attention_mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
     call = AttentionCall(
         layer=module.layer_idx,

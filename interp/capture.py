@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attention import AttentionCall, attention_handler
+from interp.independence import passes
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -35,13 +36,24 @@ def attention_log_probs(
     logs, -inf where the model masks a whole group (later positions, or outside a sliding window). The softmax's
     normaliser cancels exactly in the difference of two groups of one position each.
 
-    One forward pass. Memory beyond it: the result, and scores of at most ``max_rows`` queries of one layer against
-    all keys. Scores are computed in float32 from the model's own queries and keys, also for bfloat16 models.
+    One forward pass, or as many as are needed for each prompt's own numbers. Memory beyond it: the result, and scores
+    of at most ``max_rows`` queries of one layer against all keys. Scores are computed in float32 from the model's own
+    queries and keys, also for bfloat16 models.
     Raises ``UnsupportedAttention`` for models whose attention transformers' interface does not describe, and
     ``ValueError`` for positions that a prompt does not have.
     """
     _require_positions(prompts, queries, keys)
     model.require_fits(prompts)
+    model.require_attention()
+    results: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for places in passes(model, prompts):
+        part = [[given[i] for i in places] for given in (prompts, queries, keys)]
+        for i, found in zip(places, _log_probs_of_pass(model, *part, max_rows), strict=True):
+            results[i] = found
+    return results
+
+
+def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> list[Tensor]:
     batch = model.inputs(prompts)
     results = [torch.empty(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
 
@@ -57,7 +69,6 @@ def attention_log_probs(
                     log_prob = scores[..., group].logsumexp(-1) - log_z
                     results[i][call.layer, :, start : start + max_rows, g] = log_prob.cpu()
 
-    model.require_attention()
     with torch.no_grad(), attention_handler(model.hf, model.components, look):
         logits = model.hf(**batch.inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
     model.require_finite(logits, list(prompts))  # NaN anywhere before would look like a masked key
@@ -73,13 +84,13 @@ def head_outputs(
     In the model's dtype, on the CPU. Costs one forward pass for each batch; memory [layer, pos, head, d_head].
     """
     model.require_fits(prompts)
-    found: list[Tensor] = []
-    for start in range(0, len(prompts), batch_size):
-        chunk = prompts[start : start + batch_size]
+    found: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for places in passes(model, prompts, batch_size):
+        chunk = [prompts[i] for i in places]
         batch = model.inputs(chunk)
         lengths = [
-            len(p) if last is None else min(last if isinstance(last, int) else last[start + i], len(p))
-            for i, p in enumerate(chunk)
+            len(p) if last is None else min(last if isinstance(last, int) else last[i], len(p))
+            for i, p in zip(places, chunk, strict=True)
         ]
         out = [torch.empty(model.n_layers, n, model.n_heads, model.d_head, dtype=model.dtype) for n in lengths]
 
@@ -92,7 +103,8 @@ def head_outputs(
                 hook = partial(_pass_z, partial(keep, layer))
                 stack.callback(block.out_projection.register_forward_pre_hook(hook).remove)
             model.hf(**batch.inputs, use_cache=False, **model.last_logits_only())
-        found += out
+        for i, z in zip(places, out, strict=True):
+            found[i] = z
     return found
 
 

@@ -3,7 +3,7 @@
 An edit confined to the last m positions leaves everything before them as it was. So the prefix is run once, and the
 last m tokens are run once for each *branch*, as rows of one batch which all read the same cached prefix. A branch
 joins the batch at the first layer that it edits: below that it equals the unedited row, which always is row 0.
-Cost in token-forwards, for N single-head branches over L layers: (S - m) + m (1 + N (L + 1) / 2L), against N S for
+Cost in token-forwards, for N single-head branches over L layers: S + m (1 + N (L + 1) / 2L), against N S for
 a loop. With m = S it is the scan of edits at all positions, at half of the loop's cost.
 
 Masks come from transformers itself (one for each kind of layer), so sliding windows are right; the cached prefix is
@@ -97,12 +97,15 @@ def row_bytes(model: Model, m: int, n_tokens: int, tokens: Sequence[int] | None)
 
 
 def _run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> _Prefix:
+    """From a pass over the whole prompt, cut, so that what goes by the length of a pass (LongRoPE) is the prompt's."""
     cache, base = _Prefix(), model.hf.base_model
-    inputs = prefix_inputs(model, prompt, n_prefix)
+    inputs = prefix_inputs(model, prompt, len(prompt))
     if base is model.hf:
         inputs |= model.last_logits_only()
     with torch.no_grad(), attention_handler(model.hf, model.components, None):
         base(**inputs, past_key_values=cache, use_cache=True)
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[:, :, :n_prefix], layer.values[:, :, :n_prefix]
     cache.frozen = True
     return cache
 

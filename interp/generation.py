@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from interp.independence import lengths_of, passes
+from interp.looks_ahead import any_looks_ahead
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.vision_features import picture_arguments
@@ -36,6 +39,10 @@ def generate(
     ends at the model's end token or after ``max_new_tokens``; ``min_new_tokens`` forbids the end token before.
     Context managers that edit the model act at every step.
 
+    Replies share a batch where that gives each its own (:mod:`interp.independence`). Where what a model computes
+    changes with the length of the text on the way (LongRoPE across its border, dynamic NTK), or it looks ahead, keys
+    and values are not kept: each token is then that of a whole pass over prompt and reply.
+
     ``batch_size`` counts replies. Costs one pass over the prompts, then one short pass for each token of the longest
     reply of a batch; a picture is encoded once. In half precision another batch size may turn a near tie.
 
@@ -47,8 +54,8 @@ def generate(
     jobs = [(i, sample) for i in range(len(prompts)) for sample in range(n_samples)]
     jobs.sort(key=lambda job: len(prompts[job[0]]))  # equal lengths together: less padding
     replies = [[""] * n_samples for _ in prompts]
-    for start in range(0, len(jobs), batch_size):
-        batch = jobs[start : start + batch_size]
+    for places in _batches(model, [prompts[i] for i, _ in jobs], max_new_tokens, batch_size):
+        batch = [jobs[place] for place in places]
         rows = [prompts[i] for i, _ in batch]
         seeds = [_row_seed(seed, prompts[i], sample) for i, sample in batch]
         processor = _Chooser(model, rows, temperature, seeds)
@@ -59,6 +66,31 @@ def generate(
                 tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
     return replies
+
+
+def _batches(model: Model, rows: list[Prompt], max_new_tokens: int, batch_size: int) -> list[list[int]]:
+    """Positions of rows that may grow in one batch: rows whose way of computing changes as they grow stand alone, and
+    where columns are counted only rows of one length are together."""
+    lengths, found = lengths_of(model), []
+    for places in passes(model, rows, batch_size):
+        together: dict[int | None, list[int]] = {}
+        for place in places:
+            n = len(rows[place])
+            if not lengths.is_steady(n, n + max_new_tokens - 1):
+                found.append([place])
+                continue
+            counts = lengths.columns_above is not None and n + max_new_tokens > lengths.columns_above
+            together.setdefault(n if counts else None, []).append(place)
+        found += together.values()
+    return found
+
+
+def _keeps(model: Model, rows: list[Prompt], inputs: dict[str, Any], max_new_tokens: int) -> bool:
+    """Whether keys and values of what was read stay right as the reply grows."""
+    lengths = lengths_of(model)
+    steady = all(lengths.is_steady(len(p), len(p) + max_new_tokens - 1) for p in rows)
+    reads_prefix = "token_type_ids" in inputs  # what is read both ways is told by its types, and a reply is not
+    return steady and (reads_prefix or not any_looks_ahead(model, rows))
 
 
 class _Chooser(LogitsProcessor):
@@ -96,6 +128,7 @@ def _generate_batch(
         min_new_tokens=min_new_tokens,
         eos_token_id=ends or None,
         pad_token_id=pad if pad is not None else (ends or [0])[0],
+        use_cache=_keeps(model, rows, inputs, max_new_tokens),
     )
     generator, pictures = picture_arguments(model, inputs)
     with _without_own_settings(generator):

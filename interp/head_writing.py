@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from interp.attribution import pull_back, pull_back_through_norm
 from interp.edits import Branch, HeadEdit
 from interp.fanout import edit_heads, fan_out_logits, stream_rewritten
+from interp.independence import passes, to_check
 from interp.scan import FanOutDisagreement, Method, ScanResult
 from interp.vision_features import text_from
 
@@ -78,11 +79,12 @@ def write_along(
     vectors = torch.as_tensor(vectors).detach().float().cpu()
     _require(model, prompts, vectors, positions)
     toward = _Toward(model, vectors)
-    found = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
-        found.append(toward.split(_read(model, prompts[part], positions[part])))
-    writing = Writing(*(torch.cat(parts).numpy().astype(np.float32) for parts in zip(*found, strict=True)))
+    found, order = [], []
+    for places in passes(model, prompts, batch_size):
+        found.append(toward.split(_read(model, [prompts[i] for i in places], [positions[i] for i in places])))
+        order += places
+    back = torch.tensor(order).argsort()
+    writing = Writing(*(torch.cat(parts)[back].numpy().astype(np.float32) for parts in zip(*found, strict=True)))
     _require_sums(model, writing, vectors)
     return writing
 
@@ -230,18 +232,17 @@ def scan_projection(
 
 
 def _plan(model: Model, prompts, branches, read, method: Method, check: int) -> tuple[str, str]:
-    """Fan-out or loop, and what was checked: on the first prompt and the longest, where windows bite."""
+    """Fan-out or loop, and what was checked, on prompts of all lengths that matter."""
     if method not in ("auto", "fan-out", "loop"):
         raise ValueError(f"method={method!r}; expected 'auto', 'fan-out' or 'loop'.")
     if method == "loop":
         return "loop", "not needed: this is the reference"
     picks = np.unique(np.linspace(0, len(branches) - 1, check).round().astype(int)) if branches and check else []
     tried = [branches[i] for i in picks]
-    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     errors = []
     try:
         model.require_attention()
-        for i in sorted({0, longest}) if check > 0 else ():
+        for i in to_check(model, prompts) if check > 0 else ():
             fast, slow = (read(prompts[i], tried, how=how) for how in ("fan-out", "loop"))
             errors.append((fast - slow).abs().max().item())
             tolerance = (1e-3 if model.dtype == torch.float32 else 5e-2) * max(1.0, slow.abs().max().item())

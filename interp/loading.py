@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from interp.attention import why_not_supported
 from interp.components import find_components
+from interp.independence import lengths_of, why_attention_differs
+from interp.looks_ahead import text_probe
 from interp.model import Model
+from interp.plain_passes import plain_logits
 from interp.prompts import Prompt
 from interp.sources import BUILTIN, resolve
 from interp.vision_adapters import register_adapter_for, torchvision_not_asked_for
@@ -87,6 +90,8 @@ def load(
     model = Model(name, hf, bridge, tokenizer, components, provenance, processor=processor, encoder=encoder)
     three = Prompt.from_token_ids([1, 1, 1], text_only=True)
     model = replace(model, attention_refusal=why_not_supported(hf, components, model.inputs([three]).inputs))
+    if not model.attention_refusal:
+        model = replace(model, attention_refusal=why_attention_differs(model))
     _check(model)
     return model
 
@@ -233,6 +238,21 @@ def _bridge_tokenizer(tokenizer: Any) -> Any:
     return copied
 
 
+_SHORT = 64  # tokens: on longer texts the bridge is not tried at load
+
+
+def _bridge_error(model: Model, probe: Prompt) -> float | None:
+    """How far the bridge's logits are from the plain model's, if that is more than rounding."""
+    logits = plain_logits(model, probe).cpu()
+    inputs = model.inputs([probe]).inputs
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bridged = model.bridge(inputs.pop("input_ids"), **inputs)[0, -1].float().cpu()
+    error = (bridged - logits).abs().max().item()
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.25
+    return None if error <= tolerance * max(1.0, logits.abs().max().item()) else error
+
+
 def _check(model: Model) -> None:
     missing = [
         hook
@@ -249,14 +269,12 @@ def _check(model: Model) -> None:
     ids = torch.arange(1, 9).remainder(vocabulary)
     ids[ids == (model.image_token_id if model.has_vision else -1)] = 0
     probe = Prompt.from_token_ids(ids.tolist(), id="load check", text_only=True)
-    logits = model.final_logits([probe])[0]
-    inputs = model.inputs([probe]).inputs
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bridged = model.bridge(inputs.pop("input_ids"), **inputs)[0, -1].float().cpu()
-    error = (bridged - logits).abs().max().item()
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.25
-    if error > tolerance * max(1.0, logits.abs().max().item()):
+    model.final_logits([probe])
+    error = _bridge_error(model, probe)
+    for border in lengths_of(model).named:
+        if error is None and border < _SHORT and (model.context_length or _SHORT) > border:
+            error = _bridge_error(model, text_probe(model, border + 1))
+    if error is not None:
         warnings.warn(
             f"{model.name}: TransformerLens's logits differ from transformers' by {error:.3g}. Scans run on "
             "transformers' model and are not affected; work on model.bridge is.",

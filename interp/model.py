@@ -16,11 +16,13 @@ from interp.attention import UnsupportedAttention
 from interp.chat_templates import picture_template
 from interp.components import Components, input_device
 from interp.images import ImageLike
+from interp.pass_lengths import context_length
+from interp.plain_passes import hooks_of
 from interp.prompts import Batch, Prompt, SpanLike
 from interp.provenance import hash_text, hash_weights
 from interp.shared_prefix import in_order, logits_by_batch
 from interp.vision_encoder import ImageEncoder
-from interp.vision_features import sees_both_ways, whole_inputs
+from interp.vision_features import whole_inputs
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -114,8 +116,7 @@ class Model:
     @property
     def context_length(self) -> int | None:
         """The longest prompt in tokens, where the config says so."""
-        config = self.hf.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return context_length(self.hf.config)
 
     @property
     def chat_template(self) -> str | None:
@@ -179,15 +180,10 @@ class Model:
                 rows.append((places, logits.float().cpu()))
         return in_order(rows)
 
-    def may_share_prefix(self) -> bool:
-        """Whether a batch may run as two passes: not for attention of its own kind, nor where it looks ahead."""
-        return not (self.attention_refusal or sees_both_ways(self) or self.counts_rows_and_positions())
-
     def counts_rows_and_positions(self) -> bool:
         """Whether an edit is active that knows rows or positions as those of one plain pass over whole prompts
         (``edit_heads``, a steering of the prompt alone): passes that share a prefix would mislead it."""
-        hooks = (h for m in self.hf.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values()))
-        return any(hasattr(hook, "counts_rows_and_positions") for hook in hooks)
+        return any(hasattr(hook, "counts_rows_and_positions") for _, _, hook in hooks_of(self.hf))
 
     def last_logits_only(self) -> dict[str, int]:
         """The argument that tells transformers to unembed only the last position, where the model takes it."""

@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional as F
 
+from interp.independence import passes
+from interp.looks_ahead import looks_ahead
 from interp.prompts import Prompt
 from interp.statistics import Interval, bootstrap_interval
-from interp.vision_features import sees_both_ways
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -161,14 +162,16 @@ def _nll(
     model: Model, prompts: Sequence[Prompt], n_scored: Int[np.ndarray, " prompt"], batch_size: int
 ) -> Float[np.ndarray, " prompt"]:
     """Nats of the last ``n_scored`` tokens of each prompt, each given all before it."""
-    if sees_both_ways(model) and any(p.image is None for p in prompts):
+    if any(p.image is None for p in prompts) and looks_ahead(model):
         raise ValueError(
             f"{model.name} reads text without a picture both ways, so its tokens are not predicted from those before. "
             "Give prompts with pictures, or another model."
         )
     nll = np.empty(len(prompts))
     for batch in _batches(model, n_scored, batch_size):
-        nll[batch] = _nll_of_batch(model, [prompts[i] for i in batch], n_scored[batch])
+        for places in passes(model, [prompts[i] for i in batch]):
+            chosen = [batch[place] for place in places]
+            nll[chosen] = _nll_of_batch(model, [prompts[i] for i in chosen], n_scored[chosen])
     return nll
 
 

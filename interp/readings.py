@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.edits import Branch
+from interp.independence import to_check
 from interp.metrics import Metric
 from interp.prompts import Prompt
 from interp.scan import Method, Positions, ScanResult, scan
@@ -66,18 +67,17 @@ def scan_readings(
     """What :func:`interp.scan` gives for each metric, one result a metric, read from the same passes.
 
     ``branches``: ``ablate_each_head(...).branches(model)``, or of your own. ``check`` of them are compared with plain
-    passes, by the first metric, on the first and the longest prompt (0: the caller has checked). Costs and errors are
-    those of one scan; ``ValueError`` also for no metrics.
+    passes, by the first metric, on the prompts that :func:`interp.scan` checks (0: the caller has checked). Costs and
+    errors are those of one scan; ``ValueError`` also for no metrics.
     """
     if not metrics:
         raise ValueError("no metrics were given; give at least one.")
     began, prompts, note = time.perf_counter(), list(prompts), ""
     if check > 0 and prompts and branches and method != "loop":
-        longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
         picked = [branches[i] for i in np.unique(np.linspace(0, len(branches) - 1, check).astype(int))]
         tried = scan(
             model,
-            [prompts[i] for i in sorted({0, longest})],
+            [prompts[i] for i in to_check(model, prompts)],
             picked,
             metric=metrics[0],
             positions=positions,

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.fanout import stream_rewritten
+from interp.independence import passes
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -84,8 +85,8 @@ def _stream(
         raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
     model.require_fits(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
+    for places in passes(model, [prompts[i] for i in order], batch_size):
+        indices = [order[place] for place in places]
         states = _read(model, [prompts[i] for i in indices], [positions[i] for i in indices])
         bad = (~torch.isfinite(states)).flatten(2).any(2).nonzero()
         if len(bad):

@@ -18,7 +18,9 @@ from interp.attention import UnsupportedAttention
 from interp.capture import head_outputs, mean_head_outputs
 from interp.edits import Branch, EachHead, HeadEdit
 from interp.fanout import edited, fan_out_logits, unembed_only
+from interp.independence import to_check
 from interp.metrics import LogitDifference, Metric, Probability, measure
+from interp.plain_passes import plain_logits
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -100,7 +102,9 @@ def scan(
         method: ``"auto"`` takes the fan-out, and the loop (one pass for each edit) where the architecture can't; the
             result's ``how`` says which. ``"fan-out"`` raises instead of falling back.
         check: compare this many branches, spread over the layers, and the unedited row against plain passes, on the
-            first and the longest prompt (about 2 + ``check`` passes for each). 0 trusts the caller, who has checked.
+            first, the shortest and the longest prompt, and on the shortest and longest of each side of every length at
+            which the config says that something changes (windows, rotary factors): about 2 + ``check`` passes for each.
+            0 trusts the caller, who has checked.
         memory_mib: about how much memory a chunk of branches may take.
 
     Returns values in the metric's unit, float32, [example, branch]. Cost for N heads, L layers, S tokens:
@@ -247,10 +251,9 @@ class _Branches:
 
 
 def _plan(model, prompts, branches, metric, positions, method, check, memory_mib) -> tuple[str, str]:
-    """Fan-out or loop, and what was checked; decided on the first prompt and the longest, where windows bite."""
+    """Fan-out or loop, and what was checked; decided on prompts of all lengths that matter."""
     if method == "loop":
         return "loop", "not needed: this is the reference"
-    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
     try:
         model.require_attention()
         if model.counts_rows_and_positions():
@@ -259,7 +262,7 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
             )
         errors = [
             _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
-            for i in sorted({0, longest})
+            for i in to_check(model, prompts)
             if check > 0
         ]
         if not errors:
@@ -286,7 +289,7 @@ def _disagreement(model, prompt, branches, positions, metric, check, memory_mib)
     half = model.dtype != torch.float32
     tolerance = (5e-2 if half else 1e-3) * max(1.0, slow.abs().max().item())
     if half:
-        tolerance = max(tolerance, 4 * torch.finfo(model.dtype).eps * model.final_logits([prompt]).abs().max().item())
+        tolerance = max(tolerance, 4 * torch.finfo(model.dtype).eps * plain_logits(model, prompt).abs().max().item())
     if not error <= tolerance:
         raise FanOutDisagreement(
             f"on prompt {prompt.id or prompt.text[:40]!r} ({len(prompt)} tokens) the fan-out differs from plain "

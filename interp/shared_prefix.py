@@ -2,7 +2,8 @@
 
 Questions of one set share the system prompt, the instruction and more: often two thirds of their tokens. A batch runs
 these once, and its own rest, padded on the right, on top of the same keys and values. Padding is after every real
-token, so the causal mask alone hides it, and positions and sliding windows are those of one prompt at a time.
+token, so the causal mask alone hides it, and positions and sliding windows are those of one prompt at a time. Where a
+model does not allow that, or a batch at all, is found out by :mod:`interp.independence`.
 
 The same pass can resume at a layer: while only weights above it change (tuning, head by head), what enters the layer is
 computed once for each prompt.
@@ -20,12 +21,16 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.components import forward_replaced
+from interp.independence import by_side, logits_of_batch, may_share, padded_logits
+from interp.looks_ahead import any_looks_ahead, looks_ahead
+from interp.plain_passes import forget_lengths
 from interp.prompts import Prompt
-from interp.vision_features import prefix_inputs, rest_inputs, sees_both_ways
+from interp.vision_features import prefix_inputs, rest_inputs
 
 if TYPE_CHECKING:
     from interp.model import Model
 
+_TRIED = 8  # prompts on which upper layers are tried at first
 WORTH_SHARING = 8  # tokens in common; fewer are not worth a pass of their own
 
 
@@ -59,9 +64,9 @@ def by_picture(prompts: Sequence[Prompt]) -> list[list[int]]:
 def batches_alike(model: Model, prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
     """Positions of prompts, at most ``batch_size`` a batch: questions about one picture together, if they can share
     the pass over it, then all others in their order."""
-    alone, groups, may_share = [], [], model.may_share_prefix()
+    alone, groups = [], []
     for places in by_picture(prompts):
-        shares = may_share and len(places) > 1 and common_prefix([prompts[i] for i in places]) >= WORTH_SHARING
+        shares = len(places) > 1 and shared_tokens(model, [prompts[i] for i in places]) > 0
         groups += [places] if shares else []
         alone += [] if shares else places
     return [g[at : at + batch_size] for g in (*groups, sorted(alone)) for at in range(0, len(g), batch_size)]
@@ -71,15 +76,20 @@ def logits_by_batch(
     model: Model, prompts: Sequence[Prompt], batch_size: int
 ) -> Iterator[tuple[list[int], Float[Tensor, "example vocabulary"]]]:
     """Logits at each prompt's last position, batch by batch (:func:`batches_alike`, with the batch's positions), as the
-    model gives them. What a batch shares at its beginning is run once, where that is right and worth it."""
-    may_share = model.may_share_prefix()
-    for places in batches_alike(model, prompts, batch_size):
-        batch = [prompts[i] for i in places]
-        if may_share and common_prefix(batch) >= WORTH_SHARING:
-            yield places, answer_logits(model, batch)
-        else:
-            inputs = model.inputs(batch).inputs
-            yield places, model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
+    model gives them: those of each prompt alone, up to rounding (1e-4 in float32). What a batch shares at its beginning
+    is run once, where that is right and worth it."""
+    for alike in by_side(model, prompts):
+        for places in batches_alike(model, [prompts[i] for i in alike], batch_size):
+            batch = [prompts[alike[i]] for i in places]
+            for found, logits in _batch_logits(model, batch, shared_tokens(model, batch), may_pad_right=False):
+                yield [alike[places[i]] for i in found], logits
+
+
+def shared_tokens(model: Model, prompts: Sequence[Prompt], least: int = WORTH_SHARING) -> int:
+    """How many first tokens of a batch are run once for all: none for one prompt, or fewer than ``least``, or where
+    the model does not allow it."""
+    n = common_prefix(prompts) if len(prompts) > 1 else 0
+    return n if n >= max(1, least) and may_share(model, prompts, n) else 0
 
 
 def in_order(rows: Sequence[tuple[list[int], Tensor]]) -> Float[Tensor, "example vocabulary"]:
@@ -91,11 +101,27 @@ def in_order(rows: Sequence[tuple[list[int], Tensor]]) -> Float[Tensor, "example
 def answer_logits(model: Model, prompts: Sequence[Prompt]) -> Float[Tensor, "example vocabulary"]:
     """Logits at each prompt's last position, for one batch, as the model gives them (its dtype, with gradients where
     they are enabled). Equal to one prompt at a time up to rounding (1e-4 in float32)."""
-    n_shared = common_prefix(prompts)
-    if sees_both_ways(model) or (not n_shared and any(p.image is not None for p in prompts)):
-        inputs = model.inputs(prompts).inputs
-        return model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
-    return _run(model, prompts, n_shared, None)
+    _require_no_counting(model)
+    rows = []
+    for places in by_side(model, prompts):
+        batch = [prompts[i] for i in places]
+        may_pad = not any_looks_ahead(model, batch) and all(p.image is None for p in batch)
+        found = _batch_logits(model, batch, shared_tokens(model, batch, 1), may_pad)
+        rows += [([places[i] for i in own], logits) for own, logits in found]
+    return in_order(rows)
+
+
+def _batch_logits(
+    model: Model, batch: Sequence[Prompt], n_shared: int, may_pad_right: bool
+) -> Iterator[tuple[list[int], Float[Tensor, "example vocabulary"]]]:
+    """One batch, whose passes go by one rule of length: in one pass if that is right, or in as many as are needed."""
+    if n_shared or may_pad_right:
+        kind = "with a shared beginning" if n_shared else "padded on the right"
+        logits = logits_of_batch(model, batch, lambda rows: _run(model, rows, n_shared, None), kind, n_shared)
+        if logits is not None:
+            yield list(range(len(batch))), logits
+            return
+    yield from padded_logits(model, batch)
 
 
 class UpperLayers:
@@ -109,14 +135,15 @@ class UpperLayers:
         if not prompts:
             raise ValueError("no prompts were given; give at least one.")
         model.require_fits(prompts)
-        if any(p.image is not None for p in prompts) or sees_both_ways(model):
+        if any(p.image is not None for p in prompts) or looks_ahead(model):
             raise ValueError(
                 "prompts with pictures were given, or a model that reads prompts both ways; layers are tuned and "
                 "resumed on prompts of text alone, read forwards. Build them with text_only=True."
             )
         self.model, self.prompts, self.layer = model, list(prompts), layer
-        self.n_shared = common_prefix(self.prompts)
-        if self.n_shared < WORTH_SHARING:
+        self.n_shared = shared_tokens(model, self.prompts)
+        self._are_together = all(self._may_run(places) for places in by_side(model, self.prompts))
+        if not self._are_together:
             self.n_shared = 0
         self._returns_tuple = _returns_tuple(model, self.prompts[0])
         self._shared: Tensor | None = None
@@ -124,8 +151,29 @@ class UpperLayers:
 
     def logits(self, indices: Sequence[int]) -> Float[Tensor, "example vocabulary"]:
         """Logits at the last position of the chosen prompts, with gradients where they are enabled."""
-        if new := [i for i in indices if i not in self._rest]:
-            self._fill(new)
+        rows = []
+        for places in self._passes(indices):
+            here = [indices[i] for i in places]
+            if new := [i for i in here if i not in self._rest]:
+                self._fill(new)
+            rows.append((places, self._logits(here)))
+        return in_order(rows)
+
+    def _passes(self, indices: Sequence[int]) -> list[list[int]]:
+        if self._are_together:
+            return by_side(self.model, [self.prompts[i] for i in indices])
+        return [[place] for place in range(len(indices))]
+
+    @torch.no_grad()
+    def _may_run(self, places: Sequence[int]) -> bool:
+        """Whether passes of these prompts give each its own numbers, tried on a few of them, from short to long."""
+        order = sorted(places, key=lambda i: len(self.prompts[i]))
+        few = order if len(order) <= _TRIED else [*order[: _TRIED - 1], order[-1]]
+        kind = "with a shared beginning" if self.n_shared else "padded on the right"
+        batch, n = [self.prompts[i] for i in few], self.n_shared
+        return logits_of_batch(self.model, batch, lambda rows: _run(self.model, rows, n, None), kind, n) is not None
+
+    def _logits(self, indices: Sequence[int]) -> Float[Tensor, "example vocabulary"]:
         chosen = [self.prompts[i] for i in indices]
         rest = [self._rest[i] for i in indices]
         width = max(len(r) for r in rest)
@@ -212,12 +260,8 @@ class _SharedPrefix(DynamicCache):
 def _run(
     model: Model, prompts: Sequence[Prompt], n_shared: int, width: int | None
 ) -> Float[Tensor, "example vocabulary"]:
-    if model.counts_rows_and_positions():
-        raise ValueError(
-            "an edit that counts rows or positions is active (a steering of the prompt alone or of named positions, "
-            "edit_heads); these passes share a beginning and are padded on the right, which would mislead it. Steer "
-            "positions='all' with while_generating=True, or leave the edit's block before tuning."
-        )
+    _require_no_counting(model)
+    forget_lengths(model.hf)
     rest = [p.token_ids[n_shared:] for p in prompts]
     width = width or max(map(len, rest))
     ids = torch.tensor([[*r, *[0] * (width - len(r))] for r in rest], device=model.device)
@@ -234,6 +278,15 @@ def _run(
         inputs |= {"past_key_values": cache, "use_cache": True}
     with _unembed_at(model, [len(r) - 1 for r in rest]):
         return model.hf(**inputs).logits[:, -1]
+
+
+def _require_no_counting(model: Model) -> None:
+    if model.counts_rows_and_positions():
+        raise ValueError(
+            "an edit that counts rows or positions is active (a steering of the prompt alone or of named positions, "
+            "edit_heads); these passes share a beginning and are padded on the right, which would mislead it. Steer "
+            "positions='all' with while_generating=True, or leave the edit's block before tuning."
+        )
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class SteeredPass:
                 self.chosen = True if self.spans is None else self._find(ids, given.get("attention_mask"))
 
         hook.counts_rows_and_positions = True  # type: ignore[attr-defined]
+        hook.finds_its_rows = True  # type: ignore[attr-defined]
         return hook
 
     def _find(self, ids: Tensor | None, mask: Tensor | None) -> Bool[Tensor, "row pos"]:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attention import UnsupportedAttention
+from interp.independence import to_check
 from interp.metrics import Metric, Probability, measure
 from interp.prompts import Prompt
 from interp.scan import FanOutDisagreement, Method
@@ -194,10 +195,9 @@ def _groups(corrupt: Prompt, patches: Sequence[StatePatch]) -> list[list[int]]:
 
 
 def _plan(model, clean, corrupt, plans, metrics, method, check, memory_mib) -> tuple[str, str]:
-    """Fan-out or loop, and what was checked; decided on the first pair and the longest, where windows bite."""
+    """Fan-out or loop, and what was checked; decided on pairs of all lengths that matter."""
     if method == "loop":
         return "loop", "not needed: this is the reference"
-    longest = max(range(len(clean)), key=lambda i: len(clean[i]))
     try:
         model.require_attention()
         if model.counts_rows_and_positions():
@@ -206,7 +206,7 @@ def _plan(model, clean, corrupt, plans, metrics, method, check, memory_mib) -> t
             )
         errors = [
             _disagreement(model, clean[i], corrupt[i], plans[i], metrics, check, memory_mib)
-            for i in sorted({0, longest})
+            for i in to_check(model, clean)
             if check > 0
         ]
         if not errors:

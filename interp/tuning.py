@@ -17,6 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.head_weights import HeadRows, current_rows, projection, rows_replaced
+from interp.independence import by_side, is_right
+from interp.looks_ahead import any_looks_ahead
+from interp.plain_passes import forget_lengths
 from interp.shared_prefix import UpperLayers, answer_logits
 
 if TYPE_CHECKING:
@@ -238,15 +241,48 @@ class ReplyTuner:
         return float(torch.cat(nats).mean())
 
     def _nats(self, indices: Sequence[int]) -> Float[Tensor, " reply_token"]:
-        """Padded on the right, where the causal mask hides it."""
+        """Of the chosen prompts, in passes that give each its own numbers."""
         chosen = [self.prompts[i] for i in indices]
+        if any_looks_ahead(self.model, chosen):
+            raise ValueError(
+                f"{self.model.name} reads these prompts both ways, so a reply is not predicted from what comes before. "
+                "Expected a causal language model."
+            )
+        parts: list[Tensor] = []
+        order: list[int] = []
+        for places in by_side(self.model, chosen):
+            together = self._may_pad([chosen[i] for i in places])
+            for own in [places] if together else [[i] for i in places]:
+                parts.append(self._nats_of_pass([chosen[i] for i in own]))
+                order += [i for i in own for _ in chosen[i].span("reply")]
+        return torch.cat(parts)[torch.tensor(order).argsort(stable=True).to(parts[0].device)]
+
+    def _may_pad(self, chosen: Sequence[Prompt]) -> bool:
+        """Whether these prompts may be padded on the right, judged by the logits at their last positions."""
+
+        def run(rows: Sequence[Prompt]) -> Float[Tensor, "example vocabulary"]:
+            ends = torch.tensor([[row, len(p) - 1] for row, p in enumerate(rows)], device=self.model.device).T
+            return self._logits_at(rows, *ends)
+
+        with torch.no_grad():
+            return is_right(self.model, chosen, run, "padded on the right")
+
+    def _nats_of_pass(self, chosen: Sequence[Prompt]) -> Float[Tensor, " reply_token"]:
+        places = [(row, pos) for row, p in enumerate(chosen) for pos in p.span("reply")]
+        targets = torch.tensor([chosen[row].token_ids[pos] for row, pos in places], device=self.model.device)
+        rows, positions = torch.tensor(places, device=self.model.device).T
+        logits = self._logits_at(chosen, rows, positions - 1)
+        return torch.nn.functional.cross_entropy(logits.float(), targets.to(logits.device), reduction="none")
+
+    def _logits_at(
+        self, chosen: Sequence[Prompt], rows: Int[Tensor, " place"], positions: Int[Tensor, " place"]
+    ) -> Float[Tensor, "place vocabulary"]:
+        """From one pass padded on the right, where the causal mask hides it."""
         width = max(map(len, chosen))
         ids = torch.tensor([[*p.token_ids, *[0] * (width - len(p))] for p in chosen], device=self.model.device)
-        places = [(row, pos) for row, p in enumerate(chosen) for pos in p.span("reply")]
-        rows, positions = torch.tensor(places, device=ids.device).T
-        with _unembed_only(self.model, rows, positions - 1):
-            logits = self.model.hf(input_ids=ids, use_cache=False).logits[0]
-        return torch.nn.functional.cross_entropy(logits.float(), ids[rows, positions], reduction="none")
+        forget_lengths(self.model.hf)
+        with _unembed_only(self.model, rows, positions):
+            return self.model.hf(input_ids=ids, use_cache=False).logits[0]
 
 
 class _LowRankUpdates:

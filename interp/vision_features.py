@@ -8,6 +8,7 @@ dimensions and features that enter at deeper layers are its business.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from interp.looks_ahead import looks_ahead
+from interp.plain_passes import forget_lengths
 from interp.prompts import Batch, Prompt, pad_left
 from interp.vision_encoder import Features
 from interp.vision_inputs import TOKEN_INPUTS
@@ -23,13 +26,11 @@ from interp.vision_inputs import TOKEN_INPUTS
 if TYPE_CHECKING:
     from interp.model import Model
 
-# Architectures in which every position of a prompt sees every other, also those after it.
-_BOTH_WAYS = ("paligemma",)
-
 
 def whole_inputs(model: Model, prompts: Sequence[Prompt]) -> Batch:
     """What the model's forward takes for a batch of whole prompts, padded on the left: the ids, masks and positions
     of :func:`interp.prompts.pad_left`, and what their pictures need."""
+    forget_lengths(model.hf)
     batch = pad_left(prompts, model.device)
     if model.encoder is None:
         return batch
@@ -40,9 +41,10 @@ def whole_inputs(model: Model, prompts: Sequence[Prompt]) -> Batch:
     elif model.encoder.required:
         inputs["mm_encoder_outputs"] = {"image": model.encoder.none()}
     names = {name for p in pictured for name in TOKEN_INPUTS if name in p.image.inputs}
-    if sees_both_ways(model):
+    has_prefix = _marks_prefix(model)
+    if has_prefix:
         names.add("token_type_ids")  # also of a prompt without a picture: it is a prefix, as the model was trained
-    appended = 1 if sees_both_ways(model) else 0  # PaliGemma's suffix, which does not see ahead; text elsewhere
+    appended = 1 if has_prefix else 0  # PaliGemma's suffix, which does not see ahead; text elsewhere
     inputs |= {name: _padded(prompts, name, appended, model.device) for name in names}
     if "mm_token_type_ids" in names:
         inputs["position_ids"] = _rope_positions(model, inputs, pictured)
@@ -101,14 +103,15 @@ def text_from(model: Model, prompt: Prompt, last: int) -> int:
     """How many first tokens may be read once and kept while the ``last`` ones vary: 0 if that would be wrong, because
     they see later ones or hold a part of the picture only."""
     n = len(prompt) - last
-    if sees_both_ways(model):
+    if looks_ahead(model, prompt):
         return 0
     return n if prompt.image is None or n > prompt.span("image")[-1] else 0
 
 
-def sees_both_ways(model: Model) -> bool:
-    """Whether every position of a prompt sees every other, also those after it."""
-    return model.has_vision and model.hf.config.model_type in _BOTH_WAYS
+def _marks_prefix(model: Model) -> bool:
+    """Whether the prompt is told to the model as a prefix, read both ways, by its token types (PaliGemma)."""
+    takes_types = "token_type_ids" in inspect.signature(type(model.hf).forward).parameters
+    return takes_types and getattr(model.hf.config.get_text_config(), "use_bidirectional_attention", None) is True
 
 
 @contextmanager

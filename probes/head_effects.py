@@ -11,6 +11,7 @@ import numpy as np
 from interp.attribution import attribute, attribute_heads
 from interp.capture import mean_head_outputs
 from interp.edits import Branch, EachHead, ablate_each_head
+from interp.independence import to_check
 from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt
@@ -73,9 +74,8 @@ def check_once(
     n: int = 3,
 ) -> tuple[str, str]:
     """How scans of these branches are to run, and what was checked: on ``n`` of them, spread over all, and on the
-    first, the longest and the shortest prompt. Batches can then be scanned with ``method=how, check=0``."""
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    ends = [prompts[i] for i in sorted({0, by_length[-1], by_length[0]})]
+    prompts of all lengths that matter. Batches can then be scanned with ``method=how, check=0``."""
+    ends = [prompts[i] for i in to_check(model, prompts)]
     picked = [branches[i] for i in np.unique(np.linspace(0, len(branches) - 1, n).astype(int))]
     checked = scan(model, ends, picked, metric=metric, positions=positions, check=n)
     return checked.how, checked.check

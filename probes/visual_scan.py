@@ -12,8 +12,10 @@ import torch
 
 from interp.capture import mean_head_outputs
 from interp.edits import Branch, EachHead, ablate_each_head
+from interp.independence import lengths_of
 from interp.metrics import LogitDifference, Probability
 from interp.model import Model
+from interp.pass_lengths import around_borders
 from interp.prompts import Prompt
 from interp.readings import scan_readings
 from interp.scan import Positions, span_length
@@ -81,7 +83,7 @@ def clean_answers(examples: Sequence[VisualExample], model: Model, run: Run, fol
 class HeadScan:
     """Every head of a model ablated in turn on batches of examples; what all batches share is made once.
 
-    ``how``, ``check``: of the scan, found out on the first, the longest and the shortest prompt.
+    ``how``, ``check``: of the scan, found out on prompts of all lengths that matter.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class HeadScan:
     ) -> None:
         self.model, self.positions, self.memory_mib = model, positions, memory_mib
         self.branches = head_branches(model, examples, ablation, positions)
-        ends = [examples[i].prompt for i in sorted({0, int(np.argmax(lengths)), int(np.argmin(lengths))})]
+        ends = [examples[i].prompt for i in around_borders(list(lengths), lengths_of(model).named)]
         self.how, self.check = check_once(model, ends, self.branches, GOLD, positions)
 
     def __call__(self, batch: Sequence[VisualExample]) -> Arrays:

@@ -1,0 +1,88 @@
+"""One prompt, alone, in one pass of the plain model: the number that every other way of computing is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.pass_lengths import pass_lengths
+
+if TYPE_CHECKING:
+    from interp.model import Model
+    from interp.prompts import Prompt
+
+# Hooks of these act on each row by itself, or on none: they say nothing about how rows influence each other.
+_KNOWN_HOOKS = frozenset(["interp", "transformers", "accelerate", "peft", "transformer_lens", "torch", "bitsandbytes"])
+
+
+@torch.no_grad()
+def plain_logits(model: Model, prompt: Prompt) -> Float[Tensor, " vocabulary"]:
+    """Logits at the prompt's last position, float32: no padding, no cache, no other row."""
+    inputs = model.inputs([prompt]).inputs
+    return model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[0, -1].float()
+
+
+def forget_lengths(hf: nn.Module) -> None:
+    """Dynamic rotary embeddings keep the frequencies of the longest pass that they saw: a shorter prompt after it would
+    be computed with those. Set back what they keep, so that a pass depends on its own length alone."""
+    if pass_lengths(hf.config).own_above is None:
+        return
+    for module in hf.modules():
+        original = getattr(module, "original_max_seq_len", None)
+        kinds = getattr(module, "rope_type", None)
+        for prefix, kind in kinds.items() if isinstance(kinds, dict) else [("", kinds)]:
+            start = f"{prefix}_" if prefix else ""
+            kept = getattr(module, f"{start}original_inv_freq", None)
+            if original is None or kept is None or "dynamic" not in str(kind):
+                continue
+            now = getattr(module, f"{start}inv_freq")
+            module.register_buffer(f"{start}inv_freq", kept.to(now.device), persistent=False)
+            setattr(module, f"{start}max_seq_len_cached", original)
+
+
+def hooks_of(hf: nn.Module) -> Iterator[tuple[dict[int, Any], int, Any]]:
+    """Every forward hook: the dictionary that holds it, its number, itself."""
+    for module in hf.modules():
+        for held in (module._forward_pre_hooks, module._forward_hooks):
+            for number, hook in held.items():
+                yield held, number, hook
+
+
+def foreign_hooks(hf: nn.Module) -> tuple[int, ...]:
+    """Numbers of the hooks that neither this package nor the libraries around the model have put there."""
+    return tuple(number for _, number, hook in hooks_of(hf) if _home(hook) not in _KNOWN_HOOKS)
+
+
+@contextmanager
+def undisturbed(hf: nn.Module) -> Iterator[None]:
+    """While active, edits of ours that count rows or positions are off, for a pass over other rows than theirs. Edits
+    that act alike on every row stay on."""
+    found = [(held, n) for held, n, hook in hooks_of(hf) if hasattr(hook, "counts_rows_and_positions")]
+    before = {id(held): (held, dict(held)) for held, _ in found}
+    for held, number in found:
+        del held[number]
+    try:
+        yield
+    finally:
+        for held, hooks in before.values():
+            added = {n: hook for n, hook in held.items() if n not in hooks}
+            held.clear()
+            held.update(hooks | added)
+
+
+def rows_are_fixed(hf: nn.Module) -> bool:
+    """Whether an edit is active that knows rows by their number in the batch (``edit_heads``): its batch can't be cut
+    up. A steering that finds its rows by their tokens may be."""
+    counting = (hook for _, _, hook in hooks_of(hf) if hasattr(hook, "counts_rows_and_positions"))
+    return any(not hasattr(hook, "finds_its_rows") for hook in counting)
+
+
+def _home(hook: Any) -> str:
+    function = getattr(hook, "func", hook)  # of a partial
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return module.partition(".")[0]
