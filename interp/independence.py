@@ -12,8 +12,8 @@ ranges of lengths. The measure costs two prompts for the first batch of a kind a
 read by a capture); from the second on that reaches beyond what is known, two prompts of rounded lengths are added, so
 that there are few.
 
-Hooks that neither this package nor transformers has set are part of what is measured. Edits of ours that count rows or
-positions are off during it: they act on each row by itself.
+Edits of ours that count rows or positions are off during a measure: they act on each row by itself. Hooks of the
+user's own stay on; what is wrong with them there is remembered for as long as they are.
 """
 
 from __future__ import annotations
@@ -170,17 +170,16 @@ def _kept_together(model: Model, groups: list[list[int]]) -> list[list[int]]:
     return groups
 
 
-def _known(model: Model, prompts: Sequence[Prompt], kind: Kind | None, n_shared: int) -> tuple[_Measured, Kind]:
+def _known(
+    model: Model, prompts: Sequence[Prompt], kind: Kind | None, hooks: tuple[int, ...] = ()
+) -> tuple[_Measured, Kind]:
     lengths = {len(p) for p in prompts}
     kind = kind or ("padded on the left" if len(lengths) > 1 else "equal lengths")
     side = lengths_of(model).padded_side(max(lengths))
-    hooks = foreign_hooks(model.hf)
     known = _KNOWN.setdefault(model.hf, {})
     key = (kind, side, any(p.image is not None for p in prompts), model.hf.training, hooks)
-    if key not in known and hooks:
-        old = [k for k in known if k[-1]]
-        for k in old[: len(old) - _MOST_HOOKED + 1] if len(old) >= _MOST_HOOKED else ():
-            del known[k]
+    if key not in known and len(old := [k for k in known if k[-1]]) > _MOST_HOOKED:
+        del known[old[0]]
     return known.setdefault(key, _Measured()), kind
 
 
@@ -188,11 +187,16 @@ def _verdict(model: Model, prompts: Sequence[Prompt], kind: Kind | None, n_share
     """Right, wrong, or None: not known yet."""
     if len(prompts) < 2 and kind is None:
         return True
-    measured, kind = _known(model, prompts, kind, n_shared)
+    measured, kind = _known(model, prompts, kind)
     low, high = _range(prompts, kind, n_shared)
-    if rows_are_fixed(model.hf) and measured.verdict(low, high, len(prompts)) is None:
+    if hooks := foreign_hooks(model.hf):
+        hooked, kind = _known(model, prompts, kind, hooks)
+        if hooked.verdict(low, high, len(prompts)) is False:
+            return False
+    verdict = measured.verdict(low, high, len(prompts))
+    if verdict is None and rows_are_fixed(model.hf):
         return True  # its batch is not ours to take apart
-    return measured.verdict(low, high, len(prompts))
+    return verdict
 
 
 def _range(prompts: Sequence[Prompt], kind: Kind, n_shared: int) -> tuple[int, int]:
@@ -213,7 +217,7 @@ def _measure(
     logits: Float[Tensor, "example vocabulary"] | None,
 ) -> bool:
     """Compare the batch with its shortest and its longest prompt alone, remember and say what comes of it."""
-    measured, kind = _known(model, prompts, kind, n_shared)
+    measured, kind = _known(model, prompts, kind)
     low, high = _range(prompts, kind, n_shared)
     with undisturbed(model.hf):
         if logits is None or model.counts_rows_and_positions():
@@ -229,6 +233,7 @@ def _measure(
                 if off <= most < torch.inf:
                     measured.add_right(len(wide[0]) if not n_shared else low, len(wide[1]), len(prompts))
             return True
+    measured, kind = _known(model, prompts, kind, foreign_hooks(model.hf))
     if not measured.wrong:
         warnings.warn(
             f"{model.name}: logits of {len(prompts)} prompts of {min(map(len, prompts))} to {max(map(len, prompts))} "

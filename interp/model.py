@@ -16,6 +16,7 @@ from interp.attention import UnsupportedAttention
 from interp.chat_templates import picture_template
 from interp.components import Components, input_device
 from interp.images import ImageLike
+from interp.looks_ahead import looks_ahead
 from interp.pass_lengths import context_length
 from interp.plain_passes import hooks_of
 from interp.prompts import Batch, Prompt, SpanLike
@@ -179,6 +180,11 @@ class Model:
                 self.require_finite(logits, [prompts[i] for i in places])
                 rows.append((places, logits.float().cpu()))
         return in_order(rows)
+
+    def may_share_prefix(self) -> bool:
+        """Whether a batch of texts may run as two passes, as far as attention, causality and active edits go; lengths,
+        and what is measured, decide batch by batch (:mod:`interp.independence`)."""
+        return not (self.attention_refusal or looks_ahead(self) or self.counts_rows_and_positions())
 
     def counts_rows_and_positions(self) -> bool:
         """Whether an edit is active that knows rows or positions as those of one plain pass over whole prompts
