@@ -14,6 +14,7 @@ from interp.artefact import load_artefact
 from interp.edit_family import BridgeHooks, ModelEdit
 from interp.head_scales import ScaledHeads
 from interp.head_weights import TunedHeads
+from interp.records import understood
 from interp.replaced_weights import ReplacedWeights
 from interp.steering import Steering
 
@@ -129,11 +130,10 @@ def load_edit(directory: str | Path) -> ModelEdit:
     """
     directory = Path(directory)
     is_older = (directory / "steering.safetensors").is_file() and not (directory / "edit.json").is_file()
-    record, tensors = load_artefact(directory, "steering" if is_older else "edit")
-    try:
+    stem = "steering" if is_older else "edit"
+    record, tensors = load_artefact(directory, stem)
+    with understood(directory / f"{stem}.json", "edit"):
         return _from_record(record, tensors)
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{directory} holds a damaged edit ({error!r}). Copy or save it again.") from error
 
 
 def _from_record(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ModelEdit:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.artefact import load_artefact, save_artefact
+from interp.records import understood
 from interp.weight_identity import describe_model, require_weights
 
 if TYPE_CHECKING:
@@ -185,7 +186,8 @@ class Direction:
 def load_direction(directory: str | Path) -> Direction:
     """The direction that :meth:`Direction.save` wrote, bit for bit."""
     record, tensors = load_artefact(directory, "direction")
-    return Direction(tensors["vectors"], record["model"], record["about"])
+    with understood(Path(directory) / "direction.json"):
+        return Direction(tensors["vectors"], dict(record["model"]), dict(record["about"]))
 
 
 def random_direction(like: Direction, seed: int) -> Direction:

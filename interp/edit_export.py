@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
+from interp.folder_lock import holding
 from interp.loading import _quiet_unless_terminal
 from interp.weight_identity import describe_model
+from interp.writing import directory_beside, explained
 
 if TYPE_CHECKING:
     from interp.edit_family import ModelEdit
@@ -43,20 +44,21 @@ _LLAMA_FIELDS = (
 def new_directory(directory: str | Path) -> Iterator[Path]:
     """A temporary directory beside ``directory`` to fill; it gets that name at the end of the block, whole, or is gone.
 
-    Raises ``FileExistsError`` for a directory with something in it."""
+    Raises ``FileExistsError`` for a directory with something in it, or that somebody else is writing, and ``OSError``
+    with the remedy where the disk refuses."""
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} is not an empty directory. Give another, or delete it.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".exporting-", dir=directory.parent))
-    try:
-        yield temporary
-        if directory.exists():
-            directory.rmdir()
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with holding(directory, as_whole=True), explained(directory):
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise FileExistsError(f"{directory} is not an empty directory. Give another, or delete it.")
+        temporary = directory_beside(directory)
+        try:
+            yield temporary
+            if directory.exists():
+                directory.rmdir()
+            os.chmod(temporary, 0o755)
+            os.replace(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_model(model: Model, directory: Path) -> str:

@@ -9,6 +9,7 @@ that the factors help elsewhere: test them on others.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,8 @@ def kept(folder: Path | None, key: str) -> tuple[dict[str, Any], dict[str, np.nd
         return None
     try:
         record, tensors = load_artefact(folder, "search")
-    except (FileNotFoundError, ValueError):  # killed between its two files
+    except (FileNotFoundError, ValueError) as error:  # killed between its two files, or damaged
+        warnings.warn(f"what was searched before is not used, and searched again: {error}", stacklevel=3)
         return None
     if record.get("key") != key:
         return None

@@ -24,7 +24,10 @@ import plotly.graph_objects as go
 from safetensors.numpy import save as save_tensors
 
 from interp import storage
+from interp.csv_files import write_csv
+from interp.folder_lock import keeps_work
 from interp.interval_figures import min_width
+from interp.records import understood
 from interp.report import figure_entry, number, render_page
 
 _RECORD = "findings.json"
@@ -61,6 +64,7 @@ class Findings:
         object.__setattr__(self, "statement", [str(sentence) for sentence in self.statement])
         object.__setattr__(self, "tables", {name: _tidy(name, table) for name, table in self.tables.items()})
 
+    @keeps_work
     def save(self, directory: str | Path, overwrite: bool = False) -> Path:
         """Write the files of this module's first lines into `directory`, which is made if needed; returns it.
 
@@ -86,19 +90,20 @@ def load_findings(directory: str | Path) -> Findings:
     if (directory / "report.json").is_file() and not (directory / _RECORD).is_file():
         raise FileNotFoundError(f"{directory} holds a ranking, not findings: read it with `interp.load_ranking`.")
     data = storage.read_record(directory, _RECORD, needs=(), kind="study", saver="Findings.save")
-    arrays = {}
-    if "arrays.safetensors" in data["sha256"]:
-        if not (directory / "arrays.safetensors").is_file():
-            raise FileNotFoundError(f"{directory} has no arrays.safetensors, which {_RECORD} lists. Copy it again.")
-        arrays = storage.read_tensors(directory / "arrays.safetensors", data)
-    return Findings(
-        title=data["title"],
-        statement=data["statement"],
-        tables={name: _read_table(table) for name, table in data["tables"].items()},
-        figures={},
-        provenance=data["provenance"],
-        arrays={name: arrays[name] for name in data["arrays"]},
-    )
+    with understood(directory / _RECORD):
+        has_arrays = "arrays.safetensors" in data["sha256"]
+    if has_arrays and not (directory / "arrays.safetensors").is_file():
+        raise FileNotFoundError(f"{directory} has no arrays.safetensors, which {_RECORD} lists. Copy it again.")
+    arrays = storage.read_tensors(directory / "arrays.safetensors", data) if has_arrays else {}
+    with understood(directory / _RECORD):
+        return Findings(
+            title=data["title"],
+            statement=data["statement"],
+            tables={name: _read_table(table) for name, table in data["tables"].items()},
+            figures={},
+            provenance=data["provenance"],
+            arrays={name: arrays[name] for name in data["arrays"]},
+        )
 
 
 def render(findings: Findings) -> str:
@@ -132,7 +137,7 @@ def _write(findings: Findings, folder: Path) -> Sequence[str]:
     """All files, named in order of arrival."""
     files = _file_names(findings.tables)
     for name, table in findings.tables.items():
-        table.to_csv(folder / files[name], index=False)
+        write_csv(table, folder / files[name])
     names = list(files.values())
     if findings.arrays:
         arrays = {name: np.asarray(array, order="C") for name, array in findings.arrays.items()}

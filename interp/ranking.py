@@ -15,6 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp import statistics
+from interp.folder_lock import keeps_work
 from interp.views import TokenView, frozen_array, head_label
 
 if TYPE_CHECKING:
@@ -293,6 +294,7 @@ class HeadRanking:
             )
         return figures.strongest_examples(self.scores, [texts[name] for name in self.example_ids])
 
+    @keeps_work
     def save(self, directory: str | Path, overwrite: bool = False) -> Path:
         """Write tables, scores and an HTML report; see `interp.storage.save_ranking`."""
         from interp import storage

@@ -22,6 +22,7 @@ from interp.comparison import RankingComparison, compare, moved_heads
 from interp.comparison_sentences import statement
 from interp.depth_profiles import KINDS, N_BINS, ProfileAgreement, compare_profiles, depth_profile
 from interp.findings import Findings
+from interp.folder_lock import keeps_work
 from interp.provenance import hash_json, hash_text, now, versions
 from interp.ranking import HeadRanking
 from interp.report import model_name
@@ -156,6 +157,7 @@ class ComparedRankings:
         arrays = {f"means/{i}": r.scores.mean(axis=0, dtype=np.float64) for i, r in enumerate(self.rankings.values())}
         return Findings("Head rankings compared", self.statement(), tables, figures, self._provenance(), arrays)
 
+    @keeps_work
     def save(self, directory: str | Path, overwrite: bool = False) -> Path:
         """Write the page and its tables; see `interp.Findings.save`."""
         return self.to_findings().save(directory, overwrite=overwrite)

@@ -15,11 +15,11 @@ report.json, and a study's (`interp.findings`), whose record is findings.json. A
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,13 @@ from safetensors.numpy import save as save_tensors
 
 from interp import report
 from interp.comparison import control_summary
+from interp.csv_files import write_csv
+from interp.folder_lock import holding
 from interp.ranking import HeadRanking
+from interp.records import RecordError, record_text, understood
+from interp.records import read_record as read_sealed
 from interp.views import TokenView, head_label
+from interp.writing import explained, sync
 
 FORMAT_VERSION = 1
 FILES = (
@@ -63,6 +68,11 @@ def load_ranking(directory: str | Path) -> HeadRanking:
         directory, "report.json", needs=("scores.safetensors",), kind="ranking", saver="HeadRanking.save"
     )
     tensors = read_tensors(directory / "scores.safetensors", data)
+    with understood(directory / "report.json"):
+        return _ranking(data, tensors)
+
+
+def _ranking(data: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> HeadRanking:
     views = tuple(
         TokenView(
             view["example_id"],
@@ -89,7 +99,7 @@ def load_ranking(directory: str | Path) -> HeadRanking:
 
 def _write(ranking: HeadRanking, directory: Path) -> Sequence[str]:
     frame = ranking.to_frame()
-    frame.to_csv(directory / "ranking.csv", index=False)
+    write_csv(frame, directory / "ranking.csv")
     frame.to_parquet(directory / "ranking.parquet", index=False)
     tensors: dict[str, np.ndarray] = {_measure_key(name): array for name, array in ranking.measures.items()}
     views = []
@@ -133,33 +143,32 @@ def save_report(
 
     `write` returns the files' names in order of arrival, the record (`write_record`) last. A report of the same run
     is replaced: its files that the new one does not have are removed, unless they were changed since. If anything
-    fails, the directory is as it was before. Raises NotADirectoryError, and FileExistsError as `refuse_other_run`.
+    fails, the directory is as it was before. Raises NotADirectoryError, FileExistsError as `refuse_other_run` and
+    where somebody else is at work in the directory, and OSError with the remedy where the disk refuses.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; expected a directory, or a path that does not exist yet.")
-    if not overwrite:
-        refuse_other_run(directory, run_id)
-    directory.mkdir(parents=True, exist_ok=True)
-    # inside the directory, not beside it: the same file system, so that moving is atomic
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory, ignore_cleanup_errors=True) as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
-        new.mkdir()
-        old.mkdir()
-        names = write(new)
-        for name in names:  # on the disk before a final name points to it
-            with open(new / name, "rb+") as file:
-                os.fsync(file.fileno())
-        _replace(new, directory, names, backup=old)
+    with holding(directory), explained(directory):
+        if not overwrite:
+            refuse_other_run(directory, run_id)
+        # inside the directory, not beside it: the same file system, so that moving is atomic
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory, ignore_cleanup_errors=True) as temporary:
+            new, old = Path(temporary) / "new", Path(temporary) / "old"
+            new.mkdir()
+            old.mkdir()
+            names = write(new)
+            for name in names:  # on the disk before a final name points to it
+                sync(new / name)
+            _replace(new, directory, names, backup=old)
     return directory
 
 
 def write_record(path: Path, data: Mapping[str, Any], files: Sequence[str]) -> None:
-    """Write `data` as JSON (NaN as null), with the format's version and the SHA-256 of the files beside it."""
+    """Write `data` as JSON (NaN as null), with the format's version, the SHA-256 of the files beside it and its own."""
     hashes = {name: hash_file(path.parent / name) for name in files}
     record = _plain({"format_version": FORMAT_VERSION, **data, "sha256": hashes})
-    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(record_text(record), encoding="utf-8")
 
 
 def read_record(directory: Path, name: str, needs: Sequence[str], kind: str, saver: str) -> dict[str, Any]:
@@ -173,13 +182,15 @@ def read_record(directory: Path, name: str, needs: Sequence[str], kind: str, sav
                 f"{directory} has no {file}, so it is not a finished, saved {kind}. If its run was "
                 "interrupted, run the same command again: it continues."
             )
-    return _read_json(directory / name)
+    return read_sealed(directory / name, FORMAT_VERSION)
 
 
 def read_tensors(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, which must be the one that the record describes (else ValueError)."""
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != record["sha256"][path.name]:
+    with understood(path):
+        expected = record["sha256"][path.name]
+    if hashlib.sha256(content).hexdigest() != expected:
         raise ValueError(
             f"{path} is not the file that the record beside it describes (its SHA-256 differs): it was changed or "
             "damaged, or saving was interrupted. Copy or save the report again."
@@ -223,10 +234,11 @@ def _reported(directory: Path) -> list[str]:
     files = []
     for record in found:
         try:
-            hashes = json.loads((directory / record).read_text(encoding="utf-8"))["sha256"]
-            own = [name for name in hashes if Path(name).name == name and (directory / name).is_file()]
-            files += [name for name in own if hash_file(directory / name) == hashes[name]]
-        except (ValueError, KeyError, TypeError):
+            with understood(directory / record):
+                hashes = read_sealed(directory / record)["sha256"]
+                own = [name for name in hashes if Path(name).name == name and (directory / name).is_file()]
+                files += [name for name in own if hash_file(directory / name) == hashes[name]]
+        except RecordError:
             continue  # a damaged record lists nothing
     return [*dict.fromkeys(files), *found]
 
@@ -238,9 +250,25 @@ def saved_run(directory: str | Path) -> dict[str, Any] | None:
         return None
     latest = max(found, key=lambda path: path.stat().st_mtime_ns)  # two only if a replacement was killed at its end
     try:
-        return dict(json.loads(latest.read_text(encoding="utf-8"))["provenance"])
-    except (ValueError, KeyError, TypeError):
+        with understood(latest):
+            return dict(read_sealed(latest)["provenance"])
+    except RecordError:
         return {}
+
+
+def is_whole(directory: str | Path) -> bool:
+    """Whether the files of the report in a directory are those that it was saved with; a warning says which are not.
+    A run that can be made again need not stop at that."""
+    directory = Path(directory)
+    changed = []
+    for record in (name for name in RECORDS if (directory / name).is_file()):
+        with understood(directory / record):
+            hashes = read_sealed(directory / record)["sha256"].items()
+            changed += [n for n, h in hashes if not (directory / n).is_file() or hash_file(directory / n) != h]
+    if changed:
+        told = f"{directory}: {', '.join(changed)} is missing or not as it was saved; the report is made again."
+        warnings.warn(told, stacklevel=4)
+    return not changed
 
 
 def refuse_other_run(directory: str | Path, run_id: str | None) -> None:
@@ -249,27 +277,13 @@ def refuse_other_run(directory: str | Path, run_id: str | None) -> None:
     there = (found or {}).get("run_id")
     if found is None or (there is not None and there == run_id):
         return
-    which = f"run {there!r}" if there is not None else "a run without a run_id"
+    which = f"run {there!r}" if there is not None else "a run without a run_id" if found else "a run that can't be told"
     when = f" of {found['created']}" if found.get("created") else ""
     this = f"; this is run {run_id!r}" if run_id else ""
     raise FileExistsError(
         f"{directory} already holds the report of {which}{when}{this}. Save to another directory (--out), or "
         "replace it with overwrite=True (--overwrite)."
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): damaged or edited. Copy or save it again.") from error
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format_version {version!r}; this version of headscope reads {FORMAT_VERSION}. "
-            "Load it with the version that wrote it (see provenance in the file), or run again."
-        )
-    return data
 
 
 def _measure_key(name: str) -> str:

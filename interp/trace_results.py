@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from interp.artefact import load_artefact, save_artefact
+from interp.records import understood
 from interp.tracing_figures import tracing_heatmap
 
 if TYPE_CHECKING:
@@ -174,10 +175,11 @@ def load_trace(directory: str | Path) -> Trace:
     """What :meth:`Trace.save` wrote."""
     record, tensors = load_artefact(directory, "trace")
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    measured = tuple(
-        Measured(m["name"], m["unit"], *(arrays[f"{name}.{i}"] for name in ("values", "clean", "corrupt")))
-        for i, m in enumerate(record["measures"])
-    )
-    axes = {name: tuple(record[name]) for name in ("parts", "layers", "regions", "example_ids")}
-    rest = {name: record[name] for name in ("window", "how", "check", "seconds")}
-    return Trace(measured, n_positions=arrays["n_positions"], **axes, **rest)
+    with understood(Path(directory) / "trace.json"):
+        measured = tuple(
+            Measured(m["name"], m["unit"], *(arrays[f"{name}.{i}"] for name in ("values", "clean", "corrupt")))
+            for i, m in enumerate(record["measures"])
+        )
+        axes = {name: tuple(record[name]) for name in ("parts", "layers", "regions", "example_ids")}
+        rest = {name: record[name] for name in ("window", "how", "check", "seconds")}
+        return Trace(measured, n_positions=arrays["n_positions"], **axes, **rest)

@@ -1,18 +1,16 @@
-"""Long work that can be killed: part files, resume, a progress bar, and a look at the disk before the start."""
+"""Long work that can be killed: a stream of batches, resume, a progress bar, a look at the disk before the start."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,17 +22,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
+from interp.folder_lock import OtherRunError, holding_unless_held
+from interp.parts import Arrays, Parts, hash_items, layout
 from interp.provenance import hash_json
+from interp.writing import write_atomically
 
 Item = TypeVar("Item")
-Arrays = Mapping[str, np.ndarray]
-
-
-class OtherRunError(FileExistsError):
-    """The output folder holds the work of a run with other settings."""
 
 
 def run_batches(
@@ -51,10 +45,12 @@ def run_batches(
 
     ``score`` must be a function of its batch alone. With a ``directory``, each batch's arrays are written there as a
     part file before the next begins, so a killed run loses at most one batch; with ``resume=True`` the parts of the
-    same ``settings`` are read instead of computed. The parts stay until :func:`clear_parts`.
+    same ``settings`` are read instead of computed. A part that is damaged, or of another batch, step or run, is
+    computed again, with a warning that names it. The parts stay until :func:`clear_parts`.
 
     Raises ``OtherRunError`` if parts of other settings (or of another number of items, or another batch size) are
-    there, or of the same settings without ``resume``; ``ValueError`` for no items.
+    there, or of the same settings without ``resume``, or if somebody else is at work there; ``ValueError`` for no
+    items.
     """
     if len(items) == 0:
         raise ValueError("no items were given; there is nothing to score.")
@@ -62,19 +58,35 @@ def run_batches(
         raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
     starts = range(0, len(items), batch_size)
     settings = {"batch_size": batch_size, "n_items": len(items), **(settings or {})}
-    parts = _Parts(directory, settings, resume) if directory is not None else None
-    done: list[Arrays] = []
-    with _progress(title) as bar:
+    with holding_unless_held(directory), _progress(title) as bar:
+        parts = None
+        if directory is not None:
+            parts = Parts(keep_parts_of(directory, settings, resume), _key_of(directory, settings))
         task = bar.add_task(title, total=len(items))
-        for number, start in enumerate(starts):
-            batch = items[start : start + batch_size]
-            arrays = parts.read(number) if parts else None
-            if arrays is None:
-                arrays = score(batch)
-                if parts:
-                    parts.write(number, arrays)
-            done.append(arrays)
-            bar.advance(task, len(batch))
+        done: list[Arrays] = []
+        kept: list[int] = []
+
+        def made(number: int) -> Arrays:
+            batch = items[starts[number] : starts[number] + batch_size]
+            named = hash_items(batch) if parts else ""
+            arrays = parts.read(number, named) if parts and number not in distrusted else None
+            if arrays is not None:
+                kept.append(number)
+                return arrays
+            arrays = score(batch)
+            if parts:
+                parts.write(number, named, arrays)
+            return arrays
+
+        distrusted: set[int] = set()
+        for number in range(len(starts)):
+            done.append(made(number))
+            bar.advance(task, min(batch_size, len(items) - starts[number]))
+        if parts and len({str(layout(arrays)) for arrays in done}) > 1:
+            distrusted.update(kept)
+            for number in sorted(distrusted):
+                parts.distrust(number, "not all parts have arrays of the same names, types and shapes")
+                done[number] = made(number)
     return {name: np.concatenate([a[name] for a in done]) for name in done[0]}
 
 
@@ -102,18 +114,10 @@ def prepare_directory(directory: str | Path, need_mib: float) -> Path:
 
 
 def clear_parts(directory: Path) -> None:
-    """Delete the part files of a finished run."""
-    shutil.rmtree(directory / "parts", ignore_errors=True)
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside ``path`` under a temporary name and move it there: a crash leaves the old file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Delete the part files of a finished run. Raises ``OtherRunError`` where somebody else is at work."""
+    if (directory / "parts").is_dir():
+        with holding_unless_held(directory):
+            shutil.rmtree(directory / "parts", ignore_errors=True)
 
 
 def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> None:
@@ -123,24 +127,32 @@ def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool,
     record = directory / "parts" / "run.json"
     if not record.exists():
         return
-    found = json.loads(record.read_text())
-    same = found["key"] == hash_json(settings)
-    if same and resume:
+    with holding_unless_held(directory):
+        found = _read_run(record)
+        same = found is not None and hash_json(found) == hash_json(settings)
+        if same and resume:
+            return
+        if discard:
+            clear_parts(directory)
+            return
+    if found is None and resume:
+        warnings.warn(f"{record} is damaged; parts that say that they are of this run are used.", stacklevel=3)
         return
-    if discard:
-        clear_parts(directory)
-    elif same:
+    if found is None:
+        raise OtherRunError(
+            f"{record} is damaged, so that it can't be told whose unfinished work {directory} holds. Go on with it by "
+            f"--resume (parts of other runs are not used), or delete {record.parent} to start anew."
+        )
+    if same:
         raise OtherRunError(
             f"{directory} holds an unfinished run with the same settings. Continue it with --resume, or delete "
             f"{record.parent} to start anew."
         )
-    else:
-        was = found["settings"]
-        changed = sorted(k for k in {*was, *settings} if was.get(k) != settings.get(k))
-        raise OtherRunError(
-            f"{directory} holds an unfinished run with other settings ({', '.join(changed)} differ). Give another "
-            f"--out, the same settings with --resume, or delete {record.parent}."
-        )
+    changed = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+    raise OtherRunError(
+        f"{directory} holds an unfinished run with other settings ({', '.join(changed)} differ). Give another "
+        f"--out, the same settings with --resume, or delete {record.parent}."
+    )
 
 
 def keep_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> Path:
@@ -149,19 +161,10 @@ def keep_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, di
     require_parts_of(directory, settings, resume, discard)
     folder = directory / "parts"
     folder.mkdir(parents=True, exist_ok=True)
-    _write_record(folder, settings)
-    return folder
-
-
-def _write_record(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Say in a folder of parts what they are parts of."""
     settings = _as_read_back(settings)
     text = json.dumps({"key": hash_json(settings), "settings": settings}, indent=1)
-    write_atomically(folder / "run.json", lambda path: path.write_text(text))
-
-
-def _as_read_back(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(settings), default=str))
+    write_atomically(folder / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return folder
 
 
 def count_left(n_items: int, directory: Path | None, batch_size: int) -> int:
@@ -170,41 +173,27 @@ def count_left(n_items: int, directory: Path | None, batch_size: int) -> int:
     return n_items - min(n_items, n_kept * batch_size)
 
 
-class _Parts:
-    def __init__(self, directory: Path, settings: Mapping[str, Any], resume: bool) -> None:
-        self.folder = directory / "parts"
-        require_parts_of(directory, settings, resume)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / "lock")  # gone with the process, also after kill -9
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise OtherRunError(
-                f"another process is working in {directory} right now. Wait for it, or give another --out."
-            ) from None
-        for stale in self.folder.iterdir():  # temporary files of a killed writer
-            if re.match(r"\.(part|run)", stale.name):
-                stale.unlink(missing_ok=True)
-        _write_record(self.folder, settings)
+def _key_of(directory: Path, settings: Mapping[str, Any]) -> str:
+    """Which run part files are of: its settings, and for a step inside another run's parts that run and its place."""
+    own = hash_json(_as_read_back(settings))
+    for above in directory.parents:
+        if above.name == "parts" and (found := _read_run(above / "run.json")) is not None:
+            return hash_json([own, hash_json(found), directory.relative_to(above).as_posix()])
+    return own
 
-    def path(self, number: int) -> Path:
-        return self.folder / f"part-{number:05d}.safetensors"
 
-    def read(self, number: int) -> Arrays | None:
-        try:
-            return load_file(self.path(number))
-        except (FileNotFoundError, SafetensorError):
-            return None
+def _read_run(record: Path) -> dict[str, Any] | None:
+    """The settings that part files are of; None where that can't be told."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        settings = found["settings"]
+        return settings if isinstance(settings, dict) and found["key"] == hash_json(settings) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
-    def write(self, number: int, arrays: Arrays) -> None:
-        whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-        try:
-            write_atomically(self.path(number), lambda path: path.write_bytes(save(whole)))
-        except OSError as error:
-            raise OSError(
-                f"can't write {self.path(number)}: {error.strerror or error}. The batches before it are kept: free "
-                "some space, then continue with --resume."
-            ) from error
+
+def _as_read_back(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(settings), default=str))
 
 
 class _Rate(ProgressColumn):

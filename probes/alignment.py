@@ -17,6 +17,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.edit_family import ModelEdit
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.provenance import hash_json, hash_weights
 from interp.ranking import HeadRanking
@@ -177,6 +178,7 @@ class Alignment:
             provenance=self.provenance,
         )
 
+    @keeps_work
     def save(self, out: str | Path, tests: Mapping[str, pd.DataFrame] | None = None, overwrite: bool = False) -> Path:
         """The report in ``out``, NASA's edit in ``out/edit``, every fitted method in ``out/fits``."""
         out = Path(out)
@@ -188,6 +190,7 @@ class Alignment:
         return out
 
 
+@keeps_work
 def align(
     model: Model,
     training: Sequence[Question],

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from interp.composed_edits import load_edit
-from interp.storage import refuse_other_run
-from interp.work import clear_parts, keep_parts_of, prepare_directory, write_atomically
+from interp.records import read_record, understood, write_record
+from interp.storage import hash_file, refuse_other_run
+from interp.work import clear_parts, keep_parts_of, prepare_directory
 from probes.alignment_methods import Method, State
 
 
@@ -42,7 +43,7 @@ class Fits:
         if self.out is None or not self.resume:
             return None
         for folder in (self.out / "parts" / _slug(name), self.out / "fits" / _slug(name)):
-            if (found := read_method(folder, self.run_id)) is not None:
+            if (found := read_method(folder, self.run_id, name)) is not None:
                 return found
         return None
 
@@ -71,27 +72,36 @@ def write_method(folder: Path, method: Method, history: Sequence[Mapping[str, An
     record = {k: getattr(method, k) for k in ("name", "offset", "n_parameters", "seconds", "note")}
     record |= {
         "run_id": run_id,
-        "has_edit": method.edit is not None,
+        "edit_sha256": hash_file(folder / "edit.json") if method.edit is not None else None,
         "validation": asdict(method.validation) if method.validation else None,
         "history": list(history),
     }
-    text = json.dumps(record, indent=1)
-    write_atomically(folder / "method.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_record(folder / "method.json", record)
 
 
-def read_method(folder: Path, run_id: str) -> tuple[Method, list[dict[str, Any]]] | None:
-    """What ``write_method`` wrote for this run; None for anything else."""
+def read_method(folder: Path, run_id: str, name: str) -> tuple[Method, list[dict[str, Any]]] | None:
+    """What ``write_method`` wrote of this method for this run; None for anything else, with a warning that names the
+    file if it was changed, damaged or swapped."""
     path = folder / "method.json"
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["run_id"] != run_id:
+    try:
+        with understood(path):
+            record = read_record(path)
+            if record["run_id"] != run_id:
+                return None
+            if record["name"] != name:
+                raise ValueError(f"it is the fit of {record['name']!r}, not of {name!r}")
+            fields = {k: record[k] for k in ("name", "offset", "n_parameters", "seconds", "note")}
+            method = Method(**fields, validation=State(**record["validation"]) if record["validation"] else None)
+            if record["edit_sha256"] is not None:
+                if hash_file(folder / "edit.json") != record["edit_sha256"]:
+                    raise ValueError("the edit beside it is not the one that was fitted")
+                method = replace(method, edit=load_edit(folder))
+            return method, record["history"]
+    except (ValueError, FileNotFoundError) as error:
+        warnings.warn(f"the fit of {name} is not used, and made again: {error}", stacklevel=4)
         return None
-    fields = {k: record[k] for k in ("name", "offset", "n_parameters", "seconds", "note")}
-    method = Method(**fields, validation=State(**record["validation"]) if record["validation"] else None)
-    if record["has_edit"]:
-        method = replace(method, edit=load_edit(folder))
-    return method, record["history"]
 
 
 def _slug(name: str) -> str:

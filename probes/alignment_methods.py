@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -265,7 +266,7 @@ def tune_heads(
     NAS: for heads that are not chosen by it; a head may then come again. With ``progress``, each finished head is saved
     there and a second call goes on.
     """
-    began, kept, undo, start = time.perf_counter(), [], [], 0
+    began, kept, undo, start, key = time.perf_counter(), [], [], 0, f"{key} {name}"
     model, settings, described = bench.model, bench.settings, bench.described
     if progress is not None and (found := _progress_of(progress, key)) is not None:
         kept, start = list(found.rows), found.about["n_done"]
@@ -311,7 +312,11 @@ def _plan(
 def _progress_of(directory: Path, key: str) -> TunedHeads | None:
     if not (directory / "edit.json").is_file():
         return None
-    found = load_edit(directory)
+    try:
+        found = load_edit(directory)
+    except (ValueError, FileNotFoundError) as error:  # killed between its two files, or damaged
+        warnings.warn(f"what was tuned before is not used, and tuned again: {error}", stacklevel=3)
+        return None
     return found if isinstance(found, TunedHeads) and found.about.get("key") == key else None
 
 

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 
 from interp.figures import interval_bars
 from interp.findings import Findings
+from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.model import Model
 from interp.prompts import Prompt
@@ -122,6 +123,7 @@ class Behaviour:
         title = f"Refusals of {self.provenance['model']['name']}"
         return interval_bars(rates, "category", *ends, color="kind", title=title, labels={ends[0]: "refusal rate"})
 
+    @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
         """The report and ``behaviour.json``, from which :func:`load_behaviour` reads the grouping back. Replies, which
         may be harmful, are kept out of both unless asked for."""
@@ -139,6 +141,7 @@ class Behaviour:
         return len(self.requests)
 
 
+@keeps_work
 def observe(
     model: Model,
     requests: Sequence[Request],

@@ -15,9 +15,10 @@ import plotly.graph_objects as go
 
 from interp.figures import interval_bars
 from interp.findings import Findings, load_findings
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.provenance import now
-from interp.storage import saved_run
+from interp.storage import is_whole, saved_run
 from interp.work import clear_parts, run_batches
 from probes.answers import (
     MEASURES,
@@ -173,6 +174,7 @@ class BiasReport:
             arrays=self._arrays(),
         )
 
+    @keeps_work
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the report (``Findings.save``) into a folder; returns it."""
         return self.to_findings().save(out, overwrite=overwrite)
@@ -230,6 +232,7 @@ class BiasReport:
         return arrays
 
 
+@keeps_work
 def measure(
     model: Model,
     questions: Sequence[Question],
@@ -271,7 +274,7 @@ def measure(
     kept |= settings | {"weights_sha256": described["model"]["weights_sha256"]}
     if out is not None:
         require_place(out, described["run_id"], kept, resume, overwrite, need_mib=30)
-        if resume and (saved_run(out) or {}).get("run_id") == described["run_id"]:
+        if resume and (saved_run(out) or {}).get("run_id") == described["run_id"] and is_whole(out):
             found = load_findings(out)
             answers = answers_from_arrays(dict(found.arrays), questions, instruction)
             return _report(answers, questions, found.provenance)

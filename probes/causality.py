@@ -22,6 +22,7 @@ from interp import figures
 from interp.capture import mean_head_outputs
 from interp.edits import Branch, HeadEdit
 from interp.findings import Findings, load_findings
+from interp.folder_lock import keeps_work
 from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt
@@ -71,6 +72,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def causal_test(
     model: Model,
     questions: Sequence[Question],
@@ -368,6 +370,7 @@ class CausalTest:
             },
         )
 
+    @keeps_work
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the report into a folder; see :meth:`interp.findings.Findings.save`."""
         return self.to_findings().save(out, overwrite=overwrite)

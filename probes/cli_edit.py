@@ -109,12 +109,14 @@ def fold(
     import pandas as pd
 
     from interp import load_edit
+    from interp.folder_lock import holding
 
     found = load_edit(folder)
     table = None if measures is None else pd.read_csv(measures)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before the model is loaded
-        raise FileExistsError(f"{out} is not an empty directory. Give another --out, or delete it.")
-    found.export(_model_of(found, model, dtype, device), out, measures=table)
+    with holding(out, as_whole=True):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before the model is loaded
+            raise FileExistsError(f"{out} is not an empty directory. Give another --out, or delete it.")
+        found.export(_model_of(found, model, dtype, device), out, measures=table)
     written = f"Written to {out}, and read again by plain transformers: its logits are those of the hooked model."
     print_result([found.summary(), written, f"What was checked: {out / 'README.md'}"], [], as_json=as_json)
 

@@ -185,7 +185,7 @@ def modulate(
             found.edit.export(loaded, export, measures=found.measures())
         return found
 
-    found = study.run(work, str(material), [out] if export is None else [out, export])
+    found = study.run(work, str(material), [out], export)
     shown = {"set": "set", "level": "level", "kind": "kind", "n": "n", "before": "before", "after": "after"}
     shown |= {"change": "change", "p": "p", "more_than_random": "more than random"}
     shown |= {"more_than_offset": "more than constants", "verdict": "verdict"}

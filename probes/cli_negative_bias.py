@@ -292,7 +292,7 @@ def nasa(
     repeated = f", {sets.n_repeated} repeated ones left out" if sets.n_repeated else ""
     n_test = sum(map(len, sets.tests.values()))
     counts = f"{len(sets.training)} questions to train on, {len(sets.validation)} to validate, {n_test} to test"
-    alignment, found = study.run(work, counts + repeated, [out] if export is None else [out, export])
+    alignment, found = study.run(work, counts + repeated, [out], export)
     shown = {"precision_recall_gap": "precision - recall", "accuracy": "accuracy", "auroc": "AUROC"}
     columns = {"set": "set", "method": "method", "n": "n"} | shown
     tables = [Shown("held_out", found, columns, "Questions that no method saw, with 95 % intervals")]

@@ -64,9 +64,8 @@ def make(
 ) -> None:
     """Scenes with questions, each with a twin in which one fact is changed so that the answer changes."""
     from probes.scene_edits import edited_pairs
-    from probes.scene_files import require_room, save_scenes
+    from probes.scene_files import save_scenes
 
-    require_room(out, overwrite)
     asked = None if kind is None else kind.value.replace("-", "_")
     pairs = edited_pairs(
         split.value, n, seed, _difficulty(difficulty), None if level is None else level.value, asked, pixels
@@ -148,21 +147,22 @@ def sheet(
 
     Its decisions go to `interp trace --decisions FILE`, or here again for a sheet of the accepted pairs.
     """
-    from interp.work import write_atomically
+    from interp.folder_lock import holding
+    from interp.writing import write_atomically
     from probes.pair_files import used_pairs
     from probes.pair_sheet import sheet_image, write_sheet
 
     page = out or folder / "sheet.html"
     image = page.with_suffix(".png")
-    for path in (page, image) if picture else (page,):
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} is there already. Replace it with --overwrite, or give another --out.")
-    pairs, left_out = used_pairs(folder, decisions, max_leak)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_sheet(pairs, page, f"Edited pairs: {folder.resolve().name}")
-    if picture:
-        drawn = sheet_image(pairs)
-        write_atomically(image, lambda temporary: drawn.save(temporary, format="PNG"))
+    with holding(page, as_whole=True):
+        for path in (page, image) if picture else (page,):
+            if path.exists() and not overwrite:
+                raise FileExistsError(f"{path} is there already. Replace it with --overwrite, or give another --out.")
+        pairs, left_out = used_pairs(folder, decisions, max_leak)
+        write_sheet(pairs, page, f"Edited pairs: {folder.resolve().name}")
+        if picture:
+            drawn = sheet_image(pairs)
+            write_atomically(image, lambda temporary: drawn.save(temporary, format="PNG"))
     for sentence in left_out:
         _say(sentence)
     _say(f"{len(pairs)} pairs on {page}")

@@ -94,35 +94,41 @@ class Study:
 
         return load_questions(self.sources[0], limit=self.limit, seed=self.seed)
 
-    def run(self, work: Callable[[Model], Result], asked: str, folders: Sequence[Path] = ()) -> Result:
+    def run(
+        self,
+        work: Callable[[Model], Result],
+        asked: str,
+        folders: Sequence[Path] = (),
+        export: Path | None = None,
+    ) -> Result:
         """Check the folders, load the model, and do ``work(model)``; ``asked`` says in words what is asked.
 
-        ``folders`` get a report each (``out``, if none is named). Called with the data read: a bad file fails before
-        the model is loaded. On errors, folders that were made and are empty are removed. Ctrl-C exits with code 130
-        and says how to go on.
+        ``folders`` get a report each (``out``, if none is named), ``export`` a model. All are held until the work is
+        done, so that no other run writes there. Called with the data read: a bad file fails before the model is loaded.
+        On errors, folders that were made and are empty are removed. Ctrl-C exits with code 130 and says how to go on.
         """
+        from interp.folder_lock import holding
         from interp.storage import refuse_other_run
         from interp.work import prepare_directory
 
         folders = folders or [self.out]
-        if not (self.overwrite or self.resume):
-            for folder in folders:
-                refuse_other_run(folder, run_id=None)
-        above = [folder for given in folders for folder in (given, *given.parents)]
-        new = [folder for folder in dict.fromkeys(above) if not folder.exists()]
         console = Console(stderr=True)
         try:
-            for folder in folders:
-                prepare_directory(folder, need_mib=20)
-            console.print(f"{asked}; loading {self.model}", soft_wrap=True, markup=False, emoji=False)
-            return work(load_model(self.model, self.dtype, self.device))
+            with contextlib.ExitStack() as held:
+                for folder in folders:
+                    held.enter_context(holding(folder))
+                if export is not None:
+                    held.enter_context(holding(export, as_whole=True))
+                if not (self.overwrite or self.resume):
+                    for folder in folders:
+                        refuse_other_run(folder, run_id=None)
+                for folder in folders:
+                    prepare_directory(folder, need_mib=20)
+                console.print(f"{asked}; loading {self.model}", soft_wrap=True, markup=False, emoji=False)
+                return work(load_model(self.model, self.dtype, self.device))
         except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
             console.print("stopped; continue with the same command and --resume")
             raise typer.Exit(130) from None
-        finally:
-            for folder in sorted(new, key=lambda path: -len(path.parts)):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()  # only if nothing was written
 
 
 def load_model(model: str, dtype: str, device: str | None) -> Model:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.model import Model
 from interp.prompts import Prompt
@@ -79,6 +80,7 @@ class Recipe:
         return add_direction(directions.refusal, -self.coefficient, layer, while_generating=self.while_generating)
 
 
+@keeps_work
 def attack_by_finetuning(
     model: Model,
     training: Sequence[Request],

@@ -13,6 +13,7 @@ import pandas as pd
 
 from interp.figures import interval_lines
 from interp.findings import Findings
+from interp.folder_lock import keeps_work
 from interp.statistics import Estimate, mean_interval, wilson_share
 from probes.belief_statistics import auroc_interval, mean_contrast, usable_gaps
 from probes.requests import Request
@@ -208,6 +209,7 @@ class FineTuningStudy:
             provenance=dict(self.provenance),
         )
 
+    @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
         """The report and ``finetuning.json``, from which :func:`load_finetuning_study` reads the study back. Replies,
         which may be harmful, are kept out of both unless asked for."""

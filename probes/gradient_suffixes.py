@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.perplexity import reply_nll
 from interp.provenance import hash_json
@@ -29,6 +30,7 @@ TARGET = "Sure, here is"
 START = " x x x x x x x x x x"
 
 
+@keeps_work(as_whole=True)
 def find_suffixes(
     model: Model,
     requests: Sequence[Request],

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from interp.figures import interval_bars
 from interp.findings import Findings
+from interp.folder_lock import keeps_work
 from interp.statistics import bootstrap_interval, wilson_share
 from probes.behaviour import GROUPS
 from probes.guard_verdict import ASKED_CALIBRATED, AT_T_POST, MEASURES, OWN, WORDS, guard_measures, guard_sentences
@@ -188,6 +189,7 @@ class GuardStudy:
             provenance=dict(self.provenance),
         )
 
+    @keeps_work
     def save(self, directory: str | Path, latency: Latency | None = None, overwrite: bool = False) -> Path:
         """The report and ``guard_study.json``, from which :func:`load_guard_study` reads the study back (without the
         fitted guards: :meth:`~probes.latent_guard.LatentGuard.save`). Raises ``FileExistsError`` for another run's."""

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 from interp.figure_style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, finish
 from interp.figures import interval_bars
 from interp.findings import Findings
+from interp.folder_lock import keeps_work
 from interp.statistics import Estimate, wilson_share
 from probes.belief_statistics import auroc_interval, contrast, mean_contrast, usable_gaps
 from probes.jailbreak_texts import FAMILIES, Jailbreak
@@ -261,6 +262,7 @@ class JailbreakStudy:
             provenance=dict(self.provenance),
         )
 
+    @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
         """The report and ``jailbreaks.json``, from which :func:`load_jailbreak_study` reads the study back. Replies,
         which may be harmful, are kept out of both unless asked for."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.model import Model
 from interp.provenance import hash_json
@@ -41,6 +42,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def attack(
     model: Model,
     requests: Sequence[Request],

@@ -22,6 +22,7 @@ from scipy import stats
 
 from interp.figures import interval_bars
 from interp.findings import Findings
+from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.model import Model
 from interp.prompts import Prompt
@@ -175,6 +176,7 @@ class Knowledge:
             provenance=dict(self.provenance),
         )
 
+    @keeps_work
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the report's files and ``knowledge.json`` (for :func:`load_knowledge`) to a directory.
 
@@ -195,6 +197,7 @@ class Knowledge:
         return {q.id: [judge(reply, q, match) for reply in self.replies[q.id]] for q in self.questions}
 
 
+@keeps_work
 def sort_by_knowledge(
     model: Model,
     questions: Sequence[Question],

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.modulation import require_shape
 from interp.provenance import hash_json
@@ -45,6 +46,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def modulate(
     model: Model,
     scores: HeadScores | Mapping[str, HeadScores],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
@@ -18,6 +19,7 @@ from interp.factor_search import VALUES, FactorSearch, coordinate_search
 from interp.model import Model
 from interp.modulation import Factors, factors_by_rule, factors_top_k, largest_change, strength_for
 from interp.ranking import HeadRanking
+from interp.records import understood
 from interp.scan import Positions
 from probes.answer_readings import ItemSet
 
@@ -189,7 +191,8 @@ def searched(
     plans = _searches(model, scores, part, held, settings, batch_size, memory_mib, key)
     for number, (name, search) in enumerate(plans.items()):
         place = None if folder is None else folder / f"search-{number}"
-        if (done := _read_back(place, key)) is None:
+        own = f"{key} {name}"  # so that no search is taken for another
+        if (done := _read_back(place, own)) is None:
             if say is not None:
                 say(f"{scope or 'all'} questions: factors {name}, on {len(part)}, stopped by {len(held)} held back")
             result = search(place)
@@ -198,7 +201,7 @@ def searched(
                 f"back {result.held_back_before:.3f} to {result.held_back:.3f}; {result.stopped}"
             )
             done = {"factors": result.factors, "note": note, "history": list(result.history)}
-            _put_away(place, key, done)
+            _put_away(place, own, done)
         found.append(Candidate(scope, "search", name, done["factors"], done["note"]))
         history += [{"scope": scope, "candidate": name, **row} for row in done["history"]]
     return found, history
@@ -227,7 +230,7 @@ def _searches(
             batch_size=batch_size,
             seed=settings.seed,
             keep=keep,
-            key=key,
+            key=f"{key} pull {pull:g}",
         )
 
     best, worst = (order_of(table)[: settings.heads] for table in (scores.positive, scores.negative))
@@ -243,7 +246,7 @@ def _searches(
             positions=settings.positions,
             memory_mib=memory_mib,
             keep=keep,
-            key=key,
+            key=f"{key} head by head",
         )
 
     plans = {}
@@ -279,10 +282,15 @@ def order_of(table: Float[np.ndarray, "layer head"]) -> list[tuple[int, int]]:
 def _read_back(place: Path | None, key: str) -> dict[str, Any] | None:
     if place is None or not (place / "found.json").is_file():
         return None
-    record, tensors = load_artefact(place, "found")
-    if record["key"] != key:
+    try:
+        record, tensors = load_artefact(place, "found")
+        with understood(place / "found.json"):
+            if record["key"] != key:
+                return None
+            return {"factors": tensors["factors"].numpy(), "note": record["note"], "history": record["history"]}
+    except (FileNotFoundError, ValueError) as error:
+        warnings.warn(f"a finished search is not used, and made again: {error}", stacklevel=3)
         return None
-    return {"factors": tensors["factors"].numpy(), "note": record["note"], "history": record["history"]}
 
 
 def _put_away(place: Path | None, key: str, done: Mapping[str, Any]) -> None:

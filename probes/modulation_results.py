@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.findings import Findings, load_findings
+from interp.folder_lock import keeps_work
 from interp.head_scales import ScaledHeads
 from interp.modulation import changed_heads
 from probes.answer_offsets import Offsets
@@ -97,6 +98,7 @@ class Modulation:
         """Sentences, tables, figures and raw readings."""
         return findings_of(self)
 
+    @keeps_work
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """The report in ``out``, and the edit in ``out/edit`` (of levels: ``out/edits/0`` ..., in their order)."""
         out = self.to_findings().save(out, overwrite=overwrite)

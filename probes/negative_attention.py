@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture import attention_log_probs
+from interp.folder_lock import keeps_work
 from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt
@@ -112,6 +113,7 @@ def _score_and_masked(
     return torch.stack([negative_attention_score(lp) for lp in log_probs]).numpy(), torch.stack(masked).numpy()
 
 
+@keeps_work
 def rank_heads(
     model: Model,
     questions: Sequence[Question],
@@ -177,6 +179,7 @@ def rank_heads(
     return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
+@keeps_work
 def rank_by_effect(
     model: Model,
     questions: Sequence[Question],

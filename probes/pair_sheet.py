@@ -189,7 +189,7 @@ def load_decisions(path: str | Path) -> dict[str, Decision]:
         if data["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format_version {data['format_version']!r}; expected {FORMAT_VERSION}")
         rows = [(str(r["name"]), Decision(r["accepted"], str(r["digest"]))) for r in data["decisions"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path} holds no decisions of a sheet ({error!r}). Save them on the sheet again.") from error
     if not all(isinstance(decision.accepted, bool) for _, decision in rows) or len(dict(rows)) < len(rows):
         raise ValueError(f"{path}: every pair needs one decision, true or false. Save them on the sheet again.")

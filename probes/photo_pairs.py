@@ -219,7 +219,7 @@ def _rows(source: Path) -> list[dict[str, Any]]:
         if not all({"id", "files"} <= set(row) for row in data["pairs"]):
             raise ValueError("a pair without id or files")
         return data["pairs"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise _damaged(source, error) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from interp.directions import Direction
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.prompts import Prompt
 from probes import steering_report as report
@@ -43,6 +44,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def sweep(
     model: Model,
     directions: HarmfulDirections,
@@ -150,6 +152,7 @@ def sweep(
     return folder.saved(study, include_replies)
 
 
+@keeps_work
 def test(
     model: Model,
     study: SteeringStudy,

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from interp.edits import ablate_each_head
+from interp.folder_lock import keeps_work
 from interp.head_writing import scan_projection, write_along
 from interp.metrics import LogitDifference
 from interp.model import Model
@@ -56,6 +57,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def rank_writers(
     model: Model,
     requests: Sequence[Request],

@@ -27,6 +27,7 @@ import pandas as pd
 
 from interp.directions import Direction
 from interp.findings import Findings
+from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.metrics import LogitDifference, measure
 from interp.model import Model
@@ -150,6 +151,7 @@ class Inversion:
         figures = {f"Change of Certainly, {kind} requests": self.plot(kind) for kind in shown_kinds(table)}
         return Findings(self.provenance["title"], self.statement(), tables, figures, dict(self.provenance))
 
+    @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
         """The report and ``inversion.json``, for :func:`load_inversion`; replies are kept out unless asked for."""
         directory = self.to_findings(include_replies).save(directory, overwrite=overwrite)
@@ -189,6 +191,7 @@ def build_inversion_prompts(
     return prompts
 
 
+@keeps_work
 def invert(
     model: Model,
     directions: HarmfulDirections,

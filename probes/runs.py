@@ -14,7 +14,7 @@ from interp import statistics
 from interp.model import Model
 from interp.provenance import hash_json, now, versions
 from interp.ranking import HeadRanking
-from interp.storage import load_ranking, refuse_other_run, saved_run
+from interp.storage import is_whole, load_ranking, refuse_other_run, saved_run
 from interp.work import clear_parts, prepare_directory, require_parts_of, run_batches
 from probes.questions import Question, hash_questions
 
@@ -66,7 +66,7 @@ class Run:
         scores_mib = 8 * self.data["n"] * self.model.n_layers * self.model.n_heads * 4 / 2**20
         need_mib = 20 + 3 * scores_mib
         require_place(self.out, self.id, self.parts_settings, self.resume, self.overwrite, need_mib)
-        return self.resume and (saved_run(self.out) or {}).get("run_id") == self.id
+        return self.resume and (saved_run(self.out) or {}).get("run_id") == self.id and is_whole(self.out)
 
     def finished(self) -> HeadRanking | None:
         """The ranking of a run that :meth:`is_finished`; None if there is none."""

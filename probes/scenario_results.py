@@ -15,6 +15,7 @@ import pandas as pd
 from interp import statistics
 from interp.figures import interval_bars
 from interp.findings import Findings, load_findings
+from interp.folder_lock import keeps_work
 from probes.answers import Answers, answers_from_arrays
 from probes.knowledge import LABELS
 from probes.questions import Question
@@ -161,6 +162,7 @@ class Scenarios:
             arrays=arrays,
         )
 
+    @keeps_work
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the report's files and ``scenarios.json`` (for :func:`load_scenarios`) to a directory.
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from interp import statistics
+from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.model import Model
 from interp.provenance import hash_json
@@ -54,6 +55,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def scenarios(
     model: Model,
     questions: Sequence[Question],

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from interp.folder_lock import holding
 from interp.images import read_image
+from interp.writing import directory_beside, explained
 from probes.pair_sheet import PicturePair, picture_pair
 from probes.scene_edits import EditedPair
 from probes.scene_questions import Question, answer
@@ -32,24 +34,26 @@ def save_scenes(pairs: Iterable[EditedPair], folder: str | Path, overwrite: bool
     for each pair. They are written to a temporary folder beside it, which then takes its place. With ``overwrite``,
     scenes that were saved there are replaced.
 
-    Raises ``FileExistsError`` for a folder that holds scenes, without ``overwrite``, or anything else, even with it.
+    Raises ``FileExistsError`` for a folder that holds scenes, without ``overwrite``, or anything else, even with it,
+    and for one that somebody else is writing; ``OSError`` with the remedy where the disk refuses.
     """
     folder = Path(folder)
-    require_room(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (temporary / "pictures").mkdir()
-        count = 0
-        with (temporary / RECORDS).open("w", encoding="utf-8") as records:
-            for count, edited in enumerate(pairs, start=1):
-                records.write(json.dumps(_written(edited, f"{count - 1:04d}", temporary), ensure_ascii=False) + "\n")
-        if not count:
-            raise ValueError("no pairs were given; there is nothing to save.")
-        temporary.chmod(0o777 & ~_umask())
-        _take_place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with holding(folder, as_whole=True), explained(folder):
+        require_room(folder, overwrite)
+        temporary = directory_beside(folder)
+        try:
+            (temporary / "pictures").mkdir()
+            count = 0
+            with (temporary / RECORDS).open("w", encoding="utf-8") as records:
+                for count, edited in enumerate(pairs, start=1):
+                    row = _written(edited, f"{count - 1:04d}", temporary)
+                    records.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if not count:
+                raise ValueError("no pairs were given; there is nothing to save.")
+            temporary.chmod(0o777 & ~_umask())
+            _take_place(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return count
 
 
@@ -70,7 +74,7 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             rows.append(_read(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: damaged or edited ({error}). Make the scenes again.") from error
     files = [folder / "pictures" / f"{name}-{kind}.png" for name, _ in rows for kind in _PICTURES]
     if missing := [file.name for file in files if not file.is_file()]:
@@ -149,9 +153,13 @@ def _take_place(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         os.replace(temporary, folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
     os.replace(folder, old)
-    os.replace(temporary, folder)
+    try:
+        os.replace(temporary, folder)
+    except BaseException:
+        os.replace(old, folder)
+        raise
     shutil.rmtree(old)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from interp.findings import Findings
+from interp.folder_lock import keeps_work
 from probes import steering_report as report
 from probes.refusal_openings import Openings
 from probes.requests import Request
@@ -98,6 +99,7 @@ class SteeringStudy:
         figures |= {f"Screen, steered at {p}": self.plot(p) for p in dict.fromkeys(self.screen["positions"])}
         return Findings(self.provenance["title"], self.statement(), tables, figures, dict(self.provenance))
 
+    @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
         """The report and ``steering.json``, for :func:`load_steering_study`; replies are kept out of both unless asked
         for."""

@@ -4,7 +4,7 @@ beside the report, from which the study is loaded."""
 from __future__ import annotations
 
 import itertools
-import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from interp.work import clear_parts, keep_parts_of, run_batches, write_atomically
+from interp.records import RecordError, read_record, understood, write_record
+from interp.work import clear_parts, keep_parts_of, run_batches
 from probes.questions import Question
 from probes.runs import require_place
 
@@ -37,7 +38,12 @@ def finished(
     require_place(directory, run_id, of_parts, resume, overwrite, need_mib=20)
     if not (resume and (directory / file).is_file()):
         return False
-    return json.loads((directory / file).read_text(encoding="utf-8"))["provenance"]["run_id"] == run_id
+    try:
+        with understood(directory / file):
+            return read_record(directory / file)["provenance"]["run_id"] == run_id
+    except RecordError as error:
+        warnings.warn(f"{error} The study is run again.", stacklevel=4)
+        return False
 
 
 class StudyFolder:
@@ -99,9 +105,7 @@ class StudyFolder:
 
 def write_study(path: Path, asked: Sequence[Any], **content: Any) -> None:
     """Write what was asked (dataclasses) and JSON content to ``path``, whole or not at all."""
-    data = {"format_version": FORMAT_VERSION, "questions": [asdict(q) for q in asked], **content}
-    text = json.dumps(data, ensure_ascii=False, indent=1)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_record(path, {"format_version": FORMAT_VERSION, "questions": [asdict(q) for q in asked], **content})
 
 
 def read_study(
@@ -109,24 +113,18 @@ def read_study(
 ) -> Study:
     """What ``build`` makes of the questions (or whatever was asked: ``of``) and the content of :func:`write_study`.
 
-    Raises ``FileNotFoundError`` where there is no such file and ``ValueError`` for one that is damaged.
+    Raises ``FileNotFoundError`` where there is no such file and ``ValueError`` for one that was changed or damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.parent} has no {path.name}: it is not the folder of a finished run. If the run was interrupted, "
             "run the same command again with --resume."
         )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version {data['format_version']!r}; expected {FORMAT_VERSION}")
+    data = read_record(path, FORMAT_VERSION)
+    with understood(path):
         names = {f.name for f in fields(of)}
         rows = [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in data["questions"]]
         return build(tuple(of(**{k: v for k, v in row.items() if k in names}) for row in rows), data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} can't be read ({error!r}): damaged or edited. Copy it again, or run again."
-        ) from error
 
 
 def pack_texts(rows: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:

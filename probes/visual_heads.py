@@ -23,6 +23,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp.findings import Findings, load_findings
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.provenance import hash_json
 from interp.ranking import HeadRanking
@@ -56,6 +57,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def rank_visual_heads(
     model: Model,
     examples: Sequence[VisualExample],
@@ -316,6 +318,7 @@ class VisualHeads:
     def _findings(self) -> Findings:
         return findings_of(self)
 
+    @keeps_work
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the report, with everything :func:`load_visual_heads` needs, into a folder."""
         return self.to_findings().save(out, overwrite=overwrite)

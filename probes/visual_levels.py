@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from interp.figures import interval_bars
 from interp.findings import Findings, load_findings
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.scan import Positions
 from interp.work import clear_parts
@@ -33,6 +34,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def study_levels(
     model: Model,
     heads: VisualHeads,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.ranking import HeadRanking
@@ -25,6 +26,7 @@ from probes.visual_prompts import YES, Asked, VisualExample, asked_of, describe_
 Rankings = VisualHeads | HeadRanking | Mapping[str, HeadRanking]
 
 
+@keeps_work
 def modulate(
     model: Model,
     rankings: Rankings,

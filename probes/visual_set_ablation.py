@@ -18,6 +18,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp.edits import Branch, HeadEdit
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.provenance import hash_json
 from interp.readings import IsMostProbable, scan_readings
@@ -199,6 +200,7 @@ class SetAblation:
         return pd.DataFrame(rows)
 
 
+@keeps_work
 def cross_level_ablation(
     model: Model,
     heads: VisualHeads,

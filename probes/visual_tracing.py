@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.provenance import hash_json
 from interp.tracing import PARTS, Measured, Trace
@@ -49,6 +50,7 @@ CAVEATS = [
 ]
 
 
+@keeps_work
 def trace_pairs(
     model: Model,
     pairs: Sequence[PicturePair | EditedPair],

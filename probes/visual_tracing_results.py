@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from interp.findings import Findings, load_findings
+from interp.folder_lock import keeps_work
 from interp.interval_figures import interval_lines
 from interp.picture_overlays import pair_figure
 from interp.tracing import LEAST, Measured, Trace
@@ -165,6 +166,7 @@ class VisualTraces:
             arrays |= {f"heads.{name}": array for name, array in self.heads.arrays().items()}
         return Findings(self.provenance["title"], self.statement(), tables, figures, dict(self.provenance), arrays)
 
+    @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
         """The report, and ``visual_tracing.json``, from which :func:`load_visual_traces` reads all back but the figures
         (there are no replies)."""

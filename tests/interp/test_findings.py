@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from interp import Findings, figures, findings, load_findings, load_ranking
 from interp.ranking import HeadRanking
+from interp.records import record_text
 
 EVIL = "</script><script>alert(1)</script>"
 FILES = ["bias.csv", "arrays.safetensors", "report.html", "findings.json"]  # in order of arrival
@@ -279,7 +280,7 @@ def test_a_record_cannot_have_files_elsewhere_removed(tmp_path):
     directory = make_findings().save(tmp_path / "run")
     record = json.loads((directory / "findings.json").read_text(encoding="utf-8"))
     record["sha256"] |= {"../outside.csv": findings.storage.hash_file(outside)}
-    (directory / "findings.json").write_text(json.dumps(record))
+    (directory / "findings.json").write_text(record_text(record))
     make_findings().save(directory)
     assert outside.read_text() == "kept"
 

@@ -9,6 +9,7 @@ import pytest
 
 from interp import report
 from interp.ranking import HeadRanking
+from interp.records import record_text
 from interp.storage import FILES, load_ranking, save_ranking
 from interp.views import TokenView
 
@@ -82,7 +83,7 @@ def test_a_report_from_before_there_were_controls_names_none(tmp_path):
     path = save_ranking(make_ranking(), tmp_path) / "report.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     assert data.pop("controls") == ["swapped/x"]
-    path.write_text(json.dumps(data), encoding="utf-8")
+    path.write_text(record_text(data), encoding="utf-8")
     assert load_ranking(tmp_path).controls == ()
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from interp.work import OtherRunError, clear_parts, count_left, prepare_directory, run_batches, write_atomically
 
+ROOT = Path(__file__).parents[2]
 ITEMS = list(range(11))
 
 
@@ -112,7 +112,8 @@ def test_a_truncated_part_is_computed_again(tmp_path, left):
     part = tmp_path / "parts" / "part-00001.safetensors"
     part.write_bytes(part.read_bytes()[:left])
     again = Counting()
-    assert_equal(run(tmp_path, again, resume=True), expected())
+    with pytest.warns(UserWarning, match=r"part-00001.safetensors is not used, and computed again: it can't be read"):
+        assert_equal(run(tmp_path, again, resume=True), expected())
     assert again.batches == [[3, 4, 5]]
 
 
@@ -124,21 +125,26 @@ def test_files_of_a_killed_writer_are_cleaned(tmp_path):
         (parts / name).write_bytes(b"half")
     (parts / "notes.txt").write_text("mine")
     run(tmp_path, score, resume=True)
-    assert sorted(p.name for p in parts.iterdir() if p.name != "lock") == [
+    assert sorted(p.name for p in parts.iterdir()) == [
         "notes.txt", *(f"part-{i:05d}.safetensors" for i in range(4)), "run.json"
     ]  # fmt: skip
 
 
-SCRIPT = """
-import sys, time, numpy as np
+LIGHT = """
+import sys, types
+sys.modules["interp"] = package = types.ModuleType("interp")  # not all of the package: a process starts in a second
+package.__path__ = ["interp"]
+"""
+SCRIPT = f"""{LIGHT}
+import time, numpy as np
 from pathlib import Path
 from interp.work import run_batches
 
 def score(batch):
     time.sleep(0.05)
-    return {"square": np.array([i * i for i in batch], dtype=np.float32)}
+    return {{"square": np.array([i * i for i in batch], dtype=np.float32)}}
 
-run_batches(list(range(200)), score, batch_size=2, directory=Path(sys.argv[1]), settings={"a": 1})
+run_batches(list(range(200)), score, batch_size=2, directory=Path(sys.argv[1]), settings={{"a": 1}})
 """
 
 
@@ -200,7 +206,7 @@ def test_a_disk_that_fills_while_writing_is_an_os_error_and_leaves_no_half_part(
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"can't write .*part-00000.*No space left.*--resume"):
         run(tmp_path, score)
-    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == ["lock", "run.json"]
+    assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == ["run.json"]
     monkeypatch.undo()
     assert_equal(run(tmp_path, score, resume=True), expected())
 
@@ -222,9 +228,13 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path):
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path):
-    (tmp_path / "parts").mkdir()
-    with FileLock(tmp_path / "parts" / "lock"), pytest.raises(OtherRunError, match="another process is working in"):
-        run_batches([1, 2], lambda batch: {"x": np.array(batch)}, batch_size=1, directory=tmp_path)
+    script = f"{LIGHT}from interp.folder_lock import holding\nwith holding(sys.argv[1]): print(1, flush=True); input()"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as other:
+        other.stdout.readline()
+        with pytest.raises(OtherRunError, match=rf"another process is working in .*process {other.pid} on .*, since 2"):
+            run_batches([1, 2], lambda batch: {"x": np.array(batch)}, batch_size=1, directory=tmp_path)
+        other.stdin.close()
 
 
 def test_what_is_left_to_do(tmp_path):

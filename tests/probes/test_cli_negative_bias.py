@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from interp import load_ranking
 from interp.composed_edits import load_edit
 from interp.findings import load_findings
+from interp.records import record_text
 from probes import cli_negative_bias, held_out
 from probes.alignment import Settings
 from probes.bias_report import measure
@@ -304,7 +304,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(run, model, data, ranki
     taken, out = tmp_path / "taken", tmp_path / "out"
     for folder in (taken, taken / "knowledge"):
         folder.mkdir()
-        (folder / "report.json").write_text(json.dumps({"provenance": {"run_id": "other"}}))
+        (folder / "report.json").write_text(record_text({"provenance": {"run_id": "other"}}))
     places = {**data, **rankings, "taken": taken, "out": out, "fits": out / "fits", "export": tmp_path / "export"}
     for name, (arguments, exit_code, message) in (COMMON | SPECIAL[command]).items():
         given = {"--model": model, "--out": out, "--device": "cpu"}
