@@ -25,9 +25,11 @@ from probes.cli_study import (
     AnswerForms,
     AsJson,
     BatchSize,
+    Columns,
     Data,
     Device,
     Dtype,
+    FormatName,
     Forms,
     Limit,
     ModelName,
@@ -37,6 +39,7 @@ from probes.cli_study import (
     Seed,
     Study,
     Wording,
+    how_read,
     print_ranking,
 )
 from probes.cli_trace import trace
@@ -148,6 +151,8 @@ def negative_attention(
     out: Out,
     model: ModelName = "smollm2-135m",
     data: Data = "builtin",
+    column: Columns = None,
+    format: FormatName = None,
     limit: Limit = None,
     seed: Seed = 0,
     instruction: Wording = "Answer the question with Yes or No.",
@@ -167,7 +172,7 @@ def negative_attention(
     """
     from probes import negative_bias
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
     asked = negative_bias.Instruction(instruction)
     questions = study.questions()
     ranking = study.run(
@@ -191,6 +196,8 @@ def head_effect(
     out: Out,
     model: ModelName = "smollm2-135m",
     data: Data = "builtin",
+    column: Columns = None,
+    format: FormatName = None,
     ablation: Annotated[Ablation, typer.Option(help="What a head's output is replaced by.")] = Ablation.zero,
     positions: Annotated[str, typer.Option(help="answer, all, or a number of last positions.")] = "answer",
     limit: Limit = None,
@@ -209,7 +216,7 @@ def head_effect(
 
     if positions not in ("answer", "all") and not positions.isdecimal():
         raise typer.BadParameter(f"{positions!r}; expected answer, all or a number", param_hint="--positions")
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
     asked = negative_bias.Instruction(instruction)
     questions = study.questions()
     ranking = study.run(
@@ -244,5 +251,6 @@ def main() -> None:
         try:
             app()
         except (ValueError, KeyError, OSError, ArithmeticError, RuntimeError) as error:
-            console.print(f"interp: {error}", style="red", markup=False, emoji=False, highlight=False)
+            told = getattr(error, "on_command_line", error)  # an error that knows which front end it is read in
+            console.print(f"interp: {told}", style="red", markup=False, emoji=False, highlight=False)
             sys.exit(1)

@@ -110,9 +110,10 @@ def fold(
 
     from interp import load_edit
     from interp.folder_lock import holding
+    from probes.rows import read_rows
 
     found = load_edit(folder)
-    table = None if measures is None else pd.read_csv(measures)
+    table = None if measures is None else pd.DataFrame([row.fields for row in read_rows(measures)])
     with holding(out, as_whole=True):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before the model is loaded
             raise FileExistsError(f"{out} is not an empty directory. Give another --out, or delete it.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,20 +28,24 @@ from probes.cli_requests import (
 from probes.cli_study import (
     AsJson,
     BatchSize,
+    Columns,
     Device,
     Dtype,
+    FormatName,
     ModelName,
     Out,
     Overwrite,
     Resume,
     Shown,
     Study,
+    how_read,
     load_model,
     print_result,
 )
 
 if TYPE_CHECKING:
     from interp.model import Model
+    from probes.formats import Reading
     from probes.latent_guard import GuardStudy, Latency
 
 guard = typer.Typer(help="Is a request harmful? Read from the model's own states.", no_args_is_help=True)
@@ -66,6 +69,8 @@ def fit(
     harmless: Harmless = None,
     test_harmful: TestHarmful = None,
     test_harmless: TestHarmless = None,
+    column: Columns = None,
+    format: FormatName = None,
     limit: RequestLimit = None,
     seed: RequestSeed = 0,
     system: System = None,
@@ -91,13 +96,15 @@ def fit(
         harmless=harmless,
         test_harmful=test_harmful,
         test_harmless=test_harmless,
+        column=column,
+        format=format,
         limit=limit,
         seed=seed,
         system=system,
         endings=endings,
         include_replies=include_replies,
     )
-    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading)
 
     def work(loaded: Model) -> tuple[GuardStudy, Latency]:
         from probes.latent_guard import compare_guards, latency
@@ -136,8 +143,13 @@ def predict(
         Path, typer.Option("--guard", help="OUT of `interp guard fit`, or its folder `guard`.", metavar="DIR")
     ],
     file: Annotated[
-        Path | None, typer.Argument(help="A text file, one request a line; or .jsonl, .json, .csv or .parquet.")
+        Path | None,
+        typer.Argument(
+            help="A text file, one request a line; or .jsonl, .json, .csv, .tsv or .parquet; - for standard input."
+        ),
     ] = None,
+    column: Columns = None,
+    format: FormatName = None,
     text: Annotated[list[str] | None, typer.Option(help="A request; may be repeated.")] = None,
     as_json: AsJson = False,
     model: Annotated[
@@ -154,6 +166,8 @@ def predict(
     from interp.sources import BUILTIN
     from probes.latent_guard import load_guard
 
+    if file is None and (format or column):
+        raise typer.BadParameter("for a file of requests; leave it out", param_hint="--format/--column")
     if (file is None) == (not text):
         raise typer.BadParameter("give a file of requests, or --text, and not both", param_hint="FILE")
     folder = folder / "guard" if (folder / "guard" / "guard.json").is_file() else folder
@@ -162,7 +176,11 @@ def predict(
         raise typer.BadParameter(
             f"the guard is of {of['name']!r}, which is no built-in name; say where it is", param_hint="--model"
         )
-    ids, texts = _read(file) if file is not None else ([f"text {i}" for i in range(1, len(text) + 1)], text)
+    ids, texts = (
+        _read(file, how_read(format, column))
+        if file is not None
+        else ([f"text {i}" for i in range(1, len(text) + 1)], text)
+    )
     if blank := [i for i, t in zip(ids, texts, strict=True) if not t.strip()]:
         raise ValueError(f"{', '.join(blank)}: no text in it; expected a request.")
     fitted = load_guard(folder, load_model(model or of["name"], dtype or of["dtype"], device))
@@ -182,29 +200,18 @@ def predict(
     Console().print(table)
 
 
-def _read(path: Path) -> tuple[list[str], list[str]]:
+def _read(path: Path, reading: Reading) -> tuple[list[str], list[str]]:
     """Ids and texts of a file: a row, or a line that is not blank, is a request."""
-    from probes.question_formats import EXTENSIONS, read_rows
-    from probes.request_formats import FORMATS, detect_format, lower_names
+    from probes.requests import read_texts
+    from probes.rows import EXTENSIONS, called, has_rows, read_lines, suffix_of
 
-    if path.suffix.lower() not in EXTENSIONS:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text in UTF-8 ({error}). Save it as UTF-8.") from None
-        found = [(f"line {n}", line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
+    if suffix_of(path) in EXTENSIONS or reading or has_rows(path):
+        found = [(r.id, r.text) for r in read_texts(path, reading)]
     else:
-        rows = [(number, lower_names(row)) for number, row in read_rows(path)]
-        parse, _ = FORMATS[detect_format([row for _, row in rows])]
-        found = [(f["id"], f["text"]) for number, row in rows for f in _parsed(parse, row, path, number)]
+        found = [(f"line {number}", line) for number, line in read_lines(path)]
+        if found and found[0][1].startswith(("{", "[{")):  # of a pipe, whose name says nothing
+            raise ValueError(f"{called(path)} looks like JSON, not like a request a line; say so with --format plain.")
     if not found:
         raise ValueError(f"{path} has no requests; expected one a line.")
     ids, texts = zip(*found, strict=True)
     return list(ids), list(texts)
-
-
-def _parsed(parse, row, path: Path, number: str) -> Sequence[dict[str, str]]:
-    try:
-        return parse(row, f"{path.stem}-{number}")
-    except ValueError as error:
-        raise ValueError(f"{path}, row {number}: {error}") from None

@@ -32,8 +32,10 @@ from probes.cli_requests import (
 from probes.cli_study import (
     AsJson,
     BatchSize,
+    Columns,
     Device,
     Dtype,
+    FormatName,
     ModelName,
     Out,
     Overwrite,
@@ -78,6 +80,8 @@ def harmfulness_directions(
     harmless: Harmless = None,
     test_harmful: TestHarmful = None,
     test_harmless: TestHarmless = None,
+    column: Columns = None,
+    format: FormatName = None,
     limit: RequestLimit = None,
     seed: RequestSeed = 0,
     system: System = None,
@@ -102,6 +106,8 @@ def harmfulness_directions(
         harmless=harmless,
         test_harmful=test_harmful,
         test_harmless=test_harmless,
+        column=column,
+        format=format,
         limit=limit,
         seed=seed,
         system=system,
@@ -109,7 +115,7 @@ def harmfulness_directions(
         by=by,
         include_replies=include_replies,
     )
-    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading)
     folders = [out, out / "behaviour"]
     behaviour, found = study.run(lambda loaded: _fit(loaded, study, asking, batch_size), asking.said(), folders)
     print_result([*behaviour.statement(), *found.statement], [], folders, as_json)
@@ -167,6 +173,8 @@ def steer(
     harmless: Harmless = None,
     test_harmful: TestHarmful = None,
     test_harmless: TestHarmless = None,
+    column: Columns = None,
+    format: FormatName = None,
     limit: RequestLimit = None,
     seed: RequestSeed = 0,
     system: System = None,
@@ -208,6 +216,8 @@ def steer(
         harmless=harmless,
         test_harmful=test_harmful,
         test_harmless=test_harmless,
+        column=column,
+        format=format,
         limit=limit,
         seed=seed,
         system=system,
@@ -220,7 +230,7 @@ def steer(
         raise typer.BadParameter(
             f"{min(coefficient):g}; expected numbers above 0: plus and minus are both tried", param_hint="--coefficient"
         )
-    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading)
     folders = [out, out / "sweep", *([] if earlier else [out / "behaviour"])]
 
     def work(loaded: Model) -> SteeringStudy:
@@ -284,6 +294,8 @@ def refusal_writers(
     harmless: Harmless = None,
     test_harmful: TestHarmful = None,
     test_harmless: TestHarmless = None,
+    column: Columns = None,
+    format: FormatName = None,
     limit: RequestLimit = None,
     seed: RequestSeed = 0,
     system: System = None,
@@ -316,6 +328,8 @@ def refusal_writers(
         harmless=harmless,
         test_harmful=test_harmful,
         test_harmless=test_harmless,
+        column=column,
+        format=format,
         limit=limit,
         seed=seed,
         system=system,
@@ -324,7 +338,7 @@ def refusal_writers(
         include_replies=include_replies,
         directions=earlier,
     )
-    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading)
     folders = [out, *([] if earlier else [out / "behaviour"])]
 
     def work(loaded: Model):

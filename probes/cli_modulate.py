@@ -11,14 +11,17 @@ import typer
 from probes.cli_scenes import Decisions, MaxLeak
 from probes.cli_study import (
     AsJson,
+    Columns,
     Device,
     Dtype,
+    FormatName,
     ModelName,
     Out,
     Overwrite,
     Resume,
     Shown,
     Study,
+    how_read,
     print_result,
     say,
 )
@@ -77,6 +80,8 @@ def modulate(
     model: ModelName = "scenes-smollm2",
     images: Images = None,
     annotations: Annotations = None,
+    column: Columns = None,
+    format: FormatName = None,
     missing: WhereMissing = Missing.refuse,
     decisions: Decisions = None,
     max_leak: MaxLeak = 0.0,
@@ -137,7 +142,7 @@ def modulate(
     from probes.modulation_sources import read_material, read_ranking
     from probes.visual_modulation import scores_of
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
     settings = _settings(Settings, rule, k, search, steps, rounds, positions, choose_by, random_draws, target, seed)
     ranked = read_ranking(ranking)
     if not isinstance(ranked, HeadRanking) and (measure is not None or high is not None):
@@ -153,6 +158,7 @@ def modulate(
         seed=seed,
         decisions=decisions,
         max_leak=max_leak,
+        reading=study.reading,
     )
     say(*(f"warning: {warning}" for warning in material.warnings))
     if export is not None:

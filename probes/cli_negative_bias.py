@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from probes.cli_study import (
+    FILES,
     AnswerForms,
     AsJson,
     BatchSize,
+    Columns,
     Data,
     Device,
     Dtype,
+    FormatName,
     Forms,
     Limit,
     ModelName,
@@ -26,6 +29,7 @@ from probes.cli_study import (
     Shown,
     Study,
     Wording,
+    how_read,
     print_result,
 )
 
@@ -57,6 +61,8 @@ def measure_negative_bias(
     out: Out,
     model: ModelName = "smollm2-135m",
     data: Data = "builtin",
+    column: Columns = None,
+    format: FormatName = None,
     limit: Limit = None,
     seed: Seed = 0,
     instruction: Wording = "Answer the question with Yes or No.",
@@ -75,7 +81,7 @@ def measure_negative_bias(
     """
     from probes import negative_bias
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
     asked = negative_bias.Instruction(instruction)
     questions = _both_answers(study.questions(), data)
     report = study.run(
@@ -103,6 +109,8 @@ def negative_heads(
     out: Out,
     model: ModelName = "smollm2-135m",
     data: Data = "builtin",
+    column: Columns = None,
+    format: FormatName = None,
     ranking: Annotated[
         Path | None,
         typer.Option(help="Folder of a saved NAS ranking; the default ranks on one half and tests on the other."),
@@ -146,12 +154,12 @@ def negative_heads(
     from probes.held_out import apart_from
     from probes.questions import load_questions, sample_questions, split_questions
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
     asked = negative_bias.Instruction(instruction)
     saved, to_rank = None, []
     if ranking is not None:
         saved = load_ranking(ranking)
-        every = load_questions(data, seed=seed)
+        every = load_questions(data, seed=seed, format=format, columns=study.reading.columns)
         questions = apart_from(every, saved.example_ids)
         if not questions:
             raise ValueError(
@@ -214,13 +222,13 @@ def nasa(
     model: ModelName = "smollm2-135m",
     data: Annotated[
         list[str],
-        typer.Option(
-            help="'builtin', or a .jsonl, .json, .csv or .parquet file; may be repeated.", show_default="builtin"
-        ),
+        typer.Option(help=f"{FILES}; may be repeated.", show_default="builtin"),
     ] = ["builtin"],  # noqa: B006 (typer's way to a default that can be repeated)
     test_data: Annotated[
         list[str] | None, typer.Option(help="Further questions to test on only; may be repeated.")
     ] = None,
+    column: Columns = None,
+    format: FormatName = None,
     limit: Annotated[
         int | None,
         typer.Option(min=20, help="Most training questions; N/3 validate (20 at least), N/2 are in each test."),
@@ -257,12 +265,12 @@ def nasa(
     from probes.alignment import RIVALS, require_probing_set
     from probes.held_out import divide
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
     settings = negative_bias.Settings(
         k=k, steps=steps, batch_size=batch_size, learning_rate=learning_rate, key_group=key_group, seed=seed
     )
     asked = negative_bias.Instruction(instruction)
-    sets = divide(data, test_data or (), limit=limit, seed=seed)
+    sets = divide(data, test_data or (), limit=limit, seed=seed, reading=study.reading)
     for name, questions in (("training", sets.training), ("validation", sets.validation)):
         require_probing_set(name, questions)
     for name, questions in sets.tests.items():
@@ -305,6 +313,8 @@ def knowledge(
     out: Out,
     model: ModelName = "smollm2-135m",
     data: Data = "builtin",
+    column: Columns = None,
+    format: FormatName = None,
     limit: Limit = None,
     seed: Seed = 0,
     samples: Annotated[int, typer.Option(min=1, help="Sampled replies to each open question.")] = 8,
@@ -331,7 +341,7 @@ def knowledge(
     from probes import negative_bias
     from probes.scenarios import ALL
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
     which = which or list(ALL)
     given = study.questions()
     questions = _both_answers([q for q in given if q.open_question.strip() and q.open_answer.strip()] or given, data)

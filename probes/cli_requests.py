@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probes.cli_study import Study
+from probes.cli_study import FILES, Study, how_read, require_files
+from probes.formats import AS_IT_IS, Reading
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -31,7 +32,7 @@ class By(StrEnum):
     kind = "kind"
 
 
-_FILES = "'builtin', or a .jsonl, .json, .csv or .parquet file; may be repeated."
+_FILES = f"{FILES}; may be repeated."
 Harmful = Annotated[list[str] | None, typer.Option(help=f"Harmful requests: {_FILES}", show_default="builtin")]
 Harmless = Annotated[list[str] | None, typer.Option(help=f"Harmless requests: {_FILES}", show_default="builtin")]
 TestHarmful = Annotated[
@@ -84,6 +85,7 @@ class Asking:
     by: By
     include_replies: bool
     earlier: Path | None = None
+    reading: Reading = AS_IT_IS
 
     @property
     def is_matched(self) -> bool:
@@ -182,6 +184,8 @@ def read_asking(
     by: By | None = None,
     include_replies: bool = False,
     directions: Path | None = None,
+    format: str | None = None,
+    column: list[str] | None = None,
 ) -> Asking:
     """The requests that the options name, divided; or those of an earlier run, which says all of it."""
     from probes.request_sets import divide_requests
@@ -189,6 +193,7 @@ def read_asking(
     if directions is not None:
         given = {"harmful": harmful, "harmless": harmless, "test-harmful": test_harmful, "limit": limit}
         given |= {"test-harmless": test_harmless, "system": system, "endings": endings, "by": by}
+        given |= {"format": format, "column": column}
         if named := [f"--{name}" for name, value in given.items() if value is not None]:
             raise typer.BadParameter(
                 f"the run in {directions} says which requests and how; leave out {', '.join(named)}",
@@ -196,8 +201,12 @@ def read_asking(
             )
         return go_on(directions, include_replies)
     harmful, harmless = harmful or ["builtin"], harmless or ["builtin"]
-    sets = divide_requests(harmful, harmless, test_harmful or (), test_harmless or (), limit=limit, seed=seed)
     sources = dict.fromkeys([*harmful, *harmless, *(test_harmful or ()), *(test_harmless or ())])
+    reading = how_read(format, column)
+    require_files(reading, list(sources))
+    sets = divide_requests(
+        harmful, harmless, test_harmful or (), test_harmless or (), limit=limit, seed=seed, reading=reading
+    )
     return Asking(
         tuple(sets.fit),
         tuple(sets.held_out),
@@ -206,6 +215,7 @@ def read_asking(
         endings or Endings.alike,
         by or By.behaviour,
         include_replies,
+        reading=reading,
     )
 
 

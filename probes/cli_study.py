@@ -16,6 +16,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from probes.formats import AS_IT_IS, Reading
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -32,7 +34,20 @@ class AnswerForms(StrEnum):
 
 
 ModelName = Annotated[str, typer.Option(help="Built-in name, hub id, directory or .gguf file (see `interp models`).")]
-Data = Annotated[str, typer.Option(help="'builtin', or a .jsonl, .json, .csv or .parquet file.")]
+FILES = "'builtin', a .jsonl, .json, .csv, .tsv or .parquet file, or - for standard input"
+Data = Annotated[str, typer.Option(help=f"{FILES}.")]
+FormatName = Annotated[
+    str | None,
+    typer.Option("--format", help="The shape of the file, where its columns do not tell it.", metavar="NAME"),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="The file's name for one of our columns, such as question=prompt; may be repeated.",
+        metavar="OURS=THEIRS",
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder for the report.")]
 Limit = Annotated[int | None, typer.Option(min=2, help="Use only N questions: balanced, sampled by --seed.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sample of questions.")]
@@ -68,6 +83,10 @@ class Study:
     overwrite: bool
     dtype: str
     device: str | None
+    reading: Reading = AS_IT_IS
+
+    def __post_init__(self) -> None:
+        require_files(self.reading, self.sources)
 
     @property
     def sources(self) -> list[str]:
@@ -76,7 +95,8 @@ class Study:
     def origin(self) -> dict[str, Any]:
         """Where the data come from, for provenance: the same on another machine."""
         names = [source if source == "builtin" else Path(source).name for source in self.sources]
-        return {"source": names[0] if len(names) == 1 else names, "limit": self.limit, "seed": self.seed}
+        given = {"source": names[0] if len(names) == 1 else names, "limit": self.limit, "seed": self.seed}
+        return given | self.reading.settings()
 
     def keeping(self, folder: Path | None = None, **origin: Any) -> dict[str, Any]:
         """The arguments that tell a study where to keep its work (``out``, if no folder is named) and where its
@@ -92,7 +112,8 @@ class Study:
         """The questions of a single source."""
         from probes.questions import load_questions
 
-        return load_questions(self.sources[0], limit=self.limit, seed=self.seed)
+        how = self.reading
+        return load_questions(self.sources[0], limit=self.limit, seed=self.seed, format=how.format, columns=how.columns)
 
     def run(
         self,
@@ -129,6 +150,27 @@ class Study:
         except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
             console.print("stopped; continue with the same command and --resume")
             raise typer.Exit(130) from None
+
+
+def how_read(format: str | None, column: Sequence[str] | None) -> Reading:
+    """What --format and --column say of how a file is to be read."""
+    columns: dict[str, str] = {}
+    for given in column or ():
+        ours, equals, theirs = given.partition("=")
+        if not (ours.strip() and equals and theirs.strip()):
+            raise typer.BadParameter(
+                f"{given!r}; expected our name, =, and the file's, such as question=prompt", param_hint="--column"
+            )
+        if ours.strip() in columns:
+            raise typer.BadParameter(f"{ours.strip()!r} is given twice; give it once", param_hint="--column")
+        columns[ours.strip()] = theirs.strip()
+    return Reading(format, columns)
+
+
+def require_files(reading: Reading, sources: Sequence[str]) -> None:
+    """Refuse --format and --column where nothing is read from a file."""
+    if reading and all(source == "builtin" for source in sources):
+        raise typer.BadParameter("for files; leave it out to use the built-in set", param_hint="--format/--column")
 
 
 def load_model(model: str, dtype: str, device: str | None) -> Model:

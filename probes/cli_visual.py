@@ -11,6 +11,7 @@ import typer
 from probes.cli_scenes import Decisions, Level, MaxLeak
 from probes.cli_study import (
     AsJson,
+    Columns,
     Device,
     Dtype,
     ModelName,
@@ -19,6 +20,7 @@ from probes.cli_study import (
     Resume,
     Shown,
     Study,
+    how_read,
     print_result,
     say,
 )
@@ -95,6 +97,7 @@ def visual_heads(
     model: ModelName = "scenes-smollm2",
     images: Images = None,
     annotations: Annotations = None,
+    column: Columns = None,
     missing: WhereMissing = Missing.refuse,
     decisions: Decisions = None,
     max_leak: MaxLeak = 0.0,
@@ -129,7 +132,7 @@ def visual_heads(
     from probes.visual_heads import SCORES, rank_visual_heads
     from probes.visual_sources import read_source
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(None, column))
     source = read_source(
         data,
         images=images,
@@ -138,6 +141,7 @@ def visual_heads(
         seed=seed,
         missing=missing.value,
         annotations=annotations,
+        columns=study.reading.columns,
         decisions=decisions,
         max_leak=max_leak,
     )
@@ -189,6 +193,7 @@ def visual_levels(
     model: ModelName = "scenes-smollm2",
     images: Images = None,
     annotations: Annotations = None,
+    column: Columns = None,
     missing: WhereMissing = Missing.refuse,
     decisions: Decisions = None,
     max_leak: MaxLeak = 0.0,
@@ -221,7 +226,7 @@ def visual_levels(
     from probes.visual_levels import study_levels
     from probes.visual_sources import read_source
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(None, column))
     heads = load_visual_heads(ranking)
     source = read_source(
         data,
@@ -231,6 +236,7 @@ def visual_levels(
         seed=seed,
         missing=missing.value,
         annotations=annotations,
+        columns=study.reading.columns,
         decisions=decisions,
         max_leak=max_leak,
     )

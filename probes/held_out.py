@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from probes.formats import AS_IT_IS, Reading
 from probes.questions import Question, load_questions, sample_questions, split_questions
+from probes.rows import stem_of
 
 HELD_OUT = "held out"  # the name of the set that is kept back from the sources themselves
 FEWEST = 20  # questions of a training or validation set
@@ -24,12 +25,18 @@ class Sets:
 
 
 def divide(
-    sources: Sequence[str], test_sources: Sequence[str] = (), *, limit: int | None = None, seed: int = 0
+    sources: Sequence[str],
+    test_sources: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    reading: Reading = AS_IT_IS,
 ) -> Sets:
     """Divide the questions of all ``sources`` with ``split_questions`` by ``seed``; ``test_sources`` are further tests.
 
     ``limit`` is the most training questions; a third as many validate (20 at least) and half as many are in each test,
-    all drawn balanced. A question that stands in the sources twice is kept once, where it is fitted on.
+    all drawn balanced. A question that stands in the sources twice is kept once, where it is fitted on. ``reading``:
+    how the files are read.
 
     Raises ``ValueError`` for a source given twice, for ids that two sources share, and for a test source with questions
     that are fitted on, naming them.
@@ -39,7 +46,7 @@ def divide(
         raise ValueError(f"{', '.join(map(repr, twice))} is given more than once; give each source of questions once.")
     questions: list[Question] = []
     for source in sources:
-        more = load_questions(source, seed=seed)
+        more = _read(source, reading, seed)
         if shared := sorted({q.id for q in questions} & {q.id for q in more}):
             raise ValueError(
                 f"{source!r} has ids of another source: {_some(shared)}. If the questions are others, rename the file "
@@ -55,8 +62,8 @@ def divide(
         validation = sample_questions(validation, max(FEWEST, limit // 3), seed)
     tests = {HELD_OUT: held_out}
     for source in test_sources:
-        name = Path(source).stem if Path(source).stem not in tests else source
-        tests[name] = load_questions(source, seed=seed)
+        name = stem_of(source) if stem_of(source) not in tests else source
+        tests[name] = _read(source, reading, seed)
         if seen := overlap(tests[name], [*training, *validation]):
             raise ValueError(
                 f"{len(seen)} questions of the test set {source!r} are fitted on (the same id, pair, or text): "
@@ -65,6 +72,11 @@ def divide(
     if limit is not None:
         tests = {name: sample_questions(test, max(2, limit // 2), seed) for name, test in tests.items()}
     return Sets(training, validation, tests, n_repeated)
+
+
+def _read(source: str, reading: Reading, seed: int) -> list[Question]:
+    how = reading.of(source)
+    return load_questions(source, seed=seed, format=how.format, columns=how.columns)
 
 
 def overlap(questions: Sequence[Question], others: Sequence[Question]) -> list[str]:

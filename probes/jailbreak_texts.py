@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from probes.question_formats import read_rows
+from probes.cells import named, text
+from probes.formats import Cells, Fields, Format, Reading, read_items
+from probes.placeholders import PLACE, ours
 from probes.requests import Request, with_ending
+from probes.rows import read_lines, suffix_of
 
 Family = Literal["template", "persuasion", "suppression", "prefix_injection", "suffix", "neutral"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-PLACE = "{request}"
 BUILTIN = Path(__file__).with_name("data") / "jailbreaks.jsonl"
 
 
@@ -49,57 +51,52 @@ class Jailbreak:
         return replace(wrapped, text=text + ending) if self.family == "suffix" else with_ending([wrapped], ending)[0]
 
 
-def load_jailbreaks(source: str | Path = "builtin", *, family: Family | None = None) -> list[Jailbreak]:
+def load_jailbreaks(
+    source: str | Path = "builtin", *, family: Family | None = None, columns: Mapping[str, str] | None = None
+) -> list[Jailbreak]:
     """The 25 shipped jailbreaks, or those of a file, in its order; ``family`` keeps one family.
 
-    A .txt file holds suffixes, one a line, as a gradient search gives them. A .jsonl file (or .json, .csv, .parquet)
-    has a column "suffix", or "template" with ``{request}`` in it and, if you like, "family" (else "template"); and
-    "id", if you like; "origin" is kept. Raises ``FileNotFoundError``, or ``ValueError`` naming the row, what is wrong,
-    and the remedy.
+    A .txt file holds suffixes, one a line, as a gradient search gives them. Any other (.jsonl, .json, .csv, .tsv,
+    .parquet, "-" for standard input) has a column "suffix", or "template" (or "text", "prompt", "jailbreak") with
+    ``{request}`` in it, or another's place for it: [INSERT PROMPT HERE], {goal}, %s and the like. If you like, "family"
+    (else "template") and "id"; "origin" is kept. ``columns``: the file's names for these. Raises ``FileNotFoundError``,
+    or ``ValueError`` naming the row, what is wrong, and the remedy.
 
     >>> [j.id for j in load_jailbreaks(family="prefix_injection")]
     ['sure', 'of-course', 'step-one']
     """
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family={family!r}; expected one of {', '.join(FAMILIES)}.")
-    path = BUILTIN if source == "builtin" else Path(source)
-    found: dict[str, Jailbreak] = {}
-    for number, row in _rows(path):
-        try:
-            jailbreak = _parse(row, f"{path.stem}-{number}")
-            if jailbreak.id in found:
-                raise ValueError(f"the id {jailbreak.id!r} is there already; expected ids that differ.")
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from None
-        found[jailbreak.id] = jailbreak
-    kept = [j for j in found.values() if family in (None, j.family)]
+    path = BUILTIN if source == "builtin" else source
+    if suffix_of(path) == ".txt" and Path(path).expanduser().exists():
+        lines = read_lines(path)
+        if not lines:
+            raise ValueError(f"{path}: the file is empty; expected a suffix on each line.")
+        found = [Jailbreak(f"{Path(path).stem}-{n}", "suffix", f"{PLACE} {line}") for n, line in lines]
+    else:
+        reading = Reading(columns=columns or {})
+        names = ("suffix", *_TEMPLATES, "id", "family", "origin")
+        found = read_items(path, FORMATS, lambda _, cells: Jailbreak(**cells), reading, ours=names)
+    kept = [j for j in found if family in (None, j.family)]
     if not kept:
-        raise ValueError(
-            f"{path} has no jailbreak of family {family!r}; it has {sorted({j.family for j in found.values()})}."
-        )
+        raise ValueError(f"{path} has no jailbreak of family {family!r}; it has {sorted({j.family for j in found})}.")
     return kept
 
 
-def _rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    if path.suffix.lower() != ".txt" or not path.is_file():
-        return read_rows(path)
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    rows = [(str(i), {"suffix": line}) for i, line in enumerate(lines, start=1) if line.strip()]
-    if not rows:
-        raise ValueError(f"{path}: the file is empty; expected a suffix on each line.")
-    return rows
+def jailbreak(row: Cells, key: str, seed: int) -> list[Fields]:
+    """A row's jailbreak: a suffix, or a template with a place for the request."""
+    name = named(row, "id") or key
+    if text(row, "suffix"):
+        return [{"id": name, "family": "suffix", "template": f"{PLACE} {text(row, 'suffix')}"}]
+    column = next((column for column in _TEMPLATES if text(row, column)), None)
+    if column is None:
+        raise ValueError(f"the columns are {', '.join(row)}; expected 'template' (with {PLACE} in it) or 'suffix'")
+    origin = row.get("origin") if isinstance(row.get("origin"), Mapping) else None
+    family = text(row, "family") or "template"
+    return [{"id": name, "family": family, "template": ours(str(row[column]), name), "origin": origin}]
 
 
-def _parse(row: Mapping[str, Any], key: str) -> Jailbreak:
-    name = str(row.get("id") or key)
-    if row.get("suffix"):
-        return Jailbreak(name, "suffix", f"{PLACE} {str(row['suffix']).strip()}")
-    if not row.get("template"):
-        raise ValueError(f"the columns are {', '.join(row)}; expected 'template' (with {PLACE} in it) or 'suffix'.")
-    origin = row.get("origin")
-    return Jailbreak(
-        name, row.get("family") or "template", str(row["template"]), origin if isinstance(origin, Mapping) else None
-    )
-
+_TEMPLATES = ("template", "text", "prompt", "jailbreak")
+FORMATS = {"jailbreaks": Format("jailbreaks", (), jailbreak)}
 
 __all__ = ["FAMILIES", "Jailbreak", "load_jailbreaks"]

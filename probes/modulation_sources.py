@@ -21,11 +21,13 @@ from interp.model import Model
 from interp.ranking import HeadRanking
 from interp.storage import load_ranking
 from probes.answer_readings import ItemSet
+from probes.formats import AS_IT_IS, Reading
 from probes.held_out import apart_from
 from probes.instructions import Instruction
 from probes.modulation import question_items
 from probes.modulation_candidates import HeadScores
 from probes.questions import Question, load_questions, sample_questions, split_questions
+from probes.rows import stem_of
 from probes.visual_benchmark_formats import FORMATS
 from probes.visual_heads import VisualHeads, load_visual_heads
 from probes.visual_modulation import visual_items
@@ -96,20 +98,26 @@ def read_material(
     seed: int = 0,
     decisions: str | Path | None = None,
     max_leak: float = 0.0,
+    reading: Reading = AS_IT_IS,
 ) -> Material:
     """Read what a name stands for (see the module). ``more``: names of further test sets, as
     :func:`probes.visual_sources.read_source` takes them (scenes:test:hard:50), or files of yes/no questions.
     ``limit``: at most so many questions of each set. ``decisions`` and ``max_leak``: of edited photographs in ``data``;
-    those of ``more`` have the same ``max_leak``.
+    those of ``more`` have the same ``max_leak``. ``reading``: how the files are read; a benchmark's format is in its
+    name.
 
     Raises ``ValueError`` and ``FileNotFoundError`` as :func:`probes.visual_sources.read_source` and
     :func:`probes.questions.load_questions`."""
     kind = data.partition(":")[0]
+    if reading.format is not None and (kind == "scenes" or kind in FORMATS):
+        raise ValueError(f"data {data!r} says its format itself; leave out the other, {reading.format!r}.")
     options = {"images": images, "annotations": annotations, "missing": missing, "levels": levels, "seed": seed}
-    options["max_leak"] = max_leak
+    options |= {"max_leak": max_leak, "columns": reading.columns}
     if kind == "scenes":
         _, _, rest = data.partition(":")
         of_tests = any(not name.startswith("scenes:") for name in more)  # then images are theirs
+        if reading:
+            raise ValueError(f"data {data!r} is no file with columns; leave them out.")
         own = {**options, "decisions": decisions} | ({"images": None, "annotations": None} if of_tests else {})
         if rest and Path(rest).expanduser().is_dir():
             source, further = read_source(data, **own), {name: _further(name, limit, options) for name in more}
@@ -130,8 +138,11 @@ def read_material(
         raise ValueError(
             f"data {data!r} are yes/no questions without pictures; leave out images and levels (and --decisions)."
         )
-    further = {Path(name).stem: load_questions(name, seed=seed) for name in more}
-    return Material({"": load_questions(data, seed=seed)}, further, seed, limit)
+    first, *others = (
+        load_questions(name, seed=seed, format=reading.of(name).format, columns=reading.of(name).columns)
+        for name in (data, *more)
+    )
+    return Material({"": first}, dict(zip(map(stem_of, more), others, strict=True)), seed, limit)
 
 
 def _warnings(sources: Mapping[str, VisualSource]) -> tuple[str, ...]:
@@ -141,7 +152,7 @@ def _warnings(sources: Mapping[str, VisualSource]) -> tuple[str, ...]:
 def _further(name: str, limit: int | None, options: Mapping[str, Any]) -> VisualSource:
     """A test set by its own name; the image folder is for those that need one."""
     if name.startswith("scenes:"):
-        options = {**options, "images": None, "annotations": None}
+        options = {**options, "images": None, "annotations": None, "columns": None}
     return read_source(name, limit=limit, **options)
 
 

@@ -1,18 +1,15 @@
 """Yes/no questions: read them from a file of any known shape, draw a balanced sample, split, hash."""
 
-import dataclasses
-import difflib
-import hashlib
-import json
-import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from interp.provenance import hash_text
-from probes.question_formats import FORMATS, detect_format, read_rows
+from probes.formats import Cells, Fields, Format, Reading, known, read_items
+from probes.item_sets import deal, hash_items, require_fractions
+from probes.question_formats import FORMATS
+from probes.rows import stem_of
 
 BUILTIN = Path(__file__).with_name("data") / "questions.jsonl"
 SPLIT_FRACTIONS = {"probe": 0.5, "validation": 0.2, "test": 0.3}
@@ -68,11 +65,11 @@ def load_questions(
 ) -> list[Question]:
     """The questions of the built-in set or of a file, in the file's order.
 
-    `source` is "builtin" or a .jsonl, .json, .csv or .parquet file. Its shape is told from its columns, or
-    set by `format`: "plain" (headscope's own: question, answer), "strategyqa", "gsm8k", "ar_lsat", "boolq"
-    or "bbh" (a yes/no task of BIG-Bench Hard), trimmed or as published. `columns` gives the file's name for
-    one of ours, for example {"question": "prompt"}. GSM8K and AR-LSAT become pairs: `... Is the answer
-    "18"?` asked of the right answer (Yes) and of a wrong one (No), chosen by `seed`.
+    `source` is "builtin", a .jsonl, .json, .csv, .tsv or .parquet file (gzipped too), "-" for standard input, or a
+    pipe (:mod:`probes.rows`). Its shape is told from its columns, or set by `format`: "plain" (headscope's own:
+    question, answer), "strategyqa", "gsm8k", "ar_lsat", "boolq" or "bbh" (a yes/no task of BIG-Bench Hard), trimmed or
+    as published. `columns` gives the file's name for one of ours, for example {"question": "prompt"}. GSM8K and AR-LSAT
+    become pairs: `... Is the answer "18"?` asked of the right answer (Yes) and of a wrong one (No), chosen by `seed`.
 
     `limit` is the most questions to return: half Yes and half No as far as the file allows, in proportion
     to its domains, drawn by `seed`. A larger limit adds questions to the same ones. Pairs stay together, so
@@ -92,16 +89,39 @@ def load_questions(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected 1 or more questions, or None for all")
     if format is not None:
-        _known(f"format={format!r}", format, list(FORMATS))
+        known(f"format={format!r}", format, list(FORMATS))
     builtin = source == "builtin"
     if builtin and (format or columns):
-        raise ValueError("format= and columns= are for files; leave them out to read the built-in questions")
+        raise ValueError("a format and columns are for files; leave them out to read the built-in questions")
     if builtin and not BUILTIN.is_file():
         raise FileNotFoundError(f"the built-in questions are missing ({BUILTIN}); install headscope again")
-    path = BUILTIN if builtin else Path(source)
-    rows = _rename(path, read_rows(path), columns or {})
-    questions = _parse(path, rows, format or detect_format([row for _, row in rows]), seed)
+    path = BUILTIN if builtin else source
+    theirs = {"question" if name == "text" else name: column for name, column in (columns or {}).items()}
+    questions = read_items(
+        path,
+        FORMATS,
+        lambda form, cells: _made(form, cells, path),
+        Reading(format, theirs),
+        otherwise="plain",
+        ours=[f.name for f in fields(Question)],
+        seed=seed,
+        prepare=_with_question,
+    )
     return questions if limit is None else sample_questions(questions, limit, seed)
+
+
+def _made(form: Format, cells: Fields, source: str | Path) -> Question:
+    """A question. Without a column of domains, its domain is the data set's name, or the file's where the format is
+    none."""
+    domain = stem_of(source) if form.name in ("plain", "bbh") else form.name
+    return Question(**{"domain": domain} | cells)
+
+
+def _with_question(row: Cells) -> Cells:
+    """A row's "text" is its "question" where it has no other: that is what :class:`Question` calls it."""
+    if "text" not in row or "question" in row or "input" in row:
+        return row
+    return {"question" if name == "text" else name: value for name, value in row.items()}
 
 
 def split_questions(
@@ -116,20 +136,11 @@ def split_questions(
     Raises ValueError when the fractions are not positive or do not add up to 1, or when a split would be
     empty.
     """
-    shares = list(fractions.values())
-    if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise ValueError(f"fractions={dict(fractions)}; expected positive numbers that add up to 1")
+    require_fractions(fractions)
     units = _units(questions, passages=True)
     random.Random(seed).shuffle(units)
     units.sort(key=lambda unit: (_tilt(questions, unit), questions[unit[0]].domain))  # a stable sort
-    taken: dict[tuple[int, str], int] = {}  # (tilt, split) -> questions so far
-    members: dict[str, list[int]] = {name: [] for name in fractions}
-    for unit in units:
-        tilt = _tilt(questions, unit)
-        total = sum(taken.get((tilt, name), 0) for name in fractions) + len(unit)
-        name = max(fractions, key=lambda name: fractions[name] * total - taken.get((tilt, name), 0))
-        taken[tilt, name] = taken.get((tilt, name), 0) + len(unit)
-        members[name] += unit
+    members = deal(((_tilt(questions, unit), unit) for unit in units), fractions)
     empty = [name for name, indices in members.items() if not indices]
     if empty:
         raise ValueError(
@@ -137,14 +148,12 @@ def split_questions(
             "(twins, and questions on one passage, stay together). Give more questions or larger shares than "
             f"{dict(fractions)}"
         )
-    return {name: [questions[i] for i in sorted(indices)] for name, indices in members.items()}
+    return {name: [questions[i] for i in indices] for name, indices in members.items()}
 
 
 def hash_questions(questions: Sequence[Question]) -> str:
     """SHA-256 (hex) of the questions in their order, every field included, for provenance."""
-    rows = [dataclasses.asdict(question) for question in questions]
-    text = json.dumps(rows, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_items(questions)
 
 
 def sample_questions(questions: Sequence[Question], limit: int, seed: int = 0) -> list[Question]:
@@ -202,61 +211,3 @@ def _tilt(questions: Sequence[Question], unit: list[int]) -> int:
     """1 when most of the unit's answers are Yes, -1 when most are No, 0 when it is balanced."""
     yes = sum(questions[i].answer == "Yes" for i in unit)
     return (2 * yes > len(unit)) - (2 * yes < len(unit))
-
-
-def _parse(path: Path, rows: list[tuple[str, dict[str, Any]]], form: str, seed: int) -> list[Question]:
-    parse, needed = FORMATS[form]
-    names = _names(rows)
-    for name in needed:
-        if name not in names:
-            close = (difflib.get_close_matches(name, names, n=1, cutoff=0.5) or ["..."])[0]
-            raise ValueError(
-                f"{path}: no column {name!r}, which format {form!r} needs; the columns are "
-                f"{', '.join(names)}. Name the right one, columns={{{name!r}: {close!r}}}, "
-                f"or give format= (one of {', '.join(FORMATS)})"
-            )
-    domain = path.stem if form in ("plain", "bbh") else form
-    questions: list[Question] = []
-    seen: dict[str, str] = {}  # id -> row
-    for number, row in rows:
-        try:
-            for fields in parse(row, f"{path.stem}-{number}", seed):
-                question = Question(**fields | {"domain": fields.get("domain") or domain})
-                if question.id in seen:
-                    raise ValueError(
-                        f"the id {question.id!r} is row {seen[question.id]}'s already; expected ids that "
-                        "differ. Correct it, or leave the ids out and the rows are numbered"
-                    )
-                seen[question.id] = number
-                questions.append(question)
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number} (format {form!r}): {error}") from None
-    return questions
-
-
-def _rename(path: Path, rows: list[tuple[str, dict[str, Any]]], columns: Mapping[str, str]) -> list:
-    """The rows under our column names. A file's "text" is its "question" when it has no other: `Question`'s
-    own."""
-    names = _names(rows)
-    ours = sorted({f.name for f in dataclasses.fields(Question)}.union(*(n for _, n in FORMATS.values())))
-    for name, theirs in columns.items():
-        _known(f"{path}: columns= names {name!r}", name, ours)
-        _known(f"{path}: columns= gives {theirs!r} as {name!r}", theirs, names)
-    columns = {"question" if name == "text" else name: theirs for name, theirs in columns.items()}
-    if "text" in names and not {"question", "input"}.intersection(names, columns):
-        columns["question"] = "text"
-    moved = set(columns.values())
-    kept = [{name: value for name, value in row.items() if name not in moved} for _, row in rows]
-    renamed = [{name: row.get(theirs) for name, theirs in columns.items()} for _, row in rows]
-    return [(number, old | new) for (number, _), old, new in zip(rows, kept, renamed, strict=True)]
-
-
-def _names(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    return list(dict.fromkeys(name for _, row in rows for name in row))
-
-
-def _known(given: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{given}; expected one of {', '.join(known)}.{hint}")

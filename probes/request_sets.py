@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from probes.behaviour import require_requests
+from probes.formats import AS_IT_IS, Reading
 from probes.harmful_directions import FEWEST
 from probes.requests import Kind, Request, bare, load_requests, require_disjoint, sample_requests, split_requests
 
@@ -32,21 +33,22 @@ def divide_requests(
     *,
     limit: int | None = None,
     seed: int = 0,
+    reading: Reading = AS_IT_IS,
 ) -> RequestSets:
     """Read sources of both kinds ("builtin" or files) and keep half of them back, pairs together; or, where tests are
     given, all of those.
 
-    ``limit``: at most so many of each kind to fit on, and of each kind to test on; drawn by ``seed``, a harmful request
-    with its harmless twin where one is drawn. Raises ``ValueError`` for fewer than 10 of a kind in either part (which,
-    and how many more), ids that are there twice, texts that are harmful and harmless, and requests in both parts
-    (listed).
+    ``reading``: how the files are read. ``limit``: at most so many of each kind to fit on, and of each kind to test on;
+    drawn by ``seed``, a harmful request with its harmless twin where one is drawn. Raises ``ValueError`` for fewer than
+    10 of a kind in either part (which, and how many more), ids that are there twice, texts that are harmful and
+    harmless, and requests in both parts (listed).
     """
     if bool(test_harmful) != bool(test_harmless):
         raise ValueError("requests to test on are of one kind; give both harmful and harmless ones, or neither.")
     total = limit if limit is None or test_harmful else 2 * limit
-    requests = _read(harmful, harmless, total, seed)
+    requests = _read(harmful, harmless, total, seed, reading)
     if test_harmful:
-        sets = RequestSets(requests, _read(test_harmful, test_harmless, limit, seed))
+        sets = RequestSets(requests, _read(test_harmful, test_harmless, limit, seed, reading))
         require_disjoint(sets.fit, sets.held_out)
     else:
         for kind in ("harmful", "harmless"):
@@ -66,10 +68,17 @@ def divide_requests(
     return sets
 
 
-def _read(harmful: Sequence[str], harmless: Sequence[str], limit: int | None, seed: int) -> list[Request]:
+def _read(
+    harmful: Sequence[str], harmless: Sequence[str], limit: int | None, seed: int, reading: Reading
+) -> list[Request]:
     """Requests of both kinds, at most ``limit`` of each."""
+
+    def load(source: str, kind: Kind) -> list[Request]:
+        how = reading.of(source)
+        return load_requests(source, kind=kind, format=how.format, columns=how.columns)
+
     sources: dict[Kind, Sequence[str]] = {"harmful": harmful, "harmless": harmless}
-    by_kind = {kind: [r for s in given for r in load_requests(s, kind=kind)] for kind, given in sources.items()}
+    by_kind = {kind: [r for s in given for r in load(s, kind)] for kind, given in sources.items()}
     require_requests([*by_kind["harmful"], *by_kind["harmless"]])
     known = {bare(r.text): r.id for r in by_kind["harmful"]}
     if both := [f"{r.id} and {known[bare(r.text)]}" for r in by_kind["harmless"] if bare(r.text) in known]:

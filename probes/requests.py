@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
-import math
 import random
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from interp.provenance import hash_text
-from probes.question_formats import read_rows
-from probes.request_formats import FORMATS, detect_format, lower_names
+from probes.formats import AS_IT_IS, Cells, Fields, Format, Reading, known, read_items
+from probes.item_sets import deal, hash_items, require_fractions
+from probes.request_formats import FORMATS, lower_names, refuse_templates
+from probes.rows import stem_of
 
 Kind = Literal["harmful", "harmless"]
 BUILTIN = Path(__file__).with_name("data") / "requests.jsonl"
@@ -60,16 +57,19 @@ def load_requests(
     *,
     kind: Kind | None = None,
     format: str | None = None,
+    columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> list[Request]:
     """The requests of the built-in set or of a file, in the file's order.
 
     The built-in set has harmful requests and harmless ones that match them one by one in wording and topic (source
-    "shipped", joined by ``pair``) and safe ones that sound dangerous ("shipped-scary"). A file is .jsonl, .json, .csv
-    or .parquet; its shape is told from its columns, or set by ``format``: "advbench", "jailbreakbench", "sorrybench",
-    "xstest", "alpaca", "catqa", "harmbench", "strongreject" or "plain" (text or prompt; kind, id, category, source,
-    pair).
+    "shipped", joined by ``pair``) and safe ones that sound dangerous ("shipped-scary"). A file is .jsonl, .json, .csv,
+    .tsv or .parquet (gzipped too), "-" (standard input) or a pipe; its shape is told from its columns, or set by
+    ``format``: "advbench", "jailbreakbench", "sorrybench", "xstest", "alpaca", "catqa", "harmbench", "strongreject",
+    "plain" (text or prompt; kind, id, category, source, pair), or, for files of one column, its name: "instruction",
+    "goal", "bad_q", "behavior". ``columns`` gives the file's name for one of these, such as {"text": "query"}. A file
+    of jailbreaks (texts with [INSERT PROMPT HERE] or the like) is refused: see :func:`load_jailbreaks`.
 
     ``kind`` keeps the requests of one kind. Where the shape does not say it (JailbreakBench, whose two files look the
     same, and a plain file without a column "kind"), it is what all of them are taken for. ``limit``: see
@@ -83,51 +83,52 @@ def load_requests(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected 1 or more requests, or None for all.")
     if kind is not None:
-        _known("kind", kind, list(get_args(Kind)))
+        known(f"kind={kind!r}", kind, list(get_args(Kind)))
     if format is not None:
-        _known("format", format, list(FORMATS))
+        known(f"format={format!r}", format, list(FORMATS))
     builtin = source == "builtin"
-    if builtin and format:
-        raise ValueError("format= is for files; leave it out to read the built-in requests.")
-    path = BUILTIN if builtin else Path(source)
-    if builtin and not path.is_file():
+    if builtin and (format or columns):
+        raise ValueError("format= is for files, and so are columns; leave them out to read the built-in requests.")
+    path = BUILTIN if builtin else source
+    if builtin and not BUILTIN.is_file():
         raise FileNotFoundError(f"the built-in requests are missing ({path}); install headscope again.")
-    requests = _parse(path, format, kind)
+    requests = _read(path, Reading(format, columns or {}), lambda form, cells: _made(form, cells, path, kind))
     kept = [r for r in requests if kind in (None, r.kind)]
     if not kept:
         raise ValueError(f"{path} has no {kind} requests, only {len(requests)} of the other kind; give another kind=.")
     return kept if limit is None else sample_requests(kept, limit, seed)
 
 
-def _parse(path: Path, format: str | None, kind: Kind | None) -> list[Request]:
-    rows = [(number, lower_names(row)) for number, row in read_rows(path)]
-    form = format or detect_format([row for _, row in rows])
-    parse, _ = FORMATS[form]
-    source = path.stem if form == "plain" else form
-    requests: list[Request] = []
-    seen: dict[str, str] = {}
-    for number, row in rows:
-        try:
-            for fields in parse(row, f"{path.stem}-{number}"):
-                given = {"kind": kind} | fields | {"source": fields.get("source") or source}
-                if given["kind"] is None:
-                    raise ValueError(
-                        "nothing says whether the request is harmful; give kind='harmful' or kind='harmless' for the "
-                        "whole file, or a column 'kind'"
-                    )
-                if given["id"] in seen:
-                    raise ValueError(f"the id {given['id']!r} is row {seen[given['id']]}'s already; correct it")
-                seen[given["id"]] = number
-                requests.append(Request(**given))
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number} (format {form!r}): {error}") from None
-    return requests
+def read_texts(source: str | Path, reading: Reading = AS_IT_IS) -> list[Request]:
+    """The texts of a file of requests whose kind nobody needs to know, such as those to judge: where a row does not say
+    it, it is taken for harmless. Templates are texts like others here."""
+    return _read(source, reading, lambda form, cells: _made(form, {"kind": "harmless"} | cells, source, None), None)
+
+
+def _read(
+    source: str | Path,
+    reading: Reading,
+    make: Callable[[Format, Fields], Request],
+    check: Callable[[Sequence[tuple[str, Cells]]], None] | None = refuse_templates,
+) -> list[Request]:
+    ours = [*(f.name for f in dataclasses.fields(Request)), "prompt"]
+    return read_items(source, FORMATS, make, reading, otherwise="plain", ours=ours, prepare=lower_names, check=check)
+
+
+def _made(form: Format, cells: Fields, source: str | Path, kind: Kind | None) -> Request:
+    named = stem_of(source) if form.name in ("plain", form.text) else form.name
+    given = {"kind": kind} | cells | {"source": cells.get("source") or named}
+    if given["kind"] is None:
+        raise ValueError(
+            "nothing says whether the request is harmful; give kind='harmful' or kind='harmless' for the whole file, "
+            "or a column 'kind'"
+        )
+    return Request(**given)
 
 
 def hash_requests(requests: Sequence[Request]) -> str:
     """SHA-256 (hex) of the requests in their order, every field included, for provenance."""
-    rows = [dataclasses.asdict(r) for r in requests]
-    return hash_text(json.dumps(rows, sort_keys=True, ensure_ascii=True, separators=(",", ":")))
+    return hash_items(requests)
 
 
 def bare(text: str) -> str:
@@ -173,23 +174,15 @@ def split_requests(
     together, so that :func:`require_disjoint` holds. Raises ``ValueError`` when the fractions are not positive or do
     not add up to 1, or when a list would be empty.
     """
-    shares = list(fractions.values())
-    if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise ValueError(f"fractions={dict(fractions)}; expected positive numbers that add up to 1.")
-    taken: Counter[tuple[Hashable, str]] = Counter()
-    members: dict[str, list[int]] = {name: [] for name in fractions}
-    for kinds, units in _strata(requests, seed, by_kind_only=True):
-        for unit in units:
-            total = sum(taken[kinds, name] for name in fractions) + len(unit)
-            name = max(fractions, key=lambda name: fractions[name] * total - taken[kinds, name])
-            taken[kinds, name] += len(unit)
-            members[name] += unit
+    require_fractions(fractions)
+    strata = _strata(requests, seed, by_kind_only=True)
+    members = deal(((kinds, unit) for kinds, units in strata for unit in units), fractions)
     if empty := [name for name, indices in members.items() if not indices]:
         raise ValueError(
             f"no request left for {', '.join(empty)}: {len(requests)} requests were given (pairs stay together). Give "
             f"more of them or larger shares than {dict(fractions)}."
         )
-    return {name: [requests[i] for i in sorted(indices)] for name, indices in members.items()}
+    return {name: [requests[i] for i in indices] for name, indices in members.items()}
 
 
 def sample_requests(requests: Sequence[Request], n: int, seed: int = 0) -> list[Request]:
@@ -253,13 +246,6 @@ def _units(requests: Sequence[Request]) -> list[list[int]]:
         unit_of.update(dict.fromkeys(keys, unit))
         units[unit[0]] = unit
     return list(units.values())
-
-
-def _known(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{name}={value!r}; expected one of {', '.join(known)}.{hint}")
 
 
 __all__ = [

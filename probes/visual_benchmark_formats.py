@@ -1,6 +1,7 @@
 """The shapes in which visual questions are published: one function a data set, each a stream of drafts.
 
-A draft knows the names that its image may have; :mod:`probes.visual_benchmarks` looks for the file.
+A draft knows the names that its image may have; :mod:`probes.visual_benchmarks` looks for the file. A data set is one
+entry of ``FORMATS``.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from probes.cells import text
+from probes.formats import known, rename
 from probes.photo_masks import Box
-from probes.row_stream import Row, first_character, stream_rows
+from probes.rows import Row, called, stem_of, stream_rows
 
 YES_NO = ("Yes", "No")
 _GQA_LEVELS = {"obj": "object", "cat": "object", "attr": "attribute", "rel": "relationship"}
 _FOLDER_LEVELS = {"object_level": "object", "attribute_level": "attribute", "relation_level": "relationship"}
 _COCOQA_TYPES = ("object", "number", "color", "location")
 _COCOQA_LEVELS = {"object": "object", "color": "attribute", "colour": "attribute", "location": "relationship"}
+Columns = Mapping[str, str]  # our name -> the file's
 _COCOQA_COLUMNS = {
     "question": ("question", "questions"),
     "answer": ("answer", "answers", "label"),
@@ -46,7 +50,7 @@ class Draft:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def gqa(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
+def gqa(path: Path, annotations: Path | None, columns: Columns) -> Iterator[Draft]:
     """GQA (Hudson and Manning 2019): an object of questions by id, or V-SEAM's lists for a concept, of questions with
     ``question_id`` and ``object_positions`` (its Color is an object, the other six are lists).
 
@@ -55,7 +59,7 @@ def gqa(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
     """
     _no_annotations(annotations)
     folder = next((level for part in path.parts if (level := _FOLDER_LEVELS.get(part.casefold()))), None)
-    for row in stream_rows(path):
+    for row in _rows(path, columns, keyed=True):
         with _named(path, row, "gqa"):
             fields = row.fields
             image = _filled(fields, "imageId")
@@ -69,13 +73,13 @@ def gqa(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
             extra |= {"types": dict(kinds)} if kinds else {}
             extra |= {"concept": path.stem} if folder else {}
             level = folder or _GQA_LEVELS.get(str(kinds.get("semantic")))
-            key = row.key or _text(fields, "question_id") or f"{path.stem}-{row.label}"
+            key = row.key or text(fields, "question_id") or f"{stem_of(path)}-{row.label}"
             names = (f"{image}.jpg", f"{image}.png", f"{image}.jpeg")
             draft = Draft(row.label, key, _filled(fields, "question"), names, answer, options, level)
             yield replace(draft, boxes=boxes, objects=objects, extra=extra)
 
 
-def pope(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
+def pope(path: Path, annotations: Path | None, columns: Columns) -> Iterator[Draft]:
     """POPE (Li et al. 2023, arXiv 2305.10355): JSON lines of ``question_id``, ``image``, ``text``, ``label``.
 
     All are about an object's presence: level "object". ``extra["split"]``: random, popular or adversarial, from the
@@ -83,29 +87,30 @@ def pope(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
     """
     _no_annotations(annotations)
     split = next((s for s in ("random", "popular", "adversarial") if s in path.stem.casefold()), None)
-    for row in stream_rows(path, lines=first_character(path) == "{"):
+    for row in _rows(path, columns):
         with _named(path, row, "pope"):
             answer, options = _answer(row.fields, "label")
             if not options:
                 raise ValueError(f"the label is {answer!r}; expected yes or no")
             image = _filled(row.fields, "image")
-            key = f"{path.stem}-{_text(row.fields, 'question_id') or row.label}"
+            key = f"{stem_of(path)}-{text(row.fields, 'question_id') or row.label}"
             draft = Draft(row.label, key, _filled(row.fields, "text"), coco_names(image), answer, options, "object")
             yield replace(draft, extra={"split": split} if split else {})
 
 
-def cocoqa(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
+def cocoqa(path: Path, annotations: Path | None, columns: Columns) -> Iterator[Draft]:
     """COCO-QA (Ren et al. 2015, arXiv 1505.02074): a folder of questions.txt, answers.txt, img_ids.txt and types.txt,
     or a CSV with a header (question, answer, image or image_id; type where it has one).
 
     Types: 0 object, 1 number, 2 colour, 3 location; levels: object, none, attribute, relationship (a location is the
-    nearest that it has to one). A CSV without types takes its type from its name (V-SEAM's: color, count, location).
+    nearest that it has to one). A CSV without types takes its type from its name (V-SEAM's: color, count, location,
+    whose columns are train_image_id_count, question_count, answer_count in all three).
     """
     _no_annotations(annotations)
     rows = _cocoqa_files(path) if path.is_dir() else stream_rows(path)
-    for row in rows:
+    for row in _renamed(path, rows, columns):
         with _named(path, row, "cocoqa"):
-            lowered = {str(name).strip().casefold(): value for name, value in row.fields.items()}
+            lowered = {_plain_name(name): value for name, value in row.fields.items()}
             fields = {
                 ours: next((lowered[name] for name in theirs if name in lowered), None)
                 for ours, theirs in _COCOQA_COLUMNS.items()
@@ -113,13 +118,13 @@ def cocoqa(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
             if missing := [name for name in ("question", "answer", "image") if fields[name] is None]:
                 raise ValueError(f"there is no {' and no '.join(missing)}; the columns are {', '.join(row.fields)}")
             answer, options = _answer(fields)
-            kind = _cocoqa_type(_text(fields, "type"), path)
-            key = _text(fields, "id") or f"{path.stem}-{row.label}"
+            kind = _cocoqa_type(text(fields, "type"), path)
+            key = text(fields, "id") or f"{stem_of(path)}-{row.label}"
             draft = Draft(row.label, key, _filled(fields, "question"), coco_names(fields["image"]), answer, options)
             yield replace(draft, level=_COCOQA_LEVELS.get(kind), extra={"type": kind} if kind else {})
 
 
-def vqav2(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
+def vqav2(path: Path, annotations: Path | None, columns: Columns) -> Iterator[Draft]:
     """VQAv2 (Goyal et al. 2017, arXiv 1612.00837): questions and annotations, two JSON files.
 
     The answer is the most frequent of the ten people's (``multiple_choice_answer`` where it is given); all ten are in
@@ -136,7 +141,7 @@ def vqav2(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
         )
     ahead: dict[str, dict[str, Any]] = {}
     stream = stream_rows(answers, under="annotations")
-    for row in stream_rows(path, under="questions"):
+    for row in _rows(path, columns, under="questions"):
         with _named(path, row, "vqav2"):
             key = _filled(row.fields, "question_id")
             while key not in ahead:
@@ -146,7 +151,7 @@ def vqav2(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
                 ahead[str(following.fields.get("question_id"))] = following.fields
             given = ahead.pop(key)
             people = [str(one["answer"]) for one in given.get("answers") or ()]
-            most = _text(given, "multiple_choice_answer") or (Counter(people).most_common(1) or [("", 0)])[0][0]
+            most = text(given, "multiple_choice_answer") or (Counter(people).most_common(1) or [("", 0)])[0][0]
             answer, options = _answer({"answer": most})
             extra = {k: given[k] for k in ("answer_type", "question_type") if k in given}
             if people:
@@ -155,7 +160,7 @@ def vqav2(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
             yield Draft(row.label, key, _filled(row.fields, "question"), names, answer, options, extra=extra)
 
 
-def naturalbench(path: Path, annotations: Path | None = None) -> Iterator[Draft]:
+def naturalbench(path: Path, annotations: Path | None, columns: Columns) -> Iterator[Draft]:
     """NaturalBench (Li et al. 2024, arXiv 2410.14669): rows of two images and two questions, four drafts each.
 
     Each question's two answers differ, so a constant answer is right for half of them. Yes or No, or the letter of an
@@ -164,11 +169,11 @@ def naturalbench(path: Path, annotations: Path | None = None) -> Iterator[Draft]
     ``extra["group"]`` joins the four.
     """
     _no_annotations(annotations)
-    for row in stream_rows(path):
+    for row in _rows(path, columns):
         with _named(path, row, "naturalbench"):
             fields = row.fields
-            index = _text(fields, "Index") or row.label
-            kind = _text(fields, "Question_Type") or _text(fields, "Question Type")
+            index = text(fields, "Index") or row.label
+            kind = text(fields, "Question_Type") or text(fields, "Question Type")
             for question in (0, 1):
                 for image in (0, 1):
                     key = f"{index}-q{question}-i{image}"
@@ -179,31 +184,51 @@ def naturalbench(path: Path, annotations: Path | None = None) -> Iterator[Draft]
                     plain = (f"{index}_{image}.jpg", f"{index}_{image}.png")
                     names = (value.strip(),) if isinstance(value, str) and value.strip() else plain
                     asked = _filled(fields, f"Question_{question}")
-                    extra = {"group": index, "type": kind, "source": _text(fields, "Source")}
+                    extra = {"group": index, "type": kind, "source": text(fields, "Source")}
                     yield Draft(row.label, key, asked, names, answer, options, extra=extra)
 
 
-FORMATS: dict[str, Callable[[Path, Path | None], Iterator[Draft]]] = {
-    "gqa": gqa,
-    "pope": pope,
-    "cocoqa": cocoqa,
-    "vqav2": vqav2,
-    "naturalbench": naturalbench,
+@dataclass(frozen=True)
+class VisualFormat:
+    """A data set's shape. ``read(path, annotations, columns)``: its drafts. ``columns``: what it reads, which a file
+    may call otherwise."""
+
+    read: Callable[[Path, Path | None, Columns], Iterator[Draft]]
+    columns: tuple[str, ...]
+
+
+_NATURAL = [f"Image_{i}" for i in (0, 1)] + [f"Question_{q}" for q in (0, 1)]
+_NATURAL += [f"Image_{i}_Question_{q}" for i in (0, 1) for q in (0, 1)]
+
+FORMATS: dict[str, VisualFormat] = {
+    "gqa": VisualFormat(gqa, ("imageId", "question", "answer", "question_id", "object_positions", "types")),
+    "pope": VisualFormat(pope, ("question_id", "image", "text", "label")),
+    "cocoqa": VisualFormat(cocoqa, tuple(_COCOQA_COLUMNS)),
+    "vqav2": VisualFormat(vqav2, ("question_id", "image_id", "question")),
+    "naturalbench": VisualFormat(naturalbench, ("Index", "Question_Type", "Source", *_NATURAL)),
 }
+
+
+def drafts(format: str, path: Path, annotations: Path | None = None, columns: Columns | None = None) -> Iterator[Draft]:
+    """The drafts of a data set's file. ``columns``: the file's names for the data set's."""
+    form = FORMATS[format]
+    for name in columns or {}:
+        known(f"{path}: columns names {name!r}", name, form.columns)
+    return form.read(path, annotations, columns or {})
 
 
 def coco_names(image: Any) -> tuple[str, ...]:
     """Names that a COCO image may have, from its id (42) or a file's name (COCO_val2014_000000000042.jpg)."""
-    text = str(image).strip()
-    if not text or image is None:
+    given = text({"image": image}, "image")
+    if not given:
         raise ValueError("the image is blank; expected COCO's number of it, or its file's name")
-    digits = re.fullmatch(r"(?:.*_)?(\d+)(?:\.jpg|\.jpeg|\.png)?", Path(text).name)
+    digits = re.fullmatch(r"(?:.*_)?(\d+)(?:\.jpg|\.jpeg|\.png)?", Path(given).name)
     if digits is None:
-        return (text,)
+        return (given,)
     number = f"{int(digits[1]):012d}"
     guesses = [f"COCO_{split}_{number}.jpg" for split in ("val2014", "train2014", "test2015", "test2014")]
-    given = [] if text.isdigit() else [text]
-    return tuple(dict.fromkeys([*given, *guesses, f"{number}.jpg", f"{number}.png"]))
+    named = [] if given.isdigit() else [given]
+    return tuple(dict.fromkeys([*named, *guesses, f"{number}.jpg", f"{number}.png"]))
 
 
 def guess(path: Path) -> str | None:
@@ -240,24 +265,38 @@ class _named:
 
 def _answer(fields: Mapping[str, Any], name: str = "answer") -> tuple[str, tuple[str, ...]]:
     """The answer, and its options where it is Yes or No (in whatever case it was)."""
-    text = _filled(fields, name)
-    if text.casefold() in ("yes", "no"):
-        return text.casefold().capitalize(), YES_NO
-    return text, ()
-
-
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if isinstance(value, list | dict):
-        raise ValueError(f"{name} is a {type(value).__name__}; expected text")
-    return "" if value is None else str(value).strip()
+    found = _filled(fields, name)
+    if found.casefold() in ("yes", "no"):
+        return found.casefold().capitalize(), YES_NO
+    return found, ()
 
 
 def _filled(fields: Mapping[str, Any], name: str) -> str:
-    if text := _text(fields, name):
-        return text
+    if found := text(fields, name):
+        return found
     listed = ", ".join(map(str, list(fields)[:12]))
     raise ValueError(f"there is no {name}; the row has {listed}. Fill it in, remove the row, or name another format")
+
+
+def _rows(path: Path, columns: Columns, under: str | None = None, keyed: bool = False) -> Iterator[Row]:
+    return _renamed(path, stream_rows(path, under, keyed=keyed), columns)
+
+
+def _renamed(path: Path, rows: Iterator[Row], columns: Columns) -> Iterator[Row]:
+    """The rows under our names of columns; each must have those that are named."""
+    for row in rows:
+        for ours, theirs in columns.items():
+            known(f"{called(path)}, row {row.label}: columns gives {theirs!r} as {ours!r}", theirs, list(row.fields))
+        yield row._replace(fields=rename(row.fields, columns)) if columns else row
+
+
+def _plain_name(name: str) -> str:
+    """A column's name in lower case, without V-SEAM's train_ before it and _count behind it."""
+    lowered = str(name).strip().casefold()
+    released = re.fullmatch(
+        r"(?:train_|test_|val_)?(image_id|question|answer)_(?:count|color|location|object)", lowered
+    )
+    return released[1] if released else lowered
 
 
 def _box(value: Any) -> Box:

@@ -15,8 +15,8 @@ from typing import Any, Literal, overload
 
 from interp.provenance import hash_text
 from probes.photo_masks import Box
-from probes.row_stream import stream_rows
-from probes.visual_benchmark_formats import FORMATS, YES_NO, Draft, guess
+from probes.rows import is_read_once, stream_rows
+from probes.visual_benchmark_formats import FORMATS, YES_NO, Draft, drafts, guess
 
 ONE_SIDED = 0.9
 """The share of one answer above which a set can't tell a head that sees from one that says this answer."""
@@ -146,6 +146,7 @@ def load_visual_questions(
     levels: Sequence[str] = (),
     sample: int | None = None,
     seed: int = 0,
+    columns: Mapping[str, str] | None = None,
 ) -> VisualQuestions:
     """The questions of a benchmark's file, in its order, each with the path of its image.
 
@@ -164,6 +165,9 @@ def load_visual_questions(
     ``missing``: an image that is not in the folder is refused, or its question is left out ("skip") and listed in
     ``skipped``; it is never scored, and a sample is drawn from the others. Images are not opened here:
     :func:`interp.images.read_image` refuses damaged ones.
+
+    ``columns``: the file's names for the data set's, such as {"label": "answer"} for ``pope:``. A pipe, or "-" for
+    standard input (``pope:-``), is read once.
 
     Raises ``FileNotFoundError`` for files, folders and images that are not there (the first ten are named), and
     ``ValueError`` for an unknown data set or shape, an id given twice, a level that the file does not have, and a file
@@ -187,10 +191,15 @@ def load_visual_questions(
     there: set[str] = set()
 
     def rows() -> Iterator[tuple[Draft, Path | None]]:
-        return _with_images(FORMATS[format](path, answers), folder, path, levels, there)
+        return _with_images(drafts(format, path, answers, columns), folder, path, levels, there)
 
-    chosen = None if sample is None else _drawn(rows(), limit, missing, sample, seed)
-    found, skipped = _found(rows(), limit, missing, chosen)
+    if sample is not None and is_read_once(path):
+        kept = list(rows())
+        chosen = _drawn(iter(kept), limit, missing, sample, seed)
+        found, skipped = _found(iter(kept), limit, missing, chosen)
+    else:
+        chosen = None if sample is None else _drawn(rows(), limit, missing, sample, seed)
+        found, skipped = _found(rows(), limit, missing, chosen)
     if limit is None and there and (unknown := sorted(set(levels) - there)):
         raise ValueError(f"{source!r} has no question at level {unknown[0]!r}; it has {sorted(there)}.")
     if not found and not skipped:
@@ -205,6 +214,7 @@ def load_visual_questions(
     )
     origin = {"format": format, "file": path.name, "limit": limit}
     origin |= {} if chosen is None else {"sample": sample, "seed": seed}
+    origin |= {"columns": dict(columns)} if columns else {}
     return VisualQuestions(questions, tuple(skipped), origin)
 
 
@@ -345,7 +355,7 @@ def _absent(skipped: Sequence[Skipped], n: int, folder: _Images) -> str:
 def _with_boxes(found: list[tuple[Draft, Path]], path: Path) -> list[tuple[Draft, Path]]:
     """The drafts with the boxes and names of their objects, from GQA's scene graphs, of which only theirs are kept."""
     wanted = {image.stem for _, image in found}
-    graphs = {row.key: row.fields.get("objects") for row in stream_rows(path) if row.key in wanted}
+    graphs = {row.key: row.fields.get("objects") for row in stream_rows(path, keyed=True) if row.key in wanted}
     if not graphs:
         raise ValueError(f"{path} has the scene graph of none of the {len(wanted)} images; is it of another split?")
     new = []

@@ -9,7 +9,7 @@ A source is read and checked before a model is loaded, and then put to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,10 +98,11 @@ def read_source(
     annotations: str | Path | None = None,
     decisions: str | Path | None = None,
     max_leak: float = 0.0,
+    columns: Mapping[str, str] | None = None,
 ) -> VisualSource:
     """Read a source by its name.
 
-    ``images``, ``missing`` and ``annotations`` are a benchmark's, with the errors of
+    ``images``, ``missing``, ``annotations`` and ``columns`` are a benchmark's, with the errors of
     :func:`probes.visual_benchmarks.load_visual_questions`. ``seed``: of drawn scenes, and of the sample of ``limit``.
     Of a benchmark's file no more than that sample is kept, and no other image is looked for. ``decisions`` and
     ``max_leak`` are of a folder of edited photographs: pairs that leak, or that no person accepted, are left out and
@@ -115,6 +116,8 @@ def read_source(
     if name.startswith("scenes:"):
         if images is not None or annotations is not None:
             raise ValueError(f"{name!r} draws its own pictures; leave out images (--images) and annotations.")
+        if columns:
+            raise ValueError(f"{name!r} is no file with columns; leave them out.")
         content = _scenes(name, seed, decisions, max_leak)
         if not isinstance(content, UsedPairs):
             _require_no_decisions(name, decisions)
@@ -127,7 +130,7 @@ def read_source(
             "scenes:FOLDER."
         )
     questions = load_visual_questions(
-        name, images, annotations=annotations, missing=missing, levels=levels, sample=limit, seed=seed
+        name, images, annotations=annotations, missing=missing, levels=levels, sample=limit, seed=seed, columns=columns
     )
     said = [questions.one_sided] if questions.one_sided else []
     if questions.skipped:

@@ -105,6 +105,12 @@ INTERP = [
     "side_by_side",
 ]
 PROBES = [
+    "cells",
+    "json_rows",
+    "rows",
+    "formats",
+    "item_sets",
+    "placeholders",
     "question_formats",
     "questions",
     "held_out",
@@ -186,7 +192,6 @@ PROBES = [
     "photo_pairs",
     "pair_files",
     "inpainting",
-    "row_stream",
     "visual_benchmark_formats",
     "visual_benchmarks",
     "visual_prompts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -218,6 +219,35 @@ def test_head_effect(run, model, questions, tmp_path):
         else:
             assert "by total_effect, n = 2" in printed
         assert load_ranking(out).provenance["settings"]["ablation"] == "mean_of_others"
+
+
+def test_data_of_other_columns_from_standard_input(run, model, tmp_path, monkeypatch):
+    table = "prompt,gold,\nIs the sky blue?,yes,\nIs it so?,no,\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.encode())))
+    command = ("rank", "head-effect", "--model", model, "--device", "cpu", "--data", "-", "--out", tmp_path / "out")
+    columns = ("--column", "question=prompt", "--column", "answer=gold", "--format", "plain")
+    code, _, err = run(*command, *columns)
+    assert code == 0, err
+    found = load_ranking(tmp_path / "out")
+    assert list(found.example_ids) == ["stdin-1", "stdin-2"]
+    assert found.provenance["data"]["columns"] == {"question": "prompt", "answer": "gold"}
+
+
+def test_errors_of_files_name_the_options_of_the_command_line(run, model, tmp_path):
+    asked = bad(tmp_path, "asked.csv", "questions,gold\nIs it so?,no\n")
+    command = ("rank", "head-effect", "--model", model, "--data", asked, "--out", tmp_path / "out")
+    code, _, err = run(*command, "--column", "answer=gold")
+    assert code == 1 and "--column question=questions, or give --format (one of" in err and "columns=" not in err
+    for more, message in (
+        (("--column", "question"), "expected our name, =, and the file's"),
+        (("--column", "question=asked"), r"'asked' as 'question'; expected one of questions, gold"),
+        (("--format", "gsm9k"), "Did you mean 'gsm8k'"),
+    ):
+        code, _, err = run(*command, *more)
+        assert code and re.search(message, err), err
+    code, _, err = run(*command[:4], "--out", tmp_path / "out", "--format", "plain")
+    assert code == 2 and "for files" in err
+    assert not (tmp_path / "out").exists()
 
 
 def bad(tmp_path: Path, name: str, text: str) -> Path:

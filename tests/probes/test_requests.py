@@ -146,7 +146,7 @@ def test_kind_declares_or_filters(tmp_path):
         ([{"text": "a", "kind": "rude"}], {}, "kind is 'rude'; expected"),
         ([{"text": "a", "kind": "harmful", "id": "x"}] * 2, {}, "row 2 .*'x' is row 1's"),
         ([{"turns": []}], {}, "turns is \\[\\]"),
-        ([{"text": ["a"], "kind": "harmful"}], {}, "text is a list"),
+        ([{"text": ["a"], "kind": "harmful"}], {}, r"text is \['a'\], a list"),
         ([{"text": "a"}], {"kind": "harmfull"}, "Did you mean 'harmful'"),
         ([{"text": "a"}], {"format": "advbnch"}, "Did you mean 'advbench'"),
         ([{"text": "a"}], {"limit": 0}, "limit=0"),
@@ -167,7 +167,7 @@ def test_missing_and_unfit_sources(tmp_path):
         Request("a", "text", "bad")
     with pytest.raises(ValueError, match="filled in"):
         Request("a", " ", "harmful")
-    assert set(SHAPES) | {"jailbreakbench"} == set(FORMATS)
+    assert set(SHAPES) | {"jailbreakbench", "goal", "instruction", "bad_q", "behavior"} == set(FORMATS)
 
 
 def test_endings():
