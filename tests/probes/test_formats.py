@@ -78,7 +78,7 @@ def test_released_requests(tmp_path, name):
         assert {(r.kind, r.category) for r in found} == {(kind or "harmful", category)}
         assert load_requests(path, kind=kind or "harmful", format=form) == found
     if kind is None:
-        with pytest.raises(ValueError, match="row 1 .*nothing says whether the request is harmful"):
+        with pytest.raises(ValueError, match=r"row 1 .*nothing says whether the request is harmful"):
             load_requests(path)
 
 
@@ -210,7 +210,7 @@ def test_columns_that_are_not_there(tmp_path, columns, message):
 
 def test_built_in_sets_take_no_columns():
     for load in (load_requests, load_questions, load_texts):
-        with pytest.raises(ValueError, match="are for files|for files, and so are columns"):
+        with pytest.raises(ValueError, match=r"are for files|for files, and so are columns"):
             load(columns={"text": "x"})
 
 
@@ -333,7 +333,7 @@ def test_numbers_as_ids_are_alike_in_all_files(tmp_path):
         tmp_path / "floats.parquet",
     ):
         assert [(q.id, q.answer) for q in load_questions(path)] == [("0", "No"), ("1", "Yes"), ("2", "No")]
-    with pytest.raises(ValueError, match="row 2 .*the id '1' is row 1's already"):
+    with pytest.raises(ValueError, match=r"row 2 .*the id '1' is row 1's already"):
         load_questions(save(tmp_path, "b.jsonl", [rows[1], rows[2] | {"id": 1.0}]))
 
 

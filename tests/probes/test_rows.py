@@ -283,7 +283,7 @@ def test_missing_is_none_in_every_format(tmp_path):
         }
     )
     frame.to_parquet(tmp_path / "a.parquet")
-    frame.to_json(tmp_path / "a.json", orient="records")
+    frame.to_json(tmp_path / "a.json", orient="records", date_format="iso")
     records = frame[["words", "number"]].astype(object).where(frame[["words", "number"]].notna(), math.nan)
     put(tmp_path, "a.jsonl", lines(records.to_dict("records")))
     for name in ("a.parquet", "a.json", "a.jsonl"):
@@ -371,7 +371,7 @@ def test_no_more_is_read_than_asked(tmp_path):
         path = put(tmp_path, name, good.encode() + b"\xff,\xff\n")
         stream = stream_rows(path)
         assert [next(stream).label for _ in range(3)] == ["1", "2", "3"]
-        with pytest.raises(ValueError, match="row 4|line 4"):
+        with pytest.raises(ValueError, match=r"row 4|line 4"):
             next(stream)
 
 
