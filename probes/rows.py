@@ -101,14 +101,16 @@ def read_lines(source: str | Path) -> list[tuple[str, str]]:
     if not is_stdin(source) and not path.exists():
         raise FileNotFoundError(f"no file {path}.")
     found: list[tuple[str, str]] = []
-    try:
-        with _opened(source) as file, _text(file) as lines:
+    with _opened(source) as file, _text(file) as lines:
+        try:
             for number, line in enumerate(lines, 1):
                 if wrong := fault(line):
-                    raise ValueError(f"which is no text in UTF-8: line {number} has {wrong}")
+                    raise ValueError(f"{called(source)} is no text in UTF-8: line {number} has {wrong}.")
                 found += [(str(number), line.strip())] if line.strip() else []
-    except ValueError as error:
-        raise ValueError(f"{called(source)}, {error}.") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{called(source)} is not the {error.encoding} that it begins as. Save it as UTF-8."
+            ) from None
     return found
 
 
