@@ -19,6 +19,8 @@ import interp
 from interp import capture, generation, perplexity, residual, vision_encoder
 from interp.factor_gradient import factors_applied
 from interp.images import image_sha256
+from interp.independence import may_share
+from interp.looks_ahead import looks_ahead
 from interp.prompts import Prompt
 from interp.shared_prefix import (
     WORTH_SHARING,
@@ -383,6 +385,15 @@ def test_questions_on_pictures_in_any_order(name):
     slow = slope([[p] for p in mixed])
     assert slow.abs().max() > 1e-2
     torch.testing.assert_close(slope([mixed]), slow, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_vl", "instructblip", "paligemma", "paligemma2"])
+def test_looking_ahead_is_measured_with_pictures_and_without(name):
+    """Gemma 3's patches see each other, and nothing after the picture."""
+    model, _ = loaded(name)
+    asked = ask(name)[0]
+    assert looks_ahead(model) == looks_ahead(model, asked) == name.startswith("paligemma")
+    assert may_share(model, [asked, asked], len(asked) - 1) != name.startswith("paligemma")
 
 
 def test_layers_are_tuned_on_text_alone():
