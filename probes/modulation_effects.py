@@ -117,7 +117,7 @@ def paired(changes: Float[np.ndarray, "example column"], groups: np.ndarray, is_
     found = []
     for column, a, b in zip(changes.T, low, high, strict=True):
         if is_share:
-            _, low_pair, high_pair = paired_share_change(column, np.zeros(len(column)))
+            _, low_pair, high_pair = paired_share_change(column.clip(0), (-column).clip(0))
             a, b = np.nanmin([a, low_pair]), np.nanmax([b, high_pair])
         found.append(Estimate(float(column.mean()), float(a), float(b)))
     return found

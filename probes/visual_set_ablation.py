@@ -154,7 +154,7 @@ class SetAblation:
             return Estimate(np.nan, np.nan, np.nan)
         low, high = (float(end[0]) for end in interval_of(change[:, None], self.pictures[chosen]))
         if measure == "accuracy":
-            _, low_pair, high_pair = paired_share_change(change, np.zeros(len(change)))
+            _, low_pair, high_pair = paired_share_change(change.clip(0), (-change).clip(0))
             low, high = np.nanmin([low, low_pair]), np.nanmax([high, high_pair])
         return Estimate(float(change.mean()), float(low), float(high))
 

@@ -31,12 +31,13 @@ from interp import writing
 from interp.parts import checksum
 from probes import alignment, cli, cli_study
 from tests.interp.tiny_vision import tiny_vision
+from tests.probes.modulation_tiny import asked_in_text, harm, llama
 from tests.probes.test_cli_harmfulness import refuse, write_requests
 from tests.probes.test_cli_negative_bias import write_questions
 from tests.tiny import tiny, tiny_tokenizer
 
 VOLATILE = {"created", "seconds", "sha256", "record_sha256", "edit_sha256", "latency", "Latency"}
-MODULATE = ("--rule", "released", "--rule", "search", "--search", "coordinate", "--rounds", "1", "--random-draws", "2")
+MODULATE = ("--rule", "search", "--search", "coordinate", "--rounds", "1", "--random-draws", "2")
 TRACE = ("--kind", "yes-no", "--no-only-right", "--pixels", "32", "--shown", "0", "--part", "mlp", "--every", "2")
 
 
@@ -58,9 +59,18 @@ def material(folder: Path) -> dict[str, tuple[list[object], int]]:
         for name, verb in (("harmful", "Break"), ("harmless", "Paint"))
     }
     of_text = ["--model", model, "--device", "cpu"]
+    planted = llama()  # with a head that hurts, which a modulation finds
+    asked = asked_in_text(planted, 90, 0)
+    harm(planted, 60)
+    planted.hf.save_pretrained(folder / "planted")
+    planted.tokenizer.save_pretrained(folder / "planted")
+    rows = [f'{q.id},"{q.text}",{q.answer.lower()}' for q in asked]
+    (folder / "planted.csv").write_text("\n".join(["id,question,answer", *rows]))
+    of_planted = ["--model", folder / "planted", "--device", "cpu", "--data", folder / "planted.csv"]
     ranking = folder / "ranking"
     rank = ["rank", "negative-attention", *of_text, "--data", questions, "--effects", "none", "--batch-size", 4]
-    code, said = run([*rank, "--limit", 30, "--out", ranking])
+    first = ["rank", "negative-attention", *of_planted, "--limit", 30, "--effects", "none", "--out", ranking]
+    code, said = run(first)
     assert code == 0, said
     return {
         "rank": ([*rank, "--limit", 24], 3),
@@ -76,7 +86,7 @@ def material(folder: Path) -> dict[str, tuple[list[object], int]]:
             3,
         ),
         "modulate": (
-            ["modulate", ranking, *of_text, "--data", questions, *MODULATE, "--batch-size", 8],
+            ["modulate", ranking, *of_planted, *MODULATE, "--batch-size", 8],
             6,
         ),
         "trace": (["trace", "--model", "sees", "--n", 6, "--batch-size", 2, *TRACE], 5),
