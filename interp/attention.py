@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +19,10 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from interp.components import Components
+from interp.hooks import AttentionCalls, HookNotCalled, attached, run_pass
+
+if TYPE_CHECKING:
+    from interp.model import Model
 
 NAME = "headscope"
 
@@ -97,7 +100,8 @@ class AttentionCall:
 Handler = Callable[[AttentionCall], Tensor | None]
 """Gets a layer's call; returns the output [batch, pos, head, d_head], or None for the ordinary attention."""
 
-_handler: ContextVar[Handler | None] = ContextVar("headscope_attention_handler", default=None)
+_handling: ContextVar[tuple[Handler | None, AttentionCalls] | None] = ContextVar("headscope_attention", default=None)
+"""Of this thread: what runs in another one is attention as always."""
 
 
 def ordinary_attention(call: AttentionCall) -> Float[Tensor, "batch pos head d_head"]:
@@ -165,7 +169,9 @@ def _forward(
         softcap=softcap,
         sinks=s_aux,
     )
-    handler = _handler.get()
+    handler, calls = _handling.get() or (None, None)
+    if calls is not None:
+        calls.note(call.layer)
     out = handler(call) if handler is not None else None
     return (ordinary_attention(call) if out is None else out), None
 
@@ -179,22 +185,25 @@ AttentionMaskInterface.register(NAME, _mask)
 
 
 @contextmanager
-def attention_handler(hf_model: Any, components: Components, handler: Handler | None) -> Iterator[None]:
-    """While active, every attention of ``hf_model`` calls ``handler``; the model's own setting is restored after."""
-    configs = {id(c): c for c in [hf_model.config, *components.attention_configs()]}.values()
-    before = [(config, config._attn_implementation_internal) for config in configs]
-    token = _handler.set(handler)
-    try:
-        for config, _ in before:
-            config._attn_implementation_internal = NAME
-        yield
-    finally:
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation
-        _handler.reset(token)
+def attention_handler(model: Model, handler: Handler | None) -> Iterator[None]:
+    """While active, every attention of the model, in this thread, calls ``handler``; the model's own setting is
+    restored after. A pass in which a layer does not come here raises :class:`interp.hooks.HookNotCalled`."""
+    calls = AttentionCalls(model.n_layers)
+    configs = {id(c): c for c in [model.hf.config, *model.components.attention_configs()]}.values()
+    with attached(model, [calls]):
+        before = [(config, config._attn_implementation_internal) for config in configs]
+        token = _handling.set((handler, calls))
+        try:
+            for config, _ in before:
+                config._attn_implementation_internal = NAME
+            yield
+        finally:
+            for config, implementation in before:
+                config._attn_implementation_internal = implementation
+            _handling.reset(token)
 
 
-def why_not_supported(hf_model: Any, components: Components, inputs: Mapping[str, Any]) -> str:
+def why_not_supported(model: Model, inputs: Mapping[str, Any]) -> str:
     """Empty if every layer's attention comes through the handler (tried on ``inputs``, a few tokens); or the reason."""
     called: list[int] = []
 
@@ -202,14 +211,15 @@ def why_not_supported(hf_model: Any, components: Components, inputs: Mapping[str
         called.append(call.layer)
 
     try:
-        with torch.no_grad(), attention_handler(hf_model, components, note):
-            hf_model(**inputs, use_cache=False)
+        with torch.no_grad(), attention_handler(model, note):
+            run_pass(model, {**inputs, "use_cache": False})
     except UnsupportedAttention as error:
         return str(error)
-    if called == list(range(components.n_layers)):
+    except HookNotCalled:
+        pass  # said below, as what it is
+    if called == list(range(model.n_layers)):
         return ""
     return (
-        f"{type(hf_model).__name__} computes attention in its own way in "
-        f"{components.n_layers - len(set(called))} of {components.n_layers} layers, not through transformers' "
-        "attention interface"
+        f"{type(model.hf).__name__} computes attention in its own way in "
+        f"{model.n_layers - len(set(called))} of {model.n_layers} layers, not through transformers' attention interface"
     )

@@ -9,7 +9,6 @@ leaves out what later layers make of a head's output; the scan's is the *total* 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,7 +20,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.attention import AttentionCall, attention_handler
+from interp.hooks import Hook, attached, final_norm_runs, input_of, output_of, run_pass
 from interp.metrics import LogitDifference
+from interp.turns import one_at_a_time
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -53,6 +54,7 @@ class Attribution:
         return self.total - float(parts + self.embedding + self.constant)
 
 
+@one_at_a_time
 def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribution:
     """Split a logit difference over heads, MLPs, embedding and biases, and every head's share over source tokens.
 
@@ -73,15 +75,11 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
         )
     model.require_attention()
     model.require_fits([prompt])
-    seen = _Seen(model.n_layers)
+    seen = _Seen()
     c = model.components
     inputs = model.inputs([prompt]).inputs
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(attention_handler(model.hf, c, seen.look))
-        for module, hook in seen.hooks(c):
-            stack.callback(module.register_forward_hook(hook).remove)
-        stack.callback(c.blocks[0].module.register_forward_pre_hook(seen.embed, with_kwargs=True).remove)
-        logits = model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[0, -1].float()
+    with torch.no_grad(), attention_handler(model, seen.look), attached(model, seen.hooks(model)):
+        logits = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()}).logits[0, -1].float()
     model.require_finite(logits[None], [prompt])
     _require_plain_logits(model, logits, seen.unembedded)
 
@@ -106,13 +104,13 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
         by_token.append((seen.attention[layer].to(read.device) * read).cpu())
     result = Attribution(
         heads=torch.stack(heads).numpy(),
-        mlps=np.array([_dot(w, toward) for w in seen.mlps]),
+        mlps=np.array([_dot(seen.mlps[layer], toward) for layer in range(model.n_layers)]),
         attention_biases=np.array(biases),
         embedding=_dot(seen.embedding, toward),
         constant=constant,
         total=total,
         by_token=torch.stack(by_token).numpy(),
-        attention=torch.stack(seen.attention).numpy(),
+        attention=torch.stack([seen.attention[layer] for layer in range(model.n_layers)]).numpy(),
         tokens=prompt.tokens,
         metric=str(metric),
     )
@@ -120,6 +118,7 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
     return result
 
 
+@one_at_a_time
 def attribute_heads(
     model: Model, prompts: Sequence[Prompt], metric: LogitDifference
 ) -> Float[np.ndarray, "example layer head"]:
@@ -130,28 +129,38 @@ def attribute_heads(
 class _Seen:
     """What one forward pass shows at the answer position, layer by layer."""
 
-    def __init__(self, n_layers: int) -> None:
-        empty = [torch.empty(0)] * n_layers
-        self.z, self.attention_out, self.mlps = list(empty), list(empty), list(empty)
-        self.attention, self.value = list(empty), list(empty)
-        self.embedding = self.final = self.normed = self.unembedded = torch.empty(0)
+    def __init__(self) -> None:
+        self.z, self.attention_out, self.mlps = {}, {}, {}
+        self.attention, self.value = {}, {}
+        self.embedding: Tensor
+        self.final: Tensor
+        self.normed: Tensor
+        self.unembedded: Tensor
 
-    def hooks(self, c):
+    def hooks(self, model: Model) -> list[Hook]:
+        c, found = model.components, []
         for layer, block in enumerate(c.blocks):
-            yield block.out_projection, partial(self._projection, layer)
-            yield block.attention, partial(self._keep, self.attention_out, layer)
             if block.mlp_write is None:
                 raise ValueError(
                     f"layer {layer} has no MLP module: its part of the answer can't be read, so direct attribution is "
                     "not available for this architecture."
                 )
-            yield block.mlp_write, partial(self._keep, self.mlps, layer)
-        yield c.final_norm, self._final
-        yield c.unembedding, self._unembedded
+            found += [
+                input_of(block.out_projection, partial(self._projection, layer)),
+                output_of(block.attention, partial(self._keep, self.attention_out, layer)),
+                output_of(block.mlp_write, partial(self._keep, self.mlps, layer)),
+            ]
+        final = final_norm_runs(model)
+        return [
+            *found,
+            input_of(c.blocks[0].module, partial(self._one, "embedding")),
+            input_of(c.final_norm, partial(self._one, "final"), final),
+            output_of(c.final_norm, partial(self._one, "normed"), final),
+            output_of(c.unembedding, partial(self._one, "unembedded"), "model"),
+        ]
 
-    def embed(self, module, args, kwargs) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        self.embedding = hidden[0, -1].float()
+    def _one(self, name: str, hidden: Float[Tensor, "row pos feature"]) -> None:
+        setattr(self, name, hidden[0, -1].float())
 
     def look(self, call: AttentionCall) -> None:
         row = torch.tensor([call.query.shape[2] - 1], device=call.query.device)
@@ -159,18 +168,11 @@ class _Seen:
         self.attention[call.layer] = (scores - call.log_normaliser(scores)[..., None]).exp()[:, 0].cpu()
         self.value[call.layer] = call.value[0].clone()
 
-    def _projection(self, layer, module, args, output) -> None:
-        self.z[layer] = args[0][0, -1].clone()
+    def _projection(self, layer: int, z: Tensor) -> None:
+        self.z[layer] = z[0, -1].clone()
 
-    def _keep(self, store, layer, module, args, output) -> None:
-        tensor = output[0] if isinstance(output, tuple) else output
+    def _keep(self, store: dict[int, Tensor], layer: int, tensor: Tensor) -> None:
         store[layer] = tensor.reshape(-1, tensor.shape[-1])[-1].float()
-
-    def _final(self, module, args, output) -> None:
-        self.final, self.normed = args[0][0, -1].float(), output[0, -1].float()
-
-    def _unembedded(self, module, args, output) -> None:
-        self.unembedded = output[0, -1].float()
 
 
 def _unembedding_direction(unembedding: nn.Module, groups, normed: Tensor) -> tuple[Tensor, float]:

@@ -6,22 +6,24 @@ Nothing here keeps an S x S tensor, or a view into one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.attention import AttentionCall, attention_handler
+from interp.hooks import attached, input_of, run_pass
 from interp.independence import passes
+from interp.turns import one_at_a_time
 
 if TYPE_CHECKING:
     from interp.model import Model
     from interp.prompts import Prompt
 
 
+@one_at_a_time
 def attention_log_probs(
     model: Model,
     prompts: Sequence[Prompt],
@@ -45,17 +47,17 @@ def attention_log_probs(
     _require_positions(prompts, queries, keys)
     model.require_fits(prompts)
     model.require_attention()
-    results: list[Tensor] = [torch.empty(0)] * len(prompts)
+    results: dict[int, Tensor] = {}
     for places in passes(model, prompts):
         part = [[given[i] for i in places] for given in (prompts, queries, keys)]
-        for i, found in zip(places, _log_probs_of_pass(model, *part, max_rows), strict=True):
-            results[i] = found
-    return results
+        results |= zip(places, _log_probs_of_pass(model, *part, max_rows), strict=True)
+    return [results[i] for i in range(len(prompts))]
 
 
 def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> list[Tensor]:
     batch = model.inputs(prompts)
-    results = [torch.empty(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
+    shapes = [(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
+    results = [torch.full(shape, torch.nan, dtype=torch.float32) for shape in shapes]
 
     def look(call: AttentionCall) -> None:
         for i, offset in enumerate(batch.offsets):
@@ -69,12 +71,13 @@ def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> l
                     log_prob = scores[..., group].logsumexp(-1) - log_z
                     results[i][call.layer, :, start : start + max_rows, g] = log_prob.cpu()
 
-    with torch.no_grad(), attention_handler(model.hf, model.components, look):
-        logits = model.hf(**batch.inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
+    with torch.no_grad(), attention_handler(model, look):
+        logits = run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1]
     model.require_finite(logits, list(prompts))  # NaN anywhere before would look like a masked key
     return results
 
 
+@one_at_a_time
 def head_outputs(
     model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
 ) -> list[Float[Tensor, "layer pos head d_head"]]:
@@ -84,7 +87,7 @@ def head_outputs(
     In the model's dtype, on the CPU. Costs one forward pass for each batch; memory [layer, pos, head, d_head].
     """
     model.require_fits(prompts)
-    found: list[Tensor] = [torch.empty(0)] * len(prompts)
+    found: dict[int, Tensor] = {}
     for places in passes(model, prompts, batch_size):
         chunk = [prompts[i] for i in places]
         batch = model.inputs(chunk)
@@ -92,22 +95,22 @@ def head_outputs(
             len(p) if last is None else min(last if isinstance(last, int) else last[i], len(p))
             for i, p in zip(places, chunk, strict=True)
         ]
-        out = [torch.empty(model.n_layers, n, model.n_heads, model.d_head, dtype=model.dtype) for n in lengths]
+        shapes = [(model.n_layers, n, model.n_heads, model.d_head) for n in lengths]
+        out = [torch.full(shape, torch.nan, dtype=model.dtype) for shape in shapes]
 
         def keep(layer: int, z: Tensor, lengths=lengths, out=out) -> None:
             for i, n in enumerate(lengths):
-                out[i][layer] = z[i, -n:].unflatten(-1, (model.n_heads, model.d_head)).cpu()
+                out[i][layer] = z[i, -n:].detach().unflatten(-1, (model.n_heads, model.d_head)).cpu()
 
-        with ExitStack() as stack, torch.no_grad():
-            for layer, block in enumerate(model.components.blocks):
-                hook = partial(_pass_z, partial(keep, layer))
-                stack.callback(block.out_projection.register_forward_pre_hook(hook).remove)
-            model.hf(**batch.inputs, use_cache=False, **model.last_logits_only())
-        for i, z in zip(places, out, strict=True):
-            found[i] = z
-    return found
+        blocks = model.components.blocks
+        hooks = [input_of(block.out_projection, partial(keep, layer)) for layer, block in enumerate(blocks)]
+        with torch.no_grad(), attached(model, hooks):
+            run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()})
+        found |= zip(places, out, strict=True)
+    return [found[i] for i in range(len(prompts))]
 
 
+@one_at_a_time
 def mean_head_outputs(
     model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
 ) -> Float[Tensor, "layer head d_head"]:
@@ -142,7 +145,3 @@ def _require_positions(prompts, queries, keys) -> None:
 
 def _index(positions: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor(list(positions), dtype=torch.long, device=device)
-
-
-def _pass_z(keep: Any, module: Any, args: tuple) -> None:
-    keep(args[0].detach())

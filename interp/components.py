@@ -7,8 +7,6 @@ written down anywhere in this package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,21 +128,6 @@ def _sub(parent: nn.Module, children: Any, key: str) -> nn.Module | None:
         return parent.get_submodule(children[key].name)
     except AttributeError:  # optional parts that this layer does not have
         return None
-
-
-@contextmanager
-def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """While active, the module computes ``forward``; afterwards it is as it was, also after an exception."""
-    had = "forward" in vars(module)
-    original = module.forward
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if had:
-            module.forward = original
-        else:
-            del module.forward
 
 
 def projection_width(projection: nn.Module) -> int | None:

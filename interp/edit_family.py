@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from interp.artefact import save_artefact
 from interp.edit_export import Measures, card, new_directory, read_plainly, write_model
 from interp.fold_check import Agreement, agreement, check_prompts, every_logit
+from interp.hooks import acts_on_passes
 from interp.loading import load
+from interp.turns import alone
 from interp.weight_identity import describe_model, require_weights
 
 if TYPE_CHECKING:
@@ -98,15 +100,21 @@ class ModelEdit(ABC):
 
         It acts in everything of this package and in ``model.hf``; a bare transformers model is taken too, and its own
         calls and ``generate`` are then edited. It does not act on ``model.bridge``, which calls parts of the modules
-        directly: see ``bridge_hooks``.
+        directly: see ``bridge_hooks``; nor in other threads. What other threads ask of this package for the model waits
+        until the block ends, so don't wait for them inside it; their calls of the bare ``hf`` go on, unedited.
+        Coroutines of one thread can't wait for each other: don't await inside the block. Code that ``torch.compile``
+        made does not run meanwhile (it would not see the edit): the model runs as plain Python.
+
+        A pass in which the edit does not act where it must raises :class:`interp.hooks.HookNotCalled`.
 
         prompts: those that will be run, for a steering of named positions
         (:class:`interp.steering.Steering` says which passes it knows); other edits need none.
         """
         model = _loaded(model)
-        self.require_fits(model)
-        with self._hooked(model, prompts):
-            yield
+        with alone(model.hf):
+            self.require_fits(model)
+            with self._hooked(model, prompts), acts_on_passes(model):
+                yield
 
     def fold(self, model: Model | nn.Module, prompts: Sequence[Prompt] | None = None) -> ModelEdit:
         """Write the edit into the model's weights, in place; ``model.bridge`` has it too. Returns the edit that
@@ -123,13 +131,14 @@ class ModelEdit(ABC):
         if the logits disagree. After any exception the weights are as they were.
         """
         model = _loaded(model)
-        self.require_fits(model)
-        undo, _ = self._written(model, prompts)
-        try:
-            return undo.made_for(describe_model(model))
-        except BaseException:  # Ctrl-C while the new weights are hashed
-            undo._write(model)
-            raise
+        with alone(model.hf):
+            self.require_fits(model)
+            undo, _ = self._written(model, prompts)
+            try:
+                return undo.made_for(describe_model(model))
+            except BaseException:  # Ctrl-C while the new weights are hashed
+                undo._write(model)
+                raise
 
     def export(
         self,
@@ -151,7 +160,7 @@ class ModelEdit(ABC):
         transformers architecture has a place for the folded weights.
         """
         model = _loaded(model)
-        with new_directory(directory) as temporary:
+        with new_directory(directory) as temporary, alone(model.hf):
             self.require_fits(model)
             prompts = list(prompts) if prompts else check_prompts(model)
             undo, expected = self._written(model, prompts)

@@ -6,18 +6,19 @@ What is promised of a search is in :mod:`interp.factor_search`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.factor_search import FactorSearch, kept, look, save_state, start_of, strikes
 from interp.head_scales import heads_scaled
+from interp.hooks import attached, input_of
 from interp.modulation import HIGH, LOW, Factors, changed_heads, require_heads, require_limits
 from interp.shared_prefix import by_picture, in_order, logits_by_batch
 from interp.tuning import LossNotFinite, frozen, gold_loss
@@ -126,21 +127,14 @@ def mean_gold_loss(model: Model, prompts: Sequence[Prompt], factors: Factors, ba
     return total / len(prompts)
 
 
-@contextmanager
-def factors_applied(model: Model, factors: Float[Tensor, "layer head"]) -> Iterator[None]:
+def factors_applied(model: Model, factors: Float[Tensor, "layer head"]) -> AbstractContextManager[None]:
     """While active, every head's output z is multiplied by its factor at every position, and gradients reach these."""
 
-    def scale(of_layer: Tensor):
-        def hook(module: nn.Module, args: tuple) -> tuple:
-            z = args[0]
-            return (z * of_layer.to(z).repeat_interleave(z.shape[-1] // model.n_heads), *args[1:])
+    def scale(of_layer: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda z: z * of_layer.to(z).repeat_interleave(z.shape[-1] // model.n_heads)
 
-        return hook
-
-    with ExitStack() as stack:
-        for block, of_layer in zip(model.components.blocks, factors, strict=True):
-            stack.callback(block.out_projection.register_forward_pre_hook(scale(of_layer)).remove)
-        yield
+    by_block = zip(model.components.blocks, factors, strict=True)
+    return attached(model, [input_of(block.out_projection, scale(of_layer)) for block, of_layer in by_block])
 
 
 class _Adam:

@@ -17,20 +17,21 @@ whole prompts, edited at their last m positions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
 from interp.attention import AttentionCall, attention_handler, softmax_with_sinks
-from interp.components import forward_replaced
-from interp.edits import Branch, Edit, HeadEdit, Place, ResidualEdit, apply_edits, apply_residual_edits
+from interp.edits import Branch, Edit, HeadEdit, ResidualEdit
+from interp.hooks import attached, run_pass
+from interp.interventions import edited, stream_hook, unembed_only
+from interp.turns import alone, one_at_a_time
 from interp.vision_features import growing_rows, prefix_inputs, rest_inputs, text_from
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class _Prefix(DynamicCache):
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
 
+@one_at_a_time
 def fan_out_logits(
     model: Model,
     prompt: Prompt,
@@ -68,16 +70,32 @@ def fan_out_logits(
     prefix = _run_prefix(model, prompt, n_prefix) if n_prefix else None
     order = sorted(range(len(branches)), key=lambda i: branches[i].first_layer)
     size = max(1, int(memory_mib * 2**20 / row_bytes(model, len(prompt) - n_prefix, len(prompt), tokens)))
-    out: Tensor | None = None
+    rows: dict[int, Tensor] = {}
     for start in range(0, max(1, len(order)), size):
         chunk = order[start : start + size]
         logits = _run_chunk(model, prompt, prefix, [branches[i] for i in chunk], m, tokens)
-        if out is None:
-            out = logits.new_empty(len(branches) + 1, logits.shape[1])
-            out[0] = logits[0]
-        out[[i + 1 for i in chunk]] = logits[1:]
-    assert out is not None
-    return out
+        rows.setdefault(0, logits[0])
+        rows |= zip([i + 1 for i in chunk], logits[1:], strict=True)
+    return torch.stack([rows[i] for i in range(len(branches) + 1)])
+
+
+def require_edits_act(model: Model, prompt: Prompt) -> None:
+    """Show, once for a model, that edits which must move the logits do: all heads zeroed, and a large vector added.
+
+    That two ways of computing agree says nothing if neither acts. Costs a fan-out of two branches. Raises
+    ``RuntimeError``."""
+    with alone(model.hf) as turn:
+        if turn.edits_act:
+            return
+        heads = tuple(HeadEdit(layer, h) for layer in range(model.n_layers) for h in range(model.n_heads))
+        vector = 30 * torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+        added = ResidualEdit(model.n_layers - 1, vector)
+        branches = [Branch(heads, "all heads zeroed"), Branch((added,), "a large vector added")]
+        clean, *rows = fan_out_logits(model, prompt, branches, 1, None)
+        for branch, row in zip(branches, rows, strict=True):
+            if torch.equal(row, clean):
+                raise RuntimeError(f"{branch.label} at the answer, no logit of {model.name} moves: edits do not act")
+        turn.edits_act = True
 
 
 def row_bytes(model: Model, m: int, n_tokens: int, tokens: Sequence[int] | None) -> int:
@@ -102,8 +120,8 @@ def _run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> _Prefix:
     inputs = prefix_inputs(model, prompt, len(prompt))
     if base is model.hf:
         inputs |= model.last_logits_only()
-    with torch.no_grad(), attention_handler(model.hf, model.components, None):
-        base(**inputs, past_key_values=cache, use_cache=True)
+    with torch.no_grad(), attention_handler(model, None):
+        run_pass(model, {**inputs, "past_key_values": cache, "use_cache": True}, base)
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys[:, :, :n_prefix], layer.values[:, :, :n_prefix]
     cache.frozen = True
@@ -136,13 +154,13 @@ def _run_chunk(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         handler = None if prefix is None else _shared_prefix_attention(prefix)
-        stack.enter_context(attention_handler(model.hf, model.components, handler))
-        for layer, n_new in joining.items():
-            stack.enter_context(stream_rewritten(model, layer, partial(_grow, n_new)))
+        stack.enter_context(attention_handler(model, handler))
+        growing = [stream_hook(model, layer, partial(_grow, n_new)) for layer, n_new in joining.items()]
+        stack.enter_context(attached(model, growing))
         stack.enter_context(growing_rows(model))
         stack.enter_context(edited(model, edits, last=m))
         stack.enter_context(unembed_only(model, tokens))
-        return model.hf(**inputs).logits[:, -1].float()
+        return run_pass(model, inputs).logits[:, -1].float()
 
 
 def _grow(n_new: int, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "more_rows pos d_model"]:
@@ -183,130 +201,3 @@ def _shared_prefix_attention(prefix: _Prefix):
         return out.flatten(1, 2).transpose(1, 2)
 
     return handler
-
-
-@contextmanager
-def edited(model: Model, edits: Sequence[tuple[int, Edit]], last: int | None = None) -> Iterator[None]:
-    """While active, rows of the batch are edited, at the last ``last`` positions (None: all that the pass computes).
-
-    ``edits`` pairs a row with an edit, of a head or of the stream."""
-    heads: dict[int, list[tuple[int, HeadEdit]]] = defaultdict(list)
-    stream: dict[tuple[int, Place], list[tuple[int, ResidualEdit]]] = defaultdict(list)
-    for row, edit in edits:
-        if isinstance(edit, HeadEdit):
-            heads[edit.layer].append((row, edit))
-        else:
-            stream[edit.layer, edit.at].append((row, edit))
-    with ExitStack() as stack:
-        for layer, here in heads.items():
-            stack.enter_context(edit_heads(model, layer, here, last))
-        for (layer, at), here in stream.items():
-            stack.enter_context(edit_residual(model, layer, here, at, last))
-        yield
-
-
-def edit_residual(
-    model: Model,
-    layer: int,
-    edits: Sequence[tuple[int, ResidualEdit]],
-    at: Place = "input",
-    last: int | None = None,
-) -> AbstractContextManager[None]:
-    """As :func:`edit_heads`, for the residual stream at one place."""
-
-    def rewrite(hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
-        if last is None or last >= hidden.shape[1]:
-            return apply_residual_edits(hidden, edits)
-        return torch.cat([hidden[:, :-last], apply_residual_edits(hidden[:, -last:], edits)], dim=1)
-
-    return stream_rewritten(model, layer, rewrite, at, counts=True)
-
-
-@contextmanager
-def edit_heads(
-    model: Model, layer: int, edits: Sequence[tuple[int, HeadEdit]], last: int | None = None
-) -> Iterator[None]:
-    """While active, the layer's z is edited where its output projection reads it: row by row, at the last ``last``
-    positions (None: all that the pass computes). Removed again on any exception.
-
-    Rows and positions are those of one plain pass over the batch: ``Model.final_logits`` then shares no prefix."""
-
-    def hook(module: Any, args: tuple) -> tuple:
-        z = args[0]
-        if last is None or last >= z.shape[1]:
-            return (apply_edits(z, edits, model.n_heads), *args[1:])
-        z = torch.cat([z[:, :-last], apply_edits(z[:, -last:], edits, model.n_heads)], dim=1)
-        return (z, *args[1:])
-
-    hook.counts_rows_and_positions = True  # type: ignore[attr-defined]
-    handle = model.components.blocks[layer].out_projection.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def stream_rewritten(
-    model: Model,
-    layer: int,
-    rewrite: Callable[[Tensor], Tensor],
-    at: Place = "input",
-    counts: bool = False,
-) -> Iterator[None]:
-    """While active, the residual stream that enters block ``layer`` (``n_layers``: the final norm) goes through
-    ``rewrite``, [row, pos, d_model] to the same; ``at="attention"``: what the block's attention adds to the stream.
-
-    Later calls act on what earlier ones give. ``counts``: whether ``rewrite`` counts rows or positions, so that
-    ``Model.final_logits`` shares no prefix. Removed again on any exception."""
-
-    def entering(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if args:
-            return (rewrite(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": rewrite(kwargs["hidden_states"])}
-
-    def added(module: Any, args: tuple, output: Tensor) -> Tensor:
-        return rewrite(output)
-
-    components = model.components
-    if counts:
-        for hook in (entering, added):
-            hook.counts_rows_and_positions = True  # type: ignore[attr-defined]
-    if at == "attention":
-        block = components.blocks[layer]
-        norm = block.attention_post_norm
-        handle = (block.out_projection if norm is None else norm).register_forward_hook(added)
-    else:
-        module = components.final_norm if layer == model.n_layers else components.blocks[layer].module
-        handle = module.register_forward_pre_hook(entering, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def unembed_only(model: Model, tokens: Sequence[int] | None) -> Iterator[None]:
-    """While active, the model's logits are those of the last position and of ``tokens`` alone, in that order.
-
-    Caps and scales that the model applies to its logits still act, being elementwise. Chosen tokens are unembedded in
-    float32: logits in bfloat16 come in steps as large as many effects. Layers without a plain weight
-    (quantised, adapted) give all logits, of which the tokens are picked.
-    """
-    head = model.components.unembedding
-    weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
-    plain = type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook")
-    original = head.forward
-
-    def forward(hidden: Tensor) -> Tensor:
-        hidden = hidden[:, -1:]
-        if tokens is None:
-            return original(hidden)
-        index = torch.tensor(list(tokens), device=hidden.device)
-        if not plain:
-            return original(hidden)[..., index]
-        rows = weight[index].float()  # the answer is read in float32 also from a bfloat16 model
-        return F.linear(hidden.float(), rows, None if bias is None else bias[index].float())
-
-    with forward_replaced(head, forward):
-        yield

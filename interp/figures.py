@@ -48,7 +48,7 @@ def head_heatmap(
     measures. examples: [layer, head] of a line more for each (`strongest_examples`).
     """
     n_layers, n_heads = values.shape
-    text = np.empty(values.shape, dtype=object)
+    text = np.full(values.shape, "", dtype=object)
     for (i, j), value in np.ndenumerate(values):
         text[i, j] = f"<b>{head_label(i, j)}</b>  {value:+.4g}"
     if hover is not None:
@@ -202,7 +202,7 @@ def strongest_examples(scores: Float[np.ndarray, "example layer head"], texts: S
     if len(texts) != len(scores):
         raise ValueError(f"{len(texts)} texts for {len(scores)} examples; expected one for each, in their order.")
     towards = np.where(scores.mean(axis=0) < 0, -scores, scores)
-    lines = np.empty(scores.shape[1:], dtype=object)
+    lines = np.full(scores.shape[1:], "", dtype=object)
     for (layer, head), i in np.ndenumerate(towards.argmax(axis=0)):
         lines[layer, head] = f"most extreme: <i>{wrapped(texts[i], 56, max_lines=3)}</i>  {scores[i, layer, head]:+.3g}"
     return lines

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.hooks import run_pass
 from interp.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def every_logit(
     found = []
     for prompt in prompts:
         inputs = {k: v.to(run.device) if isinstance(v, Tensor) else v for k, v in model.inputs([prompt]).inputs.items()}
-        logits = run(**inputs, use_cache=False).logits[0].cpu()
+        inputs["use_cache"] = False
+        logits = (run_pass(model, inputs) if hf is None else hf(**inputs)).logits[0].cpu()
         found.append(logits.to(torch.promote_types(logits.dtype, torch.float32)))
     return found
 

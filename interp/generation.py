@@ -16,9 +16,11 @@ from interp.independence import lengths_of, passes
 from interp.looks_ahead import any_looks_ahead
 from interp.model import Model
 from interp.prompts import Prompt
+from interp.turns import one_at_a_time
 from interp.vision_features import picture_arguments
 
 
+@one_at_a_time
 def generate(
     model: Model,
     prompts: Sequence[Prompt],
@@ -106,7 +108,7 @@ class _Chooser(LogitsProcessor):
         self.model.require_finite(scores.masked_fill(scores == -torch.inf, 0.0), self.rows)  # -inf: a forbidden end
         if self.temperature == 0:
             return scores
-        waits = [torch.empty(scores.shape[-1]).exponential_(generator=g) for g in self.generators]
+        waits = [torch.zeros(scores.shape[-1]).exponential_(generator=g) for g in self.generators]
         gumbel = -torch.stack(waits).clamp(min=1e-30).log()
         return scores.float() / self.temperature + gumbel.to(scores.device)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.edit_family import BridgeHooks, ModelEdit, require_bridge, require_hook_points
+from interp.hooks import attached, input_of
 from interp.replaced_weights import ReplacedWeights
 from interp.weight_writing import open_projection, writing
 
@@ -88,22 +89,15 @@ class ScaledHeads(ModelEdit):
         return cls(record["model"], record["about"], dict(sorted(factors.items())))  # type: ignore[arg-type]
 
 
-@contextmanager
-def heads_scaled(model: Model, factors: Mapping[tuple[int, int], float]) -> Iterator[None]:
+def heads_scaled(model: Model, factors: Mapping[tuple[int, int], float]) -> AbstractContextManager[None]:
     """While active, each named head's output z is multiplied by its factor at every position."""
 
-    def scale(parts: Sequence[tuple[int, float]]):
-        def hook(module: nn.Module, args: tuple) -> tuple:
-            z = args[0].unflatten(-1, (model.n_heads, -1))
-            return (_scaled(z, parts).flatten(-2), *args[1:])
+    def scale(parts: Sequence[tuple[int, float]]) -> Callable[[Tensor], Tensor]:
+        return lambda z: _scaled(z.unflatten(-1, (model.n_heads, -1)), parts).flatten(-2)
 
-        return hook
-
-    with ExitStack() as stack:
-        for layer, parts in _by_layer(factors).items():
-            out = model.components.blocks[layer].out_projection
-            stack.callback(out.register_forward_pre_hook(scale(parts)).remove)
-        yield
+    blocks = model.components.blocks
+    by_layer = _by_layer(factors).items()
+    return attached(model, [input_of(blocks[layer].out_projection, scale(parts)) for layer, parts in by_layer])
 
 
 def _by_layer(factors: Mapping[tuple[int, int], float]) -> dict[int, list[tuple[int, float]]]:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.edit_family import BridgeHooks, ModelEdit, require_bridge, require_hook_points
+from interp.hooks import Hook, attached
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -85,17 +86,13 @@ def current_rows(model: Model, layer: int, head: int, kind: Kind = "query") -> H
     return HeadRows(layer, head, kind, module.weight[rows].detach().clone(), bias)
 
 
-@contextmanager
-def rows_replaced(model: Model, rows: Sequence[HeadRows]) -> Iterator[None]:
+def rows_replaced(model: Model, rows: Sequence[HeadRows]) -> AbstractContextManager[None]:
     """While active, the given rows act instead of the model's own, which stay as they are. Gradients reach them."""
     by_module: dict[nn.Linear, list[tuple[slice, HeadRows]]] = {}
     for new in rows:
         module, where = projection(model, new.layer, new.head, new.kind)
         by_module.setdefault(module, []).append((where, new))
-    with ExitStack() as stack:
-        for module, parts in by_module.items():
-            stack.callback(module.register_forward_hook(_replace_rows(parts)).remove)
-        yield
+    return attached(model, [Hook(module, _replace_rows(parts), "output") for module, parts in by_module.items()])
 
 
 def _write_rows(model: Model, new: HeadRows) -> None:
@@ -106,15 +103,15 @@ def _write_rows(model: Model, new: HeadRows) -> None:
             module.bias[where] = new.bias.to(module.bias)
 
 
-def _replace_rows(parts: Sequence[tuple[slice, HeadRows]]):
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+def _replace_rows(parts: Sequence[tuple[slice, HeadRows]]) -> Callable[..., Tensor]:
+    def act(args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         output = output.clone()
         for where, new in parts:
             bias = None if new.bias is None else new.bias.to(output)
             output[..., where] = F.linear(args[0], new.weight.to(output), bias)
         return output
 
-    return hook
+    return act
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,13 +20,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.attribution import pull_back, pull_back_through_norm
 from interp.edits import Branch, HeadEdit
-from interp.fanout import edit_heads, fan_out_logits, stream_rewritten
+from interp.fanout import fan_out_logits
+from interp.hooks import attached, input_of, output_of, run_pass
 from interp.independence import passes, to_check
+from interp.interventions import edited, stream_hook, stream_rewritten
 from interp.scan import FanOutDisagreement, Method, ScanResult
+from interp.turns import alone, one_at_a_time
 from interp.vision_features import text_from
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Writing:
         return np.concatenate([self.embedding[..., None], self.embedding[..., None] + layers.cumsum(-1)], -1)
 
 
+@one_at_a_time
 def write_along(
     model: Model,
     prompts: Sequence[Prompt],
@@ -92,46 +95,29 @@ def write_along(
 class _Seen:
     """What one pass shows at one token of each prompt, layer by layer: [example, feature], float32."""
 
-    def __init__(self, n_layers: int) -> None:
-        self.z, self.attention_out, self.mlps = ([torch.empty(0)] * n_layers for _ in range(3))
-        self.states = [torch.empty(0)] * (n_layers + 1)
+    def __init__(self) -> None:
+        self.z, self.attention_out, self.mlps, self.states = ({} for _ in range(4))
 
 
 @torch.no_grad()
 def _read(model: Model, prompts: Sequence[Prompt], positions: Sequence[int]) -> _Seen:
-    batch, seen, c = model.inputs(prompts), _Seen(model.n_layers), model.components
+    batch, seen = model.inputs(prompts), _Seen()
     rows = torch.arange(len(prompts))
     columns = torch.tensor([p + offset for p, offset in zip(positions, batch.offsets, strict=True)])
 
-    def keep(store: list[Tensor], layer: int, tensor: Tensor) -> Tensor:
+    def keep(store: dict[int, Tensor], layer: int, tensor: Tensor) -> None:
         flat = tensor.detach().reshape(len(prompts), -1, tensor.shape[-1])  # some MLPs merge examples and positions
         store[layer] = flat[rows.to(flat.device), columns.to(flat.device)].float()
-        return tensor
 
-    def output_of(store: list[Tensor], layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-            keep(store, layer, output[0] if isinstance(output, tuple) else output)
-
-        return hook
-
-    def input_of(store: list[Tensor], layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple) -> None:
-            keep(store, layer, args[0])
-
-        return hook
-
-    with ExitStack() as stack:
-        for layer in range(model.n_layers + 1):
-            stack.enter_context(stream_rewritten(model, layer, partial(keep, seen.states, layer)))
-        for layer, block in enumerate(c.blocks):
-            handles = [
-                block.out_projection.register_forward_pre_hook(input_of(seen.z, layer)),
-                block.attention.register_forward_hook(output_of(seen.attention_out, layer)),
-                block.mlp_write.register_forward_hook(output_of(seen.mlps, layer)),
-            ]
-            for handle in handles:
-                stack.callback(handle.remove)
-        logits = model.hf(**batch.inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
+    hooks = [stream_hook(model, layer, partial(keep, seen.states, layer)) for layer in range(model.n_layers + 1)]
+    for layer, block in enumerate(model.components.blocks):
+        hooks += [
+            input_of(block.out_projection, partial(keep, seen.z, layer)),
+            output_of(block.attention, partial(keep, seen.attention_out, layer)),
+            output_of(block.mlp_write, partial(keep, seen.mlps, layer)),
+        ]
+    with attached(model, hooks):
+        logits = run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1]
     model.require_finite(logits, list(prompts))
     return seen
 
@@ -146,8 +132,8 @@ class _Toward:
     def split(self, seen: _Seen) -> tuple[Tensor, ...]:
         """The fields of :class:`Writing`, for one batch."""
         heads, biases = zip(*(self._attention(layer, seen) for layer in range(self.model.n_layers)), strict=True)
-        mlps = torch.stack([self._along(x) for x in seen.mlps], -1)
-        states = torch.stack([self._along(x) for x in seen.states], -1)
+        mlps = torch.stack([self._along(seen.mlps[layer]) for layer in range(self.model.n_layers)], -1)
+        states = torch.stack([self._along(seen.states[layer]) for layer in range(self.model.n_layers + 1)], -1)
         return torch.stack(heads, 2), mlps, torch.stack(biases, 2), states[..., 0], states
 
     def _along(self, x: Float[Tensor, "example d_model"]) -> Float[Tensor, "example vector"]:
@@ -211,12 +197,13 @@ def scan_projection(
     chosen.sort(key=lambda i: branches[i].first_layer)  # the order in which rows join the fan-out
     lower = [branches[i] for i in chosen]
     read = partial(_ask, model, vector=vector, layer=layer, memory_mib=memory_mib)
-    how, note = _plan(model, prompts, lower, read, method, check)
-    values = np.empty((len(prompts), 1 + len(branches)), dtype=np.float32)
-    for row, prompt in zip(values, prompts, strict=True):
-        found = read(prompt, lower, how=how).numpy()
-        row[:] = found[0]
-        row[[i + 1 for i in chosen]] = found[1:]
+    values = np.full((len(prompts), 1 + len(branches)), np.nan, dtype=np.float32)
+    with alone(model.hf):
+        how, note = _plan(model, prompts, lower, read, method, check)
+        for row, prompt in zip(values, prompts, strict=True):
+            found = read(prompt, lower, how=how).numpy()
+            row[:] = found[0]
+            row[[i + 1 for i in chosen]] = found[1:]
     return ScanResult(
         values=values[:, 1:],
         clean=values[:, 0],
@@ -264,9 +251,8 @@ def _ask(model, prompt, branches, *, how: str, vector: Tensor, layer: int, memor
     """Projections of the unedited run and of each branch, at the prompt's last token."""
     seen: list[Tensor] = []
 
-    def look(hidden: Float[Tensor, "row pos d_model"]) -> Tensor:
+    def look(hidden: Float[Tensor, "row pos d_model"]) -> None:
         seen.append(hidden[:, -1].detach().float().cpu())
-        return hidden
 
     with stream_rewritten(model, layer, look):
         if how == "fan-out":
@@ -276,11 +262,8 @@ def _ask(model, prompt, branches, *, how: str, vector: Tensor, layer: int, memor
         else:
             inputs = model.inputs([prompt]).inputs
             for branch in [Branch((), "unedited"), *branches]:
-                with ExitStack() as stack, torch.no_grad():
-                    for edited in {e.layer for e in branch.edits}:
-                        here = [(0, e) for e in branch.edits if e.layer == edited]
-                        stack.enter_context(edit_heads(model, edited, here, last=1))
-                    model.hf(**inputs, use_cache=False, **model.last_logits_only())
+                with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=1):
+                    run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()})
             states = torch.cat(seen)
     if len(states) != len(branches) + 1:
         raise RuntimeError(f"{len(states)} states were seen at layer {layer} for {len(branches)} edits")

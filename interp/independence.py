@@ -29,9 +29,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.attention import attention_handler
+from interp.hooks import run_pass, undisturbed
 from interp.looks_ahead import any_looks_ahead, text_probe
 from interp.pass_lengths import PassLengths, around_borders, pass_lengths
-from interp.plain_passes import foreign_hooks, plain_logits, rows_are_fixed, undisturbed
+from interp.plain_passes import foreign_hooks, plain_logits, rows_are_fixed
 from interp.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def padded_pass(model: Model) -> Run:
 
     def run(batch: Sequence[Prompt]) -> Float[Tensor, "example vocabulary"]:
         inputs = model.inputs(batch).inputs
-        return model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[:, -1]
+        return run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1]
 
     return run
 
@@ -267,11 +268,11 @@ def why_attention_differs(model: Model) -> str:
     """Empty if the model gives the same logits when its attention runs through ours, which looks and fans out; or the
     reason why it can't be read (an eager attention that keeps to a mask which the fused one would not be given)."""
     probe = text_probe(model)
-    inputs = model.inputs([probe]).inputs
+    inputs = {**model.inputs([probe]).inputs, "use_cache": False}
     with torch.no_grad():
-        own = model.hf(**inputs, use_cache=False).logits[0].float()
-        with attention_handler(model.hf, model.components, None):
-            ours = model.hf(**inputs, use_cache=False).logits[0].float()
+        own = run_pass(model, inputs).logits[0].float()
+        with attention_handler(model, None):
+            ours = run_pass(model, inputs).logits[0].float()
     off, most = (ours - own).abs().max().item(), rounding(model, max(1.0, own.abs().max().item()))
     if off <= 10 * most or not own.isfinite().all():
         return ""

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp.acting import require_hooks_act
 from interp.attention import why_not_supported
+from interp.compiled import why_compiled
 from interp.components import find_components
 from interp.independence import lengths_of, why_attention_differs
 from interp.looks_ahead import text_probe
@@ -79,6 +81,8 @@ def load(
         hf, tokenizer, processor = _from_pretrained(
             resolved, parts, dtype, device, device_map, revision, trust_remote_code
         )
+    if reason := why_compiled(hf):
+        raise ValueError(reason)
     hf.eval()
     if tokenizer is None:
         tokenizer = getattr(processor, "tokenizer", None)
@@ -89,10 +93,11 @@ def load(
         raise ValueError(f"{name} ({type(hf).__name__}): this model has no vision part; leave out processor=.")
     model = Model(name, hf, bridge, tokenizer, components, provenance, processor=processor, encoder=encoder)
     three = Prompt.from_token_ids([1, 1, 1], text_only=True)
-    model = replace(model, attention_refusal=why_not_supported(hf, components, model.inputs([three]).inputs))
+    model = replace(model, attention_refusal=why_not_supported(model, model.inputs([three]).inputs))
     if not model.attention_refusal:
         model = replace(model, attention_refusal=why_attention_differs(model))
     _check(model)
+    require_hooks_act(model)
     return model
 
 
@@ -109,7 +114,7 @@ def _usable_device(device: str | torch.device | None) -> str | torch.device | No
     if device is None:
         return None
     try:
-        torch.empty(0, device=device)
+        torch.zeros(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise ValueError(
             f"device={str(device)!r} can't be used here: {str(error).splitlines()[0]}. Expected 'cpu', or a device "

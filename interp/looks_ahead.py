@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.plain_passes import undisturbed
+from interp.hooks import attached, final_norm_runs, input_of, run_pass, undisturbed
 from interp.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -104,19 +104,11 @@ def _states(model: Model, prompts: Sequence[Prompt]) -> Float[Tensor, "row pos d
     """What enters the final norm: any layer that looks ahead has moved it."""
     seen: list[Tensor] = []
 
-    def look(module: nn.Module, args: tuple) -> None:
-        seen.append(args[0].detach().float())
+    def look(hidden: Tensor) -> None:
+        seen.append(hidden.detach().float())
 
-    handle = model.components.final_norm.register_forward_pre_hook(look)
-    try:
-        model.hf(**model.inputs(prompts).inputs, use_cache=False, **model.last_logits_only())
-    finally:
-        handle.remove()
-    if len(seen) != 1:
-        raise RuntimeError(
-            f"{type(model.hf).__name__}: the final norm was called {len(seen)} times in one pass; expected one, to see "
-            "whether the model looks ahead. Was its forward compiled? Load the model without torch.compile."
-        )
+    with attached(model, [input_of(model.components.final_norm, look, final_norm_runs(model))]):
+        run_pass(model, {**model.inputs(prompts).inputs, "use_cache": False, **model.last_logits_only()})
     return seen[0].reshape(len(prompts), -1, seen[0].shape[-1])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +16,14 @@ from interp import prompts as _prompts
 from interp.attention import UnsupportedAttention
 from interp.chat_templates import picture_template
 from interp.components import Components, input_device
+from interp.hooks import attached, counting, output_of, run_pass
 from interp.images import ImageLike
 from interp.looks_ahead import looks_ahead
 from interp.pass_lengths import context_length
-from interp.plain_passes import hooks_of
 from interp.prompts import Batch, Prompt, SpanLike
 from interp.provenance import hash_text, hash_weights
 from interp.shared_prefix import in_order, logits_by_batch
+from interp.turns import alone
 from interp.vision_encoder import ImageEncoder
 from interp.vision_features import whole_inputs
 
@@ -175,7 +177,7 @@ class Model:
             raise ValueError("no prompts were given; give at least one.")
         self.require_fits(prompts)
         rows = []
-        with torch.no_grad():
+        with torch.no_grad(), alone(self.hf):
             for places, logits in logits_by_batch(self, prompts, batch_size):
                 self.require_finite(logits, [prompts[i] for i in places])
                 rows.append((places, logits.float().cpu()))
@@ -189,7 +191,12 @@ class Model:
     def counts_rows_and_positions(self) -> bool:
         """Whether an edit is active that knows rows or positions as those of one plain pass over whole prompts
         (``edit_heads``, a steering of the prompt alone): passes that share a prefix would mislead it."""
-        return any(hasattr(hook, "counts_rows_and_positions") for _, _, hook in hooks_of(self.hf))
+        return bool(counting(self.hf))
+
+    def alone(self) -> alone:
+        """A context in which no other thread runs, edits or changes the model through this package: it waits. What
+        this package does takes its turn by itself; passes of the bare ``hf`` beside other threads need this."""
+        return alone(self.hf)
 
     def last_logits_only(self) -> dict[str, int]:
         """The argument that tells transformers to unembed only the last position, where the model takes it."""
@@ -295,13 +302,9 @@ def first_nonfinite(model: Model, prompt: Prompt) -> str:
         return "what the vision tower and the projector make of the picture"
     found: list[str] = []
 
-    def watch(place: str):
-        def hook(module, args, output):
-            tensor = output[0] if isinstance(output, tuple) else output
-            if not found and isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
-                found.append(place)
-
-        return hook
+    def look(place: str, tensor: Any) -> None:
+        if not found and isinstance(tensor, Tensor) and not torch.isfinite(tensor).all():
+            found.append(place)
 
     parts = [(model.components.embedding, "the output of the embedding")]
     for layer, block in enumerate(model.components.blocks):
@@ -310,11 +313,7 @@ def first_nonfinite(model: Model, prompt: Prompt) -> str:
             (block.module, f"the output of layer {layer}"),
         ]
     parts += [(model.components.final_norm, "the final norm")]
-    handles = [module.register_forward_hook(watch(place)) for module, place in parts]
-    try:
-        with torch.no_grad():
-            model.hf(**model.inputs([prompt]).inputs, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [output_of(module, partial(look, place), "freely") for module, place in parts]
+    with torch.no_grad(), attached(model, hooks):
+        run_pass(model, {**model.inputs([prompt]).inputs, "use_cache": False})
     return found[0] if found else "the logits"

@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional as F
 
+from interp.hooks import run_pass
 from interp.independence import passes
 from interp.looks_ahead import looks_ahead
 from interp.prompts import Prompt
 from interp.statistics import Interval, bootstrap_interval
+from interp.turns import one_at_a_time
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -71,6 +73,7 @@ class PerplexityRatio(NamedTuple):
     interval: Interval
 
 
+@one_at_a_time
 def perplexity(model: Model, texts: Sequence[str], *, batch_size: int = 8) -> Perplexity:
     """The perplexity of ``model`` on ``texts``: exp of the mean negative log-likelihood of a token, in nats.
 
@@ -99,6 +102,7 @@ def perplexity(model: Model, texts: Sequence[str], *, batch_size: int = 8) -> Pe
     return Perplexity(tuple(texts), _nll(model, prompts, n_tokens, batch_size), n_tokens)
 
 
+@one_at_a_time
 def reply_nll(
     model: Model, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]], *, batch_size: int = 8
 ) -> Float[np.ndarray, " reply"]:
@@ -167,7 +171,7 @@ def _nll(
             f"{model.name} reads text without a picture both ways, so its tokens are not predicted from those before. "
             "Give prompts with pictures, or another model."
         )
-    nll = np.empty(len(prompts))
+    nll = np.full(len(prompts), np.nan)
     for batch in _batches(model, n_scored, batch_size):
         for places in passes(model, [prompts[i] for i in batch]):
             chosen = [batch[place] for place in places]
@@ -193,7 +197,7 @@ def _batches(model: Model, n_scored: Int[np.ndarray, " prompt"], batch_size: int
 def _nll_of_batch(model: Model, prompts: list[Prompt], n_scored: Int[np.ndarray, " prompt"]) -> list[float]:
     n_kept = int(n_scored.max()) + 1
     keep = dict.fromkeys(model.last_logits_only(), n_kept)
-    logits = model.hf(**model.inputs(prompts).inputs, use_cache=False, **keep).logits
+    logits = run_pass(model, {**model.inputs(prompts).inputs, "use_cache": False, **keep}).logits
     sums = []
     for row, prompt, n in zip(logits, prompts, n_scored.tolist(), strict=True):
         own = row[-n - 1 : -1]  # [scored, vocabulary]; nothing is asked of the last position

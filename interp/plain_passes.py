@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.hooks import counting, run_pass
 from interp.pass_lengths import pass_lengths
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _KNOWN_HOOKS = frozenset(["interp", "transformers", "accelerate", "peft", "trans
 def plain_logits(model: Model, prompt: Prompt) -> Float[Tensor, " vocabulary"]:
     """Logits at the prompt's last position, float32: no padding, no cache, no other row."""
     inputs = model.inputs([prompt]).inputs
-    return model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[0, -1].float()
+    return run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()}).logits[0, -1].float()
 
 
 def forget_lengths(hf: nn.Module) -> None:
@@ -45,41 +44,16 @@ def forget_lengths(hf: nn.Module) -> None:
             setattr(module, f"{start}max_seq_len_cached", original)
 
 
-def hooks_of(hf: nn.Module) -> Iterator[tuple[dict[int, Any], int, Any]]:
-    """Every forward hook: the dictionary that holds it, its number, itself."""
-    for module in hf.modules():
-        for held in (module._forward_pre_hooks, module._forward_hooks):
-            for number, hook in held.items():
-                yield held, number, hook
-
-
 def foreign_hooks(hf: nn.Module) -> tuple[int, ...]:
     """Numbers of the hooks that neither this package nor the libraries around the model have put there."""
-    return tuple(number for _, number, hook in hooks_of(hf) if _home(hook) not in _KNOWN_HOOKS)
-
-
-@contextmanager
-def undisturbed(hf: nn.Module) -> Iterator[None]:
-    """While active, edits of ours that count rows or positions are off, for a pass over other rows than theirs. Edits
-    that act alike on every row stay on."""
-    found = [(held, n) for held, n, hook in hooks_of(hf) if hasattr(hook, "counts_rows_and_positions")]
-    before = {id(held): (held, dict(held)) for held, _ in found}
-    for held, number in found:
-        del held[number]
-    try:
-        yield
-    finally:
-        for held, hooks in before.values():
-            added = {n: hook for n, hook in held.items() if n not in hooks}
-            held.clear()
-            held.update(hooks | added)
+    held = (hooks for module in hf.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks))
+    return tuple(n for hooks in held for n, hook in hooks.items() if _home(hook) not in _KNOWN_HOOKS)
 
 
 def rows_are_fixed(hf: nn.Module) -> bool:
     """Whether an edit is active that knows rows by their number in the batch (``edit_heads``): its batch can't be cut
     up. A steering that finds its rows by their tokens may be."""
-    counting = (hook for _, _, hook in hooks_of(hf) if hasattr(hook, "counts_rows_and_positions"))
-    return any(not hasattr(hook, "finds_its_rows") for hook in counting)
+    return any(not hook.finds_rows for hook in counting(hf))
 
 
 def _home(hook: Any) -> str:

@@ -124,7 +124,7 @@ def _overlaps_by_chance(n: int, p: float, n_permutations: int, seed: int) -> Flo
     rng = np.random.default_rng(seed)
     places = np.arange(n)
     weights = p ** np.arange(1, n + 1)
-    found = np.empty(n_permutations)
+    found = np.full(n_permutations, np.nan)
     for i in range(n_permutations):
         later = np.maximum(places, rng.permutation(n))
         share = np.bincount(later, minlength=n).cumsum() / np.arange(1, n + 1)

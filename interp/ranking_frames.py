@@ -48,7 +48,7 @@ def ranking_from_frame(
             values = pd.to_numeric(frame[column]).to_numpy(np.float32)
         except (ValueError, TypeError) as error:
             raise ValueError(f"the column {column!r} is not of numbers ({error}).") from None
-        made[measure] = np.empty(shape, np.float32)
+        made[measure] = np.full(shape, np.nan, np.float32)
         made[measure][cells] = values
     given = dict(provenance or {})
     if not has_examples:

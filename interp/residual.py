@@ -7,7 +7,6 @@ final norm: L + 1 rows. In TransformerLens's words: ``blocks.{l}.hook_resid_pre`
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.fanout import stream_rewritten
+from interp.hooks import attached, run_pass
 from interp.independence import passes
+from interp.interventions import stream_hook
+from interp.turns import one_at_a_time
 
 if TYPE_CHECKING:
     from interp.model import Model
     from interp.prompts import Prompt
 
 
+@one_at_a_time
 def residual_states(
     model: Model, prompts: Sequence[Prompt], positions: Sequence[Sequence[int]], batch_size: int = 16
 ) -> Float[Tensor, "example layer pos d_model"]:
@@ -36,7 +38,8 @@ def residual_states(
     ``FloatingPointError`` naming prompt and layer for states that are not finite.
     """
     n_positions = _require_positions(prompts, positions)
-    states = torch.empty(len(prompts), model.n_layers + 1, n_positions, model.d_model)
+    shape = (len(prompts), model.n_layers + 1, n_positions, model.d_model)
+    states = torch.full(shape, torch.nan, dtype=torch.float32)
     for indices, batch in _stream(model, prompts, positions, batch_size):
         states[indices] = batch
     return states
@@ -55,6 +58,7 @@ class ResidualSum:
         return (self.total / self.n).float()
 
 
+@one_at_a_time
 def residual_sums(
     model: Model,
     prompts: Sequence[Prompt],
@@ -106,16 +110,15 @@ def _read(
     batch = model.inputs(prompts)
     columns = torch.tensor([[p + offset for p in own] for own, offset in zip(positions, batch.offsets, strict=True)])
     rows = torch.arange(len(prompts))[:, None]
-    states = torch.empty(len(prompts), model.n_layers + 1, columns.shape[1], model.d_model)
+    shape = (len(prompts), model.n_layers + 1, columns.shape[1], model.d_model)
+    states = torch.full(shape, torch.nan, dtype=torch.float32)
 
-    def keep(layer: int, hidden: Float[Tensor, "example pos d_model"]) -> Tensor:
+    def keep(layer: int, hidden: Float[Tensor, "example pos d_model"]) -> None:
         states[:, layer] = hidden.detach()[rows.to(hidden.device), columns.to(hidden.device)].float().cpu()
-        return hidden
 
-    with ExitStack() as stack, torch.no_grad():
-        for layer in range(model.n_layers + 1):
-            stack.enter_context(stream_rewritten(model, layer, partial(keep, layer)))
-        model.hf(**batch.inputs, use_cache=False, **model.last_logits_only())
+    hooks = [stream_hook(model, layer, partial(keep, layer)) for layer in range(model.n_layers + 1)]
+    with torch.no_grad(), attached(model, hooks):
+        run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()})
     return states
 
 

@@ -17,10 +17,13 @@ from torch import Tensor
 from interp.attention import UnsupportedAttention
 from interp.capture import head_outputs, mean_head_outputs
 from interp.edits import Branch, EachHead, HeadEdit
-from interp.fanout import edited, fan_out_logits, unembed_only
+from interp.fanout import fan_out_logits, require_edits_act
+from interp.hooks import run_pass
 from interp.independence import to_check
+from interp.interventions import edited, unembed_only
 from interp.metrics import LogitDifference, Metric, Probability, measure
 from interp.plain_passes import plain_logits
+from interp.turns import alone
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -121,16 +124,17 @@ def scan(
     metric = metric or _default_metric(prompts)
     _require(model, prompts, edits, metric, positions, method)
     began = time.perf_counter()
-    branches = _Branches(model, prompts, edits, positions)
-    how, note = _plan(model, prompts, branches, metric, positions, method, check, memory_mib)
-    values = np.empty((len(prompts), 1 + branches.n), dtype=np.float32)
-    for i, prompt in enumerate(prompts):
-        m = span_length(prompt, positions)
-        score = _fan_out if how == "fan-out" else _loop
-        edited = branches.of(i)  # for a patch, a pass of its own
-        row = score(model, prompt, edited, m, metric, memory_mib)
-        model.require_finite(row[None], [prompt])
-        values[i] = row.numpy()
+    with alone(model.hf):
+        branches = _Branches(model, prompts, edits, positions)
+        how, note = _plan(model, prompts, branches, metric, positions, method, check, memory_mib)
+        values = np.full((len(prompts), 1 + branches.n), np.nan, dtype=np.float32)
+        for i, prompt in enumerate(prompts):
+            m = span_length(prompt, positions)
+            score = _fan_out if how == "fan-out" else _loop
+            edited = branches.of(i)  # for a patch, a pass of its own
+            row = score(model, prompt, edited, m, metric, memory_mib)
+            model.require_finite(row[None], [prompt])
+            values[i] = row.numpy()
     return ScanResult(
         values=values[:, 1:],
         clean=values[:, 0],
@@ -260,6 +264,8 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
             raise UnsupportedAttention(
                 "an active edit counts rows or positions, which a fan-out lays out in its own way"
             )
+        if check > 0:
+            require_edits_act(model, prompts[0])
         errors = [
             _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
             for i in to_check(model, prompts)
@@ -324,7 +330,8 @@ def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row
     for branch in [Branch((), "unedited"), *branches]:
         tokens = None if metric.needs_vocabulary else _flat(groups)
         with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=m), unembed_only(model, tokens):
-            rows.append(model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[0, -1].float())
+            output = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()})
+            rows.append(output.logits[0, -1].float())
     logits = torch.stack(rows)
     return measure(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)
 

@@ -11,20 +11,21 @@ computed once for each prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
-from interp.components import forward_replaced
+from interp.hooks import Hook, attached, input_of, run_pass
 from interp.independence import by_side, logits_of_batch, may_share, padded_logits
 from interp.looks_ahead import any_looks_ahead, looks_ahead
 from interp.plain_passes import forget_lengths
 from interp.prompts import Prompt
+from interp.turns import alone
 from interp.vision_features import prefix_inputs, rest_inputs
 
 if TYPE_CHECKING:
@@ -152,11 +153,12 @@ class UpperLayers:
     def logits(self, indices: Sequence[int]) -> Float[Tensor, "example vocabulary"]:
         """Logits at the last position of the chosen prompts, with gradients where they are enabled."""
         rows = []
-        for places in self._passes(indices):
-            here = [indices[i] for i in places]
-            if new := [i for i in here if i not in self._rest]:
-                self._fill(new)
-            rows.append((places, self._logits(here)))
+        with alone(self.model.hf):
+            for places in self._passes(indices):
+                here = [indices[i] for i in places]
+                if new := [i for i in here if i not in self._rest]:
+                    self._fill(new)
+                rows.append((places, self._logits(here)))
         return in_order(rows)
 
     def _passes(self, indices: Sequence[int]) -> list[list[int]]:
@@ -193,15 +195,12 @@ class UpperLayers:
         batch = [self.prompts[i] for i in indices]
         seen: list[Tensor] = []
 
-        def look(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            seen.append((args[0] if args else kwargs["hidden_states"]).detach())
+        def look(hidden: Float[Tensor, "row pos d_model"]) -> None:
+            seen.append(hidden.detach())
 
-        blocks = self.model.components.blocks
-        with ExitStack() as stack, torch.no_grad():
-            for block in blocks[self.layer :]:
-                stack.enter_context(forward_replaced(block.module, _nothing(self._returns_tuple)))
-            hook = blocks[self.layer].module.register_forward_pre_hook(look, with_kwargs=True)
-            stack.callback(hook.remove)
+        upper = [block.module for block in self.model.components.blocks[self.layer :]]
+        hooks = [*_doing_nothing(upper, self._returns_tuple), input_of(upper[0], look)]
+        with torch.no_grad(), attached(self.model, hooks):
             _run(self.model, batch, self.n_shared, None)
         if self.n_shared:
             self._shared = seen[0]
@@ -213,27 +212,23 @@ def _returns_tuple(model: Model, prompt: Prompt) -> bool:
     """Whether a block hands on a tuple or a tensor: by a pass over one token."""
     found: list[bool] = []
 
-    def look(module: Any, args: tuple, output: Any) -> None:
+    def look(args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         found.append(isinstance(output, tuple))
 
-    hook = model.components.blocks[0].module.register_forward_hook(look)
-    try:
-        with torch.no_grad():
-            one = Prompt.from_token_ids(prompt.token_ids[:1], text_only=True)
-            model.hf(**model.inputs([one]).inputs, use_cache=False)
-    finally:
-        hook.remove()
+    with torch.no_grad(), attached(model, [Hook(model.components.blocks[0].module, look, "output")]):
+        one = Prompt.from_token_ids(prompt.token_ids[:1], text_only=True)
+        run_pass(model, {**model.inputs([one]).inputs, "use_cache": False})
     return found[0]
 
 
-def _nothing(returns_tuple: bool) -> Any:
-    """A block's forward that hands on what it is given."""
+def _doing_nothing(blocks: Sequence[nn.Module], returns_tuple: bool) -> list[Hook]:
+    """By these, blocks hand on what they are given."""
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(original: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         return (hidden,) if returns_tuple else hidden
 
-    return forward
+    return [Hook(block, forward, "forward") for block in blocks]
 
 
 class _SharedPrefix(DynamicCache):
@@ -271,13 +266,14 @@ def _run(
     if n_shared:
         cache, base = _SharedPrefix(), model.hf.base_model
         keep = model.last_logits_only() if base is model.hf else {}
-        base(**prefix_inputs(model, prompts[0], n_shared), **keep, past_key_values=cache, use_cache=True)
+        shared = {**prefix_inputs(model, prompts[0], n_shared), **keep, "past_key_values": cache, "use_cache": True}
+        run_pass(model, shared, base)
         cache.n_seen = n_shared
         cache.expand(len(prompts))
         inputs |= rest_inputs(model, prompts[0], n_shared, width, len(prompts))
         inputs |= {"past_key_values": cache, "use_cache": True}
     with _unembed_at(model, [len(r) - 1 for r in rest]):
-        return model.hf(**inputs).logits[:, -1]
+        return run_pass(model, inputs).logits[:, -1]
 
 
 def _require_no_counting(model: Model) -> None:
@@ -289,36 +285,25 @@ def _require_no_counting(model: Model) -> None:
         )
 
 
-@contextmanager
-def _unembed_at(model: Model, last: Sequence[int]) -> Iterator[None]:
+def _unembed_at(model: Model, last: Sequence[int]) -> AbstractContextManager[None]:
     """While active, only the given position of each row is unembedded."""
 
-    def pick(module: Any, args: tuple) -> tuple:
-        rows = torch.arange(len(last), device=args[0].device)
-        return (args[0][rows, torch.tensor(last, device=args[0].device)][:, None], *args[1:])
+    def pick(hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row 1 d_model"]:
+        rows = torch.arange(len(last), device=hidden.device)
+        return hidden[rows, torch.tensor(last, device=hidden.device)][:, None]
 
-    handle = model.components.unembedding.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return attached(model, [input_of(model.components.unembedding, pick, "model")])
 
 
-@contextmanager
 def _skip_below(
     model: Model, layer: int, entering: tuple[Tensor | None, Tensor], returns_tuple: bool
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """While active, blocks below ``layer`` do nothing, and ``entering`` is what comes into it: for the pass over the
     shared tokens, then for the rest."""
     queue = [e for e in entering if e is not None]
 
-    def enter(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        hidden = queue.pop(0)
-        return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
+    def enter(hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+        return queue.pop(0)
 
-    with ExitStack() as stack:
-        for block in model.components.blocks[:layer]:
-            stack.enter_context(forward_replaced(block.module, _nothing(returns_tuple)))
-        hook = model.components.blocks[layer].module.register_forward_pre_hook(enter, with_kwargs=True)
-        stack.callback(hook.remove)
-        yield
+    blocks = [block.module for block in model.components.blocks]
+    return attached(model, [*_doing_nothing(blocks[:layer], returns_tuple), input_of(blocks[layer], enter)])

@@ -8,17 +8,20 @@ reads the keys and values of what stands before the first patched position from 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.fanout import fan_out_logits, row_bytes, stream_rewritten, unembed_only
+from interp.fanout import fan_out_logits, row_bytes
+from interp.hooks import Hook, attached, output_of, run_pass
+from interp.interventions import stream_hook, unembed_only
+from interp.turns import one_at_a_time
 from interp.vision_features import text_from
 
 if TYPE_CHECKING:
@@ -67,27 +70,27 @@ class States:
         return self.values[part][layer, [self.column[p] for p in positions]]
 
 
+@one_at_a_time
 def read_states(model: Model, prompt: Prompt, parts: Sequence[Part], positions: Sequence[int]) -> States:
     """The states of one plain pass. Memory: [part, layer, pos, d_model] on the model's device."""
     columns = sorted(set(positions))
     from_end = torch.tensor([p - len(prompt) for p in columns])
-    values: dict[Part, list[Tensor]] = {part: [torch.empty(0)] * model.n_layers for part in parts}
+    values: dict[Part, dict[int, Tensor]] = {part: {} for part in parts}
 
-    def keep(part: Part, layer: int, written: Float[Tensor, "row pos d_model"]) -> Tensor:
+    def keep(part: Part, layer: int, written: Float[Tensor, "row pos d_model"]) -> None:
         values[part][layer] = written[0, from_end.to(written.device)].detach().clone()
-        return written
 
     inputs = model.inputs([prompt]).inputs
-    with ExitStack() as stack, torch.no_grad():
-        for part in parts:
-            for layer in range(model.n_layers):
-                stack.enter_context(written(model, layer, part, partial(keep, part, layer)))
-        logits = model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[0, -1].float()
+    layers = range(model.n_layers)
+    hooks = [written_hook(model, layer, part, partial(keep, part, layer)) for part in parts for layer in layers]
+    with torch.no_grad(), attached(model, hooks):
+        logits = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()}).logits[0, -1].float()
     model.require_finite(logits[None], [prompt])
-    stacked = {part: torch.stack([v.to(model.device) for v in layers]) for part, layers in values.items()}
+    stacked = {part: torch.stack([of[layer].to(model.device) for layer in layers]) for part, of in values.items()}
     return States(stacked, {p: i for i, p in enumerate(columns)}, logits)
 
 
+@one_at_a_time
 def patched_logits(
     model: Model,
     prompt: Prompt,
@@ -101,7 +104,7 @@ def patched_logits(
     n_rest = len(prompt) - text_from(model, prompt, last)
     size = max(1, int(memory_mib * 2**20 / row_bytes(model, n_rest, len(prompt), tokens)))
     order = sorted(range(len(patches)), key=lambda i: patches[i].first_layer)
-    rows: list[Tensor] = [torch.empty(0)] * (len(patches) + 1)
+    rows: dict[int, Tensor] = {}
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         chunk = [patches[i] for i in chosen]
@@ -110,9 +113,10 @@ def patched_logits(
         rows[0] = logits[0]
         for i, row in zip(chosen, logits[1:], strict=True):
             rows[i + 1] = row
-    return torch.stack(rows)
+    return torch.stack([rows[i] for i in range(len(patches) + 1)])
 
 
+@one_at_a_time
 def looped_logits(
     model: Model, prompt: Prompt, patches: Sequence[StatePatch], states: States, tokens: Sequence[int] | None
 ) -> Float[Tensor, "patch token"]:
@@ -122,64 +126,50 @@ def looped_logits(
     for patch in [None, *patches]:
         here = [] if patch is None else [(0, patch)]
         with torch.no_grad(), _set_in_rows(model, prompt, here, states, of_one=True), unembed_only(model, tokens):
-            rows.append(model.hf(**inputs, use_cache=False, **model.last_logits_only()).logits[0, -1].float())
+            output = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()})
+            rows.append(output.logits[0, -1].float())
     return torch.stack(rows)
 
 
-@contextmanager
-def written(model: Model, layer: int, part: Part, rewrite: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """While active, what the part of a layer writes goes through ``rewrite``, [row, pos, d_model] to the same.
+def written_hook(model: Model, layer: int, part: Part, rewrite: Callable[[Tensor], Tensor | None]) -> Hook:
+    """What the part of a layer writes goes through ``rewrite``, [row, pos, d_model] to the same (None: as it is).
 
     Raises ``ValueError`` for the MLP of a block that has no module for it."""
     if part != "mlp":
         place = {"layer": layer, "at": "attention"} if part == "attention" else {"layer": layer + 1}
-        with stream_rewritten(model, rewrite=rewrite, counts=True, **place):
-            yield
-        return
+        return stream_hook(model, rewrite=rewrite, counts=True, **place)
     module = model.components.blocks[layer].mlp_write
     if module is None:
         raise ValueError(
             f"{type(model.hf).__name__}: layer {layer} computes its MLP without a module of its own, so what it writes "
             "can't be read or set. Leave 'mlp' out of parts."
         )
-
-    def hook(module: Any, args: tuple, output: Any) -> Any:
-        if isinstance(output, tuple):  # a mixture of experts, with its router's logits
-            return (rewrite(output[0]), *output[1:])
-        return rewrite(output)
-
-    hook.counts_rows_and_positions = True  # type: ignore[attr-defined]
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return output_of(module, rewrite, counts=True)  # of a mixture of experts, not its router's logits
 
 
-@contextmanager
 def _set_in_rows(
     model: Model, prompt: Prompt, patches: Sequence[tuple[int, StatePatch]], states: States, of_one: bool = False
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """While active, each patch's states are set in its row. A pass of one row (of the shared prefix) is left as it is,
     unless the patch is ``of_one``."""
     here: dict[tuple[int, Part], list[tuple[int, StatePatch]]] = defaultdict(list)
     for row, patch in patches:
         for layer in patch.layers:
             here[layer, patch.part].append((row, patch))
-    with ExitStack() as stack:
-        for (layer, part), chosen in here.items():
-            rows = torch.tensor([row for row, patch in chosen for _ in patch.positions])
-            from_end = torch.tensor([p - len(prompt) for _, patch in chosen for p in patch.positions])
-            new = torch.cat([states.at(part, layer, patch.positions) for _, patch in chosen])
+    hooks = []
+    for (layer, part), chosen in here.items():
+        rows = torch.tensor([row for row, patch in chosen for _ in patch.positions])
+        from_end = torch.tensor([p - len(prompt) for _, patch in chosen for p in patch.positions])
+        new = torch.cat([states.at(part, layer, patch.positions) for _, patch in chosen])
 
-            def put(
-                hidden: Float[Tensor, "row pos d_model"], rows=rows, from_end=from_end, new=new
-            ) -> Float[Tensor, "row pos d_model"]:
-                if hidden.shape[0] == 1 and not of_one:
-                    return hidden
-                after = hidden.clone()
-                after[rows.to(hidden.device), from_end.to(hidden.device)] = new.to(hidden)
-                return after
+        def put(
+            hidden: Float[Tensor, "row pos d_model"], rows=rows, from_end=from_end, new=new
+        ) -> Float[Tensor, "row pos d_model"] | None:
+            if hidden.shape[0] == 1 and not of_one:
+                return None
+            after = hidden.clone()
+            after[rows.to(hidden.device), from_end.to(hidden.device)] = new.to(hidden)
+            return after
 
-            stack.enter_context(written(model, layer, part, put))
-        yield
+        hooks.append(written_hook(model, layer, part, put))
+    return attached(model, hooks)

@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.edits import ResidualEdit
+from interp.hooks import Hook, decoder_of
 
 if TYPE_CHECKING:
+    from interp.model import Model
     from interp.prompts import Prompt
 
 
@@ -42,11 +44,12 @@ class SteeredPass:
 
         return rewrite
 
-    def watch(self) -> Callable[..., None]:
-        """A pre-hook of the whole model."""
+    def watch(self, model: Model) -> Hook:
+        """What looks at the tokens of each pass, before its first block."""
+        base = model.hf.base_model
 
-        def hook(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            given = inspect.signature(type(module).forward).bind_partial(module, *args, **kwargs).arguments
+        def look(args: tuple, kwargs: dict[str, Any]) -> None:
+            given = inspect.signature(type(base).forward).bind_partial(base, *args, **kwargs).arguments
             cache, ids = given.get("past_key_values"), given.get("input_ids")
             if cache is not None and cache.get_seq_length() > 0:
                 if ids is None or ids.shape[1] != 1:
@@ -58,9 +61,8 @@ class SteeredPass:
             else:
                 self.chosen = True if self.spans is None else self._find(ids, given.get("attention_mask"))
 
-        hook.counts_rows_and_positions = True  # type: ignore[attr-defined]
-        hook.finds_its_rows = True  # type: ignore[attr-defined]
-        return hook
+        runs = "decoder" if base is decoder_of(model) else "above"
+        return Hook(base, look, "input", runs, counts=True, finds_rows=True)
 
     def _find(self, ids: Tensor | None, mask: Tensor | None) -> Bool[Tensor, "row pos"]:
         if ids is None:

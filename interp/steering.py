@@ -6,8 +6,8 @@ and by time: while the prompt is read, or at each new token too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from torch import Tensor
 from interp.directions import Direction
 from interp.edit_family import BridgeHooks, ModelEdit, require_bridge, require_hook_points
 from interp.edits import Place, ResidualEdit
-from interp.fanout import stream_rewritten
+from interp.hooks import attached
+from interp.interventions import stream_hook
 from interp.replaced_weights import ReplacedWeights
 from interp.steered_positions import SteeredPass
 from interp.steering_fold import require_foldable, write_steering
@@ -62,16 +63,12 @@ class Steering(ModelEdit):
         for edit in self.edits:
             edit.check(model)
 
-    @contextmanager
-    def _hooked(self, model: Model, prompts: Sequence[Prompt] | None) -> Iterator[None]:
+    def _hooked(self, model: Model, prompts: Sequence[Prompt] | None) -> AbstractContextManager[None]:
         running = SteeredPass(self.positions, self.while_generating, prompts)
-        with ExitStack() as stack:
-            if not running.is_everywhere:
-                hook = model.hf.base_model.register_forward_pre_hook(running.watch(), with_kwargs=True)
-                stack.callback(hook.remove)
-            for (layer, at), edits in self._by_place().items():
-                stack.enter_context(stream_rewritten(model, layer, running.rewriting(edits), at))
-            yield
+        hooks = [] if running.is_everywhere else [running.watch(model)]
+        places = self._by_place().items()
+        hooks += [stream_hook(model, layer, running.rewriting(edits), at) for (layer, at), edits in places]
+        return attached(model, hooks)
 
     def _require_foldable(self) -> None:
         require_foldable(self.edits, self.positions, self.while_generating)

@@ -24,9 +24,10 @@ from interp.independence import to_check
 from interp.metrics import Metric, Probability, measure
 from interp.prompts import Prompt
 from interp.scan import FanOutDisagreement, Method
-from interp.state_patches import PARTS, Part, StatePatch, looped_logits, patched_logits, read_states, written
+from interp.state_patches import PARTS, Part, StatePatch, looped_logits, patched_logits, read_states, written_hook
 from interp.trace_regions import Regions, each_position, require_regions
 from interp.trace_results import LEAST, Measured, Trace, load_trace
+from interp.turns import alone
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -112,18 +113,19 @@ def trace(
     require_regions(clean, regions)
     _require_places(model, parts, layers, window, method)
     plans = [_patches(model, parts, layers, window, [regions[name][i] for name in regions]) for i in range(len(clean))]
-    how, note = _plan(model, clean, corrupt, plans, metrics, method, check, memory_mib)
     shape = (len(clean), len(parts), len(layers), len(regions))
     values = np.full((len(metrics), *shape), np.nan, dtype=np.float32)
-    ends = np.empty((len(metrics), 2, len(clean)), dtype=np.float32)
-    for i, (source, target, patches) in enumerate(zip(clean, corrupt, plans, strict=True)):
-        states = _states(model, source, patches)
-        logits = _logits(model, target, list(patches.values()), states, how, memory_mib)
-        model.require_finite(logits, [target] * len(logits))
-        for k, one in enumerate(metrics):
-            ends[k, 0, i] = measure(one, states.logits[None], source).item()
-            ends[k, 1, i], *patched = measure(one, logits, source).tolist()
-            values[k, i][tuple(zip(*patches, strict=True))] = patched
+    ends = np.full((len(metrics), 2, len(clean)), np.nan, dtype=np.float32)
+    with alone(model.hf):
+        how, note = _plan(model, clean, corrupt, plans, metrics, method, check, memory_mib)
+        for i, (source, target, patches) in enumerate(zip(clean, corrupt, plans, strict=True)):
+            states = _states(model, source, patches)
+            logits = _logits(model, target, list(patches.values()), states, how, memory_mib)
+            model.require_finite(logits, [target] * len(logits))
+            for k, one in enumerate(metrics):
+                ends[k, 0, i] = measure(one, states.logits[None], source).item()
+                ends[k, 1, i], *patched = measure(one, logits, source).tolist()
+                values[k, i][tuple(zip(*patches, strict=True))] = patched
     measured = [Measured(str(m), m.unit, v, *e) for m, v, e in zip(metrics, values, ends, strict=True)]
     return Trace(
         measured=tuple(measured),
@@ -167,13 +169,13 @@ def _logits(
     """Row 0 unpatched, then the patches, in groups that share a beginning."""
     if how == "loop":
         return looped_logits(model, corrupt, patches, states, None)
-    rows: list[Tensor] = [torch.empty(0)] * (len(patches) + 1)
+    rows: dict[int, Tensor] = {}
     for chosen in _groups(corrupt, patches):
         found = patched_logits(model, corrupt, [patches[i] for i in chosen], states, None, memory_mib)
         rows[0] = found[0]
         for i, row in zip(chosen, found[1:], strict=True):
             rows[i + 1] = row
-    return torch.stack(rows)
+    return torch.stack([rows[i] for i in range(len(patches) + 1)])
 
 
 def _groups(corrupt: Prompt, patches: Sequence[StatePatch]) -> list[list[int]]:
@@ -294,8 +296,7 @@ def _require_places(model: Model, parts: Sequence[Part], layers: Sequence[int], 
     if not isinstance(window, int) or window < 0:
         raise ValueError(f"window={window!r}; expected 0 (one layer at a time) or the number of layers on either side.")
     for layer in range(model.n_layers) if "mlp" in parts else ():
-        with written(model, layer, "mlp", lambda hidden: hidden):  # refuses a block without the module
-            pass
+        written_hook(model, layer, "mlp", lambda hidden: None)  # refuses a block without the module
 
 
 __all__ = ["LEAST", "Logit", "Measured", "Trace", "Traced", "each_position", "load_trace", "trace"]

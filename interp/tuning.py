@@ -17,10 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.head_weights import HeadRows, current_rows, projection, rows_replaced
+from interp.hooks import attached, input_of, run_pass
 from interp.independence import by_side, is_right
 from interp.looks_ahead import any_looks_ahead
 from interp.plain_passes import forget_lengths
 from interp.shared_prefix import UpperLayers, answer_logits
+from interp.turns import turn_of
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -282,13 +284,25 @@ class ReplyTuner:
         ids = torch.tensor([[*p.token_ids, *[0] * (width - len(p))] for p in chosen], device=self.model.device)
         forget_lengths(self.model.hf)
         with _unembed_only(self.model, rows, positions):
-            return self.model.hf(input_ids=ids, use_cache=False).logits[0]
+            return run_pass(self.model, {"input_ids": ids, "use_cache": False}).logits[0]
 
 
 class _LowRankUpdates:
-    """Low-rank updates of some linear modules and their optimiser. They act from now on until ``remove``."""
+    """Low-rank updates of some linear modules and their optimiser. They act from now on until ``remove``, which is for
+    the same thread: others wait for the model meanwhile."""
 
     def __init__(
+        self, model: Model, wanted: Collection[torch.nn.Module], rank: int, learning_rate: float, seed: int
+    ) -> None:
+        self._turn = turn_of(model.hf)
+        self._turn.take()
+        try:
+            self._begin(model, wanted, rank, learning_rate, seed)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def _begin(
         self, model: Model, wanted: Collection[torch.nn.Module], rank: int, learning_rate: float, seed: int
     ) -> None:
         import peft  # slow to import, and only LoRA needs it
@@ -310,23 +324,23 @@ class _LowRankUpdates:
         self._optimizer.step()
 
     def remove(self) -> None:
-        self._adapted.unload()
-        for parameter, was in self._was.items():
-            parameter.requires_grad_(was)
+        try:
+            self._adapted.unload()
+            for parameter, was in self._was.items():
+                parameter.requires_grad_(was)
+        finally:
+            self._turn.release()
 
 
-@contextmanager
-def _unembed_only(model: Model, rows: Int[Tensor, " place"], positions: Int[Tensor, " place"]) -> Iterator[None]:
+def _unembed_only(
+    model: Model, rows: Int[Tensor, " place"], positions: Int[Tensor, " place"]
+) -> AbstractContextManager[None]:
     """While active, only these places are unembedded: the logits are [1, place, vocabulary]."""
 
-    def pick(module: torch.nn.Module, args: tuple) -> tuple:
-        return (args[0][rows.to(args[0].device), positions.to(args[0].device)][None], *args[1:])
+    def pick(hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "1 place d_model"]:
+        return hidden[rows.to(hidden.device), positions.to(hidden.device)][None]
 
-    handle = model.components.unembedding.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return attached(model, [input_of(model.components.unembedding, pick, "model")])
 
 
 def gold_loss(logits: Float[Tensor, "example vocabulary"], prompts: Sequence[Prompt]) -> Float[Tensor, ""]:

@@ -13,7 +13,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from interp.components import forward_replaced
+from interp.hooks import forward_replaced
+from interp.turns import alone
 from interp.vision_inputs import PromptImage
 
 
@@ -55,7 +56,8 @@ class ImageEncoder:
 
     def forget(self) -> None:
         """Drop all that is kept."""
-        self._kept.clear()
+        with alone(self._hf):
+            self._kept.clear()
 
     def features(self, image: PromptImage) -> Features:
         """What the tower and the projector (and a Q-Former) make of a picture, without gradients."""
@@ -65,7 +67,8 @@ class ImageEncoder:
             with torch.no_grad(), self._tower_kept(base, image):
                 return _own(base.get_image_features(**self._encoder_inputs(image), return_dict=True))
 
-        return self._keep(("features", image.key), encode)
+        with alone(self._hf):  # also what is kept is one thread's at a time
+            return self._keep(("features", image.key), encode)
 
     def none(self) -> Features:
         """The features of no picture, for models that always want some."""
@@ -92,9 +95,8 @@ class ImageEncoder:
         if tower is None or not any("qformer" in name for name in image.inputs):
             yield
             return
-        original = tower.forward
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def forward(original: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
             return self._keep(("tower", image.pixels_key), lambda: original(*args, **kwargs))
 
         with forward_replaced(tower, forward):

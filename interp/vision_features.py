@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from interp.hooks import counting
 from interp.looks_ahead import looks_ahead
 from interp.plain_passes import forget_lengths
 from interp.prompts import Batch, Prompt, pad_left
@@ -88,7 +89,7 @@ def picture_arguments(model: Model, inputs: dict[str, Any]) -> tuple[nn.Module, 
             mask = inputs.get("attention_mask", torch.ones_like(ids))
             kept["position_ids"] = torch.cat([(mask.cumsum(-1) - 1).clamp(min=0)[None], positions])
         return model.hf, kept
-    if any(hasattr(hook, "counts_rows_and_positions") for hook in model.hf._forward_pre_hooks.values()):
+    if any(hook.module is model.hf for hook in counting(model.hf)):
         raise ValueError(
             f"an active edit is for chosen positions of prompts, and {type(model.hf).__name__} generates from "
             "embeddings, in which they can't be told. Use an edit at all positions, while generating too."

@@ -192,7 +192,7 @@ def read_answers(model: Model, given: ItemSet, tables: Sequence[Factors], width:
     prompts = [given.prompts[i] for i in range(len(given))]
     tokens = [_tokens(item, prompt) for item, prompt in zip(given.items, prompts, strict=True)]
     found = {name: np.full((len(given), len(tables), width), np.nan, np.float32) for name in ("log_prob", "top")}
-    found["rest_top"] = np.empty((len(given), len(tables)), np.float32)
+    found["rest_top"] = np.full((len(given), len(tables)), np.nan, np.float32)
     for column, table in enumerate(tables):
         with heads_scaled(model, changed_heads(table)):
             log_probs = model.final_logits(prompts, batch_size=len(prompts)).log_softmax(-1)

@@ -192,7 +192,7 @@ def arrays_of_logits(
 ) -> dict[str, np.ndarray]:
     """Probability of each option and the most probable one, from the logits at the answer."""
     log_probs = logits.log_softmax(-1)
-    found, top = np.empty((len(prompts), len(instruction.options))), np.full(len(prompts), OUTSIDE)
+    found, top = np.full((len(prompts), len(instruction.options)), np.nan), np.full(len(prompts), OUTSIDE)
     for row, (prompt, best) in enumerate(zip(prompts, logits.argmax(-1).tolist(), strict=True)):
         for option, word in enumerate(instruction.options):
             tokens = prompt.answer_tokens(word)

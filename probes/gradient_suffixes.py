@@ -125,7 +125,7 @@ def _search(
     special = [*model.tokenizer.all_special_ids, *model.tokenizer.get_added_vocab().values()]
     never = torch.tensor(sorted({*searcher.not_allowed_ids.tolist(), *special}))
     searcher.not_allowed_ids = never.to(model.hf.device)
-    with torch.random.fork_rng():  # not nanogcg's own seed, which also changes torch's settings for good
+    with model.alone(), torch.random.fork_rng():  # not nanogcg's own seed, which also changes torch's settings for good
         torch.manual_seed(run["seed"])
         text = searcher.run(messages, run["target"]).best_string
     best = Jailbreak(name, "suffix", PLACE + text)

@@ -46,7 +46,7 @@ def out_of_fold_scores(
     seed: int,
 ) -> Float[np.ndarray, "example layer"]:
     """Each example's scores by what was fitted on the folds that it is not in."""
-    scores = np.empty(x.shape[:2])
+    scores = np.full(x.shape[:2], np.nan)
     for fitted, held_out in folds_of(requests, positive, n_folds, seed):
         scores[held_out] = fit_readout(rule, x[fitted], positive[fitted]).scores(x[held_out])
     return scores

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from sklearn.base import clone
 
+from interp.hooks import run_pass
 from interp.model import Model
 from interp.prompts import Prompt, pad_left
 from interp.provenance import hash_json
@@ -136,7 +137,7 @@ def harm_margins(
         model.prompt(question.replace("{request}", r.text), answers=("Yes", "No"), system=system, id=r.id)
         for r in requests
     ]
-    margins, order = np.empty(len(prompts)), sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    margins, order = np.full(len(prompts), np.nan), sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         for i, logits in zip(batch, model.final_logits([prompts[i] for i in batch], batch_size), strict=True):
@@ -161,7 +162,8 @@ def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int 
 
     def plain(prompt: Prompt, positions: list[int]) -> None:
         with torch.no_grad():
-            model.hf(**pad_left([prompt], model.device).inputs, use_cache=False, **model.last_logits_only())
+            inputs = pad_left([prompt], model.device).inputs
+            run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()})
 
     def guarded(prompt: Prompt, positions: list[int]) -> None:
         states = residual_states(model, [prompt], [positions])[:, :, 0]
@@ -173,7 +175,7 @@ def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int 
         return 1000 * (_now(model) - began)
 
     ms(plain, 0), ms(guarded, 0)
-    took = np.empty((len(prompts), repeats, 2))
+    took = np.full((len(prompts), repeats, 2), np.nan)
     for i in range(len(prompts)):
         for repeat in range(repeats):
             for which in (0, 1) if repeat % 2 else (1, 0):
@@ -219,7 +221,7 @@ def _words(
     if held_out is not None:
         scores, known = words.decision_function(_texts(held_out)), harmful(held_out.requests)
     else:
-        scores, known = np.empty(len(texts)), positive
+        scores, known = np.full(len(texts), np.nan), positive
         for inside, outside in folds_of(fitted.requests, positive, base.n_folds, base.seed):
             scores[outside] = words_classifier().fit(texts[inside], positive[inside]).decision_function(texts[outside])
     threshold = best_threshold(scores, known)

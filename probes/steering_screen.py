@@ -73,7 +73,7 @@ def screen(
         how, _ = check_once(model, [named[i] for i in items], branches["harmless"], METRIC, place)
 
         def score(batch: Sequence[int], place=place, how=how) -> dict[str, np.ndarray]:
-            clean, values = np.empty(len(batch)), np.empty((len(batch), len(grid)))
+            clean, values = np.full(len(batch), np.nan), np.full((len(batch), len(grid)), np.nan)
             for kind in signs:
                 rows = [row for row, i in enumerate(batch) if requests[i].kind == kind]
                 if rows:

@@ -261,7 +261,7 @@ def _contrasts(
     draws = np.stack([_within_and_between(data, some, half, k) for half in halves])
     reference = np.subtract(*_within_and_between(data, some, everything, k).T)
     rng = np.random.default_rng(seed)
-    by_chance = np.empty((n_permutations // len(some.sides), 2))
+    by_chance = np.full((n_permutations // len(some.sides), 2), np.nan)
     for row in by_chance:
         row[:] = np.subtract(*_within_and_between(data.with_levels_shuffled(rng, layout.levels), some, everything, k).T)
     by_order = _random_orders(len(layout.levels), data.values.shape[1], k, rng)

@@ -7,8 +7,8 @@ import torch
 
 import interp
 from interp.edits import HeadEdit
-from interp.fanout import edit_heads
 from interp.generation import end_tokens, generate
+from interp.interventions import edit_heads
 from tests.tiny import tiny, tiny_tokenizer
 
 TEXTS = ["Is the sky blue?", "Can it do so?", "Yes or No: is the kettle heated on a clear day without any heat?"]

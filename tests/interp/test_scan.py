@@ -233,7 +233,7 @@ def test_nothing_is_left_behind_after_an_exception(llama, monkeypatch):
     def broken(*args):
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr("interp.fanout.apply_edits", broken)
+    monkeypatch.setattr("interp.interventions.apply_edits", broken)
     with pytest.raises(RuntimeError, match="on purpose"):
         interp.scan(llama, [p], interp.ablate_each_head("zero"), method="fan-out")
     assert llama.hf.config._attn_implementation == implementation

@@ -7,7 +7,7 @@ import torch
 
 import interp
 from interp.directions import Direction
-from interp.fanout import edit_heads
+from interp.interventions import edit_heads
 from interp.shared_prefix import UpperLayers, answer_logits, common_prefix
 from interp.steering import add_direction
 from tests.tiny import CONFIGS, prompt, tiny

@@ -329,7 +329,7 @@ def test_edits_that_count_rows_take_the_loop(models):
     model = models("llama")
     clean, corrupt = twins(model, "llama")
     edit = interp.HeadEdit(1, 0)
-    from interp.fanout import edit_heads
+    from interp.interventions import edit_heads
 
     with edit_heads(model, 1, [(0, edit)], last=2), pytest.warns(UserWarning, match="counts rows or positions"):
         found = trace(model, [clean], [corrupt], parts=["attention"], layers=[2])

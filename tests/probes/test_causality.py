@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 import interp
 from interp.edits import HeadEdit
-from interp.fanout import edit_heads
+from interp.interventions import edit_heads
 from interp.provenance import hash_weights
 from interp.ranking import HeadRanking
 from interp.work import OtherRunError
