@@ -310,6 +310,31 @@ def test_probes_hold_no_hook():
             assert "hook" not in name, f"{path.relative_to(ROOT)}:{node.lineno} uses {name}"
 
 
+def test_everything_is_attached_and_run_by_one_mechanism():
+    """Only `interp.hooks` puts hooks on modules or replaces a forward, since it counts whether they are called; and
+    passes go through its `run_pass`, in the model's turn."""
+    for path in [*files("interp"), *files("probes")]:
+        if path.stem == "hooks":
+            continue
+        for node in ast.walk(tree(path)):
+            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '')}"
+            if isinstance(node, ast.Attribute):
+                assert not node.attr.startswith("register_forward") and "full_backward" not in node.attr, where
+                is_set = isinstance(node.ctx, ast.Store) and node.attr == "forward"
+                assert not is_set or path.stem == "vision_adapters", where  # of a bridge, for good
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called != "base" and not called.endswith((".hf", ".hf.base_model")), f"{where}: use run_pass"
+
+
+def test_no_result_begins_as_memory_that_nobody_wrote():
+    for path in [*files("interp"), *files("probes")]:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                where = f"{path.relative_to(ROOT)}:{node.lineno}: fill it with NaN, or build it from what came"
+                assert node.func.attr not in ("empty", "empty_like", "new_empty", "empty_strided"), where
+
+
 def test_nothing_unpickles_or_evaluates():
     for path in [*files("interp"), *files("probes")]:
         roots = {n.split(".")[0] for n in imported(path)}

@@ -133,9 +133,9 @@ def test_what_is_asked_inside_another_threads_block_waits_and_a_bare_pass_is_une
 
 
 def test_passes_that_ran_in_other_threads_alone_were_not_edited_and_the_block_says_so(model):
-    with pytest.raises(HookNotCalled, match="not in the one that opened it"), steering(model, 4.0).apply(model):
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(bare, model).result()
+    refused = pytest.raises(HookNotCalled, match="not in the one that opened it")
+    with ThreadPoolExecutor(1) as pool, refused, steering(model, 4.0).apply(model):
+        pool.submit(bare, model).result()
 
 
 def test_generation_and_tuning_beside_each_other():
@@ -157,7 +157,8 @@ def test_generation_and_tuning_beside_each_other():
             return torch.tensor(tuner.loss())
 
     def written():
-        return torch.tensor([list(reply[0].encode()) + [0] * 200 for reply in generate(model, asked, 6)][0][:200])
+        text = " | ".join(reply[0] for reply in generate(model, asked, 6))
+        return torch.tensor([*text.encode(), *[0] * 200][:200])
 
     def scaled():
         with interp.ScaledHeads({}, {}, {(0, 1): 0.0}).apply(model):

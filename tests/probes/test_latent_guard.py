@@ -487,3 +487,26 @@ def test_latency_reads_the_same_pass(model):
         latency(guard, TEST, repeats=0)
     with pytest.raises(NotFittedError):
         latency(LatentGuard(model), TEST)
+
+
+def test_verdicts_in_threads_are_those_of_one_thread(model, study):
+    """A guard is for a service: its verdicts beside each other, beside another's, and beside a steered model."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from interp import Direction, add_direction
+
+    guard, texts = study.guards["calibrated"], [r.text for r in TESTED]
+    batches = [texts[i : i + 5] for i in range(0, len(texts), 5)]
+    direction = Direction.from_tensors(torch.ones(model.n_layers + 1, model.d_model), model)
+    steering = add_direction(direction, 5.0, while_generating=True)
+
+    def steered(batch):
+        with steering.apply(model):
+            return guard.decision_function(batch)
+
+    alone = [[judge(b) for judge in (guard.decision_function, steered)] for b in batches]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [[pool.submit(judge, b) for judge in (guard.decision_function, steered)] for b in batches]
+        together = [[job.result() for job in pair] for pair in jobs]
+    np.testing.assert_array_equal(together, alone)
+    assert not np.allclose([plain for plain, _ in alone], [edited for _, edited in alone])
