@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +41,17 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def reader_of(path: str | Path) -> Callable[[Any], Any]:
-    """What makes of a cell of this CSV file what was meant: :func:`unguarded` for a table of a saved report (a record
-    beside it names the file), and for any other file the cell as it is, whose apostrophe is its own."""
-    path = Path(path)
+def is_of_report(path: Path) -> bool:
+    """Whether this file is a table of a saved report, by the record beside it. In any other file an apostrophe before
+    ``=`` is its own."""
     for record in ("findings.json", "report.json"):
         try:
             files = read_record(path.with_name(record))["sha256"]
         except (OSError, ValueError, KeyError):
             continue
         if isinstance(files, dict) and path.name in files:
-            return unguarded
-    return lambda cell: cell
+            return True
+    return False
 
 
 def unguarded(cell: Any) -> Any:

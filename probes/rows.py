@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from interp.csv_files import is_of_report, unguarded
 from probes.cells import clean, fault, shortened
 from probes.json_rows import Row, are_lines, json_rows
 
@@ -79,7 +80,8 @@ def stream_rows(
     suffix = suffix_of(source)
     try:
         with _opened(source) as file:
-            for row in _rows(file, suffix, under, keyed):
+            of_report = not is_read_once(source) and is_of_report(Path(source).expanduser())
+            for row in _rows(file, suffix, under, keyed, of_report):
                 if wrong := fault(row.fields) or fault(row.label):
                     shown = row.label.encode("ascii", "backslashreplace").decode()
                     raise ValueError(f"row {shown} can't be read as {suffix or 'text'}: it has {wrong}")
@@ -182,7 +184,7 @@ def _text(file: BinaryIO) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding, errors, newline="")
 
 
-def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool) -> Iterator[Row]:
+def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool, of_report: bool) -> Iterator[Row]:
     head = file.read(4096)
     file.seek(0)
     if head.startswith(b"PAR1"):
@@ -207,7 +209,10 @@ def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool) -> Iterat
             looked_at.detach()
         yield from json_rows(_text(file), is_lines=is_lines, under=under, keyed=keyed)
     elif suffix in (".csv", ".tsv", ""):
-        yield from _table(_text(file), suffix or "a table")
+        for row in _table(_text(file), suffix or "a table"):
+            if of_report:
+                row = row._replace(fields={name: unguarded(cell) for name, cell in row.fields.items()})
+            yield row
     else:
         raise ValueError(f"unknown extension {suffix!r}; expected {', '.join(EXTENSIONS)}. Convert or rename the file")
 

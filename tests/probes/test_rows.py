@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from interp.findings import Findings
 from probes.cells import listed, named, strings, text
 from probes.rows import read_lines, read_rows, stem_of, stream_rows
 
@@ -398,3 +399,14 @@ def test_lines(tmp_path):
     ]
     with pytest.raises(ValueError, match="is no text in UTF-8: line 2 has a byte 0xe9"):
         read_lines(put(tmp_path, "a.txt", b"one\ncaf\xe9\n"))
+
+
+def test_a_table_of_a_saved_report_is_read_back_as_it_was(tmp_path):
+    """A cell that a spreadsheet would run has an apostrophe there; in any other file the apostrophe is its own."""
+    table = pd.DataFrame({"question": ["=1+1?", "'quoted'", "plain"], "answer": ["Yes", "No", "No"]})
+    Findings("a study", ["a sentence"], {"asked": table}, {}, provenance={"run_id": "1"}).save(tmp_path / "report")
+    saved = next((tmp_path / "report").glob("*.csv"))
+    assert [row.fields["question"] for row in read_rows(saved)] == list(table["question"])
+    other = tmp_path / saved.name
+    other.write_bytes(saved.read_bytes())
+    assert read_rows(other)[0].fields["question"] == "'=1+1?"
