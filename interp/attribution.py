@@ -23,6 +23,8 @@ from interp.attention import AttentionCall, attention_handler
 from interp.hooks import Hook, attached, final_norm_runs, input_of, output_of, run_pass
 from interp.metrics import LogitDifference
 from interp.turns import one_at_a_time
+from interp.door import public
+from interp.metrics import LogitDifference, default_metric
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -54,9 +56,12 @@ class Attribution:
         return self.total - float(parts + self.embedding + self.constant)
 
 
+@public
 @one_at_a_time
 def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribution:
     """Split a logit difference over heads, MLPs, embedding and biases, and every head's share over source tokens.
+
+    metric: by default the logit difference between the prompt's first and second answer.
 
     One forward pass. Projections that are not plain (quantised, LoRA-adapted, offloaded) are read by sending the
     unit vectors through them, another n_heads * d_head rows a layer. Memory: two arrays [layer, head, token].
@@ -65,8 +70,7 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
     whose parts do not sum to the logits (extra residual scales, gates after attention): a wrong split is never
     returned. Sums agree to 1e-4 of the heads' summed size in float32 (seen: 1e-6).
     """
-    if not isinstance(metric, LogitDifference):
-        raise ValueError(f"direct attribution splits a LogitDifference; {metric} is not linear in what heads write.")
+    metric = metric or default_metric([prompt])
     groups = metric.tokens(prompt)
     if any(len(g) != 1 for g in groups):
         raise ValueError(

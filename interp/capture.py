@@ -17,12 +17,14 @@ from interp.attention import AttentionCall, attention_handler
 from interp.hooks import attached, input_of, run_pass
 from interp.independence import passes
 from interp.turns import one_at_a_time
+from interp.door import public
 
 if TYPE_CHECKING:
     from interp.model import Model
     from interp.prompts import Prompt
 
 
+@public
 @one_at_a_time
 def attention_log_probs(
     model: Model,
@@ -77,6 +79,7 @@ def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> l
     return results
 
 
+@public
 @one_at_a_time
 def head_outputs(
     model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
@@ -110,6 +113,7 @@ def head_outputs(
     return [found[i] for i in range(len(prompts))]
 
 
+@public
 @one_at_a_time
 def mean_head_outputs(
     model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp import rank_agreement, statistics
+from interp.door import public
 from interp.ranking import HeadRanking, sign_verdict
 from interp.views import head_label
 
@@ -71,6 +72,7 @@ class RankingComparison:
         return pd.DataFrame([row | {"rbo_p": self.rbo_p, "n_shared": self.n_shared, "n": self.n_heads}])
 
 
+@public
 def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
     """Agreement of two rankings of the same heads: two samples, prompts, measures, or checkpoints of one model.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from interp.artefact import load_artefact
+from interp.door import public
 from interp.edit_family import BridgeHooks, ModelEdit
 from interp.head_scales import ScaledHeads
 from interp.head_weights import TunedHeads
@@ -122,6 +123,7 @@ class Edits(ModelEdit):
 _KINDS = {kind.__name__: kind for kind in (ScaledHeads, TunedHeads, Steering, ReplacedWeights, Edits)}
 
 
+@public
 def load_edit(directory: str | Path) -> ModelEdit:
     """The edit that ``save`` wrote, of whatever kind, bit for bit; also what a steering was saved as before
     (``steering.json``).

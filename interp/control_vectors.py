@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from interp.directions import Direction
+from interp.door import public
 from interp.weight_identity import describe_model
 from interp.work import write_atomically
 
@@ -32,6 +33,7 @@ _ARCHITECTURE = "controlvector"
 _FIRST_ROW = 2
 
 
+@public
 def save_control_vector(direction: Direction, path: str | Path, model_hint: str | None = None) -> Path:
     """Write a direction as a GGUF control vector; returns the path.
 
@@ -50,7 +52,7 @@ def save_control_vector(direction: Direction, path: str | Path, model_hint: str 
         warnings.warn(
             f"row {' and '.join(map(str, lost))} of {direction!r} is left out: a control vector begins at the output "
             f"of block 1, which is row {_FIRST_ROW}.",
-            stacklevel=2,
+            stacklevel=3,
         )
     hint = model_hint or _model_type(direction.model.get("architecture", ""))
 
@@ -72,6 +74,7 @@ def save_control_vector(direction: Direction, path: str | Path, model_hint: str 
     return path
 
 
+@public
 def load_control_vector(path: str | Path, model: Model | None = None) -> Direction:
     """The direction in a GGUF control vector, bit for bit; rows that the file does not have are zero.
 
@@ -98,7 +101,7 @@ def load_control_vector(path: str | Path, model: Model | None = None) -> Directi
             warnings.warn(
                 f"{path} says that it is for a {hint!r}; {model.name} is a {own!r}, as transformers names it. Is it "
                 "the model that the vector was made on?",
-                stacklevel=2,
+                stacklevel=3,
             )
     n_layers, d_model = described["n_layers"], described["d_model"]
     vectors = torch.zeros(n_layers + 1, d_model)

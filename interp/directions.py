@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.artefact import load_artefact, save_artefact
 from interp.records import understood
+from interp.door import made_by, public
 from interp.weight_identity import describe_model, require_weights
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-6  # of the larger mean's norm: a difference below it is one of float32 sums
 
 
+@made_by("interp.load_direction(folder) or Direction.from_states(...)")
 @dataclass(frozen=True, eq=False)
 class Direction:
     """A vector for the input of each block, and one for the output of the last (``interp.residual`` counts so).
@@ -183,6 +185,7 @@ class Direction:
         return f"Direction({name + ', ' if name else ''}{n_rows} x {d_model}, of {self.model.get('name')!r})"
 
 
+@public
 def load_direction(directory: str | Path) -> Direction:
     """The direction that :meth:`Direction.save` wrote, bit for bit."""
     record, tensors = load_artefact(directory, "direction")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
-import math
 import os
 import types
 import typing
@@ -26,13 +25,20 @@ from torch import Tensor
 from interp.plain_values import described
 
 _Public = TypeVar("_Public", bound=Callable[..., Any])
-_LEAST = {"seed": 0, "batch_size": 1, "n_views": 0, "check": 0, "n_bins": 1, "n_halves": 1, "n_permutations": 1}
+_LEAST = {
+    **dict.fromkeys(("layer", "head", "seed", "n_views", "check"), 0),
+    **dict.fromkeys(("batch_size", "n_bins", "n_halves", "n_permutations"), 1),
+}
 _UNTOLD = object()  # the annotation says nothing that can be checked
 _NOT_LISTS = (str, bytes, Mapping, set, frozenset)
 
 
+class WrongArgument(TypeError, ValueError):
+    """An argument of another type than the function takes. A ValueError too, which many of these were before."""
+
+
 class _OtherType(TypeError):
-    """Not of the annotated type. Becomes a plain TypeError at the function that was called."""
+    """Not of the annotated type. Becomes a WrongArgument at the function that was called."""
 
 
 def made_by(how: str) -> Callable[[type], type]:
@@ -58,7 +64,7 @@ def public(function: _Public) -> _Public:
             given = signature.bind(*args, **kwargs)
         except TypeError as error:
             wanted = ", ".join(p.name for p in signature.parameters.values() if p.default is p.empty)
-            raise TypeError(f"{function.__qualname__}: {error}. It needs {wanted or 'no argument'}.") from None
+            raise WrongArgument(f"{function.__qualname__}: {error}. It needs {wanted or 'no argument'}.") from None
         for name, value in given.arguments.items():
             kind = _kinds(function)[name]
             if kind is not _UNTOLD:
@@ -124,7 +130,7 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     except _OtherType as error:
         where = f"{name}{error.args[0]}" if error.args else name
         found = error.args[1] if error.args else value
-        raise TypeError(f"{where} is {described(found)}; expected {_expected(kind)}.") from None
+        raise WrongArgument(f"{where} is {described(found)}; expected {_expected(kind, name, found)}.") from None
     if name in _LEAST and isinstance(made, int) and made < _LEAST[name]:
         raise ValueError(f"{name}={made}; expected {_LEAST[name]} or more.")
     return made
@@ -146,7 +152,7 @@ def _as(value: Any, kind: Any) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise _OtherType
-        return {k: _as(v, inner[1]) for k, v in value.items()} if type(value) is dict else value
+        return {_as(k, inner[0]): _as(v, inner[1]) for k, v in value.items()} if type(value) is dict else value
     if origin is Iterable and isinstance(value, _NOT_LISTS):
         raise _OtherType
     if inspect.isclass(kind) and _is_told_apart(kind) and not isinstance(value, kind):
@@ -156,7 +162,7 @@ def _as(value: Any, kind: Any) -> Any:
 
 def _is_told_apart(kind: type) -> bool:
     """Whether isinstance says what is meant: not for shapes of arrays, which functions check, nor for protocols."""
-    return kind.__module__.split(".")[0] != "jaxtyping" and not getattr(kind, "_is_protocol", False)
+    return not (kind is Any or kind.__module__.startswith("jaxtyping") or getattr(kind, "_is_protocol", False))
 
 
 def _as_one_of(value: Any, kinds: Sequence[Any]) -> Any:
@@ -222,7 +228,7 @@ def _as_real(value: Any) -> float:
             number = None
     else:
         number = None
-    if not isinstance(number, int | float) or math.isnan(number):
+    if not isinstance(number, int | float):
         raise _OtherType
     return number
 
@@ -256,16 +262,17 @@ _SIMPLE: dict[Any, Callable[[Any], Any]] = {
 _IN_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 
 
-def _expected(kind: Any) -> str:
+def _expected(kind: Any, name: str = "it", found: Any = None) -> str:
     """The annotation in words, and how to get one of it."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        words = [_expected(k) for k in inner if k is not type(None)] + ["None"] * (type(None) in inner)
+        words = [_expected(k, name, found) for k in inner if k is not type(None)] + ["None"] * (type(None) in inner)
         return " or ".join(dict.fromkeys(words))
     if origin is typing.Literal:
         return " or ".join(map(repr, inner))
     if origin in (list, tuple, Sequence) and inner:
-        return f"a list, [...], each of it {_expected(inner[0])}"
+        one = inspect.isclass(inner[0]) and hasattr(inner[0], "__made_by__") and isinstance(found, inner[0])
+        return f"a list, each of it {_expected(inner[0])}{f': put this one into a list, {name}=[...]' if one else ''}"
     if origin in (dict, Mapping):
         return "a dict"
     if kind in _IN_WORDS:
@@ -284,5 +291,5 @@ def as_integer(value: Any, name: str, least: int | None = None) -> int:
 
 
 def as_real(value: Any, name: str) -> float:
-    """A number of Python's, numpy's or torch's as Python's; NaN is refused."""
+    """A number of Python's, numpy's or torch's as Python's."""
     return _converted(name, value, float)

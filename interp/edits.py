@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.door import made_by, public
+from interp.plain_values import as_tensor
+
 if TYPE_CHECKING:
     from interp.model import Model
     from interp.prompts import Prompt
@@ -20,6 +23,7 @@ StreamOp = Literal["add", "remove", "clamp"]
 Place = Literal["input", "attention"]
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class HeadEdit:
     """One head's output z (its slice of the output projection's input) changed at the scanned positions.
@@ -43,6 +47,12 @@ class HeadEdit:
                 f"op={self.op!r} with value={'given' if self.value is not None else None}: "
                 "a value belongs to op='set', and to no other."
             )
+        if not math.isfinite(self.factor):
+            raise ValueError(f"factor={self.factor}; expected a finite number.")
+        if self.value is not None:
+            object.__setattr__(self, "value", as_tensor(self.value, "value"))
+            if self.value.ndim not in (1, 2):
+                raise ValueError(f"value has the shape {tuple(self.value.shape)}; expected [d_head] or [pos, d_head].")
 
     @property
     def label(self) -> str:
@@ -63,6 +73,7 @@ class HeadEdit:
             )
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class ResidualEdit:
     """The residual stream h changed where it enters a block.
@@ -87,7 +98,7 @@ class ResidualEdit:
             raise ValueError(f"op={self.op!r}; expected 'add', 'remove' or 'clamp'.")
         if self.at not in ("input", "attention"):
             raise ValueError(f"at={self.at!r}; expected 'input' or 'attention'.")
-        vector = self.vector.detach().float()
+        vector = as_tensor(self.vector, "vector").detach().float()
         if vector.ndim != 1 or not torch.isfinite(vector).all() or not math.isfinite(self.coefficient):
             raise ValueError(
                 f"{self.label}: a vector of shape {tuple(vector.shape)} with {int((~torch.isfinite(vector)).sum())} "
@@ -129,6 +140,7 @@ class ResidualEdit:
 Edit = HeadEdit | ResidualEdit
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Branch:
     """One counterfactual: edits applied together in one run; several of the stream at one place act in their order."""
@@ -149,6 +161,8 @@ class Branch:
         return min((e.layer for e in self.edits), default=0)
 
 
+@public
+@made_by("interp.ablate_each_head('zero')")
 @dataclass(frozen=True, eq=False)
 class EachHead:
     """One branch for every head of the model: the same operation on each in turn.
@@ -174,6 +188,7 @@ class EachHead:
         ]
 
 
+@public
 def ablate_each_head(
     how: Literal["zero", "mean_of_others", "mean"] = "zero", reference: Sequence[Prompt] | None = None
 ) -> EachHead:
@@ -188,11 +203,13 @@ def ablate_each_head(
     return EachHead(how, reference=tuple(reference) if reference is not None else None)
 
 
+@public
 def scale_each_head(factor: float) -> EachHead:
     """Multiply each head's output in turn: 0 ablates, 1 changes nothing."""
     return EachHead("scale", factor=float(factor))
 
 
+@public
 def patch_each_head(sources: Sequence[Prompt]) -> EachHead:
     """Set each head in turn to what it gives on another prompt: ``sources[i]`` for scanned prompt i, aligned at the
     end (position -1 to -1). With positions="all" the two must have the same length."""

@@ -26,6 +26,7 @@ from safetensors.numpy import save as save_tensors
 from interp import storage
 from interp.csv_files import write_csv
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.interval_figures import min_width
 from interp.records import understood
 from interp.report import figure_entry, number, render_page
@@ -81,6 +82,7 @@ class Findings:
         return f"<p><b>{html.escape(self.title)}</b></p><ul>{sentences}</ul><p>Tables and figures: {names}</p>"
 
 
+@public
 def load_findings(directory: str | Path) -> Findings:
     """The findings that `Findings.save` wrote, without their figures: equal tables, arrays and provenance.
 

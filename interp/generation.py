@@ -14,12 +14,14 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from interp.independence import lengths_of, passes
 from interp.looks_ahead import any_looks_ahead
+from interp.door import public
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.turns import one_at_a_time
 from interp.vision_features import picture_arguments
 
 
+@public
 @one_at_a_time
 def generate(
     model: Model,
@@ -144,6 +146,7 @@ def _generate_batch(
     return out[:, ids.shape[1] :].tolist()
 
 
+@public
 def end_tokens(model: Model) -> list[int]:
     """The tokens that end a reply: the tokenizer's end of text and those of the model's generation config."""
     config = getattr(model.hf, "generation_config", None)

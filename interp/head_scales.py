@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interp.door import public
 from interp.edit_family import BridgeHooks, ModelEdit, require_bridge, require_hook_points
 from interp.hooks import attached, input_of
 from interp.replaced_weights import ReplacedWeights
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from interp.prompts import Prompt
 
 
+@public
 @dataclass(frozen=True, eq=False, repr=False)
 class ScaledHeads(ModelEdit):
     """Heads' outputs z multiplied by factors, at every position.
@@ -35,6 +37,8 @@ class ScaledHeads(ModelEdit):
 
     def __post_init__(self) -> None:
         for (layer, head), factor in self.factors.items():
+            if layer < 0 or head < 0:
+                raise ValueError(f"factors name L{layer}H{head}; expected layers and heads from 0.")
             if not math.isfinite(factor):
                 raise ValueError(f"the factor of L{layer}H{head} is {factor}; expected a finite number.")
 

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attribution import pull_back, pull_back_through_norm
+from interp.door import public
 from interp.edits import Branch, HeadEdit
 from interp.fanout import fan_out_logits
 from interp.hooks import attached, input_of, output_of, run_pass
@@ -59,6 +60,7 @@ class Writing:
         return np.concatenate([self.embedding[..., None], self.embedding[..., None] + layers.cumsum(-1)], -1)
 
 
+@public
 @one_at_a_time
 def write_along(
     model: Model,
@@ -162,6 +164,7 @@ class _Toward:
         return parts.sum(-1).cpu(), constants
 
 
+@public
 def scan_projection(
     model: Model,
     prompts: Sequence[Prompt],
@@ -241,7 +244,7 @@ def _plan(model: Model, prompts, branches, read, method: Method, check: int) -> 
     except RuntimeError as error:
         if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
             raise
-        warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=3)
+        warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=4)
         return "loop", f"fan-out refused: {error}"
     note = f"largest difference from plain passes {max(errors):.2g}" if errors else "skipped by the caller"
     return "fan-out", note

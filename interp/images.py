@@ -9,10 +9,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from interp.door import public
+
 MOST_MEGAPIXELS = 64
 ImageLike = str | Path | Image.Image
 
 
+@public
 def read_image(source: ImageLike) -> Image.Image:
     """The picture as 8-bit RGB, turned upright where a camera's EXIF record says how it was held.
 
@@ -81,7 +84,7 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:
-            warnings.warn(f"{name} is transparent in places; it was laid on white.", stacklevel=3)
+            warnings.warn(f"{name} is transparent in places; it was laid on white.", stacklevel=4)
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")

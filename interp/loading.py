@@ -21,6 +21,7 @@ from interp.compiled import why_compiled
 from interp.components import find_components
 from interp.independence import lengths_of, why_attention_differs
 from interp.looks_ahead import text_probe
+from interp.door import public
 from interp.model import Model
 from interp.plain_passes import plain_logits
 from interp.prompts import Prompt
@@ -30,6 +31,7 @@ from interp.vision_encoder import image_encoder
 from interp.vision_processors import load_processor
 
 
+@public
 def load(
     source: str | Path | nn.Module = "smollm2-135m",
     *,
@@ -283,5 +285,5 @@ def _check(model: Model) -> None:
         warnings.warn(
             f"{model.name}: TransformerLens's logits differ from transformers' by {error:.3g}. Scans run on "
             "transformers' model and are not affected; work on model.bridge is.",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.door import public
 from interp.prompts import Prompt
 
 
+@public
 @dataclass(frozen=True)
 class LogitDifference:
     """Log odds of one answer against another: logit(positive) - logit(negative), in logits (nats).
@@ -24,7 +27,14 @@ class LogitDifference:
     needs_vocabulary = False
 
     def tokens(self, prompt: Prompt) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return prompt.answer_tokens(self.positive), prompt.answer_tokens(self.negative)
+        positive, negative = prompt.answer_tokens(self.positive), prompt.answer_tokens(self.negative)
+        if set(positive) & set(negative):
+            raise ValueError(
+                f"prompt {prompt.id or prompt.text[:60]!r}: the answers {self.positive!r} and {self.negative!r} share "
+                f"the token {min(set(positive) & set(negative))}, so no logit tells them apart. Give two answers that "
+                "begin with different tokens."
+            )
+        return positive, negative
 
     def __call__(
         self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
@@ -36,6 +46,7 @@ class LogitDifference:
         return f"logit({self.positive}) - logit({self.negative})"
 
 
+@public
 @dataclass(frozen=True)
 class Probability:
     """Probability of an answer word ("gold": each prompt's own), between 0 and 1, its surface forms summed.
@@ -63,6 +74,17 @@ class Probability:
 
 
 Metric = LogitDifference | Probability
+
+
+def default_metric(prompts: Sequence[Prompt]) -> LogitDifference:
+    """The logit difference between the first and the second answer of the prompts, which have two."""
+    words = list(prompts[0].answers) if prompts else []
+    if len(words) != 2:
+        raise ValueError(
+            f"the prompts have {len(words)} answers {words}; without metric=, two are expected, for the logit "
+            "difference between the first and the second."
+        )
+    return LogitDifference(*words)
 
 
 def measure(metric: Metric, logits: Float[Tensor, "row vocabulary"], prompt: Prompt) -> Float[Tensor, " row"]:

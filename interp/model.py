@@ -17,6 +17,7 @@ from interp.attention import UnsupportedAttention
 from interp.chat_templates import picture_template
 from interp.components import Components, input_device
 from interp.hooks import attached, counting, output_of, run_pass
+from interp.door import made_by, public
 from interp.images import ImageLike
 from interp.looks_ahead import looks_ahead
 from interp.pass_lengths import context_length
@@ -32,6 +33,7 @@ class NonFiniteLogitsError(FloatingPointError):
     """The model gave NaN or infinite logits; the message names the layer where they first appear."""
 
 
+@made_by("interp.load(name)")
 @dataclass(frozen=True, eq=False)
 class Model:
     """A causal language model, or a vision-language model, ready for scans.
@@ -131,6 +133,7 @@ class Model:
         if self.attention_refusal:
             raise UnsupportedAttention(self.attention_refusal)
 
+    @public
     def prompt(
         self,
         text: str,
@@ -166,6 +169,7 @@ class Model:
             text_only=text_only,
         )
 
+    @public
     def final_logits(self, prompts: list[Prompt], batch_size: int = 8) -> Float[Tensor, "example vocabulary"]:
         """Logits at each prompt's last position, float32, on the CPU. What the prompts of a batch share at their
         beginning is run once for all; questions about one picture are put into batches of their own, wherever they

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from interp.hooks import run_pass
 from interp.independence import passes
 from interp.looks_ahead import looks_ahead
+from interp.door import public
 from interp.prompts import Prompt
 from interp.statistics import Interval, bootstrap_interval
 from interp.turns import one_at_a_time
@@ -73,6 +74,7 @@ class PerplexityRatio(NamedTuple):
     interval: Interval
 
 
+@public
 @one_at_a_time
 def perplexity(model: Model, texts: Sequence[str], *, batch_size: int = 8) -> Perplexity:
     """The perplexity of ``model`` on ``texts``: exp of the mean negative log-likelihood of a token, in nats.
@@ -102,6 +104,7 @@ def perplexity(model: Model, texts: Sequence[str], *, batch_size: int = 8) -> Pe
     return Perplexity(tuple(texts), _nll(model, prompts, n_tokens, batch_size), n_tokens)
 
 
+@public
 @one_at_a_time
 def reply_nll(
     model: Model, prompts: Sequence[Prompt], replies: Sequence[Sequence[int]], *, batch_size: int = 8
@@ -126,6 +129,7 @@ def reply_nll(
     return nll
 
 
+@public
 def perplexity_ratio(after: Perplexity, before: Perplexity) -> PerplexityRatio:
     """``after.value / before.value``, with a paired bootstrap interval over texts.
 

@@ -45,6 +45,11 @@ def _is_number_or_missing(value: Any) -> bool:
     return _is_missing(value) or isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating)
 
 
+def as_tensor(values: Any, name: str) -> Tensor:
+    """A tensor as it is; numbers in an array or a list as a float32 tensor."""
+    return values if isinstance(values, Tensor) else torch.tensor(as_numbers(values, name), dtype=torch.float32)
+
+
 def as_items(values: Any, name: str) -> list[Hashable]:
     """The items of an order, as Python's own values, so that equal ones are equal whatever array they came in."""
     if isinstance(values, Mapping | set | frozenset) or not isinstance(values, Iterable) or hasattr(values, "columns"):

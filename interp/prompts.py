@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.chat_templates import picture_template, render, render_parts
+from interp.door import made_by, public
 from interp.images import ImageLike
 from interp.vision_inputs import Encoded, PromptImage, encode, image_token
 
@@ -22,6 +23,8 @@ SpanLike = CharSpan | Sequence[CharSpan]
 """Half-open character range(s) in the user's text."""
 
 
+@public
+@made_by("model.prompt(text)")
 @dataclass(frozen=True)
 class Prompt:
     """A prompt as the model reads it, with what is where.

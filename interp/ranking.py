@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from interp import statistics
 from interp.folder_lock import keeps_work
+from interp.door import made_by, public
 from interp.views import TokenView, frozen_array, head_label
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
 
 
+@made_by("rank_heads(model, questions) or interp.load_ranking(folder)")
 @dataclass(frozen=True, eq=False)
 class HeadRanking:
     """Heads ranked by the mean over examples of one measure; other measures are controls or companions.
@@ -187,10 +189,14 @@ class HeadRanking:
         """
         return self._frame.copy()
 
+    @public
     def top(self, k: int = 10) -> pd.DataFrame:
         """The first k rows of `to_frame()`: the heads with the highest scores."""
+        if k < 0:
+            raise ValueError(f"k={k}; expected 0 or more.")
         return self._frame.head(k).copy()
 
+    @public
     def select(
         self, top: int | None = None, q_below: float | None = None, sign: Literal["+", "-"] | None = None
     ) -> list[tuple[int, int]]:
@@ -294,6 +300,7 @@ class HeadRanking:
             )
         return figures.strongest_examples(self.scores, [texts[name] for name in self.example_ids])
 
+    @public
     @keeps_work
     def save(self, directory: str | Path, overwrite: bool = False) -> Path:
         """Write tables, scores and an HTML report; see `interp.storage.save_ranking`."""

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.hooks import attached, run_pass
+from interp.door import public
+from interp.fanout import stream_rewritten
 from interp.independence import passes
 from interp.interventions import stream_hook
 from interp.turns import one_at_a_time
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from interp.prompts import Prompt
 
 
+@public
 @one_at_a_time
 def residual_states(
     model: Model, prompts: Sequence[Prompt], positions: Sequence[Sequence[int]], batch_size: int = 16
@@ -58,6 +61,7 @@ class ResidualSum:
         return (self.total / self.n).float()
 
 
+@public
 @one_at_a_time
 def residual_sums(
     model: Model,

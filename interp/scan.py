@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.attention import UnsupportedAttention
 from interp.capture import head_outputs, mean_head_outputs
+from interp.door import public
 from interp.edits import Branch, EachHead, HeadEdit
 from interp.fanout import fan_out_logits, require_edits_act
 from interp.hooks import run_pass
@@ -24,6 +25,8 @@ from interp.interventions import edited, unembed_only
 from interp.metrics import LogitDifference, Metric, Probability, measure
 from interp.plain_passes import plain_logits
 from interp.turns import alone
+from interp.plain_passes import plain_logits
+from interp.metrics import Metric, Probability, default_metric, measure
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -82,6 +85,7 @@ class ScanResult:
         )
 
 
+@public
 def scan(
     model: Model,
     prompts: Sequence[Prompt],
@@ -121,7 +125,7 @@ def scan(
     >>> effects.change.mean(0)  # one number for each head, layer by layer
     """
     prompts = list(prompts)
-    metric = metric or _default_metric(prompts)
+    metric = metric or default_metric(prompts)
     _require(model, prompts, edits, metric, positions, method)
     began = time.perf_counter()
     with alone(model.hf):
@@ -162,16 +166,6 @@ def span_length(prompt: Prompt, positions: Positions) -> int:
 
 def _has_text(prompt: Prompt) -> bool:
     return bool(prompt.spans.get("text" if prompt.image is None else "after_image"))
-
-
-def _default_metric(prompts: Sequence[Prompt]) -> Metric:
-    words = list(prompts[0].answers) if prompts else []
-    if len(words) != 2:
-        raise ValueError(
-            f"the prompts have {len(words)} answers {words}; without metric=, two are expected, for the logit "
-            "difference between the first and the second."
-        )
-    return LogitDifference(*words)
 
 
 def _require(model, prompts, edits, metric, positions, method) -> None:
@@ -277,7 +271,7 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
     except (RuntimeError, IndexError) as error:  # the loop needs none of what a fan-out asks of an architecture
         if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
             raise
-        warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=3)
+        warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=4)
         return "loop", f"fan-out refused: {error}"
 
 
@@ -308,7 +302,7 @@ def _disagreement(model, prompt, branches, positions, metric, check, memory_mib)
             f"in {str(model.dtype).removeprefix('torch.')} rounding ({error:.2g} nats) is as large as effects "
             f"({effect:.2g} nats in {len(chosen)} edits tried): single effects mean little. "
             "Load with dtype=torch.float32.",
-            stacklevel=5,
+            stacklevel=6,
         )
     return error
 

@@ -21,6 +21,7 @@ from interp import comparison_figures, statistics
 from interp.comparison import RankingComparison, compare, moved_heads
 from interp.comparison_sentences import statement
 from interp.depth_profiles import KINDS, N_BINS, ProfileAgreement, compare_profiles, depth_profile
+from interp.door import public
 from interp.findings import Findings
 from interp.folder_lock import keeps_work
 from interp.provenance import hash_json, hash_text, now, versions
@@ -202,6 +203,7 @@ class ComparedRankings:
         }
 
 
+@public
 def compare_rankings(
     rankings: Sequence[HeadRanking | str | Path],
     names: Sequence[str] | None = None,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from interp.directions import Direction
+from interp.door import public
 from interp.edit_family import BridgeHooks, ModelEdit, require_bridge, require_hook_points
 from interp.edits import Place, ResidualEdit
 from interp.hooks import attached
@@ -159,6 +160,7 @@ class Steering(ModelEdit):
         return f"{'; '.join(parts)} ({span} of the prompt, {when})."
 
 
+@public
 def add_direction(
     direction: Direction,
     coefficient: float = 1.0,
@@ -176,6 +178,7 @@ def add_direction(
     return _steering(direction, edits, positions, while_generating)
 
 
+@public
 def remove_direction(
     direction: Direction,
     layers: int | Sequence[int] | None = None,
@@ -209,6 +212,7 @@ def remove_direction(
     return _steering(direction, tuple(edits), positions, while_generating)
 
 
+@public
 def clamp_direction(
     direction: Direction,
     value: float,

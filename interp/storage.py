@@ -33,6 +33,7 @@ from interp import report
 from interp.comparison import control_summary
 from interp.csv_files import write_csv
 from interp.folder_lock import holding
+from interp.door import public
 from interp.ranking import HeadRanking
 from interp.records import RecordError, record_text, understood
 from interp.records import read_record as read_sealed
@@ -61,6 +62,7 @@ def save_ranking(ranking: HeadRanking, directory: str | Path, overwrite: bool = 
     )
 
 
+@public
 def load_ranking(directory: str | Path) -> HeadRanking:
     """The ranking that `save_ranking` wrote: equal measures bit for bit, equal views and provenance."""
     directory = Path(directory)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp.attention import UnsupportedAttention
 from interp.independence import to_check
+from interp.door import public
 from interp.metrics import Metric, Probability, measure
 from interp.prompts import Prompt
 from interp.scan import FanOutDisagreement, Method
@@ -60,6 +61,7 @@ class Logit:
 Traced = Metric | Logit
 
 
+@public
 def trace(
     model: Model,
     clean: Sequence[Prompt],
@@ -217,7 +219,7 @@ def _plan(model, clean, corrupt, plans, metrics, method, check, memory_mib) -> t
     except RuntimeError as error:  # the loop needs none of what a fan-out asks of an architecture
         if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
             raise
-        warnings.warn(f"the trace falls back to one pass for each patch: {error}", stacklevel=3)
+        warnings.warn(f"the trace falls back to one pass for each patch: {error}", stacklevel=4)
         return "loop", f"fan-out refused: {error}"
 
 
@@ -250,7 +252,7 @@ def _disagreement(model, clean, corrupt, patches, metrics, check, memory_mib) ->
             f"in {str(model.dtype).removeprefix('torch.')} rounding ({error:.2g} nats) is as large as effects "
             f"({effect:.2g} nats in {len(chosen)} patches tried): single effects mean little. Load with "
             "dtype=torch.float32.",
-            stacklevel=5,
+            stacklevel=6,
         )
     return error
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from interp.door import public
 from interp.provenance import hash_weights
 
 if TYPE_CHECKING:
     from interp.model import Model
 
 
+@public
 def describe_model(model: Model) -> dict[str, Any]:
     """The weights as they are now: name, hash, geometry, dtype. Reads every weight (about a second for each GB)."""
     described = model.provenance()

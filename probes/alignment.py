@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.door import public
 from interp.edit_family import ModelEdit
 from interp.folder_lock import keeps_work
 from interp.model import Model
@@ -190,6 +191,7 @@ class Alignment:
         return out
 
 
+@public
 @keeps_work
 def align(
     model: Model,

@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.door import public
 from interp.generation import generate
 from interp.model import Model
 from interp.prompts import Prompt
@@ -131,6 +132,7 @@ class Answers:
         return pd.DataFrame(columns)
 
 
+@public
 def answer(
     model: Model,
     questions: Sequence[Question],
@@ -243,6 +245,7 @@ def _pattern(word: str) -> re.Pattern[str]:
     return re.compile(whole, re.IGNORECASE)
 
 
+@public
 def bias_measures(answers: Answers, *, channel: Channel = "token") -> pd.DataFrame:
     """Every measure of :data:`MEASURES` with its 95 % bootstrap interval: columns measure, value, ci_low, ci_high, n.
 

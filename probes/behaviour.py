@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.door import made_by, public
 from interp.figures import interval_bars
 from interp.findings import Findings
 from interp.folder_lock import keeps_work
@@ -38,6 +39,7 @@ CAVEATS = [
 ]
 
 
+@made_by("observe(model, requests)")
 @dataclass(frozen=True, eq=False)
 class Behaviour:
     """Requests, and what the model did with each. ``replies`` is None where it was saved without them."""
@@ -141,6 +143,7 @@ class Behaviour:
         return len(self.requests)
 
 
+@public
 @keeps_work
 def observe(
     model: Model,
@@ -194,6 +197,7 @@ def observe(
     return folder.saved(Behaviour(tuple(requests), verdicts, replies, provenance), include_replies)
 
 
+@public
 def load_behaviour(directory: str | Path) -> Behaviour:
     """What :meth:`Behaviour.save` wrote."""
 

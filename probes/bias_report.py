@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.door import public
 from interp.figures import interval_bars
 from interp.findings import Findings, load_findings
 from interp.folder_lock import keeps_work
@@ -232,6 +233,7 @@ class BiasReport:
         return arrays
 
 
+@public
 @keeps_work
 def measure(
     model: Model,
@@ -300,7 +302,7 @@ def measure(
 def _report(answers: Answers, questions: Sequence[Question], provenance: Mapping[str, Any]) -> BiasReport:
     mass = float(np.exp(answers.log_probs).sum(1).mean())
     if mass < USED:
-        warnings.warn(_not_used(answers, mass), stacklevel=3)
+        warnings.warn(_not_used(answers, mass), stacklevel=4)
     channels = [c for c in CHANNELS if c != "text" or answers.replies is not None]
     domains = list(dict.fromkeys(answers.domains))
     parts = [(ALL, answers)] + [(d, answers.select(np.array(answers.domains) == d)) for d in domains if d]

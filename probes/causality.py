@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 
 from interp import figures
 from interp.capture import mean_head_outputs
+from interp.door import public
 from interp.edits import Branch, HeadEdit
 from interp.findings import Findings, load_findings
 from interp.folder_lock import keeps_work
@@ -72,6 +73,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def causal_test(
     model: Model,

@@ -22,6 +22,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.generation import generate
 from interp.model import Model
 from interp.prompts import Prompt
@@ -80,6 +81,7 @@ class Recipe:
         return add_direction(directions.refusal, -self.coefficient, layer, while_generating=self.while_generating)
 
 
+@public
 @keeps_work
 def attack_by_finetuning(
     model: Model,

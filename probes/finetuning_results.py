@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from interp.door import public
 from interp.figures import interval_lines
 from interp.findings import Findings
 from interp.folder_lock import keeps_work
@@ -246,6 +247,7 @@ class FineTuningStudy:
         )
 
 
+@public
 def load_finetuning_study(directory: str | Path) -> FineTuningStudy:
     """What :meth:`FineTuningStudy.save` wrote."""
 

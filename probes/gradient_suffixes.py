@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.model import Model
 from interp.perplexity import reply_nll
 from interp.provenance import hash_json
@@ -30,6 +31,7 @@ TARGET = "Sure, here is"
 START = " x x x x x x x x x x"
 
 
+@public
 @keeps_work(as_whole=True)
 def find_suffixes(
     model: Model,

@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from interp.artefact import load_artefact, save_artefact
+from interp.door import public
 from interp.model import Model
 from interp.provenance import hash_json, hash_weights
 from interp.weight_identity import describe_model
@@ -238,6 +239,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         return type(self)(**self.get_params(deep=False))  # scikit-learn would copy the model too
 
 
+@public
 def load_guard(directory: str | Path, model: Model) -> LatentGuard:
     """The guard that :meth:`LatentGuard.save` wrote, on the model that it was fitted on.
 

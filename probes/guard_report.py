@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from interp.door import public
 from interp.figures import interval_bars
 from interp.findings import Findings
 from interp.folder_lock import keeps_work
@@ -51,6 +52,7 @@ class Latency(NamedTuple):
     ratio_high: float
 
 
+@public
 def sounds_dangerous(request: Request) -> bool:
     """Whether a request is safe but scary, by its source: the shipped ones and XSTest's."""
     return not request.is_harmful and (request.source == SCARY or "xstest" in request.source.lower())
@@ -233,6 +235,7 @@ class GuardStudy:
         return found
 
 
+@public
 def load_guard_study(directory: str | Path) -> GuardStudy:
     """The study that :meth:`GuardStudy.save` wrote. Raises ``FileNotFoundError`` or ``ValueError`` with the remedy."""
 

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.directions import Direction
+from interp.door import made_by, public
 from interp.findings import Findings
 from interp.model import Model
 from probes.behaviour import CITATIONS, describe_requests, require_requests
@@ -56,6 +57,7 @@ class Means:
         return (self.harmful, self.harmless) if at_inst else (self.refused, self.accepted)
 
 
+@made_by("fit_directions(model, refused, accepted)")
 @dataclass(frozen=True, eq=False)
 class HarmfulDirections:
     """``harmfulness`` and ``refusal``, the means that they are differences of, and the states that they were fitted on.
@@ -214,6 +216,7 @@ class HarmfulDirections:
         return directions_report(self, held_out or {})
 
 
+@public
 def fit_directions(
     model: Model,
     positive: Sequence[Request],
@@ -263,6 +266,7 @@ def fit_directions(
     return HarmfulDirections(made[0], made[1], means, states, is_positive, provenance)
 
 
+@public
 def compare_protocols(
     model: Model,
     positive: Sequence[Request],

@@ -86,7 +86,7 @@ def why_no_attribution(model: Model, prompt: Prompt, metric: LogitDifference) ->
     try:
         attribute(model, prompt, metric)
     except (ValueError, RuntimeError) as error:
-        warnings.warn(f"direct attribution is left out, and the token views with it: {error}", stacklevel=4)
+        warnings.warn(f"direct attribution is left out, and the token views with it: {error}", stacklevel=5)
         return str(error)
     return ""
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from interp.door import public
 from interp.images import ImageLike, read_image
 from probes.photo_edits import PhotoEdit, edited
 from probes.photo_masks import Region, RegionLike, region_of, weights_place
@@ -41,6 +42,7 @@ class InpaintSettings:
             )
 
 
+@public
 def load_inpainting(
     source: str | Path,
     *,

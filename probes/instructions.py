@@ -6,11 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from interp.door import made_by, public
 from interp.model import Model
 from interp.prompts import Prompt
 from probes.questions import Question
 
 
+@public
+@made_by("Instruction(text)")
 @dataclass(frozen=True)
 class Instruction:
     """How a question is put. ``text`` must name all options as whole words; ``layout`` places it.
@@ -76,6 +79,7 @@ class Instruction:
         return text, starts["{instruction}"], starts["{question}"]
 
 
+@public
 def build_prompts(
     model: Model,
     questions: Sequence[Question],

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from plotly.subplots import make_subplots
 
+from interp.door import public
 from interp.figure_style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, finish
 from interp.figures import interval_bars
 from interp.findings import Findings
@@ -290,6 +291,7 @@ class JailbreakStudy:
         return kept
 
 
+@public
 def load_jailbreak_study(directory: str | Path) -> JailbreakStudy:
     """What :meth:`JailbreakStudy.save` wrote."""
 

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 from probes.cells import named, text
 from probes.formats import Cells, Fields, Format, Reading, read_items
 from probes.placeholders import PLACE, ours
+from interp.door import made_by, public
+from probes.question_formats import read_rows
 from probes.requests import Request, with_ending
 from probes.rows import read_lines, suffix_of
 
@@ -21,6 +23,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 BUILTIN = Path(__file__).with_name("data") / "jailbreaks.jsonl"
 
 
+@made_by("load_jailbreaks(file)")
 @dataclass(frozen=True)
 class Jailbreak:
     """A text with ``{request}`` where the request goes. A "neutral" one presses for nothing: the control.
@@ -51,6 +54,7 @@ class Jailbreak:
         return replace(wrapped, text=text + ending) if self.family == "suffix" else with_ending([wrapped], ending)[0]
 
 
+@public
 def load_jailbreaks(
     source: str | Path = "builtin", *, family: Family | None = None, columns: Mapping[str, str] | None = None
 ) -> list[Jailbreak]:

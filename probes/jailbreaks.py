@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.generation import generate
 from interp.model import Model
 from interp.provenance import hash_json
@@ -42,6 +43,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def attack(
     model: Model,

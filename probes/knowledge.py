@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from interp.door import made_by, public
 from interp.figures import interval_bars
 from interp.findings import Findings
 from interp.folder_lock import keeps_work
@@ -54,6 +55,7 @@ CAVEATS = [
 FILE = "knowledge.json"
 
 
+@made_by("sort_by_knowledge(model, questions)")
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """Questions with their replies and labels. ``replies[id]`` holds the greedy reply first, then the samples.
@@ -197,6 +199,7 @@ class Knowledge:
         return {q.id: [judge(reply, q, match) for reply in self.replies[q.id]] for q in self.questions}
 
 
+@public
 @keeps_work
 def sort_by_knowledge(
     model: Model,
@@ -276,6 +279,7 @@ def sort_by_knowledge(
     return knowledge
 
 
+@public
 def load_knowledge(directory: str | Path) -> Knowledge:
     """The knowledge that ``Knowledge.save`` wrote. Raises ``FileNotFoundError`` or ``ValueError`` with the remedy."""
 

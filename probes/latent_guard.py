@@ -17,6 +17,7 @@ from jaxtyping import Float
 from sklearn.base import clone
 
 from interp.hooks import run_pass
+from interp.door import public
 from interp.model import Model
 from interp.prompts import Prompt, pad_left
 from interp.provenance import hash_json
@@ -46,6 +47,7 @@ CAVEATS = [
 ]
 
 
+@public
 def compare_guards(
     model: Model,
     fit_requests: Sequence[Request],
@@ -121,6 +123,7 @@ def compare_guards(
     )
 
 
+@public
 def harm_margins(
     model: Model,
     requests: Sequence[Request],
@@ -146,6 +149,7 @@ def harm_margins(
     return margins.round(5)  # float32 rounding must not part what is equal
 
 
+@public
 def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int = 5) -> Latency:
     """What the guard costs beside a plain prefill: the same pass of one prompt, with and without it reading along.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.door import public
 from interp.findings import Findings, load_findings
 from interp.folder_lock import keeps_work
 from interp.head_scales import ScaledHeads
@@ -127,6 +128,7 @@ class Modulation:
         return f"Modulation({len(self.candidates)} candidates; chosen {chosen}; tested on {len(self.tests)} sets)"
 
 
+@public
 def load_modulation(directory: str | Path) -> Modulation:
     """What :meth:`Modulation.save` wrote: equal tables, readings and edits.
 

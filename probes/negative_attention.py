@@ -20,6 +20,7 @@ from torch import Tensor
 
 from interp.capture import attention_log_probs
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt
@@ -48,6 +49,7 @@ CAVEATS = [
 ]
 
 
+@public
 def negative_attention_score(
     log_probs: Float[Tensor, "layer head query 2"],
 ) -> Float[Tensor, "layer head"]:
@@ -95,6 +97,7 @@ def require_query_span(prompts: Sequence[Prompt], span: QuerySpan) -> list[tuple
     return queries
 
 
+@public
 def score_prompts(
     model: Model, prompts: Sequence[Prompt], query_span: QuerySpan = "after_instruction"
 ) -> Float[np.ndarray, "example layer head"]:
@@ -113,6 +116,7 @@ def _score_and_masked(
     return torch.stack([negative_attention_score(lp) for lp in log_probs]).numpy(), torch.stack(masked).numpy()
 
 
+@public
 @keeps_work
 def rank_heads(
     model: Model,
@@ -179,6 +183,7 @@ def rank_heads(
     return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
+@public
 @keeps_work
 def rank_by_effect(
     model: Model,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from interp.door import public
 from probes.pair_sheet import PicturePair, accepted, load_decisions, without_leaks
 from probes.photo_pairs import PAIRS, load_pairs
 from probes.scene_files import RECORDS, load_scenes
 
 
+@public
 def load_picture_pairs(folder: str | Path) -> list[PicturePair]:
     """The pairs of a folder that :func:`probes.scene_files.save_scenes` or :func:`probes.photo_pairs.save_pairs` wrote.
 
@@ -37,6 +39,7 @@ class UsedPairs(NamedTuple):
     left_out: tuple[str, ...]
 
 
+@public
 def used_pairs(folder: str | Path, decisions: str | Path | None = None, max_leak: float = 0.0) -> UsedPairs:
     """The pairs of a folder without those that leak and, with a sheet's decisions, those that no person accepted.
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
 
+from interp.door import made_by, public
 from interp.provenance import hash_json, hash_text, versions
 from interp.report import render_page
 from interp.work import write_atomically
@@ -28,6 +29,7 @@ TOLERANCE = 8  # of 255: a channel's difference that counts as a change; an inpa
 _LINE = 16  # pixels of a line of text in `sheet_image`
 
 
+@made_by("load_picture_pairs(folder)")
 @dataclass(frozen=True)
 class PicturePair:
     """A picture, its edited twin, the mask of the edit, and a question that the two answer differently.
@@ -64,6 +66,7 @@ class PicturePair:
         return hash_json([*parts, self.question, self.answer_before, self.answer_after])[:16]
 
 
+@public
 def picture_pair(edited: EditedPair, name: str, pictures: tuple[Image.Image, Image.Image] | None = None) -> PicturePair:
     """The pair of pictures of an edited scene: those given, else rendered at the size of its region."""
     pixels = edited.region.shape[0]
@@ -81,6 +84,7 @@ def _in_words(edited: EditedPair) -> str:
     return f"{thing}: {edited.fact} now {getattr(now, edited.fact)}"
 
 
+@public
 def leaks(
     before: Image.Image | np.ndarray,
     after: Image.Image | np.ndarray,
@@ -104,6 +108,7 @@ class Sifted(NamedTuple):
     dropped: dict[str, str]
 
 
+@public
 def without_leaks(pairs: Sequence[PicturePair], at_most: float = 0.0, tolerance: int = TOLERANCE) -> Sifted:
     """Drops pairs of which more than ``at_most`` of the changed pixels lie outside the mask (:func:`leaks`), and those
     in which no pixel changed by more than the tolerance."""
@@ -143,6 +148,7 @@ def sheet(pairs: Sequence[PicturePair], title: str = "Edited pairs") -> str:
     )
 
 
+@public
 def write_sheet(pairs: Sequence[PicturePair], path: str | Path, title: str = "Edited pairs") -> Path:
     """Write :func:`sheet` to a file, whole or not at all; returns its path."""
     path, text = Path(path), sheet(pairs, title)
@@ -150,6 +156,7 @@ def write_sheet(pairs: Sequence[PicturePair], path: str | Path, title: str = "Ed
     return path
 
 
+@public
 def sheet_image(pairs: Sequence[PicturePair], height: int = 192, columns: int = 2) -> Image.Image:
     """The pairs as one picture: before, after and mask side by side, ``height`` pixels high, the question above."""
     listed = _named(pairs)
@@ -176,6 +183,7 @@ class Decision(NamedTuple):
     digest: str
 
 
+@public
 def load_decisions(path: str | Path) -> dict[str, Decision]:
     """Decisions by the pair's name, as a sheet saved them; undecided pairs are not in it.
 
@@ -196,6 +204,7 @@ def load_decisions(path: str | Path) -> dict[str, Decision]:
     return dict(rows)
 
 
+@public
 def accepted(pairs: Sequence[PicturePair], decisions: Mapping[str, Decision]) -> list[PicturePair]:
     """The pairs that a person accepted; rejected and undecided ones are left out.
 

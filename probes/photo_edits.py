@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
+from interp.door import public
 from interp.images import ImageLike, image_sha256, read_image
 from probes.photo_masks import RegionLike, region_of
 
@@ -58,6 +59,7 @@ class PhotoEdit:
         return float(differs[self.region].mean())
 
 
+@public
 def recolour(
     image: ImageLike,
     region: RegionLike,
@@ -101,6 +103,7 @@ def recolour(
     return edited(picture, checked, _to_rgb(new), how, cautions)
 
 
+@public
 def remove(image: ImageLike, region: RegionLike) -> PhotoEdit:
     """The region filled smoothly from around it (biharmonic inpainting: Damelin and Hoang 2018, in scikit-image).
 
@@ -139,6 +142,7 @@ def remove(image: ImageLike, region: RegionLike) -> PhotoEdit:
     return edited(picture, checked, np.round(values * 255).astype(np.uint8), how, cautions)
 
 
+@public
 def swap_texture(image: ImageLike, region: RegionLike, texture: ImageLike, name: str = "") -> PhotoEdit:
     """The region covered with a texture (a picture of brick, grass, cloth), tiled, under the region's own light.
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from PIL import Image
 
+from interp.door import public
 from interp.images import ImageLike, read_image
 
 MOST_OVERRUN = 2
@@ -43,6 +44,8 @@ class Region:
         return float(self.pixels.mean())
 
 
+BoxLike = Box | Sequence[float] | Mapping[str, float]
+Boxes = BoxLike | Sequence[BoxLike]
 RegionLike = Region | Bool[np.ndarray, "height width"]
 
 
@@ -62,7 +65,8 @@ def region_of(image: Image.Image, region: RegionLike) -> Region:
     return given
 
 
-def box_region(image: ImageLike, boxes: Box | Sequence[Box | Sequence[float] | Mapping[str, float]]) -> Region:
+@public
+def box_region(image: ImageLike, boxes: Boxes) -> Region:
     """The pixels that one box or any of several boxes touch.
 
     A box is (x, y, w, h), or a mapping with these names, in pixels of the image. One that reaches over the edge by at
@@ -79,6 +83,7 @@ def box_region(image: ImageLike, boxes: Box | Sequence[Box | Sequence[float] | M
     return Region(pixels, {"mask": "boxes", "boxes": [list(box) for box in listed]})
 
 
+@public
 def file_region(image: ImageLike, path: str | Path) -> Region:
     """The pixels that are bright in a mask file (more than half of its brightest): white may change, black stays.
 
@@ -118,6 +123,7 @@ class Segmenter:
     name: str
 
 
+@public
 def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Any:
     """transformers' zero-shot object detection pipeline (OWL-ViT, OWLv2, Grounding DINO) from a hub id or a directory.
 
@@ -131,6 +137,7 @@ def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Any
     return pipeline("zero-shot-object-detection", model=place, device=device, model_kwargs={"use_safetensors": True})
 
 
+@public
 def load_segmenter(source: str | Path, device: str | torch.device = "cpu") -> Segmenter:
     """SAM (Kirillov et al. 2023, arXiv 2304.02643) from a hub id or a directory, to be asked with boxes.
 
@@ -205,6 +212,7 @@ def segment(image: ImageLike, boxes: Sequence[Box], segmenter: Segmenter) -> Reg
     return Region(pixels, how | {"ratings": [round(float(r), 4) for r in ratings], "share_outside_boxes": outside})
 
 
+@public
 def detected_region(
     image: ImageLike, name: str, detector: Any, segmenter: Segmenter | None = None, threshold: float = 0.1
 ) -> Region:

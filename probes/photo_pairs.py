@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
+from interp.door import public
 from interp.images import ImageLike, image_sha256, read_image
 from interp.provenance import hash_text
 from interp.work import write_atomically
@@ -84,6 +85,7 @@ class PhotoPair:
         )
 
 
+@public
 def edit_photo(
     image: ImageLike,
     region: RegionLike,
@@ -133,6 +135,7 @@ def edit_photo(
     )
 
 
+@public
 def recolour_to(image: Image.Image, region: Region, substitution: Substitution | None) -> PhotoEdit:
     """An editor: the region in the substitution's new colour, with its lightness kept if it then looks that colour."""
     if substitution is None or substitution.new.casefold() not in {*COLOURS, "grey"}:
@@ -145,6 +148,7 @@ def recolour_to(image: Image.Image, region: Region, substitution: Substitution |
     return recolour(image, region, substitution.new, lightness="match")
 
 
+@public
 def take_away(image: Image.Image, region: Region, substitution: Substitution | None) -> PhotoEdit:
     """An editor: what is in the region is gone (:func:`probes.photo_edits.remove`)."""
     if substitution is not None:
@@ -152,6 +156,7 @@ def take_away(image: Image.Image, region: Region, substitution: Substitution | N
     return remove(image, region)
 
 
+@public
 def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = False) -> Path:
     """Write pairs.json, and before, after and mask as PNG (lossless, so that what did not change stays equal).
 
@@ -188,6 +193,7 @@ def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = Fa
     return target
 
 
+@public
 def load_pairs(folder: str | Path) -> list[PhotoPair]:
     """The pairs of :func:`save_pairs`. Raises ``FileNotFoundError`` where there are none and ``ValueError`` for files
     that were changed since."""

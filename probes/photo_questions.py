@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from interp.door import public
 from interp.images import ImageLike, image_sha256, read_image
 from interp.model import Model
 from probes.pair_sheet import PicturePair
 from probes.visual_prompts import NO, YES, Asked, Cases, VisualExamples, visual_examples
 
 
+@public
 def photo_pair_examples(
     model: Model, pairs: Sequence[PicturePair], *, instruction: str | None = None, cases: Cases = "both"
 ) -> VisualExamples:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from interp.door import made_by, public
 from interp.provenance import hash_text
 from probes.formats import Cells, Fields, Format, Reading, known, read_items
 from probes.item_sets import deal, hash_items, require_fractions
@@ -15,6 +16,7 @@ BUILTIN = Path(__file__).with_name("data") / "questions.jsonl"
 SPLIT_FRACTIONS = {"probe": 0.5, "validation": 0.2, "test": 0.3}
 
 
+@made_by("load_questions(file), or Question(id, text, answer)")
 @dataclass(frozen=True)
 class Question:
     """A yes/no question and what is known about it. Texts that do not apply are "".
@@ -55,6 +57,7 @@ class Question:
         return f"passage {hash_text(self.context)[:12]}" if self.context else self.subject
 
 
+@public
 def load_questions(
     source: str | Path = "builtin",
     *,
@@ -124,6 +127,7 @@ def _with_question(row: Cells) -> Cells:
     return {"question" if name == "text" else name: value for name, value in row.items()}
 
 
+@public
 def split_questions(
     questions: Sequence[Question], fractions: Mapping[str, float] = SPLIT_FRACTIONS, seed: int = 0
 ) -> dict[str, list[Question]]:
@@ -151,11 +155,13 @@ def split_questions(
     return {name: [questions[i] for i in indices] for name, indices in members.items()}
 
 
+@public
 def hash_questions(questions: Sequence[Question]) -> str:
     """SHA-256 (hex) of the questions in their order, every field included, for provenance."""
     return hash_items(questions)
 
 
+@public
 def sample_questions(questions: Sequence[Question], limit: int, seed: int = 0) -> list[Question]:
     """At most `limit` questions in their order, drawn as `load_questions` draws: the first of a seeded order in which
     answers alternate and domains come in proportion. All of them where there are no more."""

@@ -17,6 +17,7 @@ import pandas as pd
 
 from interp.directions import Direction
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.model import Model
 from interp.prompts import Prompt
 from probes import steering_report as report
@@ -44,6 +45,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def sweep(
     model: Model,
@@ -152,6 +154,7 @@ def sweep(
     return folder.saved(study, include_replies)
 
 
+@public
 @keeps_work
 def test(
     model: Model,

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from interp.door import public
 from interp.edits import ablate_each_head
 from interp.folder_lock import keeps_work
 from interp.head_writing import scan_projection, write_along
@@ -57,6 +58,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def rank_writers(
     model: Model,

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from interp.directions import Direction
+from interp.door import public
 from interp.findings import Findings
 from interp.folder_lock import keeps_work
 from interp.generation import generate
@@ -166,6 +167,7 @@ class Inversion:
         return directory
 
 
+@public
 def load_inversion(directory: str | Path) -> Inversion:
     """What :meth:`Inversion.save` wrote; replies are empty where it was saved without them."""
 
@@ -191,6 +193,7 @@ def build_inversion_prompts(
     return prompts
 
 
+@public
 @keeps_work
 def invert(
     model: Model,

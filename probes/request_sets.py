@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from interp.door import public
 from probes.behaviour import require_requests
 from probes.formats import AS_IT_IS, Reading
 from probes.harmful_directions import FEWEST
@@ -25,6 +26,7 @@ class RequestSets:
         return [*self.fit, *self.held_out]
 
 
+@public
 def divide_requests(
     harmful: Sequence[str] = ("builtin",),
     harmless: Sequence[str] = ("builtin",),

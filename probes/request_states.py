@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
+from interp.door import public
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.residual import residual_states, residual_sums
@@ -68,6 +69,7 @@ class RequestStates:
         )
 
 
+@public
 def read_states(
     model: Model,
     requests: Sequence[Request],
@@ -110,6 +112,7 @@ def _auroc(scores: Float[np.ndarray, "example cell"], positive: Bool[np.ndarray,
     return (sums - n_positive * (n_positive + 1) / 2) / pairs if pairs else np.full(scores.shape[1], np.nan)
 
 
+@public
 def separation_by_position(
     model: Model,
     fitted: Sequence[Request],
@@ -187,6 +190,7 @@ def is_confounded(layer0_auroc: float) -> bool:
     return abs(layer0_auroc - 0.5) > CONFOUNDED - 0.5
 
 
+@public
 def surface_baselines(requests: Sequence[Request], positive: Bool[np.ndarray, " example"]) -> pd.DataFrame:
     """What the text alone tells, without the model: AUROC of the length in words, of the last character, and of words
     (TF-IDF and logistic regression, 5-fold cross-validated, pairs kept together), with n.

@@ -13,6 +13,10 @@ from probes.formats import AS_IT_IS, Cells, Fields, Format, Reading, known, read
 from probes.item_sets import deal, hash_items, require_fractions
 from probes.request_formats import FORMATS, lower_names, refuse_templates
 from probes.rows import stem_of
+from interp.door import made_by, public
+from interp.provenance import hash_text
+from probes.question_formats import read_rows
+from probes.request_formats import FORMATS, detect_format, lower_names
 
 Kind = Literal["harmful", "harmless"]
 BUILTIN = Path(__file__).with_name("data") / "requests.jsonl"
@@ -22,6 +26,7 @@ SHIPPED, SCARY = "shipped", "shipped-scary"
 _FINAL = " \t\n.?!…,;:\"'“”‘’«»`"
 
 
+@made_by("load_requests(file), or Request(id, text, kind)")
 @dataclass(frozen=True)
 class Request:
     """What a user asks for, and whether that is harmful. Texts that do not apply are "".
@@ -52,6 +57,7 @@ class Request:
         return self.pair or self.id
 
 
+@public
 def load_requests(
     source: str | Path = "builtin",
     *,
@@ -126,6 +132,7 @@ def _made(form: Format, cells: Fields, source: str | Path, kind: Kind | None) ->
     return Request(**given)
 
 
+@public
 def hash_requests(requests: Sequence[Request]) -> str:
     """SHA-256 (hex) of the requests in their order, every field included, for provenance."""
     return hash_items(requests)
@@ -136,6 +143,7 @@ def bare(text: str) -> str:
     return " ".join(text.casefold().split()).strip(_FINAL)
 
 
+@public
 def with_ending(requests: Sequence[Request], ending: str = ".") -> list[Request]:
     """The requests with their final punctuation and quotes replaced, so that all end alike.
 
@@ -152,6 +160,7 @@ def with_ending(requests: Sequence[Request], ending: str = ".") -> list[Request]
     return ended
 
 
+@public
 def require_disjoint(fitted: Sequence[Request], tested: Sequence[Request]) -> None:
     """Raise ``ValueError`` listing the requests of ``tested`` that ``fitted`` has too: the same id, the same text up to
     case, space and final punctuation, or the same pair."""
@@ -165,6 +174,7 @@ def require_disjoint(fitted: Sequence[Request], tested: Sequence[Request]) -> No
         )
 
 
+@public
 def split_requests(
     requests: Sequence[Request], fractions: Mapping[str, float], seed: int = 0
 ) -> dict[str, list[Request]]:
@@ -185,6 +195,7 @@ def split_requests(
     return {name: [requests[i] for i in indices] for name, indices in members.items()}
 
 
+@public
 def sample_requests(requests: Sequence[Request], n: int, seed: int = 0) -> list[Request]:
     """At most ``n`` requests in their order, with kinds, sources and categories in proportion, pairs kept together.
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from interp import statistics
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.generation import generate
 from interp.model import Model
 from interp.provenance import hash_json
@@ -55,6 +56,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def scenarios(
     model: Model,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from jaxtyping import Bool
 
+from interp.door import public
 from probes.scene_questions import KINDS, LEVELS, Question, answer, ask
 from probes.scene_renderer import render
 from probes.scenes import (
@@ -48,6 +49,7 @@ class EditedPair:
     fact: str
 
 
+@public
 def edit(scene: Scene, question: Question, rng: random.Random, pixels: int = 96) -> EditedPair:
     """Change one fact of the scene, of the question's level, so that its answer changes.
 
@@ -82,6 +84,7 @@ def edit(scene: Scene, question: Question, rng: random.Random, pixels: int = 96)
     )
 
 
+@public
 def edited_pairs(
     split: str | None,
     n: int,

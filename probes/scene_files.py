@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from interp.folder_lock import holding
+from interp.door import public
 from interp.images import read_image
 from interp.writing import directory_beside, explained
 from probes.pair_sheet import PicturePair, picture_pair
@@ -27,6 +28,7 @@ _PICTURES = ("before", "after", "mask")
 _OURS = {RECORDS, "pictures", "sheet.html", "sheet.png"}
 
 
+@public
 def save_scenes(pairs: Iterable[EditedPair], folder: str | Path, overwrite: bool = False) -> int:
     """Write the pairs, whole or not at all; returns their number.
 
@@ -57,6 +59,7 @@ def save_scenes(pairs: Iterable[EditedPair], folder: str | Path, overwrite: bool
     return count
 
 
+@public
 def load_scenes(folder: str | Path) -> list[PicturePair]:
     """The pairs that :func:`save_scenes` wrote, pictures and masks read from their files.
 

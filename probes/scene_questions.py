@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from interp.door import public
 from probes.scene_programs import PHRASE, Described, Question, answer
 from probes.scenes import ATTRIBUTES, OPPOSITE, RELATIONS, Scene, combinations, direction, setting
 
@@ -25,6 +26,7 @@ _WHAT = {
 }
 
 
+@public
 def ask(scene: Scene, rng: random.Random, level: str, kind: str) -> Question:
     """A question of a level ("object", "attribute", "relationship") and kind ("yes_no", "open"), answerable without
     ambiguity. A yes/no question is either of a pair (:func:`ask_pair`), by a coin.
@@ -39,6 +41,7 @@ def ask(scene: Scene, rng: random.Random, level: str, kind: str) -> Question:
     return _first(scene, rng, level, kind)
 
 
+@public
 def ask_pair(scene: Scene, rng: random.Random, level: str) -> tuple[Question, Question]:
     """Two yes/no questions of one form about one scene: the first is answered "yes", the second "no".
 

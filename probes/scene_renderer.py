@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
+from interp.door import public
 from probes.scenes import Scene, SceneObject
 
 PAINT = {
@@ -38,6 +39,7 @@ class Rendered:
     masks: Bool[np.ndarray, "object height width"]
 
 
+@public
 def render(scene: Scene, pixels: int = 96) -> Rendered:
     """The picture of a scene, ``pixels`` high and wide, RGB, and its objects' visible pixels.
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from interp.door import public
 from probes.scene_questions import Question, ask_many
 from probes.scenes import SPLITS, Scene, combinations, difficulty_number, sample_scene
 
@@ -42,6 +43,7 @@ class SceneSplit(Sequence[tuple[Scene, list[Question]]]):
         return (self[i] for i in range(self.n))
 
 
+@public
 def scene_split(
     name: str, n: int, seed: int = 0, difficulty: str | float = "medium", pairs: int = 1, opens: int = 1
 ) -> SceneSplit:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from interp.door import public
 from interp.findings import Findings
 from interp.folder_lock import keeps_work
 from probes import steering_report as report
@@ -118,6 +119,7 @@ class SteeringStudy:
         return directory
 
 
+@public
 def load_steering_study(directory: str | Path) -> SteeringStudy:
     """What :meth:`SteeringStudy.save` wrote; replies are empty where it was saved without them."""
 

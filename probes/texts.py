@@ -7,6 +7,8 @@ from pathlib import Path
 
 from probes.cells import named
 from probes.formats import Cells, Fields, Format, Reading, read_items
+from interp.door import public
+from probes.question_formats import read_rows
 
 BUILTIN = Path(__file__).with_name("data") / "texts.jsonl"
 
@@ -26,6 +28,7 @@ class Text:
                 raise ValueError(f"the {field.name} is {value!r}; expected words. Fill it in or remove the row")
 
 
+@public
 def load_texts(
     source: str | Path = "builtin", limit: int | None = None, *, columns: Mapping[str, str] | None = None
 ) -> list[Text]:

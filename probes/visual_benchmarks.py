@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from interp.door import public
 from interp.provenance import hash_text
 from probes.photo_masks import Box
 from probes.rows import is_read_once, stream_rows
@@ -135,6 +136,7 @@ class VisualQuestions(Sequence[VisualQuestion]):
         }
 
 
+@public
 def load_visual_questions(
     source: str,
     images: str | Path,

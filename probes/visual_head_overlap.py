@@ -19,6 +19,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.stats import hypergeom, norm, rankdata
 
+from interp.door import public
 from interp.level_figures import overlap_matrix
 from interp.rank_agreement import around
 from interp.statistics import CONFIDENCE, Estimate
@@ -100,6 +101,7 @@ class HeadOverlap:
         return overlap_matrix(values, names, self.k, self.expected, title)
 
 
+@public
 def head_overlap(
     heads: VisualHeads,
     score: str = "s_plus",

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from interp.door import made_by, public
 from interp.findings import Findings, load_findings
 from interp.folder_lock import keeps_work
 from interp.model import Model
@@ -57,6 +58,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def rank_visual_heads(
     model: Model,
@@ -141,6 +143,7 @@ def rank_visual_heads(
     return heads
 
 
+@made_by("rank_visual_heads(model, examples)")
 @dataclass(frozen=True, eq=False)
 class VisualHeads:
     """What ablating each head does to the gold answers, question by question: any score follows from it.
@@ -339,6 +342,7 @@ class VisualHeads:
         return f"VisualHeads({len(self.asked)} questions, {int(self.is_correct.sum())} answered correctly, {size})"
 
 
+@public
 def load_visual_heads(directory: str | Path) -> VisualHeads:
     """What :meth:`VisualHeads.save` wrote: equal questions, arrays bit for bit, and provenance.
 

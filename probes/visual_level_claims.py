@@ -9,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
+from interp.door import public
 from interp.statistics import Estimate
 from probes.causal_verdict import ALPHA
 from probes.visual_head_overlap import HeadOverlap
@@ -64,6 +65,7 @@ class Claim:
         return f"{self.text} ({self.by}): {self.verdict}. {self.number}: {self.estimate:{digits}}{against}{p}."
 
 
+@public
 def claims_of(overlaps: Sequence[HeadOverlap], ablation: SetAblation | None = None) -> list[Claim]:
     """Every claim that the overlaps and the ablation can speak of, the paper's first."""
     claims: list[Claim] = []

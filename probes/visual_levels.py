@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.door import public
 from interp.figures import interval_bars
 from interp.findings import Findings, load_findings
 from interp.folder_lock import keeps_work
@@ -34,6 +35,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def study_levels(
     model: Model,
@@ -165,6 +167,7 @@ def findings_of_levels(
     )
 
 
+@public
 def plot_effects(effects: pd.DataFrame, measure: str, edit: str) -> go.Figure:
     """Top sets and random sets of each level on each level's questions, as bars with intervals."""
     rows = effects[(effects["subset"] == "all") & (effects["edit"] == edit)]

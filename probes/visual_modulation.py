@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.ranking import HeadRanking
@@ -26,6 +27,7 @@ from probes.visual_prompts import YES, Asked, VisualExample, asked_of, describe_
 Rankings = VisualHeads | HeadRanking | Mapping[str, HeadRanking]
 
 
+@public
 @keeps_work
 def modulate(
     model: Model,

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from interp.door import public
 from interp.images import ImageLike, image_sha256, read_image
 from interp.model import Model
 from interp.prompts import Prompt, resolve_answers
@@ -138,6 +139,7 @@ def asked_of(examples: Sequence[VisualExample]) -> tuple[Asked, ...]:
     return examples.asked if isinstance(examples, VisualExamples) else tuple(e.asked for e in examples)
 
 
+@public
 def scene_examples(
     model: Model,
     scenes_and_questions: Iterable[tuple[Scene, Sequence[Question]]],
@@ -167,6 +169,7 @@ def scene_examples(
     return visual_examples(model, asked, _Last(lambda q: render(scenes[q.image_id], pixels).image), instruction, cases)
 
 
+@public
 def saved_scene_examples(
     model: Model, folder: str | Path, *, instruction: str | None = None, cases: Cases = "both"
 ) -> VisualExamples:
@@ -180,6 +183,7 @@ def saved_scene_examples(
     return visual_examples(model, asked, lambda q: pairs[q.image_id].before, instruction, cases)
 
 
+@public
 def benchmark_examples(
     model: Model,
     questions: Sequence[VisualQuestion],
@@ -229,6 +233,7 @@ def benchmark_examples(
     return VisualExamples(found.asked, found._build, absent | found.left_out)
 
 
+@public
 def visual_examples(
     model: Model,
     asked: Sequence[Asked],
@@ -272,7 +277,7 @@ def visual_examples(
         )
         if not kept:
             raise ValueError(message)
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)
     return VisualExamples(kept, builder, reasons)
 
 

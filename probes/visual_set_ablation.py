@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from interp.door import public
 from interp.edits import Branch, HeadEdit
 from interp.folder_lock import keeps_work
 from interp.model import Model
@@ -200,6 +201,7 @@ class SetAblation:
         return pd.DataFrame(rows)
 
 
+@public
 @keeps_work
 def cross_level_ablation(
     model: Model,

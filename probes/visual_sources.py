@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from interp.door import public
 from interp.model import Model
 from probes.left_out import shortened
 from probes.pair_files import UsedPairs, used_pairs
@@ -87,6 +88,7 @@ class VisualSource:
         return {**self.content.origin, **head, "source": self.name.partition(":")[0], **known}
 
 
+@public
 def read_source(
     name: str,
     *,

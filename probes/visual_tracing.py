@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from interp.folder_lock import keeps_work
+from interp.door import public
 from interp.model import Model
 from interp.provenance import hash_json
 from interp.tracing import PARTS, Measured, Trace
@@ -50,6 +51,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def trace_pairs(
     model: Model,

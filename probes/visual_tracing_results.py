@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from interp.door import public
 from interp.findings import Findings, load_findings
 from interp.folder_lock import keeps_work
 from interp.interval_figures import interval_lines
@@ -238,6 +239,7 @@ class VisualTraces:
         return tracing_heatmap(mean(trace), trace.parts, trace.layers, regions, "", f"change of {m.name}", limit)
 
 
+@public
 def load_visual_traces(directory: str | Path) -> VisualTraces:
     """What :meth:`VisualTraces.save` wrote."""
     directory = Path(directory)

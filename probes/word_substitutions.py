@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from interp.door import public
 from probes.scene_questions import LEVELS
 
 ANIMALS = ("dog", "cat", "horse", "cow", "goat", "rabbit", "elephant", "giraffe", "zebra", "bear", "bird", "duck")
@@ -125,6 +126,7 @@ def occurs(word: str, text: str) -> bool:
     return re.search(rf"(?<![\w-]){_words(word)}(?![\w-])", text, flags=re.IGNORECASE) is not None
 
 
+@public
 def substitution_for(question: str, level: str, source: Giver | None = None, seed: int = 0) -> Substitution:
     """One substitution that the question can take at this level, from the table (``source`` None) or from a callable.
 
