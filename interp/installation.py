@@ -77,5 +77,12 @@ def pip_install(arguments: str) -> str:
     return f"python -m pip install {arguments}"
 
 
+def install_extra(extra: str) -> str:
+    """The command that installs what an extra needs: by the packages' names, since headscope is on no index."""
+    packages, _ = installed_packages()
+    missing = [f"'{p.name}{p.needs}'" for p in packages if p.extra == extra and not p.ok]
+    return pip_install(" ".join(missing)) if missing else f"{pip_install('-e')} '.[{extra}]', in a checkout"
+
+
 def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})

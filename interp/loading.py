@@ -24,6 +24,7 @@ from interp.looks_ahead import text_probe
 from interp.door import public
 from interp.model import Model
 from interp.plain_passes import plain_logits
+from interp.plain_values import described
 from interp.prompts import Prompt
 from interp.sources import BUILTIN, resolve
 from interp.vision_adapters import register_adapter_for, torchvision_not_asked_for
@@ -69,6 +70,12 @@ def load(
 
     >>> model = interp.load("smollm2-135m")
     """
+    for given, part in ((tokenizer, "tokenizer"), (processor, "processor")):
+        if given is not None and not callable(given):
+            reader = {"tokenizer": "AutoTokenizer", "processor": "AutoProcessor"}[part]
+            raise TypeError(
+                f"{part} is {described(given)}; expected one in memory: transformers.{reader}.from_pretrained(...)."
+            )
     if hasattr(tokenizer, "image_processor"):
         raise ValueError(f"tokenizer= was given a {type(tokenizer).__name__}; give processor= instead.")
     dtype, device = _known_dtype(dtype), _usable_device(device)

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from rich.console import Console
 
+from interp import model_names
 from interp.conversions import read_provenance, sha256_of
 from interp.gguf import check_gguf, convert_gguf
 from interp.testbeds import TESTBEDS, Testbed, assemble, check_weights
@@ -36,7 +38,7 @@ _BYTES_PER_MB = 1_000_000
 
 
 class SourceError(RuntimeError):
-    """A model couldn't be fetched or prepared: network, hash, disk. The message says what to do."""
+    """A model couldn't be fetched or prepared. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -178,29 +180,31 @@ def resolve(name_or_path: str | os.PathLike[str], sha256: str | None = None) -> 
         return Resolved("builtin", str(directory), text, {"kind": "builtin", **about, **_facts(directory)})
 
     path = Path(text).expanduser()
+    model_names.require_a_name(text, is_path or (text != "" and path.exists()))
     if path.is_dir():
         if sha256:
             raise ValueError(f"sha256= checks a .gguf file; {path} is a directory")
-        _check_model_directory(path)
+        model_names.require_model_directory(path)
         source = {"kind": "directory", "directory": path.resolve().name, **_facts(path)}
         return Resolved("directory", str(path.resolve()), source.get("name", path.resolve().name), source)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise ValueError(f"{path} is neither a model directory nor a .gguf file; name one of these")
+            raise ValueError(model_names.not_a_model_file(path))
         directory = from_gguf(path, sha256=sha256)
         source = {"kind": "gguf", "file": path.name, **_facts(directory)}
         return Resolved("gguf", str(directory), path.stem, source)
     if is_path or path.suffix.lower() == ".gguf" or text.startswith((".", "~", os.sep)) or path.is_absolute():
-        raise FileNotFoundError(f"{path}: no such file or directory.{_neighbours(path)}")
+        raise FileNotFoundError(f"{path}: no such file or directory.{model_names.neighbours(path)}")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
         if sha256:
             raise ValueError(f"sha256= checks a .gguf file; {text} is a hub id")
         return Resolved("hub", text, text.split("/")[1], {"kind": "hub", "hub_id": text})
     matches = closest(text)
     guess = f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+    names = ", ".join((*BUILTIN, *TESTBEDS))
     raise ValueError(
-        f"unknown model {text!r}.{guess} Built-in models: {', '.join((*BUILTIN, *TESTBEDS))}. Or give a directory "
-        "with a config.json, a .gguf file, or a hub id such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
+        f"unknown model {text!r}.{guess}{model_names.on_the_hub(text)} Built-in models: {names}. Or give a directory "
+        "with a config.json, a .gguf file, or a hub id org/name."
     )
 
 
@@ -282,7 +286,7 @@ def _prepare(directory_name: str, label: str, build: Callable[[Path, Path], None
     final = models / directory_name
     if read_provenance(final):
         return final
-    models.mkdir(parents=True, exist_ok=True)
+    _require_writable(models)
     lock = FileLock(models / f".{directory_name}.lock")
     try:
         lock.acquire(timeout=0)
@@ -308,6 +312,18 @@ def _prepare(directory_name: str, label: str, build: Callable[[Path, Path], None
     finally:
         lock.release()
     return final
+
+
+def _require_writable(models: Path) -> None:
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=models):
+            pass
+    except OSError as error:
+        raise SourceError(
+            f"models are kept in {models}, which can't be written to ({error.strerror or error}). Set the environment "
+            "variable HEADSCOPE_CACHE to a folder that can."
+        ) from error
 
 
 def _fetch(source: Source, work: Path) -> Path:
@@ -408,32 +424,10 @@ def _check_disk(label: str, folder: Path, needed_mb: float) -> None:
         )
 
 
-def _check_model_directory(path: Path) -> None:
-    names = {file.name for file in path.iterdir()}
-    ggufs = sorted(name for name in names if name.lower().endswith(".gguf"))
-    if "config.json" not in names:
-        hint = "give a directory that `save_pretrained` wrote"
-        if ggufs:
-            hint = f"it has GGUF files; name one: {', '.join(str(path / name) for name in ggufs[:5])}"
-        elif "adapter_config.json" in names:
-            hint = "it holds a PEFT adapter; merge it into its base model and save that"
-        raise ValueError(f"{path} has no config.json, so it isn't a model directory: {hint}")
-    if not any(re.fullmatch(r".*\.safetensors|pytorch_model.*\.bin", name) for name in names):
-        raise ValueError(f"{path} has a config.json but no weights (no .safetensors, no pytorch_model.bin)")
-
-
 def _facts(directory: Path) -> dict[str, Any]:
     """What a conversion's headscope.json says of the weights; empty for a directory made elsewhere."""
     record = read_provenance(directory) or {}
     return {key: value for key, value in record.items() if key not in ("files", "format_version")}
-
-
-def _neighbours(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        there = [file.name for file in path.parent.iterdir() if file.is_dir() or file.suffix.lower() == ".gguf"]
-        if matches := difflib.get_close_matches(path.name, there, n=3, cutoff=0.5):
-            return f" Did you mean {' or '.join(str(path.parent / match) for match in matches)}?"
-    return ""
 
 
 def _say(message: str) -> None:

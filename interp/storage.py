@@ -177,7 +177,7 @@ def read_record(directory: Path, name: str, needs: Sequence[str], kind: str, sav
     """The record of a saved report. Raises FileNotFoundError if it, or one of `needs`, is not there, and ValueError
     if it is damaged or of another version; `kind` and `saver` name in the errors what was expected."""
     if not directory.is_dir():
-        raise FileNotFoundError(f"No directory {directory}; expected one that `{saver}` wrote.")
+        raise FileNotFoundError(f"No directory {directory}; expected the folder of a saved {kind}.")
     for file in (name, *needs):
         if not (directory / file).is_file():
             raise FileNotFoundError(
@@ -283,8 +283,8 @@ def refuse_other_run(directory: str | Path, run_id: str | None) -> None:
     when = f" of {found['created']}" if found.get("created") else ""
     this = f"; this is run {run_id!r}" if run_id else ""
     raise FileExistsError(
-        f"{directory} already holds the report of {which}{when}{this}. Save to another directory (--out), or "
-        "replace it with overwrite=True (--overwrite)."
+        f"{directory} already holds the report of {which}{when}{this}. Save to another directory, or "
+        "replace it with overwrite=True."
     )
 
 

@@ -134,6 +134,17 @@ class Projection:
         return 1 - self.input_dim
 
 
+def _how_to_open(module: nn.Module | None, weight: Tensor | None) -> str:
+    """What to do about the layer that was found."""
+    if hasattr(module, "base_layer"):
+        return "It holds an adapter (LoRA or its like): merge it first (merge_and_unload)"
+    if weight is not None and weight.device.type == "meta":
+        return "It is offloaded: load the model without offloading"
+    if type(module).__module__.startswith("transformers.models") and weight is not None and weight.is_floating_point():
+        return "What this class computes is not known here, so its weights are not written to"
+    return "Load the model unquantised"
+
+
 def open_projection(model: Model, module: nn.Module | None, what: str) -> Projection:
     """Raises ``ValueError`` unless the module is a plain linear layer in memory: quantised, adapted and offloaded
     weights can't be written to one by one."""
@@ -143,8 +154,7 @@ def open_projection(model: Model, module: nn.Module | None, what: str) -> Projec
         raise ValueError(
             f"{what} of {model.name} ({type(model.hf).__name__}) is a {type(module).__name__}"
             f"{'' if weight is None else f' of {weight.dtype} on {weight.device.type}'}; expected a plain linear layer "
-            "in memory. Load the model unquantised and without offloading, merge adapters (merge_and_unload), or use "
-            "apply(), which needs no weights."
+            f"in memory. {_how_to_open(module, weight)}, or use apply(), which needs no weights."
         )
     name = module_name(model, module)
     return Projection(

@@ -44,12 +44,12 @@ def run_batches(
     """Score items batch by batch and join the arrays along axis 0 (examples).
 
     ``score`` must be a function of its batch alone. With a ``directory``, each batch's arrays are written there as a
-    part file before the next begins, so a killed run loses at most one batch; with ``resume=True`` the parts of the
-    same ``settings`` are read instead of computed. A part that is damaged, or of another batch, step or run, is
+    part file before the next begins, so a killed run loses at most one batch; a rerun reads the parts of the
+    same ``settings`` instead of computing them. A part that is damaged, or of another batch, step or run, is
     computed again, with a warning that names it. The parts stay until :func:`clear_parts`.
 
     Raises ``OtherRunError`` if parts of other settings (or of another number of items, or another batch size) are
-    there, or of the same settings without ``resume``, or if somebody else is at work there; ``ValueError`` for no
+    there, or if somebody else is at work there; ``ValueError`` for no
     items.
     """
     if len(items) == 0:
@@ -102,13 +102,13 @@ def prepare_directory(directory: str | Path, need_mib: float) -> Path:
             probe.write(b"headscope")
     except OSError as error:
         raise OSError(
-            f"can't write to the output folder {directory}: {error.strerror or error}. Give a writable --out."
+            f"can't write to the output folder {directory}: {error.strerror or error}. Give a writable one, out=..."
         ) from error
     free = shutil.disk_usage(directory).free / 2**20
     if free < need_mib:
         raise OSError(
             f"the output folder {directory} has {free:.0f} MiB free; about {need_mib:.0f} MiB are needed. Free some "
-            "space or give another --out."
+            "space, or give another, out=..."
         )
     return directory
 
@@ -121,8 +121,11 @@ def clear_parts(directory: Path) -> None:
 
 
 def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> None:
-    """Raise ``OtherRunError`` if the folder has part files that a run of these settings could not go on with:
-    of other settings, or of the same ones without ``resume``. ``discard`` deletes them instead."""
+    """Raise ``OtherRunError`` if the folder has part files of other settings; ``discard`` deletes them instead.
+
+    A run of the same settings goes on where it stopped, with or without ``resume``: running a notebook's cell again is
+    enough.
+    """
     settings = _as_read_back(settings)
     record = directory / "parts" / "run.json"
     if not record.exists():
@@ -130,7 +133,7 @@ def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool,
     with holding_unless_held(directory):
         found = _read_run(record)
         same = found is not None and hash_json(found) == hash_json(settings)
-        if same and resume:
+        if same:
             return
         if discard:
             clear_parts(directory)
@@ -141,17 +144,12 @@ def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool,
     if found is None:
         raise OtherRunError(
             f"{record} is damaged, so that it can't be told whose unfinished work {directory} holds. Go on with it by "
-            f"--resume (parts of other runs are not used), or delete {record.parent} to start anew."
-        )
-    if same:
-        raise OtherRunError(
-            f"{directory} holds an unfinished run with the same settings. Continue it with --resume, or delete "
-            f"{record.parent} to start anew."
+            f"resume=True (parts of other runs are not used), or delete {record.parent} to start anew."
         )
     changed = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
     raise OtherRunError(
         f"{directory} holds an unfinished run with other settings ({', '.join(changed)} differ). Give another "
-        f"--out, the same settings with --resume, or delete {record.parent}."
+        f"folder, out=..., or the same settings, which go on; overwrite=True discards it."
     )
 
 

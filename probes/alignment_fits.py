@@ -18,8 +18,8 @@ from probes.alignment_methods import Method, State
 class Fits:
     """The fitted methods of one run under ``out``: in ``parts`` while it works, in ``fits`` when it is saved.
 
-    Raises ``FileExistsError`` (``OtherRunError``) where another run's report or unfinished work is, and for an
-    unfinished run of the same settings without ``resume``; ``overwrite`` discards them.
+    Raises ``FileExistsError`` (``OtherRunError``) where another run's report or unfinished work is; ``overwrite``
+    discards them. Unfinished work of the same settings goes on; ``resume`` reads a finished run's methods back too.
     """
 
     def __init__(
@@ -40,9 +40,10 @@ class Fits:
 
     def get(self, name: str) -> tuple[Method, list[dict[str, Any]]] | None:
         """A method of this very run that is fitted already, with its looks at the validation questions."""
-        if self.out is None or not self.resume:
+        if self.out is None:
             return None
-        for folder in (self.out / "parts" / _slug(name), self.out / "fits" / _slug(name)):
+        finished = [self.out / "fits" / _slug(name)] if self.resume else []
+        for folder in (self.out / "parts" / _slug(name), *finished):
             if (found := read_method(folder, self.run_id, name)) is not None:
                 return found
         return None

@@ -44,6 +44,7 @@ from probes.cli_study import (
 )
 from probes.cli_trace import trace
 from probes.cli_visual import visual_heads, visual_levels
+from probes.cli_wording import as_typed, options_of
 
 START = "Start here"
 STEPS = "The steps of a study"
@@ -242,15 +243,24 @@ rank.command("visual-heads")(visual_heads)
 def main() -> None:
     """Run the command line; errors of use and of the environment are one message, not a traceback."""
     console = Console(stderr=True, soft_wrap=True)
+    options = options_of(typer.main.get_command(app), sys.argv[1:])
 
     def show_warning(message: Warning | str, *where: object) -> None:
-        console.print(f"warning: {message}", style="yellow", markup=False, emoji=False, highlight=False)
+        console.print(
+            f"warning: {as_typed(str(message), options)}", style="yellow", markup=False, emoji=False, highlight=False
+        )
 
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         try:
             app()
-        except (ValueError, KeyError, OSError, ArithmeticError, RuntimeError) as error:
-            told = getattr(error, "on_command_line", error)  # an error that knows which front end it is read in
-            console.print(f"interp: {told}", style="red", markup=False, emoji=False, highlight=False)
+        except (ValueError, KeyError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+            is_key = isinstance(error, KeyError) and error.args  # str() of one has quotes around it
+            told = getattr(error, "on_command_line", error.args[0] if is_key else error)
+            said = as_typed(str(told), options)
+            console.print(f"interp: {said}", style="red", markup=False, emoji=False, highlight=False)
             sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -51,7 +51,10 @@ Columns = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder for the report.")]
 Limit = Annotated[int | None, typer.Option(min=2, help="Use only N questions: balanced, sampled by --seed.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sample of questions.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue a killed run of the same settings.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Read a finished report of the same run back. (A killed run goes on anyway.)"),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report of another run in --out.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the checkpoint's).")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: CUDA where there is one.")]
@@ -148,7 +151,7 @@ class Study:
                 console.print(f"{asked}; loading {self.model}", soft_wrap=True, markup=False, emoji=False)
                 return work(load_model(self.model, self.dtype, self.device))
         except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
-            console.print("stopped; continue with the same command and --resume")
+            console.print("stopped; the same command goes on where it stopped, also with --resume")
             raise typer.Exit(130) from None
 
 

@@ -166,8 +166,6 @@ def _read(out: str | Path | None, run: Mapping[str, Any], resume: bool, overwrit
     prepare_directory(path.parent, need_mib=1)
     if not path.exists() or (overwrite and not resume):
         return {}
-    if not resume:
-        raise OtherRunError(f"{path} is there already. Continue it with resume=True, or give overwrite=True.")
     kept = {j.id: j for j in load_jailbreaks(path)}
     was = next((j.origin or {} for j in kept.values() if (j.origin or {}).get("run") != run["run"]), None)
     if was is None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from interp.door import public
 from interp.images import ImageLike, read_image
+from interp.installation import install_extra
 from probes.photo_edits import PhotoEdit, edited
 from probes.photo_masks import Region, RegionLike, region_of, weights_place
 from probes.word_substitutions import Substitution
@@ -68,7 +69,7 @@ def load_inpainting(
     try:
         from diffusers import AutoPipelineForInpainting, UniPCMultistepScheduler
     except ImportError as error:
-        raise ImportError("inpainting needs diffusers: pip install 'headscope[images]'") from error
+        raise ImportError(f"inpainting needs diffusers: {install_extra('images')}") from error
     try:
         pipeline = AutoPipelineForInpainting.from_pretrained(place, use_safetensors=True)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

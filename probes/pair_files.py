@@ -28,7 +28,7 @@ def load_picture_pairs(folder: str | Path) -> list[PicturePair]:
         return load_scenes(folder)
     raise FileNotFoundError(
         f"{folder} has no {RECORDS} and no {PAIRS}: it holds no scenes and no edited photographs. Make some: "
-        "interp scenes make --out ..., or interp scenes edit-photo (save_pairs in Python)."
+        "`interp scenes make`, or `interp scenes edit-photo` (save_pairs in Python)."
     )
 
 
@@ -66,5 +66,5 @@ def used_pairs(folder: str | Path, decisions: str | Path | None = None, max_leak
         listed = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
         said.append(f"{len(dropped)} of {len(pairs)} pairs are dropped: {listed}.")
     if not kept:
-        raise ValueError(f"{' '.join(said)} None is left: edit them again, or allow leaks (--max-leak 1).")
+        raise ValueError(f"{' '.join(said)} None is left: edit them again, or allow leaks, max_leak=1.")
     return UsedPairs(kept, tuple(said))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from interp.door import public
 from interp.images import ImageLike, image_sha256, read_image
+from interp.installation import install_extra
 from probes.photo_masks import RegionLike, region_of
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
@@ -198,7 +199,7 @@ def edited(
 def require_scikit_image() -> None:
     """Raise ``ImportError`` with the remedy where scikit-image, which is optional, is not installed."""
     if importlib.util.find_spec("skimage") is None:
-        raise ImportError("edits of photographs need scikit-image: pip install 'headscope[images]'")
+        raise ImportError(f"edits of photographs need scikit-image: {install_extra('images')}")
 
 
 def nearest_colour(lab: Float[np.ndarray, " 3"]) -> str:

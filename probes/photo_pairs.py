@@ -173,7 +173,7 @@ def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = Fa
     there = {row["id"] for row in rows}
     if twice := sorted(there & {pair.id for pair in pairs}):
         raise ValueError(
-            f"{target} has a pair {twice[0]!r} already; give the new one another id (--name), or another folder."
+            f"{target} has a pair {twice[0]!r} already; give the new one another name, id=..., or another folder."
         )
     place.mkdir(parents=True, exist_ok=True)
     written: dict[tuple[str, str, bytes], str] = {}

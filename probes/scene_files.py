@@ -71,7 +71,7 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
     path = folder / RECORDS
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} has no {RECORDS}: it holds no scenes. Make some: interp scenes make --out ..."
+            f"{folder} has no {RECORDS}: it holds no scenes. Make some: `interp scenes make`, or save_scenes in Python."
         )
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -99,9 +99,7 @@ def require_room(folder: Path, overwrite: bool) -> None:
             "folder, or move them."
         )
     if there and not overwrite:
-        raise FileExistsError(
-            f"{folder} holds scenes already. Replace them with overwrite (--overwrite), or give another."
-        )
+        raise FileExistsError(f"{folder} holds scenes already. Replace them with overwrite=True, or give another.")
 
 
 def _written(edited: EditedPair, name: str, folder: Path) -> dict[str, object]:

@@ -118,7 +118,7 @@ def read_study(
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.parent} has no {path.name}: it is not the folder of a finished run. If the run was interrupted, "
-            "run the same command again with --resume."
+            "run the same again: it goes on."
         )
     data = read_record(path, FORMAT_VERSION)
     with understood(path):

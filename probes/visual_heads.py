@@ -353,7 +353,7 @@ def load_visual_heads(directory: str | Path) -> VisualHeads:
     if missing := [name for name in ARRAYS if name not in found.arrays]:
         raise ValueError(
             f"{directory} holds the report {found.title!r}, which has no {missing[0]}: it is not a ranking of visual "
-            "heads. Make one: interp rank visual-heads --out ..."
+            "heads. Make one: `interp rank visual-heads`, or rank_visual_heads in Python."
         )
     asked = asked_from(found.tables[QUESTIONS])
     return VisualHeads(asked, **{name: found.arrays[name] for name in ARRAYS}, provenance=found.provenance)

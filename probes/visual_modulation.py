@@ -91,7 +91,7 @@ def scores_of(rankings: Rankings, levels: Sequence[str] | None = None) -> dict[s
     if levels is None:
         raise ValueError(
             f"rankings of {', '.join(map(repr, rankings))} were given for one modulation of all questions. Give one "
-            "ranking, or each_level=True (--each-level)."
+            "ranking, or each_level=True."
         )
     if missing := [level for level in levels if level not in rankings]:
         raise ValueError(f"level {missing[0]!r} has no ranking; given are those of {list(rankings)}.")

@@ -117,7 +117,7 @@ def read_source(
     levels = tuple(dict.fromkeys(levels))
     if name.startswith("scenes:"):
         if images is not None or annotations is not None:
-            raise ValueError(f"{name!r} draws its own pictures; leave out images (--images) and annotations.")
+            raise ValueError(f"{name!r} draws its own pictures; leave out images= and annotations=.")
         if columns:
             raise ValueError(f"{name!r} is no file with columns; leave them out.")
         content = _scenes(name, seed, decisions, max_leak)
@@ -128,7 +128,7 @@ def read_source(
     _require_no_decisions(name, decisions)
     if images is None:
         raise ValueError(
-            f"{name!r} needs a folder of images (images=, --images). Drawn scenes need none: scenes:test:hard:200, or "
+            f"{name!r} needs a folder of images, images=... Drawn scenes need none: scenes:test:hard:200, or "
             "scenes:FOLDER."
         )
     questions = load_visual_questions(
@@ -144,7 +144,7 @@ def read_source(
 def _require_no_decisions(name: str, decisions: str | Path | None) -> None:
     if decisions is not None:
         raise ValueError(
-            f"decisions go with a folder of edited photographs ({PAIRS}), not {name!r}; leave them out (--decisions)."
+            f"decisions go with a folder of edited photographs ({PAIRS}), not {name!r}; leave out decisions=..."
         )
 
 

@@ -251,7 +251,7 @@ def test_another_run_is_refused_of_either_kind(tmp_path):
     make_findings().save(tmp_path)
     make_findings(value=0.5).save(tmp_path)  # the same run
     for other in (make_findings("run-2"), make_findings(None), make_ranking("run-2")):
-        with pytest.raises(FileExistsError, match=r"report of run 'run-1' of 2026-01-01T10:00:00.*--overwrite"):
+        with pytest.raises(FileExistsError, match=r"report of run 'run-1' of 2026-01-01T10:00:00.*overwrite=True"):
             other.save(tmp_path)
     assert_same(load_findings(tmp_path), make_findings(value=0.5))
     make_ranking("run-3").save(tmp_path / "ranking")

@@ -98,7 +98,7 @@ def test_the_same_run_may_be_saved_again_another_not(tmp_path):
     save_ranking(make_ranking(), tmp_path)
     save_ranking(make_ranking(seed=1), tmp_path)  # a run that continued
     other = make_ranking("run-2", seed=2)
-    with pytest.raises(FileExistsError, match=r"report of run 'run-1' of 2026-01-01; this is run 'run-2'.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"report of run 'run-1' of 2026-01-01; this is run 'run-2'.*overwrite"):
         save_ranking(other, tmp_path)
     assert_same(load_ranking(tmp_path), make_ranking(seed=1))
     assert_same(load_ranking(save_ranking(other, tmp_path, overwrite=True)), other)
@@ -109,7 +109,7 @@ def test_a_report_that_names_no_run_is_not_replaced(tmp_path):
     with pytest.raises(FileExistsError, match=r"a run without a run_id"):
         save_ranking(make_ranking(run_id=None), tmp_path)
     (tmp_path / "report.json").write_text("{broken")
-    with pytest.raises(FileExistsError, match=r"another directory \(--out\)"):
+    with pytest.raises(FileExistsError, match=r"another directory, or replace"):
         save_ranking(make_ranking(), tmp_path)
 
 

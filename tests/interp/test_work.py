@@ -100,10 +100,14 @@ def test_work_of_other_settings_is_refused_and_kept(tmp_path, changes, differs):
     assert_equal(run(tmp_path, Counting(fails_at=0), resume=True, pair=(1, 2), where=Path("a")), expected())
 
 
-def test_work_of_the_same_settings_is_refused_without_resume(tmp_path):
-    run(tmp_path, score)
-    with pytest.raises(OtherRunError, match=r"same settings\. Continue it with --resume, or delete"):
-        run(tmp_path, Counting(fails_at=0))
+def test_work_of_the_same_settings_goes_on_without_being_asked(tmp_path):
+    """Running an interrupted notebook's cell again is enough."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Counting(fails_at=1))
+    again = Counting()
+    assert_equal(run(tmp_path, again), expected())
+    assert again.batches and [0, 1, 2] not in again.batches
+    assert_equal(run(tmp_path, Counting(fails_at=0)), expected())
 
 
 @pytest.mark.parametrize("left", [0, 5, 60, -1])
@@ -183,7 +187,7 @@ def test_no_items_and_no_batches_are_refused(tmp_path):
 def test_a_folder_that_can_not_be_written_is_refused_before_work(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
-        with pytest.raises(OSError, match=r"can't write to the output folder .*file.*Give a writable --out"):
+        with pytest.raises(OSError, match=r"can't write to the output folder .*file.*Give a writable one, out="):
             prepare_directory(path, need_mib=1)
     assert (tmp_path / "file").read_text() == "in the way"
 
@@ -204,7 +208,7 @@ def test_a_disk_that_fills_while_writing_is_an_os_error_and_leaves_no_half_part(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"can't write .*part-00000.*No space left.*--resume"):
+    with pytest.raises(OSError, match=r"can't write .*part-00000.*No space left.*it goes on"):
         run(tmp_path, score)
     assert sorted(p.name for p in (tmp_path / "parts").iterdir()) == ["run.json"]
     monkeypatch.undo()

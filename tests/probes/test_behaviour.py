@@ -7,7 +7,6 @@ import json
 import pytest
 
 import interp
-from interp.work import OtherRunError
 from probes import behaviour as module
 from probes.behaviour import GROUPS, load_behaviour, observe, refusal_rate
 from probes.requests import Request
@@ -127,9 +126,7 @@ def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         observe(model, REQUESTS, **settings, out=tmp_path)
     monkeypatch.setattr(module, "generate", real)
-    with pytest.raises(OtherRunError, match="--resume"):
-        observe(model, REQUESTS, **settings, out=tmp_path)
-    resumed = observe(model, REQUESTS, **settings, out=tmp_path, resume=True)
+    resumed = observe(model, REQUESTS, **settings, out=tmp_path)
     assert resumed.replies == whole.replies and resumed.verdicts == whole.verdicts
     assert not (tmp_path / "parts").exists()
 

@@ -197,7 +197,7 @@ def test_a_killed_run_goes_on_where_it_was(model, directions, scripted, monkeypa
     with pytest.raises(KeyboardInterrupt):
         attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, out=tmp_path)
     assert not holds(tmp_path, SECRET)
-    with pytest.raises(FileNotFoundError, match="--resume"):
+    with pytest.raises(FileNotFoundError, match="run the same again: it goes on"):
         load_finetuning_study(tmp_path)
     with pytest.raises(OtherRunError, match="recipe_rank"):
         other = dict(sizes=(4, 6), recipe=Recipe(rank=3, learning_rate=0.01, max_new_tokens=20, epochs=2, batch_size=4))

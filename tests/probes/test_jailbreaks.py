@@ -320,15 +320,13 @@ def test_a_killed_run_goes_on_and_keeps_no_reply(model, directions, scripted, mo
     with pytest.raises(KeyboardInterrupt):
         attack(model, requests("second"), load_jailbreaks(), **settings, out=tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
-    with pytest.raises(FileNotFoundError, match="--resume"):
+    with pytest.raises(FileNotFoundError, match="run the same again: it goes on"):
         load_jailbreak_study(tmp_path)
     monkeypatch.setattr(module, "generate", real)
-    with pytest.raises(OtherRunError, match="--resume"):
-        attack(model, requests("second"), load_jailbreaks(), **settings, out=tmp_path)
     with pytest.raises(OtherRunError, match="seed"):
         attack(model, requests("second"), load_jailbreaks(), **settings, seed=1, out=tmp_path, resume=True)
     scripted.clear()
-    resumed = attack(model, requests("second"), load_jailbreaks(), **settings, out=tmp_path, resume=True)
+    resumed = attack(model, requests("second"), load_jailbreaks(), **settings, out=tmp_path)
     assert len(scripted) == len(whole.trials) - 20
     pd.testing.assert_frame_equal(resumed.trials, whole.trials)
     assert not (tmp_path / "parts").exists()

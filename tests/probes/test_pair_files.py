@@ -73,7 +73,7 @@ def test_only_what_a_person_accepted_is_used(folder, tmp_path):
     assert len(used_pairs(folder, file, max_leak=1).pairs) == 2
     with pytest.raises(ValueError, match=r"0 of 3 pairs were accepted .*None is left: accept some"):
         used_pairs(folder, decisions_of(file, pairs, clean=False))
-    with pytest.raises(ValueError, match=r"1 of 1 pairs are dropped.*--max-leak 1"):
+    with pytest.raises(ValueError, match=r"1 of 1 pairs are dropped.*max_leak=1"):
         used_pairs(folder, decisions_of(file, pairs, spilt=True))
     other = [replace(pair, question="Is it another?") for pair in pairs]
     with pytest.raises(ValueError, match="decisions are on other pictures"):

@@ -302,11 +302,9 @@ def test_a_killed_run_goes_on(model, planted, study, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, out=tmp_path)
     monkeypatch.setattr(steering_arms, "generate", real)
-    with pytest.raises(OtherRunError, match="--resume"):
-        sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, out=tmp_path)
     with pytest.raises(OtherRunError, match="positions"):
         sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, positions="answer", out=tmp_path, resume=True)
-    resumed = sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, out=tmp_path, resume=True)
+    resumed = sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, out=tmp_path)
     pd.testing.assert_frame_equal(resumed.to_frame(), study.to_frame(), rtol=1e-3)
     assert resumed.provenance["run_id"] == study.provenance["run_id"] and not (tmp_path / "parts").exists()
 

@@ -336,7 +336,7 @@ def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         scenarios(model, QUESTIONS, **settings, out=tmp_path)
     monkeypatch.setattr(module, "answers_of_prompts", real)
-    with pytest.raises(FileNotFoundError, match="--resume"):
+    with pytest.raises(FileNotFoundError, match="run the same again: it goes on"):
         load_scenarios(tmp_path)
     with pytest.raises(OtherRunError, match="which"):
         scenarios(model, QUESTIONS, **settings | {"which": ["plain"]}, out=tmp_path, resume=True)

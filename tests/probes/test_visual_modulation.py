@@ -159,14 +159,12 @@ def test_a_killed_run_goes_on(study, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert calls == ["fit-0", "validation-0", "test-0-0"]
     assert (out / "parts" / "scope-0" / "search-0" / "found.json").is_file()
-    with pytest.raises(FileExistsError, match="--resume"):
-        study.modulate(settings=settings, out=out, batch_size=16)
 
     def not_again(*arguments, **named):
         raise AssertionError("what was searched is searched again")
 
     monkeypatch.setattr("probes.modulation_candidates.coordinate_search", not_again)
-    found = study.modulate(settings=settings, out=out, resume=True, batch_size=16)
+    found = study.modulate(settings=settings, out=out, batch_size=16)
     assert found.statement() == whole.statement()
     np.testing.assert_array_equal(found.best("all", "search").factors, whole.best("all", "search").factors)
     assert not (out / "parts").exists()
