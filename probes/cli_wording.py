@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _VALUE = r"True|False|None|'[^']*'|\"[^\"]*\"|\{[^{}]*\}|\([^()]*\)|<[^<>]*>|torch\.\w+|-?\d+(?:\.\d+)?|\.{3}"
-_ARGUMENT = re.compile(rf"(?<![\w.,(])([a-z]\w*)=({_VALUE})?")
+_ARGUMENT = re.compile(rf"(?<![\w.])([a-z]\w*)=({_VALUE})?")
 _OTHERWISE_NAMED = {"columns": "column", "source": "data", "questions": "data", "requests": "data", "as_json": "json"}
 
 
