@@ -290,6 +290,11 @@ def as_integer(value: Any, name: str, least: int | None = None) -> int:
     return number
 
 
+def as_integers(values: Any, name: str) -> tuple[int, ...]:
+    """Whole numbers in a list, an array or a tensor, as Python's."""
+    return _converted(name, values, tuple[int, ...])
+
+
 def as_real(value: Any, name: str) -> float:
     """A number of Python's, numpy's or torch's as Python's."""
     return _converted(name, value, float)

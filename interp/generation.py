@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from interp.door import public
 from interp.independence import lengths_of, passes
 from interp.looks_ahead import any_looks_ahead
-from interp.door import public
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.turns import one_at_a_time

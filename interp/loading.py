@@ -19,9 +19,9 @@ from interp.acting import require_hooks_act
 from interp.attention import why_not_supported
 from interp.compiled import why_compiled
 from interp.components import find_components
+from interp.door import public
 from interp.independence import lengths_of, why_attention_differs
 from interp.looks_ahead import text_probe
-from interp.door import public
 from interp.model import Model
 from interp.plain_passes import plain_logits
 from interp.plain_values import described

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch.nn import functional as F
 
 from interp.hooks import run_pass
+from interp.door import public
 from interp.independence import passes
 from interp.looks_ahead import looks_ahead
-from interp.door import public
 from interp.prompts import Prompt
 from interp.statistics import Interval, bootstrap_interval
 from interp.turns import one_at_a_time

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.chat_templates import picture_template, render, render_parts
-from interp.door import made_by, public
+from interp.door import as_integers, made_by, public
 from interp.images import ImageLike
 from interp.vision_inputs import Encoded, PromptImage, encode, image_token
 
@@ -96,8 +96,8 @@ class Prompt:
         cls, token_ids: Sequence[int], answers: Mapping[str, Sequence[int]] | None = None, **fields: Any
     ) -> Prompt:
         """A prompt for a model without tokenizer."""
-        ids = tuple(int(i) for i in token_ids)
-        answers = {word: tuple(int(i) for i in tokens) for word, tokens in (answers or {}).items()}
+        ids = as_integers(token_ids, "token_ids")
+        answers = {word: as_integers(tokens, f"answers[{word!r}]") for word, tokens in (answers or {}).items()}
         return cls(ids, tokens=tuple(map(str, ids)), answers=answers, **fields)
 
 

@@ -27,6 +27,7 @@ from interp.plain_passes import plain_logits
 from interp.turns import alone
 from interp.plain_passes import plain_logits
 from interp.metrics import Metric, Probability, default_metric, measure
+from interp.plain_passes import plain_logits
 
 if TYPE_CHECKING:
     from interp.model import Model

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attention import UnsupportedAttention
-from interp.independence import to_check
 from interp.door import public
+from interp.independence import to_check
 from interp.metrics import Metric, Probability, measure
 from interp.prompts import Prompt
 from interp.scan import FanOutDisagreement, Method
