@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.artefact import load_artefact, save_artefact
-from interp.records import understood
 from interp.door import made_by, public
+from interp.records import understood
 from interp.weight_identity import describe_model, require_weights
 
 if TYPE_CHECKING:

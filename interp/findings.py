@@ -25,8 +25,8 @@ from safetensors.numpy import save as save_tensors
 
 from interp import storage
 from interp.csv_files import write_csv
-from interp.folder_lock import keeps_work
 from interp.door import public
+from interp.folder_lock import keeps_work
 from interp.interval_figures import min_width
 from interp.records import understood
 from interp.report import figure_entry, number, render_page

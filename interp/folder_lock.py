@@ -45,7 +45,7 @@ class FolderInUseError(OtherRunError):
         told = f" (process {holder['pid']} on {holder['host']}, since {holder['since']})" if known else ""
         super().__init__(
             f"{who} is working in {folder} right now{told}. Nothing was changed. Wait for it, or give another folder "
-            "(out=, --out)."
+            "out=..."
         )
 
 
@@ -144,7 +144,7 @@ def _take(key: str, path: Path, place: Path, folder: Path, cleans: bool) -> None
         except OSError as error:
             _remove(made)
             raise OSError(
-                f"can't write to the output folder {place}: {error.strerror or error}. Give a writable --out."
+                f"can't write to the output folder {place}: {error.strerror or error}. Give a writable one, out=..."
             ) from error
         holder = {
             "pid": os.getpid(),

@@ -56,7 +56,7 @@ class Parts:
     def write(self, number: int, items: str, arrays: Arrays) -> None:
         whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
         content = save(whole, metadata=self._about(number, items, whole))
-        kept = "The batches before it are kept: go on with resume=True (--resume) afterwards."
+        kept = "The batches before it are kept: run the same again afterwards: it goes on."
         write_atomically(self.path(number), lambda path: path.write_bytes(content), kept)
 
     def distrust(self, number: int, why: str) -> None:

@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp import statistics
-from interp.folder_lock import keeps_work
 from interp.door import made_by, public
+from interp.folder_lock import keeps_work
 from interp.views import TokenView, frozen_array, head_label
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from interp.writing import write_atomically
 
 SEAL = "record_sha256"
-_REMEDY = "Copy or save it again, or run again (--overwrite)."
+_REMEDY = "Copy or save it again, or run again with overwrite=True."
 _INNER = (KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError, AssertionError)
 
 

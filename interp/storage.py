@@ -32,8 +32,8 @@ from safetensors.numpy import save as save_tensors
 from interp import report
 from interp.comparison import control_summary
 from interp.csv_files import write_csv
-from interp.folder_lock import holding
 from interp.door import public
+from interp.folder_lock import holding
 from interp.ranking import HeadRanking
 from interp.records import RecordError, record_text, understood
 from interp.records import read_record as read_sealed

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.folder_lock import keeps_work
 from interp.door import public
+from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.model import Model
 from interp.prompts import Prompt

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from interp.folder_lock import keeps_work
 from interp.door import public
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.perplexity import reply_nll
 from interp.provenance import hash_json

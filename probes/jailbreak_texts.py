@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from interp.door import made_by, public
 from probes.cells import named, text
 from probes.formats import Cells, Fields, Format, Reading, read_items
 from probes.placeholders import PLACE, ours
-from interp.door import made_by, public
-from probes.question_formats import read_rows
 from probes.requests import Request, with_ending
 from probes.rows import read_lines, suffix_of
 

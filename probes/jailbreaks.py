@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.folder_lock import keeps_work
 from interp.door import public
+from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.model import Model
 from interp.provenance import hash_json

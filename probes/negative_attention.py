@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.capture import attention_log_probs
-from interp.folder_lock import keeps_work
 from interp.door import public
+from interp.folder_lock import keeps_work
 from interp.metrics import LogitDifference
 from interp.model import Model
 from interp.prompts import Prompt

@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 
 from interp.directions import Direction
-from interp.folder_lock import keeps_work
 from interp.door import public
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.prompts import Prompt
 from probes import steering_report as report

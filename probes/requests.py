@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from interp.door import made_by, public
 from probes.formats import AS_IT_IS, Cells, Fields, Format, Reading, known, read_items
 from probes.item_sets import deal, hash_items, require_fractions
 from probes.request_formats import FORMATS, lower_names, refuse_templates
 from probes.rows import stem_of
-from interp.door import made_by, public
-from interp.provenance import hash_text
-from probes.question_formats import read_rows
-from probes.request_formats import FORMATS, detect_format, lower_names
 
 Kind = Literal["harmful", "harmless"]
 BUILTIN = Path(__file__).with_name("data") / "requests.jsonl"

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from interp.folder_lock import holding
 from interp.door import public
+from interp.folder_lock import holding
 from interp.images import read_image
 from interp.writing import directory_beside, explained
 from probes.pair_sheet import PicturePair, picture_pair

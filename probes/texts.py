@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from interp.door import public
 from probes.cells import named
 from probes.formats import Cells, Fields, Format, Reading, read_items
-from interp.door import public
-from probes.question_formats import read_rows
 
 BUILTIN = Path(__file__).with_name("data") / "texts.jsonl"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from interp.folder_lock import keeps_work
 from interp.door import public
+from interp.folder_lock import keeps_work
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.ranking import HeadRanking
