@@ -107,7 +107,7 @@ def test_a_file_system_without_locks_gets_a_sentence(tmp_path, monkeypatch):
 
 def test_a_folder_in_the_way_of_a_file_gets_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"can't write to the output folder .*Give a writable --out"):
+    with pytest.raises(OSError, match=r"can't write to the output folder .*Give a writable one, out="):
         holding(tmp_path / "file" / "deeper").__enter__()
 
 

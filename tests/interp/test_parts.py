@@ -166,7 +166,7 @@ def test_parts_of_other_arrays_are_made_again(tmp_path):
 def test_a_damaged_record_of_the_run(tmp_path, content):
     undisturbed = run(tmp_path)
     (tmp_path / "parts" / "run.json").write_bytes(content)
-    with pytest.raises(OtherRunError, match=r"run\.json is damaged.*--resume.*or delete"):
+    with pytest.raises(OtherRunError, match=r"run\.json is damaged.*resume=True.*or delete"):
         run(tmp_path, resume=False)
     counted = []
     with pytest.warns(UserWarning, match=r"run\.json is damaged"):
