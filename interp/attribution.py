@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.attention import AttentionCall, attention_handler
-from interp.hooks import Hook, attached, final_norm_runs, input_of, output_of, run_pass
-from interp.metrics import LogitDifference
-from interp.turns import one_at_a_time
 from interp.door import public
+from interp.hooks import Hook, attached, final_norm_runs, input_of, output_of, run_pass
 from interp.metrics import LogitDifference, default_metric
+from interp.turns import one_at_a_time
 
 if TYPE_CHECKING:
     from interp.model import Model

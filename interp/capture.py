@@ -14,11 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attention import AttentionCall, attention_handler
+from interp.door import public
 from interp.hooks import attached, input_of, run_pass
 from interp.independence import passes
 from interp.turns import one_at_a_time
-from interp.door import public
-from interp.independence import passes
 
 if TYPE_CHECKING:
     from interp.model import Model

@@ -16,8 +16,8 @@ from interp import prompts as _prompts
 from interp.attention import UnsupportedAttention
 from interp.chat_templates import picture_template
 from interp.components import Components, input_device
-from interp.hooks import attached, counting, output_of, run_pass
 from interp.door import made_by, public
+from interp.hooks import attached, counting, output_of, run_pass
 from interp.images import ImageLike
 from interp.looks_ahead import looks_ahead
 from interp.pass_lengths import context_length

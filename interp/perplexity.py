@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn import functional as F
 
-from interp.hooks import run_pass
 from interp.door import public
+from interp.hooks import run_pass
 from interp.independence import passes
 from interp.looks_ahead import looks_ahead
 from interp.prompts import Prompt

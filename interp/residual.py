@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.hooks import attached, run_pass
 from interp.door import public
-from interp.fanout import stream_rewritten
+from interp.hooks import attached, run_pass
 from interp.independence import passes
 from interp.interventions import stream_hook
 from interp.turns import one_at_a_time

@@ -22,12 +22,9 @@ from interp.fanout import fan_out_logits, require_edits_act
 from interp.hooks import run_pass
 from interp.independence import to_check
 from interp.interventions import edited, unembed_only
-from interp.metrics import LogitDifference, Metric, Probability, measure
-from interp.plain_passes import plain_logits
-from interp.turns import alone
-from interp.plain_passes import plain_logits
 from interp.metrics import Metric, Probability, default_metric, measure
 from interp.plain_passes import plain_logits
+from interp.turns import alone
 
 if TYPE_CHECKING:
     from interp.model import Model

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from sklearn.base import clone
 
-from interp.hooks import run_pass
 from interp.door import public
+from interp.hooks import run_pass
 from interp.model import Model
 from interp.prompts import Prompt, pad_left
 from interp.provenance import hash_json
