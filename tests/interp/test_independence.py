@@ -16,10 +16,10 @@ import interp
 from interp import Prompt
 from interp.capture import attention_log_probs, head_outputs
 from interp.edits import HeadEdit
-from interp.fanout import edit_heads
 from interp.generation import generate
 from interp.head_writing import write_along
 from interp.independence import passes
+from interp.interventions import edit_heads
 from interp.looks_ahead import looks_ahead
 from interp.pass_lengths import around_borders, pass_lengths
 from interp.perplexity import reply_nll
