@@ -21,7 +21,8 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(SETUP)  ## writes tests/benchmarks/agreement.md, vision_agreement.md and results.md (about 10 minutes)
+bench: $(SETUP)  ## writes tests/benchmarks/sweep.md, agreement.md, vision_agreement.md and results.md (about 20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.agreement
 	$(BIN)/python -m tests.benchmarks.vision_agreement
 	$(BIN)/python -m tests.benchmarks.bench

@@ -217,6 +217,15 @@ def why_not_supported(model: Model, inputs: Mapping[str, Any]) -> str:
         return str(error)
     except HookNotCalled:
         pass  # said below, as what it is
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # MPT, for one, expects a mask where the interface gives none
+        with torch.no_grad():
+            run_pass(model, {**inputs, "use_cache": False})  # a model that can't run at all says so itself
+        return (
+            f"{type(model.hf).__name__} computes attention in its own way and fails under transformers' attention "
+            f"interface ({type(error).__name__}: {error})"
+        )
     if called == list(range(model.n_layers)):
         return ""
     return (

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from interp.attention import AttentionCall, attention_handler
 from interp.door import public
-from interp.hooks import Hook, attached, final_norm_runs, input_of, output_of, run_pass
+from interp.hooks import Hook, attached, input_of, output_of, run_pass
 from interp.metrics import LogitDifference, default_metric
 from interp.turns import one_at_a_time
 
@@ -78,6 +78,11 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribut
         )
     model.require_attention()
     model.require_fits([prompt])
+    if model.components.final_norm is None:
+        raise ValueError(
+            f"{type(model.hf).__name__} has no final norm between its last block and its unembedding, where direct "
+            "attribution reads the stream. Use interp.scan, which measures what heads do."
+        )
     seen = _Seen()
     c = model.components
     inputs = model.inputs([prompt]).inputs
@@ -153,12 +158,11 @@ class _Seen:
                 output_of(block.attention, partial(self._keep, self.attention_out, layer)),
                 output_of(block.mlp_write, partial(self._keep, self.mlps, layer)),
             ]
-        final = final_norm_runs(model)
         return [
             *found,
             input_of(c.blocks[0].module, partial(self._one, "embedding")),
-            input_of(c.final_norm, partial(self._one, "final"), final),
-            output_of(c.final_norm, partial(self._one, "normed"), final),
+            output_of(c.blocks[-1].module, partial(self._one, "final")),
+            input_of(c.unembedding, partial(self._one, "normed"), "model"),
             output_of(c.unembedding, partial(self._one, "unembedded"), "model"),
         ]
 
@@ -239,17 +243,20 @@ def pull_back_through_norm(
         ones = torch.full_like(x, 1e3)
         flat = norm(ones.to(like.dtype)[None, None])[0, 0].float()  # RMS norm: its gain; LayerNorm: its bias
     actual, flat = actual.to(x.device), flat.to(x.device)
-    if isinstance(norm, nn.LayerNorm):
+    eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
+    if isinstance(norm, nn.Identity):
+        return direction, 0.0
+    if _is_layer_norm(norm, x.to(like.dtype), actual):
         bias = flat
-        gain = _layer_norm_gain(norm, x, like.dtype, bias)
+        gain = _layer_norm_gain(norm, x, like.dtype, bias, eps)
         centred = x - x.mean()
-        scale = (x.var(unbiased=False) + norm.eps).sqrt()
+        unscaled = gain * centred
+        scale = (unscaled @ unscaled) / (unscaled @ (actual - bias))  # measured: OLMo's class does not name its eps
         gradient = gain * direction / scale
         before = gradient - gradient.mean()
         predicted = gain * centred / scale + bias
     else:
         bias = torch.zeros_like(x)
-        eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0))
         gain = flat * (1 + eps / 1e6) ** 0.5
         scale = (x.pow(2).mean() + eps).sqrt()
         before = gain * direction / scale
@@ -264,13 +271,23 @@ def pull_back_through_norm(
 
 
 @torch.no_grad()
-def _layer_norm_gain(norm: nn.LayerNorm, x: Tensor, dtype: torch.dtype, bias: Tensor) -> Tensor:
+def _is_layer_norm(norm: nn.Module, x: Tensor, actual: Tensor) -> bool:
+    """Whether it takes the mean away, whatever its class (OLMo's and Cohere's are their own): x moved by a constant
+    comes out the same."""
+    if isinstance(norm, nn.LayerNorm):
+        return True
+    moved = norm((x + 3 * x.std())[None, None])[0, 0].float().to(actual.device)
+    return bool((moved - actual).abs().max() < 1e-2 * actual.abs().max())
+
+
+@torch.no_grad()
+def _layer_norm_gain(norm: nn.Module, x: Tensor, dtype: torch.dtype, bias: Tensor, eps: float) -> Tensor:
     """The weight of a LayerNorm, asked of the module itself, since an offloaded weight can't be read."""
     wave = torch.ones_like(x)
     wave[1::2] = -1
     wave = (wave - wave.mean()) * 1e3  # so large that eps does not show
     out = norm(wave.to(dtype)[None, None])[0, 0].float().to(x.device)
-    return (out - bias) * (wave.var(unbiased=False) + norm.eps).sqrt() / wave
+    return (out - bias) * (wave.var(unbiased=False) + eps).sqrt() / wave
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
@@ -296,6 +313,13 @@ def _require_sums(model: Model, result: Attribution) -> None:
     tolerance = (1e-4 if exact else 3e-2) * scale
     by_token = np.abs(result.by_token.sum(-1) - result.heads).max()
     if not abs(result.residual()) <= tolerance or not by_token <= tolerance:
+        if abs(result.residual()) <= tolerance:
+            raise ValueError(
+                f"{type(model.hf).__name__}: what heads read from single tokens does not add up to what they write "
+                f"(off by {by_token:.3g} of a head's; expected at most {tolerance:.2g}). Between attention and its "
+                "output projection this architecture has a gate or a norm: a share over tokens would be wrong. Use "
+                "interp.scan, which measures what heads do."
+            )
         raise ValueError(
             f"{type(model.hf).__name__}: the parts leave {result.residual():.3g} of {result.total:.3g} logits "
             f"unexplained (and the tokens {by_token:.3g} of a head); expected at most {tolerance:.2g}. This "

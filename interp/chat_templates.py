@@ -46,12 +46,18 @@ def render_parts(processor: Any, template: str, text: str, system: str | None, p
 def picture_template(processor: Any) -> str | None:
     """The chat template of a processor, or of its tokenizer; None if neither has one."""
     for part in (processor, getattr(processor, "tokenizer", None)):
-        template = getattr(part, "chat_template", None)
-        if isinstance(template, dict):
-            template = template.get("default")
-        if template:
+        if template := template_used(part):
             return template
     return None
+
+
+def template_used(holder: Any) -> str | None:
+    """The template that ``apply_chat_template`` of a tokenizer or a processor takes when none is named: of several that
+    have names, the default. None if there is no such template."""
+    template = getattr(holder, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template or None
 
 
 def _taken_apart(write: Callable[[str], str], text: str, system: str | None) -> tuple[str, int]:

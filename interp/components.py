@@ -41,7 +41,7 @@ class Components:
 
     blocks: tuple[Block, ...]
     embedding: nn.Module
-    final_norm: nn.Module
+    final_norm: nn.Module | None  # None where what leaves the last block is unembedded without one (GPT-1, OPT-350m)
     unembedding: nn.Module
     n_heads: int
     n_kv_heads: int
@@ -66,21 +66,22 @@ def find_components(hf_model: nn.Module, bridge: Any) -> Components:
     when the head geometry of the config does not fit the projection's weights.
     """
     mapping = bridge.adapter.component_mapping
-    missing = [part for part in ("embed", "blocks", "ln_final", "unembed") if part not in mapping]
+    missing = [name for name in ("embed", "blocks", "unembed") if _sub(hf_model, mapping, name) is None]
     if missing:
         raise ValueError(
-            f"TransformerLens's adapter {type(bridge.adapter).__name__} names no {', '.join(missing)}; head scans "
-            "need a decoder with blocks, a final norm and an unembedding."
+            f"{type(hf_model).__name__}: TransformerLens's adapter {type(bridge.adapter).__name__} names no "
+            f"{', '.join(missing)} (or modules that are not there); head scans need a decoder with an embedding, one "
+            "list of blocks that each run once, and an unembedding. Load another architecture."
         )
     blocks_map = mapping["blocks"]
     found = hf_model.get_submodule(blocks_map.name)
     blocks = tuple(_block(layer, module, blocks_map.submodules) for layer, module in enumerate(found))
-    n_heads, d_head = int(bridge.cfg.n_heads), int(bridge.cfg.d_head)
+    n_heads, d_head = int(bridge.cfg.n_heads), _head_size(hf_model, bridge)
     n_kv_heads = int(getattr(bridge.cfg, "n_key_value_heads", None) or n_heads)
     components = Components(
         blocks=blocks,
         embedding=hf_model.get_submodule(mapping["embed"].name),
-        final_norm=hf_model.get_submodule(mapping["ln_final"].name),
+        final_norm=_sub(hf_model, mapping, "ln_final"),
         unembedding=hf_model.get_submodule(mapping["unembed"].name),
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
@@ -92,12 +93,20 @@ def find_components(hf_model: nn.Module, bridge: Any) -> Components:
         width = projection_width(block.out_projection)
         if width is not None and width != n_heads * d_head:
             raise ValueError(
-                f"layer {layer}: the output projection reads {width} features, but the config says {n_heads} heads "
-                f"of size {d_head} = {n_heads * d_head}. Per-layer head geometry is not supported."
+                f"layer {layer} of {type(hf_model).__name__}: the output projection reads {width} features, but the "
+                f"config says {n_heads} heads of size {d_head} = {n_heads * d_head}. Layers with a number or a size of "
+                "heads of their own are not supported: load a model whose layers are alike."
             )
     if n_heads % n_kv_heads:
         raise ValueError(f"{n_heads} query heads can't be grouped over {n_kv_heads} key/value heads.")
     return components
+
+
+def _head_size(hf_model: nn.Module, bridge: Any) -> int:
+    """Features of a head's z, which the output projection reads: with latent attention (DeepSeek) those of its values,
+    fewer or more than those of its queries and keys."""
+    of_values = getattr(hf_model.config.get_text_config(), "v_head_dim", None)
+    return int(of_values or bridge.cfg.d_head)
 
 
 def _block(layer: int, module: nn.Module, names: Any) -> Block:
@@ -105,8 +114,9 @@ def _block(layer: int, module: nn.Module, names: Any) -> Block:
     out = _sub(attention, names["attn"].submodules, "o") if attention is not None else None
     if attention is None or out is None:
         raise ValueError(
-            f"layer {layer} has no attention with an output projection of its own (a state-space, convolution or "
-            "fused layer): its heads can't be scanned. Use a model whose every layer is an attention layer."
+            f"layer {layer} has no attention with an output projection of its own ({type(module).__name__}: a "
+            "state-space, convolution or fused layer, recurrent or feed-forward alone, or one with its projection in "
+            "parts): its heads can't be scanned. Use a model whose every layer is an attention layer."
         )
     mlp = _sub(module, names, "mlp")
     return Block(

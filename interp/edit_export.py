@@ -70,7 +70,7 @@ def write_model(model: Model, directory: Path) -> str:
     standalone, note = _standalone(model.hf)
     written = {name: getattr(model.hf.config, name, None) for name in ("architectures", "dtype")}
     try:
-        with _quiet_unless_terminal():
+        with _quiet_unless_terminal(), _settings_of_generation_apart(standalone, directory):
             standalone.save_pretrained(directory)
     finally:
         for name, before in written.items():  # transformers notes them in the config in memory too
@@ -79,6 +79,22 @@ def write_model(model: Model, directory: Path) -> str:
         if reader is not None:
             reader.save_pretrained(directory)
     return note
+
+
+@contextmanager
+def _settings_of_generation_apart(hf: nn.Module, directory: Path) -> Iterator[None]:
+    """Write the generation config as it is at the end of the block. transformers would refuse to write many that it
+    reads (a temperature with do_sample=False, as Llama-2-chat and Vicuna ship them): they are not ours to judge."""
+    own = getattr(hf, "generation_config", None)
+    if own is None:
+        yield
+        return
+    hf.generation_config = type(own)()
+    try:
+        yield
+        own.to_json_file(directory / "generation_config.json", use_diff=True, keys_to_pop=["compile_config"])
+    finally:
+        hf.generation_config = own
 
 
 def read_plainly(model: Model, directory: Path) -> nn.Module:

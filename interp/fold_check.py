@@ -62,7 +62,7 @@ class Agreement:
 def check_prompts(model: Model) -> list[Prompt]:
     """Prompts of 3 to 32 random tokens (never the one that stands for a picture), the same for every run."""
     generator = torch.Generator().manual_seed(0)
-    vocabulary = model.hf.config.get_text_config().vocab_size
+    vocabulary = model.n_tokens
     prompts = []
     for length in LENGTHS:
         length = min(length, model.context_length or length)

@@ -136,12 +136,6 @@ def output_of(
     return Hook(module, act, "output", runs, counts)
 
 
-def final_norm_runs(model: Model) -> Runs:
-    """When the final norm runs: in the decoder's passes, or, where it stands outside of it, in the model's."""
-    is_inside = any(module is model.components.final_norm for module in decoder_of(model).children())
-    return "decoder" if is_inside else "model"
-
-
 class AttentionCalls:
     """Counts which layers came through the attention interface (:mod:`interp.attention`), each once in a pass."""
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.edits import Edit, HeadEdit, Place, ResidualEdit, apply_edits, apply_residual_edits
-from interp.hooks import Hook, attached, final_norm_runs, input_of, output_of
+from interp.hooks import Hook, attached, input_of, output_of
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -105,7 +105,7 @@ def stream_hook(
     at: Place = "input",
     counts: bool = False,
 ) -> Hook:
-    """The residual stream that enters block ``layer`` (``n_layers``: the final norm) goes through ``rewrite``, [row,
+    """The residual stream that enters block ``layer`` (``n_layers``: leaves the last) goes through ``rewrite``, [row,
     pos, d_model] to the same (None: as it is); ``at="attention"``: what the block's attention adds to the stream.
 
     Later hooks act on what earlier ones give. ``counts``: whether ``rewrite`` counts rows or positions, so that
@@ -116,7 +116,8 @@ def stream_hook(
         norm = block.attention_post_norm
         return output_of(block.out_projection if norm is None else norm, rewrite, counts=counts)
     if layer == model.n_layers:
-        return input_of(components.final_norm, rewrite, final_norm_runs(model), counts)
+        # not what enters the final norm, which some models lack, and NanoChat uses for its embeddings too
+        return output_of(components.blocks[-1].module, rewrite, counts=counts)
     return input_of(components.blocks[layer].module, rewrite, counts=counts)
 
 

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from interp.acting import require_hooks_act
+from interp.adapter_repairs import register_repairs
 from interp.attention import why_not_supported
 from interp.compiled import why_compiled
 from interp.components import find_components
 from interp.door import public
 from interp.independence import lengths_of, why_attention_differs
+from interp.loadable import require_language_model, require_tokenizer
 from interp.looks_ahead import text_probe
 from interp.model import Model
 from interp.plain_passes import plain_logits
@@ -90,18 +92,20 @@ def load(
         hf, tokenizer, processor = _from_pretrained(
             resolved, parts, dtype, device, device_map, revision, trust_remote_code
         )
+    require_language_model(hf)
     if reason := why_compiled(hf):
         raise ValueError(reason)
     hf.eval()
     if tokenizer is None:
         tokenizer = getattr(processor, "tokenizer", None)
+    require_tokenizer(tokenizer, str(source) if not isinstance(source, nn.Module) else "the tokenizer's directory")
     bridge = _bridge(hf, tokenizer, name)
     components = find_components(hf, bridge)
     encoder = image_encoder(hf, bridge)
     if processor is not None and encoder is None:
         raise ValueError(f"{name} ({type(hf).__name__}): this model has no vision part; leave out processor=.")
     model = Model(name, hf, bridge, tokenizer, components, provenance, processor=processor, encoder=encoder)
-    three = Prompt.from_token_ids([1, 1, 1], text_only=True)
+    three = _probe(model, 3)
     model = replace(model, attention_refusal=why_not_supported(model, model.inputs([three]).inputs))
     if not model.attention_refusal:
         model = replace(model, attention_refusal=why_attention_differs(model))
@@ -216,6 +220,7 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
 
     architecture = type(hf).__name__
     register_adapter_for(hf)
+    register_repairs()
     if architecture not in SUPPORTED_ARCHITECTURES:
         import difflib
 
@@ -237,9 +242,17 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
     twin = copy.deepcopy(hf, dict(shared))
     with warnings.catch_warnings(), torchvision_not_asked_for(SUPPORTED_ARCHITECTURES[architecture]):
         warnings.simplefilter("ignore")  # notices about processing that is not used here
-        return build_bridge_from_module(
-            twin, architecture, hf_config=twin.config, tokenizer=_bridge_tokenizer(tokenizer), model_name=name
-        )
+        try:
+            return build_bridge_from_module(
+                twin, architecture, hf_config=twin.config, tokenizer=_bridge_tokenizer(tokenizer), model_name=name
+            )
+        except Exception as error:
+            raise ValueError(
+                f"TransformerLens's adapter {SUPPORTED_ARCHITECTURES[architecture].__name__} can't wrap this "
+                f"{architecture} ({type(error).__name__}: {error}), and without it the model's layers and heads are "
+                "not known. Was the model changed after it was made? Or its config is one that the adapter was not "
+                "written for: take another model of the family, or report it to TransformerLens."
+            ) from error
 
 
 def _bridge_tokenizer(tokenizer: Any) -> Any:
@@ -255,16 +268,23 @@ def _bridge_tokenizer(tokenizer: Any) -> Any:
 _SHORT = 64  # tokens: on longer texts the bridge is not tried at load
 
 
-def _bridge_error(model: Model, probe: Prompt) -> float | None:
-    """How far the bridge's logits are from the plain model's, if that is more than rounding."""
+def _bridge_failure(model: Model, probe: Prompt) -> str:
+    """Empty if the bridge gives the plain model's logits, up to rounding; or what is wrong with it."""
     logits = plain_logits(model, probe).cpu()
     inputs = model.inputs([probe]).inputs
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bridged = model.bridge(inputs.pop("input_ids"), **inputs)[0, -1].float().cpu()
-    error = (bridged - logits).abs().max().item()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bridged = model.bridge(inputs.pop("input_ids"), **inputs)[0, -1].float().cpu()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return f"TransformerLens's bridge of it can't be run ({type(error).__name__}: {error})"
+    difference = (bridged - logits).abs().max().item()
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.25
-    return None if error <= tolerance * max(1.0, logits.abs().max().item()) else error
+    if difference <= tolerance * max(1.0, logits.abs().max().item()):
+        return ""
+    return f"TransformerLens's logits differ from transformers' by {difference:.3g}"
 
 
 def _check(model: Model) -> None:
@@ -279,18 +299,21 @@ def _check(model: Model) -> None:
             f"{type(model.hf).__name__}: TransformerLens gives no {missing[0]} (and {len(missing) - 1} more hook "
             "points): heads of this model can't be reached."
         )
-    vocabulary = model.hf.config.get_text_config().vocab_size
-    ids = torch.arange(1, 9).remainder(vocabulary)
-    ids[ids == (model.image_token_id if model.has_vision else -1)] = 0
-    probe = Prompt.from_token_ids(ids.tolist(), id="load check", text_only=True)
+    probe = _probe(model, 8)
     model.final_logits([probe])
-    error = _bridge_error(model, probe)
+    failure = _bridge_failure(model, probe)
     for border in lengths_of(model).named:
-        if error is None and border < _SHORT and (model.context_length or _SHORT) > border:
-            error = _bridge_error(model, text_probe(model, border + 1))
-    if error is not None:
+        if not failure and border < _SHORT and (model.context_length or _SHORT) > border:
+            failure = _bridge_failure(model, text_probe(model, border + 1))
+    if failure:
         warnings.warn(
-            f"{model.name}: TransformerLens's logits differ from transformers' by {error:.3g}. Scans run on "
-            "transformers' model and are not affected; work on model.bridge is.",
+            f"{model.name}: {failure}. Scans run on transformers' model and are not affected; work on model.bridge is.",
             stacklevel=4,
         )
+
+
+def _probe(model: Model, length: int) -> Prompt:
+    """A few tokens that every model can read: within its context and its vocabulary, none that stands for a picture."""
+    ids = torch.arange(1, 1 + min(length, model.context_length or length)).remainder(model.n_tokens)
+    ids[ids == (model.image_token_id if model.has_vision else -1)] = 0
+    return Prompt.from_token_ids(ids.tolist(), id="load check", text_only=True)

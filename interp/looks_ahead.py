@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.hooks import attached, final_norm_runs, input_of, run_pass, undisturbed
+from interp.hooks import attached, output_of, run_pass, undisturbed
 from interp.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -101,13 +101,13 @@ def _text(ids: Sequence[int]) -> Prompt:
 
 
 def _states(model: Model, prompts: Sequence[Prompt]) -> Float[Tensor, "row pos d_model"]:
-    """What enters the final norm: any layer that looks ahead has moved it."""
+    """What leaves the last block: any layer that looks ahead has moved it."""
     seen: list[Tensor] = []
 
     def look(hidden: Tensor) -> None:
         seen.append(hidden.detach().float())
 
-    with attached(model, [input_of(model.components.final_norm, look, final_norm_runs(model))]):
+    with attached(model, [output_of(model.components.blocks[-1].module, look)]):
         run_pass(model, {**model.inputs(prompts).inputs, "use_cache": False, **model.last_logits_only()})
     return seen[0].reshape(len(prompts), -1, seen[0].shape[-1])
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from interp import prompts as _prompts
 from interp.attention import UnsupportedAttention
-from interp.chat_templates import picture_template
+from interp.chat_templates import picture_template, template_used
 from interp.components import Components, input_device
 from interp.door import made_by, public
 from interp.hooks import attached, counting, output_of, run_pass
@@ -124,9 +124,22 @@ class Model:
         return context_length(self.hf.config)
 
     @property
+    def n_tokens(self) -> int:
+        """How many token ids it reads: the embedding's rows (the config may name another number)."""
+        return self._rows(self.components.embedding, "num_embeddings")
+
+    @property
+    def n_logits(self) -> int:
+        """How many tokens it gives logits of."""
+        return self._rows(self.components.unembedding, "out_features")
+
+    def _rows(self, module: nn.Module, name: str) -> int:
+        return int(getattr(module, name, None) or self.hf.config.get_text_config().vocab_size)
+
+    @property
     def chat_template(self) -> str | None:
         """The chat template: the processor's, if it has one, or the tokenizer's; None for a base model."""
-        return picture_template(self.processor) or getattr(self.tokenizer, "chat_template", None)
+        return picture_template(self.processor) or template_used(self.tokenizer)
 
     def require_attention(self) -> None:
         """Raise ``UnsupportedAttention`` if this architecture's attention can't be read."""
@@ -211,7 +224,6 @@ class Model:
     def require_fits(self, prompts: Sequence[Prompt]) -> None:
         """Raise ``ValueError`` for a prompt longer than the context, with (answer) tokens outside the vocabulary, with
         a picture that the model can't see, or without one that it expects."""
-        vocabulary = self.hf.config.get_text_config().vocab_size
         for prompt in prompts:
             name = prompt.id or prompt.text[:60]
             _require_picture(self, prompt, name)
@@ -222,16 +234,16 @@ class Model:
                 )
             held = set(prompt.span("image")) if prompt.image is not None else ()
             ids = [token for i, token in enumerate(prompt.token_ids) if i not in held]
-            if ids and not (min(ids) >= 0 and max(ids) < vocabulary):
+            if ids and not (min(ids) >= 0 and max(ids) < self.n_tokens):
                 raise ValueError(
                     f"prompt {name!r} has token ids from {min(ids)} to {max(ids)}; "
-                    f"{self.name} has ids 0..{vocabulary - 1}. Was it made with another tokenizer?"
+                    f"{self.name} has ids 0..{self.n_tokens - 1}. Was it made with another tokenizer?"
                 )
             for word, tokens in prompt.answers.items():
-                if max(tokens) >= vocabulary:
+                if max(tokens) >= self.n_logits:
                     raise ValueError(
                         f"prompt {name!r}: the answer {word!r} has token {max(tokens)}; {self.name} has ids "
-                        f"0..{vocabulary - 1}. Was it made with another tokenizer?"
+                        f"0..{self.n_logits - 1}. Was it made with another tokenizer?"
                     )
 
     def require_finite(self, logits: Tensor, prompts: list[Prompt]) -> None:
@@ -316,7 +328,8 @@ def first_nonfinite(model: Model, prompt: Prompt) -> str:
             (block.attention, f"the attention of layer {layer}"),
             (block.module, f"the output of layer {layer}"),
         ]
-    parts += [(model.components.final_norm, "the final norm")]
+    if model.components.final_norm is not None:
+        parts += [(model.components.final_norm, "the final norm")]
     hooks = [output_of(module, partial(look, place), "freely") for module, place in parts]
     with torch.no_grad(), attached(model, hooks):
         run_pass(model, {**model.inputs([prompt]).inputs, "use_cache": False})

@@ -85,7 +85,8 @@ def pass_lengths(config: Any) -> PassLengths:
 def context_length(config: Any) -> int | None:
     """The longest prompt in tokens, where the config says so. Dynamic NTK reads on, by its factor."""
     config = config.get_text_config()
-    most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")  # the last is MPT's
+    most = next((n for name in names if (n := getattr(config, name, None))), None)
     factors = [rope.get("factor") or 1 for rope in _ropes(config) if rope.get("rope_type") == "dynamic"]
     return int(most * min(factors)) if most and factors else most
 

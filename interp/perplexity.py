@@ -187,7 +187,7 @@ def _batches(model: Model, n_scored: Int[np.ndarray, " prompt"], batch_size: int
     """Indices of prompts, those with most to score first, so that little is padded."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
-    vocabulary = model.hf.config.get_text_config().vocab_size
+    vocabulary = model.n_tokens
     left = sorted(range(len(n_scored)), key=lambda i: -n_scored[i])
     batches = []
     while left:

@@ -38,7 +38,7 @@ class IsMostProbable:
     @classmethod
     def of(cls, model: Model, answer: str = "gold") -> IsMostProbable:
         """For this model's vocabulary."""
-        return cls(int(model.hf.config.get_text_config().vocab_size), answer)
+        return cls(model.n_logits, answer)
 
     def tokens(self, prompt: Prompt) -> tuple[Sequence[int], ...]:
         return prompt.answer_tokens(self.answer), range(self.n_vocabulary)

@@ -143,6 +143,11 @@ def _rows(model: Model, module: nn.Module) -> tuple[str, Float[Tensor, "token d_
     weight = getattr(module, "weight", None)
     if not isinstance(module, nn.Embedding) or not weight.is_floating_point() or weight.device.type == "meta":
         raise _refusal(f"the embedding of {model.name} is a {type(module).__name__} without plain rows in memory")
+    if weight.shape[1] != model.d_model:
+        raise _refusal(
+            f"the embedding of {model.name} has rows of {weight.shape[1]}, which a projection brings to the stream's "
+            f"{model.d_model}"
+        )
     return f"{module_name(model, module)}.weight", weight.detach().double()
 
 

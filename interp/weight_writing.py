@@ -134,32 +134,49 @@ class Projection:
         return 1 - self.input_dim
 
 
-def _how_to_open(module: nn.Module | None, weight: Tensor | None) -> str:
-    """What to do about the layer that was found."""
-    if hasattr(module, "base_layer"):
-        return "It holds an adapter (LoRA or its like): merge it first (merge_and_unload)"
-    if weight is not None and weight.device.type == "meta":
-        return "It is offloaded: load the model without offloading"
-    if type(module).__module__.startswith("transformers.models") and weight is not None and weight.is_floating_point():
-        return "What this class computes is not known here, so its weights are not written to"
-    return "Load the model unquantised"
-
-
 def open_projection(model: Model, module: nn.Module | None, what: str) -> Projection:
-    """Raises ``ValueError`` unless the module is a plain linear layer in memory: quantised, adapted and offloaded
-    weights can't be written to one by one."""
+    """Raises ``ValueError`` unless the module is a linear layer with its weights in memory: quantised, adapted and
+    offloaded weights can't be written to one by one."""
     weight = getattr(module, "weight", None)
-    is_open = type(module) in (nn.Linear, Conv1D) and weight.is_floating_point() and weight.device.type != "meta"
-    if not is_open:
+    if remedy := _why_not_open(module, weight):
         raise ValueError(
-            f"{what} of {model.name} ({type(model.hf).__name__}) is a {type(module).__name__}"
+            f"{what} of {type(model.hf).__name__} is a {type(module).__name__}"
             f"{'' if weight is None else f' of {weight.dtype} on {weight.device.type}'}; expected a plain linear layer "
-            f"in memory. {_how_to_open(module, weight)}, or use apply(), which needs no weights."
+            f"in memory. {remedy}, or use apply(), which needs no weights."
         )
     name = module_name(model, module)
     return Projection(
         f"{name}.weight", weight, f"{name}.bias", getattr(module, "bias", None), int(isinstance(module, nn.Linear))
     )
+
+
+def _why_not_open(module: nn.Module | None, weight: Tensor | None) -> str:
+    """Empty for a plain linear layer in memory; else what to do about what is in the way."""
+    if module is None or weight is None or hasattr(module, "base_layer"):
+        return "It holds an adapter (LoRA or its like): merge it first (merge_and_unload)"
+    if not weight.is_floating_point():
+        return "Load the model unquantised"
+    if weight.device.type == "meta" or getattr(getattr(module, "_hf_hook", None), "offload", False):
+        return "It is offloaded: load the model without offloading"
+    if not _computes_plainly(module):
+        return "What it computes is not weight times input plus bias: load a model without such layers"
+    return ""
+
+
+@torch.no_grad()
+def _computes_plainly(module: nn.Module) -> bool:
+    """Whether it is a linear layer or one that computes the same (Falcon's own class does): tried on three inputs."""
+    if type(module) in (nn.Linear, Conv1D):
+        return True
+    if not isinstance(module, nn.Linear):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, 3, module.in_features, generator=generator).to(module.weight)
+    expected = nn.functional.linear(inputs, module.weight, module.bias)
+    try:
+        return torch.allclose(module(inputs), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    except (RuntimeError, ValueError, TypeError):  # a kernel that wants other shapes or types
+        return False
 
 
 def module_name(model: Model, module: nn.Module) -> str:

@@ -51,6 +51,8 @@ INTERP = [
     "model",
     "acting",
     "vision_adapters",
+    "adapter_repairs",
+    "loadable",
     "loading",
     "doctor",
     "metrics",

@@ -190,13 +190,28 @@ def test_scaled_residuals_and_logits_are_refused(changes, message):
         attribute(model, prompt(20), METRIC)
 
 
-def test_norms_of_another_kind_are_refused():
-    from transformers import CohereConfig, CohereForCausalLM
+class LargestNorm(torch.nn.Module):
+    def forward(self, x):
+        return x / x.abs().amax(-1, keepdim=True)
 
-    torch.manual_seed(0)
-    hf = CohereForCausalLM(CohereConfig(**CONFIGS["llama"][1] | {"logit_scale": 1.0}))
-    with pytest.raises(ValueError, match="CohereLayerNorm is neither an RMS norm nor a LayerNorm"):
+
+def test_norms_of_another_kind_are_refused():
+    hf = tiny("llama")
+    hf.model.norm = LargestNorm()
+    with pytest.raises(ValueError, match="LargestNorm is neither an RMS norm nor a LayerNorm"):
         attribute(interp.load(hf), prompt(20), METRIC)
+
+
+@pytest.mark.parametrize("kind", ["Cohere", "Olmo"])
+def test_layer_norms_by_another_name_are_read_by_what_they_compute(kind):
+    """Classes of their own that compute a LayerNorm: one without a bias, one without a weight."""
+    import transformers
+
+    settings = CONFIGS["llama"][1] | ({"logit_scale": 1.0} if kind == "Cohere" else {})
+    torch.manual_seed(0)
+    hf = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**settings))
+    found = attribute(interp.load(hf), prompt(20), METRIC)
+    assert abs(found.residual()) < 1e-4
 
 
 def test_attention_of_its_own_is_refused():
