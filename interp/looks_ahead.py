@@ -89,7 +89,7 @@ def _last_token_is_seen(model: Model, prompt: Prompt) -> bool:
 
 def _two_tokens(model: Model, n: int) -> tuple[list[int], list[int]]:
     """Two lists of token ids that differ at every place."""
-    vocabulary = model.hf.config.get_text_config().vocab_size
+    vocabulary = model.n_tokens
     avoid = model.image_token_id if model.has_vision else -1
     usable = [i for i in range(min(vocabulary, 4 * _TOKENS)) if i != avoid]
     ids = [usable[(5 * i + 1) % len(usable)] for i in range(n)]
