@@ -46,9 +46,8 @@ def require_hooks_act(model: Model) -> None:
             input_of(block.out_projection, partial(push, 1 + n + layer)),
             output_of(block.out_projection, partial(compare, 1 + n + layer)),
         ]
-    ids = [0 if model.has_vision and token == model.image_token_id else token for token in (1, 2)][
-        : model.context_length
-    ]
+    ids = [0 if model.has_vision and token == model.image_token_id else token for token in (1, 2)]
+    ids = ids[: model.context_length]
     probe = Prompt.from_token_ids(ids, id="load check", text_only=True)
     with torch.no_grad(), attached(model, hooks):
         inputs = model.inputs([probe] * (1 + 2 * n)).inputs

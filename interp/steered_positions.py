@@ -46,7 +46,9 @@ class SteeredPass:
 
     def watch(self, model: Model) -> Hook:
         """What looks at the tokens of each pass, before its first block."""
-        base = model.hf.base_model
+        base, decoder = model.hf.base_model, decoder_of(model)
+        if not model.has_vision and "input_ids" in inspect.signature(type(decoder).forward).parameters:
+            base = decoder  # OPT's whole model calls it, and not the base model around it
 
         def look(args: tuple, kwargs: dict[str, Any]) -> None:
             given = inspect.signature(type(base).forward).bind_partial(base, *args, **kwargs).arguments
@@ -61,7 +63,7 @@ class SteeredPass:
             else:
                 self.chosen = True if self.spans is None else self._find(ids, given.get("attention_mask"))
 
-        runs = "decoder" if base is decoder_of(model) else "above"
+        runs = "decoder" if base is decoder else "above"
         return Hook(base, look, "input", runs, counts=True, finds_rows=True)
 
     def _find(self, ids: Tensor | None, mask: Tensor | None) -> Bool[Tensor, "row pos"]:
