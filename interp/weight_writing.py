@@ -152,7 +152,9 @@ def open_projection(model: Model, module: nn.Module | None, what: str) -> Projec
 
 def _why_not_open(module: nn.Module | None, weight: Tensor | None) -> str:
     """Empty for a plain linear layer in memory; else what to do about what is in the way."""
-    if module is None or weight is None or hasattr(module, "base_layer"):
+    if module is None or weight is None:
+        return "It has no weight of its own: load a model with one projection there"
+    if hasattr(module, "base_layer"):
         return "It holds an adapter (LoRA or its like): merge it first (merge_and_unload)"
     if not weight.is_floating_point():
         return "Load the model unquantised"

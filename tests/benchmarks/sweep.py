@@ -398,7 +398,7 @@ def main(names: Sequence[str]) -> None:
         found = sweep(known[name])
         kept["outcomes"][name] = [asdict(outcome) for outcome in found]
         outcomes = {n: [Outcome(**fields) for fields in kept["outcomes"][n]] for n in known if n in kept["outcomes"]}
-        kept_at.write_text(json.dumps(kept, indent=0))
+        kept_at.write_text(json.dumps(kept).replace('}], "', '}],\n"') + "\n")
         page_at.write_text(table(outcomes, kept["untried"]))
         print(name, dict(Counter(o.how for o in found)), flush=True)
         for o in found:
