@@ -1,6 +1,7 @@
 """Find the attention heads that make a model behave like this, and see what happens when they change."""
 
 from interp import capture
+from interp.answer_mass import AnswerMass, answer_mass
 from interp.attribution import Attribution, attribute
 from interp.comparison import compare
 from interp.composed_edits import Edits, load_edit
@@ -24,6 +25,7 @@ from interp.tracing import trace
 from interp.weight_identity import describe_model
 
 __all__ = [
+    "AnswerMass",
     "Attribution",
     "Branch",
     "Direction",
@@ -44,6 +46,7 @@ __all__ = [
     "TunedHeads",
     "ablate_each_head",
     "add_direction",
+    "answer_mass",
     "attribute",
     "capture",
     "clamp_direction",

@@ -24,6 +24,7 @@ import plotly.graph_objects as go
 from safetensors.numpy import save as save_tensors
 
 from interp import storage
+from interp.answer_mass import with_mass
 from interp.csv_files import write_csv
 from interp.door import public
 from interp.folder_lock import keeps_work
@@ -62,7 +63,8 @@ class Findings:
             raise ValueError("the findings have no title; give a short one.")
         if isinstance(self.statement, str) or not self.statement:
             raise ValueError(f"statement is {self.statement!r}; expected a list of sentences, the verdict first.")
-        object.__setattr__(self, "statement", [str(sentence) for sentence in self.statement])
+        sentences = with_mass([str(sentence) for sentence in self.statement], self.provenance)
+        object.__setattr__(self, "statement", sentences)
         object.__setattr__(self, "tables", {name: _tidy(name, table) for name, table in self.tables.items()})
 
     @keeps_work

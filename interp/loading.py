@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +46,8 @@ def load(
     revision: str | None = None,
     sha256: str | None = None,
     trust_remote_code: bool = False,
+    chat: bool = True,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a causal language model, or a vision-language model, for scans.
 
@@ -62,13 +64,16 @@ def load(
         device: default: CUDA where there is one, else the CPU. Ignored for a model in memory or with ``device_map``.
         device_map: handed to transformers to shard a large model.
         sha256: the expected hash of a ``.gguf`` file.
+        chat: False for a base model: its prompts, in every study, are then the text as it is, without a chat template.
+        template_arguments: what the chat template is told in every prompt, such as ``{"enable_thinking": False}`` for a
+            model that would else begin its reply with a thought.
 
     Checked before it returns: every layer has the hook points and the head geometry of the config, the logits are
     finite, and the bridge's agree with transformers'.
 
     Raises ``ValueError`` for an unknown name, an architecture without a TransformerLens adapter, head geometry
-    that does not fit, a processor that can't be read, or an InstructBLIP or BLIP-2 around an encoder-decoder;
-    ``FileNotFoundError``; ``NonFiniteLogitsError`` naming the layer.
+    that does not fit, a processor that can't be read, a template argument that the template never reads, or an
+    InstructBLIP or BLIP-2 around an encoder-decoder; ``FileNotFoundError``; ``NonFiniteLogitsError`` naming the layer.
 
     >>> model = interp.load("smollm2-135m")
     """
@@ -109,6 +114,7 @@ def load(
     model = replace(model, attention_refusal=why_not_supported(model, model.inputs([three]).inputs))
     if not model.attention_refusal:
         model = replace(model, attention_refusal=why_attention_differs(model))
+    model = model.asking(chat=chat, template_arguments=template_arguments)
     _check(model)
     require_hooks_act(model)
     return model

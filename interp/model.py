@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from interp import prompts as _prompts
 from interp.attention import UnsupportedAttention
-from interp.chat_templates import picture_template, template_used
+from interp.chat_templates import System, picture_template, template_used, told, writes_date
 from interp.components import Components, input_device
 from interp.door import made_by, public
 from interp.hooks import attached, counting, output_of, run_pass
@@ -45,6 +45,9 @@ class Model:
 
     Of a vision-language model, layers, heads and hook points are those of its *language* model; ``processor`` prepares
     its prompts with pictures.
+
+    ``chat`` and ``template_arguments`` are how its prompts are written unless a prompt says otherwise
+    (:meth:`asking`); every study that builds prompts follows them.
     """
 
     name: str
@@ -56,6 +59,9 @@ class Model:
     attention_refusal: str = ""  # why attention can't be read and fanned out; empty: it can
     processor: Any = None
     encoder: ImageEncoder | None = None  # None: no vision part
+    chat: bool = True
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    renderings: dict[Any, Any] = field(default_factory=dict, repr=False)  # of the template, so that its date stays one
 
     @property
     def has_vision(self) -> bool:
@@ -138,8 +144,41 @@ class Model:
 
     @property
     def chat_template(self) -> str | None:
-        """The chat template: the processor's, if it has one, or the tokenizer's; None for a base model."""
+        """The chat template: the processor's, if it has one, or the tokenizer's; None for a base model. Of several that
+        have names, the one called "default"."""
         return picture_template(self.processor) or template_used(self.tokenizer)
+
+    def asking(self, *, chat: bool | None = None, template_arguments: Mapping[str, Any] | None = None) -> Model:
+        """The same model, whose prompts are written otherwise: without a chat template (``chat=False``), or with other
+        ``template_arguments``, which are added to those there are. It shares everything, weights and hooks included.
+
+        Raises ``ValueError`` for an argument that the template never reads.
+
+        >>> quiet = model.asking(template_arguments={"enable_thinking": False})
+        >>> base = model.asking(chat=False)
+        """
+        changed = replace(
+            self,
+            chat=self.chat if chat is None else bool(chat),
+            template_arguments=told(self.template_arguments, template_arguments),
+        )
+        if template_arguments:
+            if not changed.chat:
+                raise ValueError(
+                    f"template_arguments={dict(template_arguments)!r} were given with chat=False: no template reads "
+                    "them. Leave out one of the two."
+                )
+            _prompts.template_of(changed)
+        return changed
+
+    def own_system(self) -> str:
+        """The system prompt that the chat template writes if none is given, as text; "" for none."""
+        if not self.chat or self.tokenizer is None or not self.chat_template:
+            return ""
+        try:
+            return _prompts.template_of(self).own_system()
+        except ValueError:  # a template that takes no user message as it is; a prompt says why
+            return ""
 
     def require_attention(self) -> None:
         """Raise ``UnsupportedAttention`` if this architecture's attention can't be read."""
@@ -155,12 +194,13 @@ class Model:
         answers: tuple[str, ...] = (),
         gold: str | None = None,
         forms: str = "in_context",
-        system: str | None = None,
-        chat: bool = True,
+        system: System = None,
+        chat: bool | None = None,
         reply: str = "",
         id: str = "",
         image: ImageLike | None = None,
         text_only: bool = False,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """Render, tokenise and locate: see :func:`interp.prompts.build_prompt`.
 
@@ -180,6 +220,7 @@ class Model:
             id=id,
             image=image,
             text_only=text_only,
+            template_arguments=template_arguments,
         )
 
     @public
@@ -268,6 +309,7 @@ class Model:
             "architecture": type(self.hf).__name__,
             "weights_sha256": hash_weights(self.hf),
             "template_sha256": hash_text(self.chat_template) if self.chat_template else None,
+            **self._writing(),
             **self._image_processing(),
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
@@ -277,6 +319,14 @@ class Model:
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
         }
+
+    def _writing(self) -> dict[str, Any]:
+        """How prompts are written: the template's arguments, its own system prompt, and whether it dates them."""
+        if not self.chat or self.chat_template is None:
+            return {"chat": bool(self.chat and self.chat_template), "template_arguments": {}}
+        dated = writes_date(self.chat_template, self.template_arguments)
+        found = {"chat": True, "template_arguments": dict(self.template_arguments), "system_prompt": self.own_system()}
+        return found | ({"template_writes_todays_date": True} if dated else {})
 
     def _image_processing(self) -> dict[str, Any]:
         processor = getattr(self.processor, "image_processor", None)

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.chat_templates import picture_template, render, render_parts
+from interp.answer_tokens import resolve_answers
+from interp.chat_templates import ChatTemplate, System, checked_arguments, picture_template, tokenizer_template, told
 from interp.door import as_integers, made_by, public
 from interp.images import ImageLike
-from interp.vision_inputs import Encoded, PromptImage, encode, image_token
+from interp.vision_inputs import TOKEN_INPUTS, Encoded, PromptImage, encode, image_token
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -34,6 +35,9 @@ class Prompt:
     token); ``"reply"`` is there where the beginning of a reply was given. ``answers`` maps an answer word to the token
     ids that count as giving it.
 
+    ``lead`` is what the chat template writes between the prompt and the reply ("" or white space), None where it can't
+    say or there is none.
+
     A prompt with a picture has ``image``, and the spans ``"image"`` (all positions that hold image features) and
     ``"after_image"`` (every position after the last of them). ``text_only``: it has none on purpose, for a model that
     sees.
@@ -48,6 +52,7 @@ class Prompt:
     id: str = ""
     image: PromptImage | None = None
     text_only: bool = False
+    lead: str | None = None
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -109,36 +114,42 @@ def build_prompt(
     answers: Sequence[str] = (),
     gold: str | None = None,
     forms: str = "in_context",
-    system: str | None = None,
-    chat: bool = True,
+    system: System = None,
+    chat: bool | None = None,
     reply: str = "",
     id: str = "",
     image: ImageLike | None = None,
     text_only: bool = False,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> Prompt:
     """Put ``text`` (and a picture) through the chat template, tokenise once, and find every span's tokens by character
     offsets.
 
     Args:
         spans: name -> half-open character range(s) in ``text``. A token belongs to a span if they overlap.
-        answers: words whose first token is looked up as it would follow this very prompt.
+        answers: words whose first token is looked up as it would follow this very prompt
+            (:mod:`interp.answer_tokens`).
         forms: ``"in_context"``: the one form that the tokenizer gives after this prompt; ``"both"``: that form and
             the one with (or without) a leading space, summed.
         system: a system message. None leaves it to the template, and some templates then write one of their own
-            (SmolLM2, Qwen2.5); ``""`` asks for an empty one.
-        chat: False takes the text as it is, with the special tokens that the tokenizer itself adds.
+            (SmolLM2, Qwen2.5; ``model.own_system()`` says which); ``""`` asks for an empty one, ``False`` for none.
+        chat: False takes the text as it is, with the special tokens that the tokenizer puts *before* it. Those that it
+            would append (an end token, ``[SEP]``) are left out: nothing is read behind the end of a text that is to be
+            continued. None: as the model was loaded (``interp.load(chat=...)``).
         reply: how the assistant's reply begins; the model goes on from there. It is kept to the letter and is the span
             ``"reply"`` (the end of ``"suffix"``). Better not end it in a space: models have rarely seen one alone.
         image: a picture (a path or a ``PIL.Image.Image``) for a vision-language model. It goes where the chat template
             puts it, or, with ``chat=False``, where the one image token stands in ``text`` (models with the picture
             before all text, as InstructBLIP, need none). A begin token is added as the processor does it.
         text_only: for a vision-language model, that it is meant to see no picture.
+        template_arguments: what the template is told, such as ``{"enable_thinking": False}``; added to those that the
+            model was loaded with.
 
     Raises ``FileNotFoundError`` and ``ValueError`` for pictures as :func:`interp.read_image` does; ``ValueError`` for
     a picture and a model without vision, none and a model with it, other than one image token in the text; for a
-    tokenizer without chat template or offsets, a template that refuses or drops the system message or alters the text,
-    a prompt longer than the context, spans outside the text or without a token, and answers that can't be told apart by
-    their first token.
+    tokenizer without chat template or offsets, half of a surrogate pair, a template that refuses or drops the system
+    message, alters the text or never reads an argument, a prompt longer than the context, spans outside the text or
+    without a token, and answers that can't be told apart by their first token.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -146,8 +157,22 @@ def build_prompt(
             f"{model.name} was loaded without a tokenizer: give interp.load(..., tokenizer=...) or build prompts "
             "with Prompt.from_token_ids."
         )
+    _require_unicode(text=text, system=system or "", reply=reply, **{f"answer {w!a}": w for w in answers})
+    _require_offsets(tokenizer, model.name)
     _require_image_or_none(model, image, text_only)
-    whole, start = _rendered(model, text, system, image is not None) if chat else (text, 0)
+    chat = model.chat if chat is None else chat
+    lead = None
+    if chat:
+        template = template_of(model, template_arguments, pictured=image is not None)
+        if image is not None and image_token(model) in text:
+            raise ValueError(
+                f"the text holds the image token {image_token(model)!r}, and the chat template places the picture too. "
+                "Leave it out, or use chat=False."
+            )
+        (whole, start), lead = template.render(text, system), None if reply else template.lead(system)
+    else:
+        _require_no_template(system, template_arguments)
+        whole, start = text, 0
     whole += reply
     bos = getattr(tokenizer, "bos_token", None)
     # a chat template writes its begin token itself, but for those of processors
@@ -157,7 +182,12 @@ def build_prompt(
     else:
         encoded = tokenizer(whole, add_special_tokens=add_special, return_offsets_mapping=True)
         made = Encoded(tuple(encoded["input_ids"]), tuple(encoded["offset_mapping"]), whole)
-    ids, offsets, rendered, moved = made.token_ids, made.offsets, made.text, made.moved
+    n_appended = len(appended_tokens(tokenizer)) if add_special else 0
+    ids, offsets = (part[: len(part) - n_appended] for part in (made.token_ids, made.offsets))
+    rendered, moved, seen = made.text, made.moved, made.image
+    if seen is not None and n_appended:
+        cut = {name: v[:, :-n_appended] if name in TOKEN_INPUTS else v for name, v in seen.inputs.items()}
+        seen = replace(seen, inputs=cut)
     located = _thirds(offsets, moved(start), moved(start + len(text)))
     if image is not None:
         located["image"] = made.image_positions
@@ -191,8 +221,9 @@ def build_prompt(
         text=rendered,
         spans=located,
         id=id,
-        image=made.image,
+        image=seen,
         text_only=text_only,
+        lead=lead,
     )
     model.require_fits([prompt])
     if not answers:
@@ -201,23 +232,63 @@ def build_prompt(
     return replace(prompt, answers=resolved, gold=gold)
 
 
-def _rendered(model: Model, text: str, system: str | None, pictured: bool) -> tuple[str, int]:
-    """By the tokenizer's chat template, or, for a model that sees, by the processor's, which places the picture."""
+def template_of(
+    model: Model, template_arguments: Mapping[str, Any] | None = None, pictured: bool = False
+) -> ChatTemplate:
+    """The chat template that writes a model's prompts, told what the model was loaded with and what is given: the
+    tokenizer's, or, for a model that sees, the processor's, which places the picture.
+
+    Raises ``ValueError`` where there is none, and for an argument that it never reads.
+    """
+    arguments = told(model.template_arguments, template_arguments)
     template = picture_template(model.processor) if model.has_vision else None
     if template is None and not pictured:
-        return render(model.tokenizer, text, system)
+        return tokenizer_template(model.tokenizer, arguments, model.renderings)
     if template is None:
         raise ValueError(
             f"{model.name}'s {type(model.processor).__name__} has no chat template that places a picture. Set "
             f"processor.chat_template, or build prompts with chat=False and {image_token(model)!r} in the text "
             "(InstructBLIP, BLIP-2 and PaliGemma need no image token)."
         )
-    if pictured and image_token(model) in text:
+    return ChatTemplate(model.processor, template, checked_arguments(template, arguments), pictured, model.renderings)
+
+
+def appended_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens that a tokenizer puts behind a text of its own accord (an end token, ``[SEP]``): none as a
+    rule. They are never part of a prompt."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    starts = [i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain]
+    return tuple(whole[starts[0] + len(plain) :]) if starts else ()
+
+
+def _require_no_template(system: System, template_arguments: Mapping[str, Any] | None) -> None:
+    for name, given in (("system", system), ("template_arguments", template_arguments)):
+        if given:
+            raise ValueError(
+                f"{name}={given!r} was given for a prompt without a chat template (chat=False), which has no place for "
+                f"it. Leave out {name}=, or write it into the text."
+            )
+
+
+def _require_unicode(**texts: Any) -> None:
+    for name, text in texts.items():
+        try:
+            str(text).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the {name} has half of a surrogate pair, {text[error.start]!a}, as character {error.start}: no "
+                "text, and no tokenizer can encode it. It comes from an emoji that was cut in two; leave it out, or "
+                "read the file anew."
+            ) from None
+
+
+def _require_offsets(tokenizer: Any, name: str) -> None:
+    if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"the text holds the image token {image_token(model)!r}, and the chat template places the picture too. "
-            "Leave it out, or use chat=False."
+            f"{name}'s tokenizer, {type(tokenizer).__name__}, gives no offsets (where in the text each token stands), "
+            "so spans can't be found. Load the fast one (tokenizer.json), or give token ids: Prompt.from_token_ids."
         )
-    return render_parts(model.processor, template, text, system, pictured)
 
 
 def _require_image_or_none(model: Model, image: ImageLike | None, text_only: bool) -> None:
@@ -232,75 +303,6 @@ def _require_image_or_none(model: Model, image: ImageLike | None, text_only: boo
             f"{model.name} reads pictures, and none was given (image=...). It would run text-only without a word; if "
             "that is meant, give text_only=True."
         )
-
-
-def resolve_answers(
-    tokenizer: Any, prompt: Prompt, words: Sequence[str], forms: str = "in_context"
-) -> dict[str, tuple[int, ...]]:
-    """The token ids that begin each answer word right after ``prompt``.
-
-    After a space, a line break or a special token the word follows as it is; otherwise with a space before it. Words
-    of several tokens count by their first. A given reply stays as its tokens are, also where the word alone would have
-    merged with its last space: the model can only go on from there. Raises ``ValueError`` for a word that the
-    tokenizer does not know (its first token is the one for unknown words, which all such words share), and if two
-    words share a token: their probabilities could not be told apart.
-    """
-    if forms not in ("in_context", "both"):
-        raise ValueError(f"forms={forms!r}; expected 'in_context' or 'both'.")
-    special = {prompt.text[-len(t) :] == t for t in tokenizer.all_special_tokens if t}
-    glued = prompt.text[-1:].isspace() or True in special
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    resolved: dict[str, tuple[int, ...]] = {}
-    for word in words:
-        if not word.strip():
-            raise ValueError(f"answer words must not be blank; {word!r} was given among {list(words)}.")
-        leads = ("", " ") if glued else (" ", "")
-        found = [_first_token(tokenizer, prompt, lead + word.strip()) for lead in leads]
-        if found[0] is None and glued and "reply" in prompt.spans:
-            found[0] = _first_token_alone(tokenizer, word.strip())
-        usable = [t for t in (found[:1] if forms == "in_context" else found) if t is not None]
-        if not usable:
-            raise ValueError(
-                f"the answer {word!r} has no token of its own after the prompt ending {prompt.text[-20:]!r}: it "
-                "merges with the prompt's last token or begins with a bare space. Try forms='both' or another word."
-            )
-        usable = [t for t in usable if t != unknown]
-        if not usable:
-            raise ValueError(
-                f"the answer {word!r} is not in the tokenizer's vocabulary: its first token is {tokenizer.unk_token!r} "
-                f"(id {unknown}), which stands for every unknown word. Expected a word that the model can say; use "
-                "another."
-            )
-        resolved[word] = tuple(dict.fromkeys(usable))
-    for i, first in enumerate(words):
-        for second in list(words)[i + 1 :]:
-            if shared := set(resolved[first]) & set(resolved[second]):
-                token = tokenizer.convert_ids_to_tokens(shared.pop())
-                raise ValueError(
-                    f"the answers {first!r} and {second!r} share their first token {token!r} and can't be told "
-                    "apart. Use other option words."
-                )
-    return resolved
-
-
-def _first_token(tokenizer: Any, prompt: Prompt, continuation: str) -> int | None:
-    """The token after the prompt's own if ``continuation`` follows; None if the boundary moves or it is only space."""
-    ids = tuple(tokenizer(prompt.text + continuation, add_special_tokens=False)["input_ids"])
-    own = prompt.token_ids
-    if ids[: len(own)] != own:  # special tokens that the tokenizer added to the prompt (BOS)
-        added = len(own) - len(tokenizer(prompt.text, add_special_tokens=False)["input_ids"])
-        ids = own[:added] + ids
-    if len(ids) <= len(own) or ids[: len(own)] != own:
-        return None
-    token = ids[len(own)]
-    return token if tokenizer.decode([token]).strip() else None
-
-
-def _first_token_alone(tokenizer: Any, word: str) -> int | None:
-    """The first token of a word without a space before it, whatever stands there: read off after a line break."""
-    line = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    ids = tokenizer("\n" + word, add_special_tokens=False)["input_ids"]
-    return ids[len(line)] if ids[: len(line)] == line and len(ids) > len(line) else None
 
 
 def _thirds(offsets: Sequence[CharSpan], start: int, end: int) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from interp import figures
+from interp.answer_mass import with_mass
 from interp.comparison import control_summary, sign_keepers
 from interp.ranking import HeadRanking
 from interp.views import TokenView, head_label
@@ -127,7 +128,8 @@ def statement(ranking: HeadRanking) -> list[str]:
             f"{number(last.ci_high)}."
         )
     controls, others = _control_sentences(ranking), _other_measure_sentences(ranking)
-    return [*sentences, *controls, *others, found_sentence, _reliability_sentence(ranking)]
+    sentences = [*sentences, *controls, *others, found_sentence, _reliability_sentence(ranking)]
+    return with_mass(sentences, ranking.provenance)
 
 
 def _reliability_sentence(ranking: HeadRanking) -> str:

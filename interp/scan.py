@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.answer_mass import AnswerMass, answer_mass
 from interp.attention import UnsupportedAttention
 from interp.capture import head_outputs, mean_head_outputs
 from interp.door import public
@@ -22,7 +23,7 @@ from interp.fanout import fan_out_logits, require_edits_act
 from interp.hooks import run_pass
 from interp.independence import to_check
 from interp.interventions import edited, unembed_only
-from interp.metrics import Metric, Probability, default_metric, measure
+from interp.metrics import LogitDifference, Metric, Probability, default_metric, measure
 from interp.plain_passes import plain_logits
 from interp.turns import alone
 
@@ -40,7 +41,8 @@ class FanOutDisagreement(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class ScanResult:
-    """A metric's value at the answer for each prompt (example) and each edit (branch), and unedited (``clean``)."""
+    """A metric's value at the answer for each prompt (example) and each edit (branch), and unedited (``clean``).
+    ``answer_mass``: how much of the probability the answers hold together in the unedited model; None if not read."""
 
     values: Float[np.ndarray, "example branch"]
     clean: Float[np.ndarray, " example"]
@@ -52,6 +54,7 @@ class ScanResult:
     how: str
     check: str
     seconds: float
+    answer_mass: AnswerMass | None = None
 
     @property
     def change(self) -> Float[np.ndarray, "example branch"]:
@@ -94,6 +97,7 @@ def scan(
     method: Method = "auto",
     check: int = 3,
     memory_mib: float = 1024.0,
+    read_mass: bool = True,
 ) -> ScanResult:
     """Measure what each edit does to the answer, exactly.
 
@@ -111,6 +115,7 @@ def scan(
             which the config says that something changes (windows, rotary factors): about 2 + ``check`` passes for each.
             0 trusts the caller, who has checked.
         memory_mib: about how much memory a chunk of branches may take.
+        read_mass: read off eight prompts how much of the probability the answers hold together, and warn below 10 %.
 
     Returns values in the metric's unit, float32, [example, branch]. Cost for N heads, L layers, S tokens:
     S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes for SmolLM2 at 113 tokens), and half
@@ -127,6 +132,7 @@ def scan(
     _require(model, prompts, edits, metric, positions, method)
     began = time.perf_counter()
     with alone(model.hf):
+        mass = answer_mass(model, prompts, _words(metric), most=8, warn=True) if read_mass and check > 0 else None
         branches = _Branches(model, prompts, edits, positions)
         how, note = _plan(model, prompts, branches, metric, positions, method, check, memory_mib)
         values = np.full((len(prompts), 1 + branches.n), np.nan, dtype=np.float32)
@@ -148,7 +154,13 @@ def scan(
         how=how,
         check=note,
         seconds=time.perf_counter() - began,
+        answer_mass=mass,
     )
+
+
+def _words(metric: Metric) -> tuple[str, ...] | None:
+    """The answers that a metric compares; None for all of a prompt's."""
+    return (metric.positive, metric.negative) if isinstance(metric, LogitDifference) else None
 
 
 def span_length(prompt: Prompt, positions: Positions) -> int:

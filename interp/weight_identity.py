@@ -17,7 +17,8 @@ def describe_model(model: Model) -> dict[str, Any]:
     """The weights as they are now: name, hash, geometry, dtype. Reads every weight (about a second for each GB)."""
     described = model.provenance()
     names = ("name", "architecture", "weights_sha256", "n_layers", "n_heads", "n_kv_heads", "d_head", "d_model")
-    return {name: described[name] for name in (*names, "dtype")}
+    told = described.get("template_arguments")  # a direction, or a guard, reads prompts that were written so
+    return {name: described[name] for name in (*names, "dtype")} | ({"template_arguments": told} if told else {})
 
 
 def require_weights(model: Model, described: Mapping[str, Any], what: str) -> None:

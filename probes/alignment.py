@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.answer_mass import answer_mass, with_mass
 from interp.door import public
 from interp.edit_family import ModelEdit
 from interp.folder_lock import keeps_work
@@ -166,7 +167,7 @@ class Alignment:
         closed = [m.name for m in self.methods if m.name != "NASA" and m.validation and abs(m.validation.gap) <= 0.15]
         if closed:
             sentences.append(f"Also to a gap of at most 0.15 on validation: {', '.join(closed)}.")
-        return sentences
+        return with_mass(sentences, self.provenance)
 
     def to_findings(self, tests: Mapping[str, pd.DataFrame] | None = None) -> Findings:
         from interp.findings import Findings
@@ -246,7 +247,13 @@ def align(
     provenance = study_provenance(title, model, data, described, CITATIONS, CAVEATS, began, rivals=list(rivals))
     key = provenance["run_id"]
     untouched = bench.untouched
-    require_options_used(untouched)
+    held = np.exp(untouched.log_probs).sum(1)
+    read = answer_mass(model, bench.validation_prompts, held=held)
+    try:
+        require_options_used(untouched)
+    except ValueError as error:
+        raise ValueError(f"{error} {read.instead()}" if read is not None else str(error)) from None
+    provenance |= {} if read is None else {"answer_mass": read.to_dict()}
     weights = provenance["model"]["weights_sha256"]
     bench.about = {
         "run_id": key,

@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.answer_mass import LEAST
 from interp.door import public
 from interp.generation import generate
 from interp.model import Model
@@ -26,7 +27,7 @@ from probes.instructions import Instruction, build_prompts
 from probes.questions import Question
 
 Channel = Literal["token", "text", "margin"]
-LEAST_MASS = 0.1  # of the probability on the options, below which a choice between them says little
+LEAST_MASS = LEAST  # of the probability on the options, below which a choice between them says little
 NO, YES, ABSTAIN, OUTSIDE = 0, 1, 2, -1  # what an answer can say; the first three index the options
 
 MEASURES = {

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.chat_templates import System
 from interp.door import made_by, public
 from interp.figures import interval_bars
 from interp.findings import Findings
@@ -149,7 +150,7 @@ def observe(
     model: Model,
     requests: Sequence[Request],
     *,
-    system: str | None = None,
+    system: System = None,
     post_instruction: bool = True,
     judge: Judge = judge_by_phrases,
     max_new_tokens: int = 24,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.answer_mass import mass_of, with_mass
 from interp.door import public
 from interp.figures import interval_bars
 from interp.findings import Findings, load_findings
@@ -32,11 +32,10 @@ from probes.answers import (
 )
 from probes.instructions import Instruction, build_prompts
 from probes.questions import Question
-from probes.runs import describe_questions, require_place, study_provenance
+from probes.runs import describe_questions, mass_read, require_place, study_provenance
 
 ALL = "all"  # stands in the column "domain" for the whole set
 CHANNELS: dict[Channel, str] = {"token": "first token", "text": "generated text", "margin": "forced choice"}
-USED = 0.1  # options with less of the probability than this are not what the model answers with
 FEW = 20
 
 CITATIONS = [
@@ -129,10 +128,6 @@ class BiasReport:
             f"Accuracy {_with_interval(self._row('accuracy'))}; AUROC {_with_interval(self._row('auroc'))}, which no "
             "offset between the two answers could change.",
         ]
-        if (mass := self.value("option_mass")) < USED:
-            sentences.insert(0, _not_used(self.answers, mass))
-        else:
-            sentences.append(f"The options hold {mass:.1%} of the first token's probability.")
         if (outside := self.value("share_outside")) > 0:
             sentences.append(f"{outside:.1%} of the first tokens begin no option: wrong, but not {no!r}.")
         if "text" in self.channels:
@@ -151,7 +146,7 @@ class BiasReport:
             )
         if n < FEW:
             sentences.append(f"{n} questions are few: below {FEW}, the intervals are too narrow.")
-        return sentences
+        return with_mass(sentences, self.provenance, low_first=True)
 
     def to_findings(self) -> Findings:
         """All of it as a report that can be saved."""
@@ -279,6 +274,8 @@ def measure(
         if resume and (saved_run(out) or {}).get("run_id") == described["run_id"] and is_whole(out):
             found = load_findings(out)
             answers = answers_from_arrays(dict(found.arrays), questions, instruction)
+            if (mass := mass_of(found.provenance)) is not None:
+                mass.warn()
             return _report(answers, questions, found.provenance)
     order = by_length(prompts)
     arrays = run_batches(
@@ -291,7 +288,9 @@ def measure(
         title="Negative bias",
     )
     answers = answers_from_arrays(arrays, [questions[i] for i in order], instruction).select(np.argsort(order))
-    provenance = described | {"settings": settings, "created": now(), "seconds": round(time.perf_counter() - began, 1)}
+    held = np.exp(answers.log_probs).sum(1)
+    provenance = described | mass_read(model, prompts, batch_size, held) | {"settings": settings, "created": now()}
+    provenance["seconds"] = round(time.perf_counter() - began, 1)
     report = _report(answers, questions, provenance)
     if out is not None:
         report.save(out, overwrite=overwrite)
@@ -300,9 +299,6 @@ def measure(
 
 
 def _report(answers: Answers, questions: Sequence[Question], provenance: Mapping[str, Any]) -> BiasReport:
-    mass = float(np.exp(answers.log_probs).sum(1).mean())
-    if mass < USED:
-        warnings.warn(_not_used(answers, mass), stacklevel=4)
     channels = [c for c in CHANNELS if c != "text" or answers.replies is not None]
     domains = list(dict.fromkeys(answers.domains))
     parts = [(ALL, answers)] + [(d, answers.select(np.array(answers.domains) == d)) for d in domains if d]
@@ -314,15 +310,6 @@ def _report(answers: Answers, questions: Sequence[Question], provenance: Mapping
     measures = pd.concat(tables, ignore_index=True)
     columns = ["domain", "channel", "measure", "value", "ci_low", "ci_high", "n"]
     return BiasReport(answers, tuple(questions), measures[columns], provenance)
-
-
-def _not_used(answers: Answers, mass: float) -> str:
-    options = " and ".join(map(repr, answers.instruction.options))
-    return (
-        f"The options {options} hold only {mass:.1%} of the first token's probability: the model answers with "
-        "something else, and these measures say little. Use option words it says, forms='both', or begin the reply "
-        "(Instruction(reply=...))."
-    )
 
 
 def _require_both_answers(questions: Sequence[Question]) -> None:

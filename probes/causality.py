@@ -19,6 +19,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp import figures
+from interp.answer_mass import mass_of
 from interp.capture import mean_head_outputs
 from interp.door import public
 from interp.edits import Branch, HeadEdit
@@ -46,7 +47,7 @@ from probes.head_effects import check_once
 from probes.head_sets import Case, Head, plan_cases
 from probes.instructions import Instruction, build_prompts
 from probes.questions import Question
-from probes.runs import Run, describe_questions
+from probes.runs import Run, describe_questions, mass_read
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -80,9 +81,9 @@ def causal_test(
     questions: Sequence[Question],
     ranking: HeadRanking,
     *,
-    by: Sequence[str] = ("nas", "nas_order_balanced"),
+    by: str | Sequence[str] = ("nas", "nas_order_balanced"),
     ks: Sequence[int] = (1, 2, 3, 5, 10, 15, 20),
-    edits: Sequence[Edit] = ("zero", "mean", "scale"),
+    edits: Edit | Sequence[Edit] = ("zero", "mean", "scale"),
     factor: float = 0.5,
     positions: str | Sequence[str] = "answer",
     n_random: int = 20,
@@ -141,6 +142,7 @@ def causal_test(
         done = load_findings(out)
         return _result(cases, done.arrays, questions, model, ranking, done.provenance)
 
+    mass = mass_read(model, prompts, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
     plans = {
         where: _Plan(model, prompts, metric, where, [c for c in cases if c.positions == where], factor)
@@ -163,6 +165,7 @@ def causal_test(
         f"Sets of heads edited together ({', '.join(edits)}), exact, against random heads of the same layers",
         CITATIONS,
         CAVEATS,
+        **mass,
         scan={where: {"how": plan.how, "check": plan.check} for where, plan in plans.items()},
         ranking={key: ranking.provenance.get(key) for key in ("run_id", "title", "data", "settings")},
     )
@@ -315,9 +318,11 @@ class CausalTest:
     def verdict(self) -> list[str]:
         """What the numbers say, in sentences; the first ones are the answer. Nothing here but the tables."""
         reliability = split_half(self.effects).mean
-        return verdict_sentences(
+        said = verdict_sentences(
             self._frame, self._correlations, self.baseline(), self.provenance["settings"]["factor"], reliability
         )
+        mass = mass_of(self.provenance)
+        return said if mass is None else [*said, mass.sentence()]
 
     def plot(self, outcome: str = "nb", positions: str = "answer") -> go.Figure:
         """Change of an outcome ("nb", "accuracy", "margin") against k: top, bottom and random sets, edit by edit."""

@@ -33,12 +33,15 @@ from probes.cli_study import (
     Forms,
     Limit,
     ModelName,
+    NoChat,
     Out,
     Overwrite,
     Resume,
     Seed,
     Study,
+    Template,
     Wording,
+    Writing,
     how_read,
     print_ranking,
 )
@@ -161,6 +164,8 @@ def negative_attention(
     query_span: Annotated[Span, typer.Option(help="Query tokens that NAS sums over.")] = Span.after_instruction,
     effects: Annotated[Effects, typer.Option(help="Also measure each head's effect, by this ablation.")] = Effects.zero,
     batch_size: BatchSize = 8,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -173,7 +178,8 @@ def negative_attention(
     """
     from probes import negative_bias
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
+    reading, writing = how_read(format, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     asked = negative_bias.Instruction(instruction)
     questions = study.questions()
     ranking = study.run(
@@ -206,6 +212,8 @@ def head_effect(
     instruction: Wording = "Answer the question with Yes or No.",
     forms: Forms = AnswerForms.in_context,
     batch_size: BatchSize = 4,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -217,7 +225,8 @@ def head_effect(
 
     if positions not in ("answer", "all") and not positions.isdecimal():
         raise typer.BadParameter(f"{positions!r}; expected answer, all or a number", param_hint="--positions")
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
+    reading, writing = how_read(format, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     asked = negative_bias.Instruction(instruction)
     questions = study.questions()
     ranking = study.run(

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from probes.cli_study import AsJson, Device, Shown, load_model, print_result
+from probes.cli_study import (
+    AsJson,
+    Device,
+    NoChat,
+    NoSystem,
+    Shown,
+    System,
+    Template,
+    Writing,
+    load_model,
+    print_result,
+    say_system,
+    system_of,
+)
 
 if TYPE_CHECKING:
     from interp.edit_family import ModelEdit
@@ -56,7 +69,10 @@ def apply(
     folder: Folder,
     prompt: Annotated[list[str], typer.Option(help="What the model is asked; repeated: several.")],
     model: OfModel = None,
-    system: Annotated[str | None, typer.Option(help="A system prompt.", show_default="the template's own")] = None,
+    system: System = None,
+    no_system: NoSystem = False,
+    template: Template = None,
+    no_chat: NoChat = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply.")] = 60,
     dtype: OfDtype = None,
     device: Device = None,
@@ -69,8 +85,11 @@ def apply(
     from interp.generation import generate
 
     found = load_edit(folder)
-    loaded = _model_of(found, model, dtype, device)
-    chat = loaded.chat_template is not None
+    loaded = _model_of(found, model, dtype, device, Writing.of(template, no_chat))
+    chat = loaded.chat and loaded.chat_template is not None
+    system = system_of(system, no_system)
+    if system is None and chat:
+        say_system(loaded)
     text_only = loaded.has_vision
     prompts = [loaded.prompt(text, system=system, chat=chat, text_only=text_only) for text in prompt]
     before = generate(loaded, prompts, max_new_tokens)
@@ -147,12 +166,14 @@ def diff(
     print_result(said, [Shown("parts", compared, columns | {"cosine": "cosine"}, "Part by part")], as_json=as_json)
 
 
-def _model_of(found: ModelEdit, model: str | None, dtype: str | None, device: str | None) -> Model:
+def _model_of(
+    found: ModelEdit, model: str | None, dtype: str | None, device: str | None, writing: Writing | None = None
+) -> Model:
     name = model or found.model.get("name")
     if not name:
         raise typer.BadParameter("this edit names no model; say which", param_hint="--model")
     try:
-        return load_model(name, dtype or found.model.get("dtype", "float32"), device)
+        return load_model(name, dtype or found.model.get("dtype", "float32"), device, writing or Writing())
     except (ValueError, OSError) as error:
         if model is not None:
             raise

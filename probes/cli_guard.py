@@ -20,7 +20,6 @@ from probes.cli_requests import (
     Replies,
     RequestLimit,
     RequestSeed,
-    System,
     TestHarmful,
     TestHarmless,
     read_asking,
@@ -33,14 +32,19 @@ from probes.cli_study import (
     Dtype,
     FormatName,
     ModelName,
+    NoSystem,
     Out,
     Overwrite,
     Resume,
     Shown,
     Study,
+    System,
+    Template,
+    Writing,
     how_read,
     load_model,
     print_result,
+    system_of,
 )
 
 if TYPE_CHECKING:
@@ -74,12 +78,14 @@ def fit(
     limit: RequestLimit = None,
     seed: RequestSeed = 0,
     system: System = None,
+    no_system: NoSystem = False,
     endings: GivenEndings = None,
     rule: Annotated[Rule, typer.Option(help="The rule that is saved, and that rivals are held against.")] = (
         Rule.calibrated
     ),
     include_replies: Replies = False,
     batch_size: BatchSize = 16,
+    template: Template = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -100,11 +106,14 @@ def fit(
         format=format,
         limit=limit,
         seed=seed,
-        system=system,
+        system=system_of(system, no_system),
+        template=template,
         endings=endings,
         include_replies=include_replies,
     )
-    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading)
+    study = Study(
+        out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
+    )
 
     def work(loaded: Model) -> tuple[GuardStudy, Latency]:
         from probes.latent_guard import compare_guards, latency
@@ -183,7 +192,8 @@ def predict(
     )
     if blank := [i for i, t in zip(ids, texts, strict=True) if not t.strip()]:
         raise ValueError(f"{', '.join(blank)}: no text in it; expected a request.")
-    fitted = load_guard(folder, load_model(model or of["name"], dtype or of["dtype"], device))
+    writing = Writing(of.get("template_arguments", {}))
+    fitted = load_guard(folder, load_model(model or of["name"], dtype or of["dtype"], device, writing))
     scores = fitted.set_params(batch_size=batch_size).decision_function(texts)
     if as_json:
         rows = [

@@ -22,7 +22,6 @@ from probes.cli_requests import (
     Replies,
     RequestLimit,
     RequestSeed,
-    System,
     TestHarmful,
     TestHarmless,
     first_of,
@@ -37,13 +36,17 @@ from probes.cli_study import (
     Dtype,
     FormatName,
     ModelName,
+    NoSystem,
     Out,
     Overwrite,
     Resume,
     Shown,
     Study,
+    System,
+    Template,
     print_ranking,
     print_result,
+    system_of,
 )
 
 if TYPE_CHECKING:
@@ -85,10 +88,12 @@ def harmfulness_directions(
     limit: RequestLimit = None,
     seed: RequestSeed = 0,
     system: System = None,
+    no_system: NoSystem = False,
     endings: GivenEndings = None,
     by: GivenBy = None,
     include_replies: Replies = False,
     batch_size: BatchSize = 16,
+    template: Template = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -110,12 +115,15 @@ def harmfulness_directions(
         format=format,
         limit=limit,
         seed=seed,
-        system=system,
+        system=system_of(system, no_system),
+        template=template,
         endings=endings,
         by=by,
         include_replies=include_replies,
     )
-    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading)
+    study = Study(
+        out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
+    )
     folders = [out, out / "behaviour"]
     behaviour, found = study.run(lambda loaded: _fit(loaded, study, asking, batch_size), asking.said(), folders)
     print_result([*behaviour.statement(), *found.statement], [], folders, as_json)
@@ -178,6 +186,7 @@ def steer(
     limit: RequestLimit = None,
     seed: RequestSeed = 0,
     system: System = None,
+    no_system: NoSystem = False,
     endings: GivenEndings = None,
     by: GivenBy = None,
     layer: Annotated[
@@ -199,6 +208,7 @@ def steer(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply.")] = 24,
     include_replies: Replies = False,
     batch_size: BatchSize = 32,
+    template: Template = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -220,7 +230,8 @@ def steer(
         format=format,
         limit=limit,
         seed=seed,
-        system=system,
+        system=system_of(system, no_system),
+        template=template,
         endings=endings,
         by=by,
         include_replies=include_replies,
@@ -230,7 +241,9 @@ def steer(
         raise typer.BadParameter(
             f"{min(coefficient):g}; expected numbers above 0: plus and minus are both tried", param_hint="--coefficient"
         )
-    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading)
+    study = Study(
+        out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
+    )
     folders = [out, out / "sweep", *([] if earlier else [out / "behaviour"])]
 
     def work(loaded: Model) -> SteeringStudy:
@@ -299,6 +312,7 @@ def refusal_writers(
     limit: RequestLimit = None,
     seed: RequestSeed = 0,
     system: System = None,
+    no_system: NoSystem = False,
     endings: GivenEndings = None,
     by: GivenBy = None,
     direction: Annotated[Which, typer.Option(help="Whose writers: refusal at t_post, harmfulness at t_inst.")] = (
@@ -312,6 +326,7 @@ def refusal_writers(
     ] = None,
     include_replies: Replies = False,
     batch_size: BatchSize = 4,
+    template: Template = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -332,13 +347,16 @@ def refusal_writers(
         format=format,
         limit=limit,
         seed=seed,
-        system=system,
+        system=system_of(system, no_system),
+        template=template,
         endings=endings,
         by=by,
         include_replies=include_replies,
         directions=earlier,
     )
-    study = Study(out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading)
+    study = Study(
+        out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
+    )
     folders = [out, *([] if earlier else [out / "behaviour"])]
 
     def work(loaded: Model):

@@ -16,11 +16,14 @@ from probes.cli_study import (
     Dtype,
     FormatName,
     ModelName,
+    NoChat,
     Out,
     Overwrite,
     Resume,
     Shown,
     Study,
+    Template,
+    Writing,
     how_read,
     print_result,
     say,
@@ -125,6 +128,8 @@ def modulate(
     export: Annotated[
         Path | None, typer.Option(help="Write the modulated model there, for plain transformers.", metavar="DIR")
     ] = None,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -142,7 +147,8 @@ def modulate(
     from probes.modulation_sources import read_material, read_ranking
     from probes.visual_modulation import scores_of
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
+    reading, writing = how_read(format, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     settings = _settings(Settings, rule, k, search, steps, rounds, positions, choose_by, random_draws, target, seed)
     ranked = read_ranking(ranking)
     if not isinstance(ranked, HeadRanking) and (measure is not None or high is not None):

@@ -22,13 +22,16 @@ from probes.cli_study import (
     Forms,
     Limit,
     ModelName,
+    NoChat,
     Out,
     Overwrite,
     Resume,
     Seed,
     Shown,
     Study,
+    Template,
     Wording,
+    Writing,
     how_read,
     print_result,
 )
@@ -69,6 +72,8 @@ def measure_negative_bias(
     forms: Forms = AnswerForms.in_context,
     generate_tokens: Annotated[int, typer.Option(min=0, help="Also read a reply of N tokens; 0: none.")] = 8,
     batch_size: BatchSize = 16,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -81,7 +86,8 @@ def measure_negative_bias(
     """
     from probes import negative_bias
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
+    reading, writing = how_read(format, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     asked = negative_bias.Instruction(instruction)
     questions = _both_answers(study.questions(), data)
     report = study.run(
@@ -138,6 +144,8 @@ def negative_heads(
         ),
     ] = None,
     batch_size: BatchSize = 8,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -154,7 +162,8 @@ def negative_heads(
     from probes.held_out import apart_from
     from probes.questions import load_questions, sample_questions, split_questions
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
+    reading, writing = how_read(format, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     asked = negative_bias.Instruction(instruction)
     saved, to_rank = None, []
     if ranking is not None:
@@ -248,6 +257,8 @@ def nasa(
     export: Annotated[
         Path | None, typer.Option(help="Write the corrected model there, for plain transformers.", metavar="DIR")
     ] = None,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -265,7 +276,8 @@ def nasa(
     from probes.alignment import RIVALS, require_probing_set
     from probes.held_out import divide
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
+    reading, writing = how_read(format, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     settings = negative_bias.Settings(
         k=k, steps=steps, batch_size=batch_size, learning_rate=learning_rate, key_group=key_group, seed=seed
     )
@@ -326,6 +338,8 @@ def knowledge(
     ] = None,
     reasoning_tokens: Annotated[int, typer.Option(min=1, help="Length of a chain of thought.")] = 64,
     batch_size: BatchSize = 16,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -341,7 +355,8 @@ def knowledge(
     from probes import negative_bias
     from probes.scenarios import ALL
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(format, column))
+    reading, writing = how_read(format, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     which = which or list(ALL)
     given = study.questions()
     questions = _both_answers([q for q in given if q.open_question.strip() and q.open_answer.strip()] or given, data)

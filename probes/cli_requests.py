@@ -4,15 +4,15 @@ model does with them, and the directions fitted on that."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from probes.cli_study import FILES, Study, how_read, require_files
+from probes.cli_study import FILES, Study, Writing, how_read, require_files
 from probes.formats import AS_IT_IS, Reading
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ RequestLimit = Annotated[
     int | None, typer.Option("--limit", min=10, help="Fit on at most N requests of each kind, test on as many.")
 ]
 RequestSeed = Annotated[int, typer.Option("--seed", help="Seed of the sample, the split and random directions.")]
-System = Annotated[str | None, typer.Option(help="A system prompt before each request.", show_default="none")]
 GivenEndings = Annotated[
     Endings | None,
     typer.Option(help="End all requests with a full stop, or leave them as they come.", show_default="alike"),
@@ -80,12 +79,18 @@ class Asking:
     fit: tuple[Request, ...]
     held_out: tuple[Request, ...]
     sources: tuple[str, ...]
-    system: str | None
+    system: str | Literal[False] | None
     endings: Endings
     by: By
     include_replies: bool
     earlier: Path | None = None
     reading: Reading = AS_IT_IS
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def written(self) -> tuple[Writing, bool]:
+        """How prompts are written, and whether the template's own system prompt stands there, which is then said."""
+        return Writing(self.template), self.system is None and self.earlier is None
 
     @property
     def is_matched(self) -> bool:
@@ -108,7 +113,8 @@ class Asking:
 
     def settings(self) -> dict[str, Any]:
         """For the provenance of directions; read back by :func:`go_on`."""
-        return {"n_fit": len(self.fit), "system": self.system, "endings": self.endings.value, "by": self.by.value}
+        asked = {"n_fit": len(self.fit), "system": self.system, "template": dict(self.template)}
+        return asked | {"endings": self.endings.value, "by": self.by.value}
 
     def observe(self, loaded: Model, study: Study, requests: Sequence[Request], batch_size: int) -> Behaviour:
         """What the model does with the requests; a report in OUT/behaviour. An earlier run's is read, not repeated."""
@@ -179,13 +185,14 @@ def read_asking(
     test_harmless: list[str] | None,
     limit: int | None,
     seed: int,
-    system: str | None,
+    system: str | Literal[False] | None,
     endings: Endings | None,
     by: By | None = None,
     include_replies: bool = False,
     directions: Path | None = None,
     format: str | None = None,
     column: list[str] | None = None,
+    template: list[str] | None = None,
 ) -> Asking:
     """The requests that the options name, divided; or those of an earlier run, which says all of it."""
     from probes.request_sets import divide_requests
@@ -194,6 +201,7 @@ def read_asking(
         given = {"harmful": harmful, "harmless": harmless, "test-harmful": test_harmful, "limit": limit}
         given |= {"test-harmless": test_harmless, "system": system, "endings": endings, "by": by}
         given |= {"format": format, "column": column}
+        given |= {"template": template or None}
         if named := [f"--{name}" for name, value in given.items() if value is not None]:
             raise typer.BadParameter(
                 f"the run in {directions} says which requests and how; leave out {', '.join(named)}",
@@ -216,6 +224,7 @@ def read_asking(
         by or By.behaviour,
         include_replies,
         reading=reading,
+        template=Writing.of(template).arguments,
     )
 
 
@@ -237,6 +246,7 @@ def go_on(folder: Path, include_replies: bool = False) -> Asking:
         By(asked["by"]),
         include_replies,
         folder,
+        template=asked.get("template", {}),
     )
 
 

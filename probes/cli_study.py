@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import typer
 from rich.console import Console
@@ -61,7 +61,64 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default
 Forms = Annotated[AnswerForms, typer.Option(help="Answer words as they follow the prompt, or also with a space.")]
 Wording = Annotated[str, typer.Option(help="The instruction; it must name Yes and No.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Questions (requests) in a batch; a killed run loses at most one.")]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        metavar="KEY=VALUE",
+        help="Tell the chat template something, such as enable_thinking=false; may be repeated. The value is JSON "
+        "(true, false, a number, a list), else a text.",
+    ),
+]
+NoChat = Annotated[
+    bool,
+    typer.Option("--no-chat", help="Ask without a chat template: for base models. The prompt is the text as it is."),
+]
+System = Annotated[
+    str | None,
+    typer.Option(help="A system prompt.", show_default="the template's own, if it writes one; it is said and recorded"),
+]
+NoSystem = Annotated[
+    bool, typer.Option("--no-system", help="Leave out the system prompt that the template writes of its own accord.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def system_of(system: str | None, no_system: bool) -> str | Literal[False] | None:
+    """The system prompt of the two options: a text, False for none, None for the template's own."""
+    if no_system and system is not None:
+        raise typer.BadParameter("give one of --system and --no-system", param_hint="--no-system")
+    return False if no_system else system
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How prompts are written: what the chat template is told, and whether it is used."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    chat: bool = True
+
+    @classmethod
+    def of(cls, template: Sequence[str] | None, no_chat: bool = False) -> Writing:
+        """Of the options ``--template`` and ``--no-chat``."""
+        arguments: dict[str, Any] = {}
+        for given in template or ():
+            name, is_set, value = given.partition("=")
+            if not is_set or not name.strip():
+                raise typer.BadParameter(f"{given!r}; expected KEY=VALUE", param_hint="--template")
+            if name in arguments:
+                raise typer.BadParameter(f"{name!r} is given twice", param_hint="--template")
+            arguments[name.strip()] = _json_or_text(value)
+        if arguments and no_chat:
+            raise typer.BadParameter("no template reads it with --no-chat", param_hint="--template")
+        return cls(arguments, not no_chat)
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value, parse_constant=str)  # NaN and Infinity are no JSON
+    except json.JSONDecodeError:
+        return {"True": True, "False": False, "None": None}.get(value, value)
 
 
 class Shown(NamedTuple):
@@ -87,6 +144,8 @@ class Study:
     dtype: str
     device: str | None
     reading: Reading = AS_IT_IS
+    writing: Writing = Writing()
+    says_system: bool = False
 
     def __post_init__(self) -> None:
         require_files(self.reading, self.sources)
@@ -149,7 +208,10 @@ class Study:
                 for folder in folders:
                     prepare_directory(folder, need_mib=20)
                 console.print(f"{asked}; loading {self.model}", soft_wrap=True, markup=False, emoji=False)
-                return work(load_model(self.model, self.dtype, self.device))
+                loaded = load_model(self.model, self.dtype, self.device, self.writing)
+                if self.says_system:
+                    say_system(loaded)
+                return work(loaded)
         except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
             console.print("stopped; the same command goes on where it stopped, also with --resume")
             raise typer.Exit(130) from None
@@ -176,7 +238,7 @@ def require_files(reading: Reading, sources: Sequence[str]) -> None:
         raise typer.BadParameter("for files; leave it out to use the built-in set", param_hint="--format/--column")
 
 
-def load_model(model: str, dtype: str, device: str | None) -> Model:
+def load_model(model: str, dtype: str, device: str | None, writing: Writing = Writing()) -> Model:
     """The model as the options name it."""
     import torch
 
@@ -184,7 +246,16 @@ def load_model(model: str, dtype: str, device: str | None) -> Model:
 
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise typer.BadParameter(f"{dtype!r}; expected float32, bfloat16, float16 or auto", param_hint="--dtype")
-    return interp.load(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device)
+    known = dtype if dtype == "auto" else getattr(torch, dtype)
+    return interp.load(
+        model, dtype=known, device=device, chat=writing.chat, template_arguments=writing.arguments or None
+    )
+
+
+def say_system(loaded: Model) -> None:
+    """On stderr: the system prompt that stands there because none was given."""
+    own = loaded.own_system()
+    say(f"system prompt: the template's own, {own!r}" if own else "system prompt: none; the template writes none")
 
 
 def say(*sentences: str) -> None:

@@ -16,12 +16,15 @@ from probes.cli_study import (
     Device,
     Dtype,
     ModelName,
+    NoChat,
     Out,
     Overwrite,
     Resume,
     Seed,
     Shown,
     Study,
+    Template,
+    Writing,
     print_result,
     say,
 )
@@ -75,6 +78,8 @@ def trace(
     seed: Seed = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs in a batch; a killed run loses at most one.")] = 4,
     memory: Annotated[int, typer.Option(min=16, help="About how many MiB a chunk of patches may take.")] = 512,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -84,7 +89,7 @@ def trace(
     """Which states carry what an edit of the picture changes: by layer, and by part of the prompt."""
     from probes.visual_tracing import trace_pairs
 
-    study = Study(out, model, data, n, seed, resume, overwrite, dtype, device)
+    study = Study(out, model, data, n, seed, resume, overwrite, dtype, device, writing=Writing.of(template, no_chat))
     wanted: Wanted = {"level": level and level.value, "kind": kind and kind.value.replace("-", "_")}
     name = data.removeprefix(SCENES)
     if not data.startswith(SCENES) or not name:

@@ -15,11 +15,14 @@ from probes.cli_study import (
     Device,
     Dtype,
     ModelName,
+    NoChat,
     Out,
     Overwrite,
     Resume,
     Shown,
     Study,
+    Template,
+    Writing,
     how_read,
     print_result,
     say,
@@ -116,6 +119,8 @@ def visual_heads(
     ] = False,
     batch_size: Batch = 4,
     memory: Memory = 1024.0,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -132,7 +137,8 @@ def visual_heads(
     from probes.visual_heads import SCORES, rank_visual_heads
     from probes.visual_sources import read_source
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(None, column))
+    reading, writing = how_read(None, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     source = read_source(
         data,
         images=images,
@@ -211,6 +217,8 @@ def visual_levels(
     random_sets: Annotated[int, typer.Option(min=0, help="Random sets of the same layers to compare with.")] = 20,
     batch_size: Batch = 4,
     memory: Memory = 1024.0,
+    template: Template = None,
+    no_chat: NoChat = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     dtype: Dtype = "float32",
@@ -226,7 +234,8 @@ def visual_levels(
     from probes.visual_levels import study_levels
     from probes.visual_sources import read_source
 
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, how_read(None, column))
+    reading, writing = how_read(None, column), Writing.of(template, no_chat)
+    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
     heads = load_visual_heads(ranking)
     source = read_source(
         data,

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from interp.chat_templates import System
 from interp.door import public
 from interp.folder_lock import keeps_work
 from interp.model import Model
@@ -42,7 +43,7 @@ def find_suffixes(
     search_width: int = 64,
     topk: int = 64,
     start: str = START,
-    system: str | None = None,
+    system: System = None,
     ending: str = ".",
     seed: int = 0,
     batch_size: int | None = None,

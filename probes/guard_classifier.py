@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from interp.artefact import load_artefact, save_artefact
+from interp.chat_templates import System
 from interp.door import public
 from interp.model import Model
 from interp.provenance import hash_json, hash_weights
@@ -71,7 +72,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         *,
         ending: str | None = ".",
         matched: bool = True,
-        system: str | None = None,
+        system: System = None,
         n_folds: int = 5,
         C: float = 1.0,
         batch_size: int = 16,
@@ -263,6 +264,12 @@ def harmful(requests: Sequence[Request]) -> Bool[np.ndarray, " example"]:
 
 
 def _require_guard_of(described: Mapping[str, Any], model: Model) -> None:
+    told, here = described.get("template_arguments", {}), dict(model.template_arguments)
+    if told != here:
+        raise ValueError(
+            f"this guard was fitted on prompts whose chat template was told {told or 'nothing'}; {model.name!r} tells "
+            f"it {here or 'nothing'}. Load the model with template_arguments={told!r}."
+        )
     found = hash_weights(model.hf)
     if found != described["weights_sha256"]:
         raise ValueError(

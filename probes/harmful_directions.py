@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.chat_templates import System
 from interp.directions import Direction
 from interp.door import made_by, public
 from interp.findings import Findings
@@ -223,7 +224,7 @@ def fit_directions(
     negative: Sequence[Request],
     *,
     matched: bool = True,
-    system: str | None = None,
+    system: System = None,
     post_instruction: bool = True,
     batch_size: int = 16,
     origin: Mapping[str, Any] | None = None,
@@ -274,7 +275,7 @@ def compare_protocols(
     tested: Sequence[Request],
     *,
     groups: Sequence[str] | None = None,
-    system: str | None = None,
+    system: System = None,
     batch_size: int = 16,
 ) -> dict[str, HeldOut]:
     """The directions, and what they say of ``tested`` requests, with all endings made alike and as the paper has it:

@@ -77,7 +77,7 @@ def check_once(
     prompts of all lengths that matter. Batches can then be scanned with ``method=how, check=0``."""
     ends = [prompts[i] for i in to_check(model, prompts)]
     picked = [branches[i] for i in np.unique(np.linspace(0, len(branches) - 1, n).astype(int))]
-    checked = scan(model, ends, picked, metric=metric, positions=positions, check=n)
+    checked = scan(model, ends, picked, metric=metric, positions=positions, check=n, read_mass=False)
     return checked.how, checked.check
 
 

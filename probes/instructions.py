@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from interp.chat_templates import System
 from interp.door import made_by, public
 from interp.model import Model
 from interp.prompts import Prompt
@@ -19,16 +21,20 @@ class Instruction:
     """How a question is put. ``text`` must name all options as whole words; ``layout`` places it.
 
     ``positive`` is the option that is right where the gold answer is Yes. ``abstain`` is a third option ("I don't
-    know"), right for no question. ``reply`` begins the assistant's reply.
+    know"), right for no question. ``reply`` begins the assistant's reply. ``system``, ``chat`` and
+    ``template_arguments`` are as in :meth:`Model.prompt`; None leaves them to the model. A base model is asked with
+    ``chat=False``; a layout (or reply) that ends in "Answer:" helps it to answer.
     """
 
     text: str = "Answer the question with Yes or No."
     positive: str = "Yes"
     negative: str = "No"
     layout: str = "{instruction}\n{context}Question: {question}"
-    system: str | None = None
+    system: System = None
     abstain: str | None = None
     reply: str = ""
+    chat: bool | None = None
+    template_arguments: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         words = (self.positive, self.negative, *self.options[2:])
@@ -117,6 +123,8 @@ def build_prompts(
             forms=forms,
             system=instruction.system,
             reply=instruction.reply,
+            chat=instruction.chat,
+            template_arguments=instruction.template_arguments,
             id=question.id,
         )
         if shared := set(prompt.span("positive")) & set(prompt.span("negative")):

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from sklearn.base import clone
 
+from interp.answer_mass import MOST_PROMPTS
+from interp.chat_templates import System
 from interp.door import public
 from interp.hooks import run_pass
 from interp.model import Model
@@ -32,7 +34,7 @@ from probes.guard_verdict import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, OW
 from probes.request_prompts import build_request_prompts, positions_of
 from probes.request_states import RequestStates, words_classifier
 from probes.requests import Request, hash_requests, require_disjoint
-from probes.runs import study_provenance
+from probes.runs import mass_read, study_provenance
 
 MAIN = "calibrated"  # the rule that rivals are held against: named before any result
 QUESTION = (
@@ -57,7 +59,7 @@ def compare_guards(
     main: str = MAIN,
     ending: str | None = ".",
     matched: bool = True,
-    system: str | None = None,
+    system: System = None,
     question: str = QUESTION,
     is_scary: Callable[[Request], bool] = sounds_dangerous,
     batch_size: int = 16,
@@ -110,6 +112,7 @@ def compare_guards(
     settings = {"main": main, "question": question, "is_scary": getattr(is_scary, "__name__", type(is_scary).__name__)}
     fixed = ("ending", "matched", "system", "n_folds", "C", "seed")
     settings |= {name: value for name, value in base.get_params(deep=False).items() if name in fixed}
+    mass = mass_read(model, harm_prompts(model, requests[:MOST_PROMPTS], question, system), base.batch_size)
     return GuardStudy(
         requests=tuple(requests),
         sets=tuple(name for name, behaviour in tests.items() for _ in behaviour.requests),
@@ -118,7 +121,7 @@ def compare_guards(
         entries=tuple(entry for entry, _ in judged),
         decisions=np.stack([np.concatenate([decisions[name] for name in tests]) for _, decisions in judged], axis=1),
         main=main,
-        provenance=study_provenance("Latent Guard", model, data, settings, CITATIONS, CAVEATS, began),
+        provenance=study_provenance("Latent Guard", model, data, settings, CITATIONS, CAVEATS, began, **mass),
         guards=guards,
     )
 
@@ -129,17 +132,14 @@ def harm_margins(
     requests: Sequence[Request],
     *,
     question: str = QUESTION,
-    system: str | None = None,
+    system: System = None,
     batch_size: int = 16,
 ) -> Float[np.ndarray, " example"]:
     """The model asked whether a request could do harm: the logit of Yes less that of No, as first token of its reply.
 
     After the question of reply inversion (arXiv 2507.11878, section 4.4), in words of our own. One pass a batch.
     """
-    prompts = [
-        model.prompt(question.replace("{request}", r.text), answers=("Yes", "No"), system=system, id=r.id)
-        for r in requests
-    ]
+    prompts = harm_prompts(model, requests, question, system)
     margins, order = np.full(len(prompts), np.nan), sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -147,6 +147,16 @@ def harm_margins(
             yes, no = (logits[list(prompts[i].answer_tokens(word))].logsumexp(0) for word in ("Yes", "No"))
             margins[i] = yes - no
     return margins.round(5)  # float32 rounding must not part what is equal
+
+
+def harm_prompts(
+    model: Model, requests: Sequence[Request], question: str = QUESTION, system: System = None
+) -> list[Prompt]:
+    """The prompts of :func:`harm_margins`."""
+    return [
+        model.prompt(question.replace("{request}", r.text), answers=("Yes", "No"), system=system, id=r.id)
+        for r in requests
+    ]
 
 
 @public

@@ -29,7 +29,7 @@ from probes.modulation_effects import ALL
 from probes.modulation_results import Modulation, load_modulation
 from probes.modulation_work import ModulationWork, require_apart
 from probes.questions import Question, hash_questions
-from probes.runs import Run
+from probes.runs import Run, mass_read
 
 CITATIONS = [
     "V-SEAM: Visual Semantic Editing and Attention Modulating for Causal Interpretability of Vision-Language Models. "
@@ -88,6 +88,7 @@ def modulate(
     run = _run_of(model, by_scope, sets, settings, title, batch_size, out, resume, overwrite, origin, began)
     if run.is_finished():
         return load_modulation(run.out)
+    mass = mass_read(model, validation.prompts, batch_size)
     folder = None if run.out is None else keep_parts_of(run.out, run.parts_settings, resume, discard=overwrite)
     work = ModulationWork(model, run, settings, folder, width_of(*sets.values()), memory_mib, say)
     scopes = [work.scope(number, name, of, sets) for number, (name, of) in enumerate(by_scope.items())]
@@ -98,6 +99,7 @@ def modulate(
         CAVEATS,
         scores={scope: dict(s.about) | {"name": s.name} for scope, s in by_scope.items()},
         families=FAMILIES,
+        **mass,
     )
     found = Modulation(
         candidates=tuple(c for scope in scopes for c in scope.candidates),

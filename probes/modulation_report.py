@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp.answer_mass import with_mass
 from interp.figures import interval_bars, interval_lines
 from interp.findings import Findings
 from interp.level_figures import heads_by_level
@@ -110,7 +111,8 @@ def sentences(modulation: Modulation) -> list[str]:
         said += [_overall(modulation, test, rows.iloc[0]), _target(modulation, test, rows), _controls(rows.iloc[0])]
         others = frame[(frame["set"] == test.name) & (frame["measure"] != "accuracy")]
         said += _companions(test, others)
-    return [*said, *_families(modulation), _made(modulation), *_said_of_sources(modulation.provenance["data"])]
+    said += [*_families(modulation), _made(modulation), *_said_of_sources(modulation.provenance["data"])]
+    return with_mass(said, modulation.provenance)
 
 
 def _said_of_sources(data: Mapping[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ from interp.scan import Positions
 from probes.head_effects import Ablation, HeadEffects, token_views, why_no_attribution
 from probes.instructions import Instruction, build_prompts
 from probes.questions import Question
-from probes.runs import Run, describe_questions
+from probes.runs import Run, describe_questions, mass_read
 
 QuerySpan = Literal["after_instruction", "answer", "all", "question"]
 
@@ -166,6 +166,7 @@ def rank_heads(
     )
     if (finished := run.finished()) is not None:
         return finished
+    mass = mass_read(model, plain, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
     measured = HeadEffects(model, plain, metric, effects) if effects else None
 
@@ -179,7 +180,7 @@ def rank_heads(
     arrays = run.score(list(zip(plain, swapped, strict=True)), score)
     arrays["nas_order_balanced"] = (arrays["nas"] + arrays["nas_swapped_order"]) / 2
     method = f"NAS over query span {query_span!r}, both orders of the options"
-    ranking = _ranking(run, "nas", arrays, questions, instruction, method, measured)
+    ranking = _ranking(run, "nas", arrays, questions, instruction, method, measured, mass)
     return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
@@ -214,6 +215,7 @@ def rank_by_effect(
     run = Run("Head effect", model, describe_questions(questions, origin), settings, batch_size, out, resume, overwrite)
     if (finished := run.finished()) is not None:
         return finished
+    mass = mass_read(model, plain, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
     in_order = HeadEffects(model, plain, metric, ablation, positions)
     in_other = HeadEffects(model, swapped, metric, ablation, positions)
@@ -225,7 +227,7 @@ def rank_by_effect(
 
     arrays = run.score(list(zip(plain, swapped, strict=True)), score)
     method = f"{ablation} ablation at positions {positions!r}, exact"
-    ranking = _ranking(run, "total_effect", arrays, questions, instruction, method, in_order)
+    ranking = _ranking(run, "total_effect", arrays, questions, instruction, method, in_order, mass)
     return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
@@ -246,10 +248,11 @@ def _ranking(
     instruction: Instruction,
     method: str,
     effects: HeadEffects | None,
+    mass: dict[str, Any],
 ) -> HeadRanking:
     descriptions = _descriptions(instruction)
     measures = {name: arrays[name].astype(np.float32) for name in descriptions if name in arrays}
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = dict(mass)
     if "masked_queries" in arrays:
         more["share_of_queries_that_cannot_see_an_option"] = float(arrays["masked_queries"].mean())
     if effects is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from interp.chat_templates import System
 from interp.directions import Direction
 from interp.door import public
 from interp.folder_lock import keeps_work
@@ -58,7 +59,7 @@ def sweep(
     positions: str = "all",
     while_generating: bool = False,
     behaviour: Behaviour | None = None,
-    system: str | None = None,
+    system: System = None,
     post_instruction: bool = True,
     judge: Judge = judge_by_phrases,
     n_layers: int = 3,

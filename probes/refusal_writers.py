@@ -38,7 +38,7 @@ from probes.head_effects import check_once
 from probes.refusal_openings import Openings, find_openings, openings_of
 from probes.request_prompts import build_request_prompts, until_instruction_end
 from probes.requests import Request, require_disjoint
-from probes.runs import Run
+from probes.runs import Run, mass_read
 from probes.steering_arms import balanced_half, controls_of
 
 Which = Literal["refusal", "harmfulness"]
@@ -129,6 +129,7 @@ def rank_writers(
     if (finished := run.finished()) is not None:
         return finished
     items = [(prompts[i], prompts[j]) for i, j in pairs]
+    mass = mass_read(model, prompts, batch_size=batch_size) if which == "refusal" else {}
     scorer = _Scorer(model, [p for pair in items for p in pair], _vectors(directions, which, layer, seed), layer, which)
     arrays = run.score(items, scorer)
     more: dict[str, Any] = {
@@ -145,6 +146,7 @@ def rank_writers(
     }
     if which == "refusal":
         more["openings"] = openings.shown(model)
+        more |= mass
         more["behaviour"] = _behaviour(arrays["clean"])
     names = [name for name in _descriptions(which, layer) if name in arrays]
     ranking = HeadRanking(

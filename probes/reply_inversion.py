@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from interp.chat_templates import System
 from interp.directions import Direction
 from interp.door import public
 from interp.findings import Findings
@@ -45,7 +46,7 @@ from probes.inversion_report import (
     shown_kinds,
 )
 from probes.requests import Request, require_disjoint
-from probes.runs import study_provenance
+from probes.runs import mass_read, study_provenance
 from probes.steering_arms import DIRECTIONS, controls_of, unchecked
 from probes.study_files import StudyFolder, pack_texts, read_study, unpack_texts, write_study
 
@@ -179,7 +180,7 @@ def load_inversion(directory: str | Path) -> Inversion:
 
 
 def build_inversion_prompts(
-    model: Model, requests: Sequence[Request], question: InversionQuestion, system: str | None = None
+    model: Model, requests: Sequence[Request], question: InversionQuestion, system: System = None
 ) -> list[Prompt]:
     """Each request with the question after it; answers Certainly and No as they begin on the real template, and the
     span "before_question": every token before the question's first, the template's own included."""
@@ -205,7 +206,7 @@ def invert(
     coefficient: float | Mapping[str, float] = 2.0,
     questions: Sequence[InversionQuestion] = QUESTIONS,
     n_random: int = 2,
-    system: str | None = None,
+    system: System = None,
     seed: int = 0,
     batch_size: int = 16,
     out: str | Path | None = None,
@@ -255,6 +256,7 @@ def invert(
     if folder.is_finished:
         return load_inversion(out)
     directions.refusal.require_fits(model)
+    mass = mass_read(model, prompts, batch_size)
 
     def steering(c: Condition) -> Steering | None:
         if not c.sign:
@@ -284,7 +286,7 @@ def invert(
         margin=arrays["margin"],
         reply=texts,
     )
-    provenance["seconds"] = round(time.perf_counter() - began, 1)
+    provenance |= mass | {"seconds": round(time.perf_counter() - began, 1)}
     return folder.saved(Inversion(outcomes, tuple(requests), tuple(questions), provenance), include_replies)
 
 

@@ -7,24 +7,46 @@ behind every request (arXiv 2507.11878). All positions come from the real templa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from interp.chat_templates import System
 from interp.model import Model
 from interp.prompts import Prompt
 from probes.requests import Request
 
 
 def build_request_prompts(
-    model: Model, requests: Sequence[Request], *, system: str | None = None, post_instruction: bool = True
+    model: Model,
+    requests: Sequence[Request],
+    *,
+    system: System = None,
+    post_instruction: bool = True,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> list[Prompt]:
     """Each request as the only user message, ready for the reply; ids are the requests'.
 
     ``post_instruction=False`` ends each prompt at ``t_inst``: the condition "without post-instruction tokens", in which
-    models accept more. Raises ``ValueError`` for a base model without a chat template, and for what
-    :meth:`Model.prompt` refuses.
+    models accept more. ``template_arguments`` are added to the model's own (:meth:`Model.asking`). Raises
+    ``ValueError`` for a base model without a chat template, for one that is asked without it (``chat=False``), and for
+    what :meth:`Model.prompt` refuses.
     """
-    prompts = [model.prompt(r.text, system=system, id=r.id) for r in requests]
+    if not model.chat:
+        raise ValueError(
+            f"{model.name} is asked without a chat template (chat=False, --no-chat), and this study needs one: t_post "
+            "is the last of the tokens that a template puts behind every request, and a refusal is a reply. Use an "
+            "instruction-tuned model with its template."
+        )
+    if model.tokenizer is not None and not (model.chat_template or getattr(model.tokenizer, "chat_template", None)):
+        raise ValueError(
+            f"{model.name}'s tokenizer has no chat template (a base model?), and this study needs one: t_post is the "
+            "last of the tokens that a template puts behind every request. Use an instruct version, or set "
+            "tokenizer.chat_template."
+        )
+    prompts = [
+        model.prompt(r.text, system=system, id=r.id, chat=True, template_arguments=template_arguments) for r in requests
+    ]
     return prompts if post_instruction else [until_instruction_end(p) for p in prompts]
 
 
@@ -36,7 +58,8 @@ def until_instruction_end(prompt: Prompt) -> Prompt:
     for token in tokens:  # which may leave out the spaces between them, or give a character of several tokens twice
         at = prompt.text.find(token, read)
         read = at + len(token) if at >= 0 and not prompt.text[read:at].strip() else read
-    return replace(prompt, token_ids=prompt.token_ids[:end], tokens=tokens, text=prompt.text[:read], spans=spans)
+    text = prompt.text[:read]
+    return replace(prompt, token_ids=prompt.token_ids[:end], tokens=tokens, text=text, spans=spans, lead=None)
 
 
 @dataclass(frozen=True)

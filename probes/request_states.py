@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
+from interp.chat_templates import System
 from interp.door import public
 from interp.model import Model
 from interp.prompts import Prompt
@@ -74,7 +75,7 @@ def read_states(
     model: Model,
     requests: Sequence[Request],
     *,
-    system: str | None = None,
+    system: System = None,
     post_instruction: bool = True,
     batch_size: int = 16,
 ) -> RequestStates:
@@ -119,7 +120,7 @@ def separation_by_position(
     tested: Sequence[Request],
     *,
     matched: bool = True,
-    system: str | None = None,
+    system: System = None,
     batch_size: int = 16,
 ) -> pd.DataFrame:
     """How well harmful and harmless requests are told apart at every position from t_inst to t_post, and every layer.

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from interp import statistics
+from interp.answer_mass import answer_mass
 from interp.model import Model
+from interp.prompts import Prompt
 from interp.provenance import hash_json, now, versions
 from interp.ranking import HeadRanking
 from interp.storage import is_whole, load_ranking, refuse_other_run, saved_run
@@ -121,6 +123,7 @@ def study_provenance(
 def _identity(title: str, model: dict[str, Any], data: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """What makes a run this run: nothing that another machine or a new conversion of the same weights would change."""
     named = {k: model[k] for k in ("architecture", "weights_sha256", "template_sha256", "dtype")}
+    named |= {k: model[k] for k in ("chat", "template_arguments") if k in model}
     return {"title": title, "model": named, "data": data["sha256"]} | settings
 
 
@@ -151,6 +154,15 @@ def _provenance(
         "citation": list(citation),
         "caveats": list(caveats),
     }
+
+
+def mass_read(
+    model: Model, prompts: Sequence[Prompt], batch_size: int = 8, held: np.ndarray | None = None
+) -> dict[str, Any]:
+    """What a provenance says of the answers' probability (:func:`interp.answer_mass.answer_mass`), as its key
+    "answer_mass"; {} for prompts without answers. Warns below 10 %, with what the model would rather say."""
+    found = answer_mass(model, prompts, batch_size=batch_size, held=held, warn=True)
+    return {} if found is None else {"answer_mass": found.to_dict()}
 
 
 def require_place(

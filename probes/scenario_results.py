@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from interp import statistics
+from interp.answer_mass import LEAST, with_mass
 from interp.figures import interval_bars
 from interp.findings import Findings, load_findings
 from interp.folder_lock import keeps_work
@@ -216,7 +217,14 @@ class Scenarios:
             lines.append(f"In chain_of_thought the model wrote {words:.0f} words before its answer (median).")
         if self.labels is None:
             lines.append("Knowledge was not given, so nothing is said of the subsets; see sort_by_knowledge.")
-        return lines
+        low = {name: float(np.exp(a.log_probs).sum(1).mean()) for name, a in self.answers.items()}
+        if low := {name: mass for name, mass in low.items() if name != "plain" and mass < LEAST}:
+            named = ", ".join(f"{name} ({mass:.1%})" for name, mass in low.items())
+            lines.append(
+                f"The options hold less than {LEAST:.0%} of the first token's probability in {named}: there the model "
+                "answers with something else, and its bias says little."
+            )
+        return with_mass(lines, self.provenance)
 
 
 def load_scenarios(directory: str | Path) -> Scenarios:

@@ -26,7 +26,7 @@ from probes.answers import answers_of_prompts
 from probes.instructions import build_prompts
 from probes.knowledge import Knowledge
 from probes.questions import Question
-from probes.runs import describe_questions, study_provenance
+from probes.runs import describe_questions, mass_read, study_provenance
 from probes.scenario_forms import (
     ALL,
     SCENARIOS,
@@ -133,6 +133,12 @@ def scenarios(
     if "chain_of_thought" in which:
         at = which.index("chain_of_thought") * n
         reasoning = tuple(row[0] for row in unpack_texts(arrays["text"], arrays["length"])[at : at + n])
+    provenance |= mass_read(
+        model,
+        build_prompts(model, questions, SCENARIOS["plain"].instruction, forms=forms),
+        batch_size,
+        np.exp(answers["plain"].log_probs).sum(1),
+    )
     provenance["seconds"] = round(time.perf_counter() - began, 1)
     result = Scenarios(questions, answers, labels, reasoning, provenance)
     if out is not None:

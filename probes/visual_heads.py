@@ -31,12 +31,12 @@ from interp.ranking import HeadRanking
 from interp.scan import Positions
 from interp.statistics import split_half, wilson_share
 from interp.work import clear_parts, keep_parts_of
-from probes.runs import Run
+from probes.runs import Run, mass_read
 from probes.scene_questions import LEVELS
 from probes.visual_head_report import ARRAYS, QUESTIONS, asked_from, findings_of
 from probes.visual_head_tables import FEWEST, NAMES, RELU, SCORES, score_table
 from probes.visual_prompts import YES, Asked, VisualExample, asked_of, asking_of, describe_asked
-from probes.visual_scan import ABLATIONS, Ablation, HeadScan, clean_answers, run_step, say_how_long
+from probes.visual_scan import ABLATIONS, Ablation, HeadScan, PromptsOf, clean_answers, run_step, say_how_long
 
 _NEEDS = {"s_plus": "correctly", "s_minus": "wrongly", "signed_drop": ""}
 
@@ -125,6 +125,7 @@ def rank_visual_heads(
         scan={"how": scan.how, "check": scan.check},
         left_out=dict(getattr(examples, "left_out", {})),
         says=_said(model, clean["top_token"]),
+        **mass_read(model, PromptsOf(examples), batch_size),
     )
     heads = VisualHeads(
         asked=asked,

@@ -428,10 +428,10 @@ class _Builder:
 
 
 def _own_wording(model: Model) -> tuple[str, str] | None:
-    """V-SEAM's prompt of a model without a chat template, and its sentence; None where there is a template."""
+    """V-SEAM's prompt of a model that is asked without a chat template, and its sentence; None where one is used."""
     processor = model.processor
     leads = hasattr(processor, "num_query_tokens") or type(processor).__name__ == "PaliGemmaProcessor"
-    if getattr(processor, "chat_template", None) or (model.chat_template and not leads):
+    if model.chat and (getattr(processor, "chat_template", None) or (model.chat_template and not leads)):
         return None
     return (INSTRUCTBLIP, INSTRUCTBLIP_INSTRUCTION) if leads else (LLAVA, SINGLE_WORD)
 

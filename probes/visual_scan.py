@@ -34,6 +34,21 @@ _CHUNK = 64  # prompts whose pixels are in memory at once while a data-set mean 
 _SLOW_S = 5.0  # a question that takes longer is the only one that a time estimate is measured on
 
 
+class PromptsOf(Sequence[Prompt]):
+    """The prompts of questions, built when they are read."""
+
+    def __init__(self, examples: Sequence[VisualExample]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return PromptsOf(self._examples[index])
+        return self._examples[index].prompt
+
+
 def read_clean(model: Model, batch: Sequence[VisualExample]) -> Arrays:
     """What the unedited model answers to each example of a batch: one forward pass each.
 

@@ -29,11 +29,11 @@ from interp.work import keep_parts_of
 from probes.causal_verdict import interval_of, permutation_p
 from probes.head_effects import check_once
 from probes.head_sets import Head, random_sets
-from probes.runs import Run
+from probes.runs import Run, mass_read
 from probes.visual_head_tables import NAMES, RELU
 from probes.visual_heads import VisualHeads
 from probes.visual_prompts import Asked, VisualExample, asked_of, asking_of, describe_asked
-from probes.visual_scan import GOLD, clean_answers, run_step, say_how_long
+from probes.visual_scan import GOLD, PromptsOf, clean_answers, run_step, say_how_long
 
 SetEdit = Literal["zero", "mean_of_others"]
 MEASURES = {"accuracy": "accuracy", "gold_prob": "probability of the gold answer"}
@@ -280,6 +280,7 @@ def cross_level_ablation(
             f"the first {k} heads of each level ablated together at positions {positions!r}, exact",
             CITATIONS,
             [],
+            **mass_read(model, PromptsOf(examples), batch_size),
             scan={"how": how, "check": check},
             left_out=dict(getattr(examples, "left_out", {})),
         ),

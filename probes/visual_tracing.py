@@ -26,7 +26,7 @@ from interp.work import run_batches
 from probes.pair_prompts import METRICS, PairPrompts, in_words
 from probes.pair_sheet import PicturePair, picture_pair
 from probes.question_roles import LAST, ROLES, concept_word, word_in
-from probes.runs import study_provenance
+from probes.runs import mass_read, study_provenance
 from probes.scene_edits import EditedPair
 from probes.study_files import StudyFolder
 from probes.traced_heads import HeadTraces, check_heads, patch_heads
@@ -165,6 +165,7 @@ def trace_pairs(
     axes = {"parts": tuple(parts), "layers": layers, "regions": ROLES, "window": window, "how": how[0], "check": how[1]}
     axes |= {"example_ids": tuple(pair.name for pair in chosen), "seconds": round(time.perf_counter() - began, 1)}
     provenance |= {"how": f"{how[0]}; {how[1]}", "seconds": axes["seconds"]}
+    provenance |= mass_read(model, [prompts.twins(pair).before for pair in chosen[:16]])
     traces = [_unpacked(arrays, name, axes) if name == "trace" or control else None for name in ("trace", "control")]
     by_head = None
     if of_heads is not None:

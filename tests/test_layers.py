@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 INTERP = [
     "plain_values",
     "door",
+    "callers",
     "provenance",
     "writing",
     "folder_lock",
@@ -37,6 +38,7 @@ INTERP = [
     "speed",
     "images",
     "chat_templates",
+    "answer_tokens",
     "vision_grids",
     "vision_processors",
     "vision_inputs",
@@ -50,6 +52,7 @@ INTERP = [
     "shared_prefix",
     "model",
     "acting",
+    "answer_mass",
     "vision_adapters",
     "adapter_repairs",
     "loadable",

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from interp import Model, Prompt
-from interp.prompts import build_prompt, pad_left, render
+from interp.chat_templates import render
+from interp.prompts import build_prompt, pad_left
 from tests.probes.visual_tiny import word_tokenizer
 from tests.tiny import CHATML, tiny_tokenizer
 
@@ -29,6 +30,7 @@ def model(tokenizer, context_length=4096):
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=len(tokenizer)))
     stub = SimpleNamespace(tokenizer=tokenizer, name="a model", context_length=context_length, has_vision=False)
     stub.hf = SimpleNamespace(config=config)
+    stub.chat, stub.template_arguments, stub.renderings = True, {}, {}
     stub.require_fits = lambda prompts: Model.require_fits(stub, prompts)
     return stub
 
