@@ -30,7 +30,7 @@ def require_hooks_act(model: Model) -> None:
     same: set[int] = set()
 
     def push(row: int, x: Float[Tensor, "row pos feature"]) -> Float[Tensor, "row pos feature"]:
-        noise = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(row)).to(x)
+        noise = torch.randn(x.shape[-1], dtype=torch.float32, generator=torch.Generator().manual_seed(row)).to(x)
         new = x.clone()
         new[row] += 3 * (x[row].float().pow(2).mean().sqrt().to(x) + 1e-3) * noise
         return new

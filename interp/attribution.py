@@ -57,7 +57,7 @@ class Attribution:
 
 @public
 @one_at_a_time
-def attribute(model: Model, prompt: Prompt, metric: LogitDifference) -> Attribution:
+def attribute(model: Model, prompt: Prompt, metric: LogitDifference | None = None) -> Attribution:
     """Split a logit difference over heads, MLPs, embedding and biases, and every head's share over source tokens.
 
     metric: by default the logit difference between the prompt's first and second answer.

@@ -104,7 +104,7 @@ def load_control_vector(path: str | Path, model: Model | None = None) -> Directi
                 stacklevel=3,
             )
     n_layers, d_model = described["n_layers"], described["d_model"]
-    vectors = torch.zeros(n_layers + 1, d_model)
+    vectors = torch.zeros(n_layers + 1, d_model, dtype=torch.float32)
     for block, row in tensors.items():
         if not 0 <= block < n_layers or len(row) != d_model:
             raise ValueError(

@@ -144,7 +144,7 @@ class Direction:
                     f"vectors of shapes {shapes} were given; expected vectors of {model.d_model} numbers for layers 0 "
                     f"to {model.n_layers} of {model.name!r} ({model.n_layers}: the last block's output)."
                 )
-            rows = torch.zeros(model.n_layers + 1, model.d_model)
+            rows = torch.zeros(model.n_layers + 1, model.d_model, dtype=torch.float32)
             for layer, vector in tensors.items():
                 rows[layer] = vector.detach().to("cpu", torch.float32)
         else:
@@ -196,7 +196,7 @@ def load_direction(directory: str | Path) -> Direction:
 def random_direction(like: Direction, seed: int) -> Direction:
     """A control: rows drawn evenly from all directions (Gaussian), with the norms of ``like``."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(like.vectors.shape, generator=generator)
+    drawn = torch.randn(like.vectors.shape, dtype=torch.float32, generator=generator)
     about = {"name": f"random {seed}", "seed": seed, "norms_of": dict(like.about)}
     return replace(replace(like, vectors=drawn).scaled_to(like), about=about)
 

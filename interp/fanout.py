@@ -88,7 +88,7 @@ def require_edits_act(model: Model, prompt: Prompt) -> None:
         if turn.edits_act:
             return
         heads = tuple(HeadEdit(layer, h) for layer in range(model.n_layers) for h in range(model.n_heads))
-        vector = 30 * torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+        vector = 30 * torch.randn(model.d_model, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
         added = ResidualEdit(model.n_layers - 1, vector)
         branches = [Branch(heads, "all heads zeroed"), Branch((added,), "a large vector added")]
         clean, *rows = fan_out_logits(model, prompt, branches, 1, None)

@@ -110,7 +110,7 @@ class _Chooser(LogitsProcessor):
         self.model.require_finite(scores.masked_fill(scores == -torch.inf, 0.0), self.rows)  # -inf: a forbidden end
         if self.temperature == 0:
             return scores
-        waits = [torch.zeros(scores.shape[-1]).exponential_(generator=g) for g in self.generators]
+        waits = [torch.zeros(scores.shape[-1], dtype=torch.float32).exponential_(generator=g) for g in self.generators]
         gumbel = -torch.stack(waits).clamp(min=1e-30).log()
         return scores.float() / self.temperature + gumbel.to(scores.device)
 

@@ -55,7 +55,10 @@ class ScaledHeads(ModelEdit):
         return f"{len(self.factors)} heads scaled ({which or 'none'})."
 
     def parts(self) -> dict[str, Tensor]:
-        return {f"L{layer}H{head} factor": torch.tensor(float(f)) for (layer, head), f in self.factors.items()}
+        return {
+            f"L{layer}H{head} factor": torch.tensor(float(f), dtype=torch.float32)
+            for (layer, head), f in self.factors.items()
+        }
 
     def _hooked(self, model: Model, prompts: Sequence[Prompt] | None) -> AbstractContextManager[None]:
         return heads_scaled(model, self.factors)

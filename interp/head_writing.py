@@ -157,7 +157,9 @@ class _Toward:
             for x in seen.attention_out[layer]:
                 through = [pull_back_through_norm(block.attention_post_norm, x, v) for v in self.vectors]
                 rows.append(torch.stack([pull_back(block.out_projection, like, v) for v, _ in through]))
-                constants.append(torch.tensor([float(v.double().cpu() @ bias) + c for v, c in through]).double())
+                constants.append(
+                    torch.tensor([float(v.double().cpu() @ bias) + c for v, c in through], dtype=torch.float64)
+                )
             to_z, constants = torch.stack(rows), torch.stack(constants)
         shape = (self.model.n_heads, self.model.d_head)
         parts = z.double()[:, None].unflatten(-1, shape) * to_z.double().to(z.device).unflatten(-1, shape)

@@ -121,7 +121,7 @@ class Steering(ModelEdit):
             value = {
                 "add": edit.coefficient * edit.vector,
                 "remove": unit,
-                "clamp": torch.cat([unit, torch.tensor([edit.coefficient])]),
+                "clamp": torch.cat([unit, torch.tensor([edit.coefficient], dtype=torch.float32)]),
             }[edit.op]
             found[label if label not in found else f"{label} ({i})"] = value
         return found
