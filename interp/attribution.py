@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from interp.attention import AttentionCall, attention_handler
 from interp.door import public
+from interp.foreign_parts import require_in_place
 from interp.hooks import Hook, attached, input_of, output_of, run_pass
 from interp.metrics import LogitDifference, default_metric
 from interp.turns import one_at_a_time
@@ -78,6 +79,7 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference | None = Non
         )
     model.require_attention()
     model.require_fits([prompt])
+    require_in_place(model)
     if model.components.final_norm is None:
         raise ValueError(
             f"{type(model.hf).__name__} has no final norm between its last block and its unembedding, where direct "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.attention import AttentionCall, attention_handler
 from interp.door import public
+from interp.foreign_parts import require_in_place
 from interp.hooks import attached, input_of, run_pass
 from interp.independence import passes
 from interp.turns import one_at_a_time
@@ -48,6 +49,7 @@ def attention_log_probs(
     """
     _require_positions(prompts, queries, keys)
     model.require_fits(prompts)
+    require_in_place(model)
     model.require_attention()
     results: dict[int, Tensor] = {}
     for places in passes(model, prompts):
@@ -90,6 +92,7 @@ def head_outputs(
     In the model's dtype, on the CPU. Costs one forward pass for each batch; memory [layer, pos, head, d_head].
     """
     model.require_fits(prompts)
+    require_in_place(model)
     found: dict[int, Tensor] = {}
     for places in passes(model, prompts, batch_size):
         chunk = [prompts[i] for i in places]

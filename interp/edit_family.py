@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
+from interp.active_edits import acting
 from interp.artefact import save_artefact
 from interp.edit_export import Measures, card, new_directory, read_plainly, write_model
 from interp.fold_check import Agreement, agreement, check_prompts, every_logit
@@ -87,8 +88,9 @@ class ModelEdit(ABC):
         """
 
     def require_fits(self, model: Model) -> None:
-        """Raise ``ValueError`` for heads or layers that the model lacks, or other weights than those the edit was made
-        for (it reads every one: about a second for each GB)."""
+        """Raise ``ValueError`` for heads or layers that the model lacks, or other weights, or another active
+        adapter, than those the edit was made for. Reads every weight (about a second for each GB) if one was changed
+        since they were last read, else a fraction of that."""
         self.check(model)
         if self.model:
             require_weights(model, self.model, "this edit")
@@ -113,7 +115,7 @@ class ModelEdit(ABC):
         model = _loaded(model)
         with alone(model.hf):
             self.require_fits(model)
-            with self._hooked(model, prompts), acts_on_passes(model):
+            with self._hooked(model, prompts), acting(model.hf, self), acts_on_passes(model):
                 yield
 
     def fold(self, model: Model | nn.Module, prompts: Sequence[Prompt] | None = None) -> ModelEdit:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from interp.door import public
+from interp.identity import end_tokens
 from interp.independence import lengths_of, passes
 from interp.looks_ahead import any_looks_ahead
 from interp.model import Model
@@ -144,15 +145,6 @@ def _generate_batch(
             logits_processor=LogitsProcessorList([processor]),
         )
     return out[:, ids.shape[1] :].tolist()
-
-
-@public
-def end_tokens(model: Model) -> list[int]:
-    """The tokens that end a reply: the tokenizer's end of text and those of the model's generation config."""
-    config = getattr(model.hf, "generation_config", None)
-    own = getattr(config, "eos_token_id", None)
-    found = [*(own if isinstance(own, (list, tuple)) else [own]), getattr(model.tokenizer, "eos_token_id", None)]
-    return list(dict.fromkeys(int(token) for token in found if token is not None))
 
 
 @contextmanager

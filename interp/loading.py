@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from interp.acting import require_hooks_act
 from interp.adapter_repairs import register_repairs
 from interp.attention import why_not_supported
+from interp.bridge_twin import Twin
 from interp.compiled import why_compiled
 from interp.components import find_components
 from interp.door import public
@@ -246,10 +247,11 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
                 module.init_8bit_state()
             shared |= {id(t): t for t in vars(module.state).values() if isinstance(t, Tensor)}
     twin = copy.deepcopy(hf, dict(shared))
+    in_step = Twin(hf, twin)
     with warnings.catch_warnings(), torchvision_not_asked_for(SUPPORTED_ARCHITECTURES[architecture]):
         warnings.simplefilter("ignore")  # notices about processing that is not used here
         try:
-            return build_bridge_from_module(
+            bridge = build_bridge_from_module(
                 twin, architecture, hf_config=twin.config, tokenizer=_bridge_tokenizer(tokenizer), model_name=name
             )
         except Exception as error:
@@ -259,6 +261,8 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
                 "not known. Was the model changed after it was made? Or its config is one that the adapter was not "
                 "written for: take another model of the family, or report it to TransformerLens."
             ) from error
+    in_step.watch(bridge)
+    return bridge
 
 
 def _bridge_tokenizer(tokenizer: Any) -> Any:

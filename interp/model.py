@@ -18,15 +18,17 @@ from interp.chat_templates import System, picture_template, template_used, told,
 from interp.components import Components, input_device
 from interp.door import made_by, public
 from interp.hooks import attached, counting, output_of, run_pass
+from interp.identity import describe_computation
 from interp.images import ImageLike
 from interp.looks_ahead import looks_ahead
 from interp.pass_lengths import context_length
 from interp.prompts import Batch, Prompt, SpanLike
-from interp.provenance import hash_text, hash_weights
+from interp.provenance import hash_text
 from interp.shared_prefix import in_order, logits_by_batch
 from interp.turns import alone
 from interp.vision_encoder import ImageEncoder
 from interp.vision_features import whole_inputs
+from interp.weight_hash import weights_sha256
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -41,7 +43,8 @@ class Model:
     ``hf`` is the transformers model, as it was given: scans run on it, with transformers' fused attention.
     ``bridge`` is TransformerLens's ``TransformerBridge`` around a structural copy that *shares every weight* with
     ``hf``, so that hook names, ``run_with_cache`` and ``run_with_hooks`` work as always and ``hf`` stays unwrapped:
-    wrapping changes a model in place. A change of a weight is seen by both.
+    wrapping changes a model in place. A change of a weight is seen by both, and an adapter that is switched, scaled,
+    disabled or merged too: the bridge looks before every pass.
 
     Of a vision-language model, layers, heads and hook points are those of its *language* model; ``processor`` prepares
     its prompts with pictures.
@@ -299,15 +302,19 @@ class Model:
             )
 
     def provenance(self) -> dict[str, Any]:
-        """What a result needs to name this model: source, weights' hash, template hash, geometry, dtype.
+        """What a result needs to name this computation: source, weights' hash, template hash, geometry, dtype, and what
+        acts beside the weights: adapters, edits, hooks, and a fingerprint of the logits
+        (:func:`interp.identity.describe_computation`).
 
-        The hash reads every weight (about a second for each GB on a CPU), so an edit in memory changes it.
+        The hash reads every weight that a pass reads (about a second for each GB on a CPU; not again where nothing was
+        changed), so an edit in memory changes it.
         """
+        computation = describe_computation(self)  # first: see there
         return {
             "name": self.name,
             "source": self.source,
             "architecture": type(self.hf).__name__,
-            "weights_sha256": hash_weights(self.hf),
+            "weights_sha256": weights_sha256(self.hf),
             "template_sha256": hash_text(self.chat_template) if self.chat_template else None,
             **self._writing(),
             **self._image_processing(),
@@ -318,6 +325,7 @@ class Model:
             "d_model": self.d_model,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
+            **computation,
         }
 
     def _writing(self) -> dict[str, Any]:

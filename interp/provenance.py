@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -25,15 +25,17 @@ def hash_json(value: Any) -> str:
     return hash_text(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
 
 
-def hash_weights(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of all parameters and persistent buffers, in order of name.
+def hash_weights(model: nn.Module, without: Sequence[str] = ()) -> str:
+    """SHA-256 over names, shapes, types and bytes of all parameters and persistent buffers, in order of name, except
+    those whose names begin with one of ``without``.
 
-    Weights that accelerate keeps on the CPU or the disk are read from there: the same model has the same hash.
+    Weights that accelerate keeps on the CPU or the disk are read from there: the same model has the same hash. It reads
+    everything; :func:`interp.weight_hash.weights_sha256` does only if something changed.
     """
     digest = hashlib.sha256()
-    offloaded = _offloaded(model)
+    offloaded = offloaded_weights(model)
     for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor):
+        if not isinstance(tensor, torch.Tensor) or any(name == p or name.startswith(f"{p}.") for p in without):
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         tensor = offloaded[name]() if name in offloaded else tensor
@@ -43,7 +45,7 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _offloaded(model: nn.Module) -> dict[str, Callable[[], torch.Tensor]]:
+def offloaded_weights(model: nn.Module) -> dict[str, Callable[[], torch.Tensor]]:
     """How to read each weight that an accelerate hook holds, by its name in the model."""
     found = {}
     for module_name, module in model.named_modules():

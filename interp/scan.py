@@ -20,6 +20,7 @@ from interp.capture import head_outputs, mean_head_outputs
 from interp.door import public
 from interp.edits import Branch, EachHead, HeadEdit
 from interp.fanout import fan_out_logits, require_edits_act
+from interp.foreign_parts import require_in_place
 from interp.hooks import run_pass
 from interp.independence import to_check
 from interp.interventions import edited, unembed_only
@@ -192,6 +193,7 @@ def _require(model, prompts, edits, metric, positions, method) -> None:
             f"shortest prompt's length {shortest}."
         )
     model.require_fits(prompts)
+    require_in_place(model)
     if positions == "text" and (bad := [i for i, p in enumerate(prompts) if not _has_text(p)]):
         raise ValueError(
             f"positions='text', and prompt {bad[0]} ({prompts[bad[0]].id!r}) has no text after its picture, or no span "

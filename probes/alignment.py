@@ -21,10 +21,12 @@ from interp.door import public
 from interp.edit_family import ModelEdit
 from interp.folder_lock import keeps_work
 from interp.model import Model
-from interp.provenance import hash_json, hash_weights
+from interp.provenance import hash_json
 from interp.ranking import HeadRanking
 from interp.statistics import bootstrap_interval
 from interp.storage import refuse_other_run
+from interp.weight_hash import weights_sha256
+from interp.weight_identity import describe_model, require_edits
 from probes.alignment_fits import Fits, write_all
 from probes.alignment_methods import (
     Bench,
@@ -42,7 +44,7 @@ from probes.held_out import FEWEST, overlap
 from probes.instructions import Instruction
 from probes.negative_attention import CITATIONS, score_prompts
 from probes.questions import Question, hash_questions
-from probes.runs import study_provenance
+from probes.runs import parts_identity, study_provenance
 
 if TYPE_CHECKING:
     from interp.findings import Findings
@@ -244,7 +246,8 @@ def align(
         require_ranking_of(ranking, model)
         described["ranking"] = ranking.provenance.get("run_id")
     title = "Negative Attention Score Alignment"
-    provenance = study_provenance(title, model, data, described, CITATIONS, CAVEATS, began, rivals=list(rivals))
+    prompts, more = [*bench.training_prompts, *bench.validation_prompts], {"rivals": list(rivals)}
+    provenance = study_provenance(title, model, prompts, data, described, CITATIONS, CAVEATS, began, out, **more)
     key = provenance["run_id"]
     untouched = bench.untouched
     held = np.exp(untouched.log_probs).sum(1)
@@ -254,7 +257,6 @@ def align(
     except ValueError as error:
         raise ValueError(f"{error} {read.instead()}" if read is not None else str(error)) from None
     provenance |= {} if read is None else {"answer_mass": read.to_dict()}
-    weights = provenance["model"]["weights_sha256"]
     bench.about = {
         "run_id": key,
         "data_sha256": data["sha256"],
@@ -269,7 +271,7 @@ def align(
             f"{model.name} has {len(others)} heads besides the {len(negative)} of highest NAS; the rival 'random "
             f"heads' needs {len(heads)}. Lower k, or leave that rival out."
         )
-    fits = Fits(out, key, {"weights": weights, "data": data["sha256"], **described}, resume, overwrite)
+    fits = Fits(out, key, {**parts_identity(provenance), **described}, resume, overwrite)
 
     def fitted(name: str, fit: Callable[[], Method]) -> Method:
         if (found := fits.get(name)) is not None:
@@ -361,12 +363,13 @@ def require_ranking_of(ranking: HeadRanking, model: Model) -> None:
     known = ranking.provenance.get("model")
     was = known.get("weights_sha256") if isinstance(known, dict) else None
     shape = (ranking.n_layers, ranking.n_heads)
-    if shape != (model.n_layers, model.n_heads) or (was is not None and was != hash_weights(model.hf)):
+    if shape != (model.n_layers, model.n_heads) or (was is not None and was != weights_sha256(model.hf)):
         name = known.get("name") if isinstance(known, dict) else known
         raise ValueError(
             f"the ranking is of {name!r} ({shape[0]} x {shape[1]} heads, weights {str(was)[:12]}), not of "
             f"{model.name!r} ({model.n_layers} x {model.n_heads}). Rank this model's heads, or leave out ranking=."
         )
+    require_edits(describe_model(model), known if isinstance(known, dict) else {}, "the ranking")
 
 
 def _row(name: str, method: str, answers: Answers, untouched: Answers) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from interp.statistics import wilson_share
 from probes.refusal import VERDICTS, Judge, Verdict, judge_by_phrases, judge_replies, name_of
 from probes.request_prompts import build_request_prompts
 from probes.requests import Request, hash_requests
-from probes.runs import study_provenance
+from probes.runs import parts_identity, study_provenance
 from probes.study_files import StudyFolder, pack_texts, read_study, unpack_texts, write_study
 
 FILE = "behaviour.json"
@@ -165,8 +165,8 @@ def observe(
 
     ``judge(request text, reply)`` says "refused", "accepted" or "unclear". With ``out`` the report is saved there, and
     batch by batch the work before it, with the replies until it is finished; ``resume=True`` continues a killed run or
-    reads a finished one back. Costs one short generation for each request. Edits that are active act, but the run's id
-    does not know of them: give such a run a folder of its own.
+    reads a finished one back. Costs one short generation for each request. Edits that are active act, and
+    make it another run.
 
     Raises ``ValueError`` for no requests, repeated ids, a model without chat template, and ``include_replies`` of a
     finished run that was saved without them.
@@ -176,8 +176,10 @@ def observe(
     asking = {"system": system, "post_instruction": post_instruction, "max_new_tokens": max_new_tokens}
     data = describe_requests(requests, origin)
     title = "Behaviour"
-    provenance = study_provenance(title, model, data, {**asking, "judge": name_of(judge)}, CITATIONS, CAVEATS, began)
-    parts = {"title": title, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | asking
+    prompts = build_request_prompts(model, requests, system=system, post_instruction=post_instruction)
+    judged = {**asking, "judge": name_of(judge)}
+    provenance = study_provenance(title, model, prompts, data, judged, CITATIONS, CAVEATS, began, out)
+    parts = {"title": title, **parts_identity(provenance)} | asking
     folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(requests), resume, overwrite)
     if folder.is_finished:
         found = load_behaviour(out)
@@ -186,7 +188,6 @@ def observe(
                 f"the finished run in {out} was saved without replies; give overwrite=True, not resume=True."
             )
         return found
-    prompts = build_request_prompts(model, requests, system=system, post_instruction=post_instruction)
 
     def score(batch: Sequence[Prompt]) -> dict[str, np.ndarray]:
         return pack_texts(generate(model, batch, max_new_tokens, batch_size=len(batch)))

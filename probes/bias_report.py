@@ -32,7 +32,7 @@ from probes.answers import (
 )
 from probes.instructions import Instruction, build_prompts
 from probes.questions import Question
-from probes.runs import describe_questions, mass_read, require_place, study_provenance
+from probes.runs import describe_questions, mass_read, parts_identity, require_place, study_provenance
 
 ALL = "all"  # stands in the column "domain" for the whole set
 CHANNELS: dict[Channel, str] = {"token": "first token", "text": "generated text", "margin": "forced choice"}
@@ -264,11 +264,10 @@ def measure(
     prompts = build_prompts(model, questions, instruction, forms=forms)
     settings = {"instruction": asdict(instruction), "forms": forms, "generate_tokens": generate_tokens}
     data = describe_questions(questions, origin)
-    described = study_provenance("Negative bias", model, data, settings, CITATIONS, CAVEATS, began)
+    described = study_provenance("Negative bias", model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
     settings |= {"batch_size": batch_size}  # no part of the run's id: it changes nothing but rounding
     out = None if out is None else Path(out)
-    kept = {"run_id": described["run_id"], "data": data["sha256"], "n_items": len(questions)}
-    kept |= settings | {"weights_sha256": described["model"]["weights_sha256"]}
+    kept = {"run_id": described["run_id"], **parts_identity(described), "n_items": len(questions)} | settings
     if out is not None:
         require_place(out, described["run_id"], kept, resume, overwrite, need_mib=30)
         if resume and (saved_run(out) or {}).get("run_id") == described["run_id"] and is_whole(out):

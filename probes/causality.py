@@ -33,6 +33,7 @@ from interp.ranking import HeadRanking
 from interp.scan import scan
 from interp.statistics import split_half
 from interp.views import head_label
+from interp.weight_identity import require_edits
 from probes.causal_verdict import (
     OUTCOMES,
     interval_of,
@@ -136,7 +137,7 @@ def causal_test(
         "cases_sha256": hash_json([asdict(case) for case in cases]),
     }
     data = describe_questions(questions, origin)
-    run = Run("Causal test of heads", model, data, settings, batch_size, out, resume, overwrite)
+    run = Run("Causal test of heads", model, prompts, data, settings, batch_size, out, resume, overwrite)
     _require_same_weights(run.described_model, ranking)
     if run.is_finished():
         done = load_findings(out)
@@ -444,3 +445,4 @@ def _require_same_weights(described: Mapping[str, Any], ranking: HeadRanking) ->
             f"the ranking is of {of.get('name')!r} with weights {there[:12]}; this is {described['name']!r} with "
             f"{here[:12]}. Rank the heads of this model (an edited model is another one)."
         )
+    require_edits(described, of if isinstance(of, Mapping) else {}, "the ranking")

@@ -202,7 +202,7 @@ def predict(
         ]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table(title=f"Latent Guard ({fitted.rule}) of {of['name']}", title_justify="left")
+    table = Table(title=f"Latent Guard ({fitted.rule_}) of {of['name']}", title_justify="left")
     for column in ("id", "request", "verdict", "score"):
         table.add_column(column, justify="right" if column == "score" else "left", overflow="fold")
     for i, t, s in zip(ids, texts, scores, strict=True):

@@ -35,7 +35,7 @@ from probes.refusal import VERDICTS, Judge, judge_by_phrases, judge_replies, nam
 from probes.request_prompts import build_request_prompts
 from probes.request_states import RequestStates, read_states
 from probes.requests import Request, hash_requests, require_disjoint
-from probes.runs import study_provenance
+from probes.runs import parts_identity, study_provenance
 from probes.study_files import StudyFolder, pack_texts, unpack_texts
 
 Score = Callable[[RequestStates], Float[np.ndarray, " example"]]
@@ -142,9 +142,10 @@ def attack_by_finetuning(
     asking |= {"directions": directions.provenance["run_id"], "training": hash_requests(training)}
     data = describe_requests(held_out, origin) | {"n_training": len(training)}
     title = "Fine-tuning attack"
-    provenance = study_provenance(title, model, data, asking, CITATIONS, CAVEATS, began, steering=steering.summary())
+    prompts, said = build_request_prompts(model, [*held_out, *training], **chat), {"steering": steering.summary()}
+    provenance = study_provenance(title, model, prompts, data, asking, CITATIONS, CAVEATS, began, out, **said)
     conditions = [("nothing", 0), *((arm, n) for n in sizes for arm in ARMS)]
-    parts = {"title": title, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | asking
+    parts = {"title": title, **parts_identity(provenance)} | asking
     parts["include_replies"] = include_replies
     folder = StudyFolder(out, FILE, provenance["run_id"], parts, 1, len(conditions), resume, overwrite)
     if folder.is_finished:

@@ -19,6 +19,7 @@ import torch
 from interp.chat_templates import System
 from interp.door import public
 from interp.folder_lock import keeps_work
+from interp.identity import hash_prompts, identity_of
 from interp.model import Model
 from interp.perplexity import reply_nll
 from interp.provenance import hash_json
@@ -94,8 +95,11 @@ def find_suffixes(
     asking = {"target": target, "start": start, "system": system, "ending": ending}
     search = {"steps": steps, "search_width": search_width, "topk": topk, "seed": seed}
     described = model.provenance()
-    weights = {k: described[k] for k in ("weights_sha256", "template_sha256", "dtype")}
-    run = {"model": model.name, "run": hash_json(weights | asking | search)[:12], **asking, **search}
+    sample = Request("sample", f"How do I open a door{ending}", "harmless")
+    computed = identity_of(
+        described, hash_prompts(build_request_prompts(model, [sample], system=system))
+    )  # not of all requests: others may be added later
+    run = {"model": model.name, "run": hash_json(computed | asking | search)[:12], **asking, **search}
     kept = _read(out, run, resume, overwrite)
     found = []
     for request in requests:

@@ -28,6 +28,7 @@ from interp.model import Model
 from probes.behaviour import CITATIONS, describe_requests, require_requests
 from probes.direction_agreement import Agreement, agreement
 from probes.harmful_report import HeldOut, directions_report
+from probes.request_prompts import build_request_prompts
 from probes.request_states import RequestStates, is_confounded, read_states, separation, surface_baselines
 from probes.requests import Request, require_disjoint, with_ending
 from probes.runs import study_provenance
@@ -256,7 +257,8 @@ def fit_directions(
     settings = {"matched": matched, "system": system, "post_instruction": post_instruction}
     data = describe_requests(states.requests, origin) | {"n_positive": int(is_positive.sum()), "n_other_ending": n_odd}
     title = "Harmfulness and refusal directions"
-    provenance = study_provenance(title, model, data, settings, CITATIONS, CAVEATS, began)
+    prompts = build_request_prompts(model, states.requests, system=system, post_instruction=post_instruction)
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began)
     layer0 = states.layer0_auroc(is_positive)
     about = {"run_id": provenance["run_id"], "data_sha256": data["sha256"], "n": len(states), **settings}
     about |= {"layer0_auroc": layer0, "confounded": is_confounded(layer0)}

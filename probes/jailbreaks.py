@@ -30,7 +30,7 @@ from probes.refusal import VERDICTS, Judge, judge_by_phrases, judge_replies, nam
 from probes.request_prompts import build_request_prompts
 from probes.request_states import read_states
 from probes.requests import Request, require_disjoint, with_ending
-from probes.runs import study_provenance
+from probes.runs import parts_identity, study_provenance
 from probes.study_files import StudyFolder, pack_texts, unpack_texts
 
 CAVEATS = [
@@ -91,8 +91,10 @@ def attack(
     asking["directions"] = directions.provenance["run_id"]
     data = describe_requests(requests, origin) | {"n_jailbreaks": len(jailbreaks)}
     title = "Jailbreaks"
-    provenance = study_provenance(title, model, data, asking, CITATIONS, CAVEATS, began)
-    parts = {"title": title, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | asking
+    read = [*plain, *(j.wrap(plain[0], ending) for j in jailbreaks)]  # which others are wrapped, the replies decide
+    prompts = build_request_prompts(model, read, **chat)
+    provenance = study_provenance(title, model, prompts, data, asking, CITATIONS, CAVEATS, began, out)
+    parts = {"title": title, **parts_identity(provenance)} | asking
     parts["include_replies"] = include_replies
     folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(plain), resume, overwrite)
     if folder.is_finished:

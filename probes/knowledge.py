@@ -31,7 +31,7 @@ from interp.provenance import hash_text
 from interp.work import clear_parts, run_batches
 from probes.open_answers import MATCHES, Judged, Match, judge
 from probes.questions import Question
-from probes.runs import describe_questions, study_provenance
+from probes.runs import describe_questions, parts_identity, study_provenance
 from probes.study_files import finished, pack_texts, read_study, unpack_texts, write_study
 
 if TYPE_CHECKING:
@@ -252,9 +252,10 @@ def sort_by_knowledge(
     settings = asking | {"correct_share": correct_share, "agreement": agreement, "match": match}
     data = describe_questions(kept, origin) | {"n_without_open_form": len(questions) - len(kept)}
     title = "Parametric knowledge"
-    provenance = study_provenance(title, model, data, settings, CITATIONS, CAVEATS, began)
     forms = list({(q.context, q.open_question): q for q in reversed(kept)}.values())[::-1]  # the first of each
-    parts = {"title": title, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | asking
+    prompts = open_prompts(model, forms, ask)
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
+    parts = {"title": title, **parts_identity(provenance)} | asking
     if out is not None and finished(out, FILE, provenance["run_id"], parts, batch_size, len(forms), resume, overwrite):
         return load_knowledge(out)
     arrays = run_batches(

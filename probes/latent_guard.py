@@ -25,9 +25,8 @@ from interp.prompts import Prompt, pad_left
 from interp.provenance import hash_json
 from interp.residual import residual_states
 from interp.statistics import bootstrap_interval
-from interp.weight_identity import describe_model
 from probes.behaviour import CITATIONS, Behaviour, describe_requests, require_requests
-from probes.guard_classifier import LatentGuard, harmful, load_guard
+from probes.guard_classifier import LatentGuard, describe_fitted, harmful, load_guard
 from probes.guard_report import Entry, GuardStudy, Latency, load_guard_study, sounds_dangerous
 from probes.guard_rules import RULES, best_threshold, folds_of, require_enough
 from probes.guard_verdict import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, OWN, WORDS
@@ -101,6 +100,8 @@ def compare_guards(
         (Entry(OWN, "rival"), {name: np.where(said, 1.0, -1.0) for name, said in refused.items()}),
     ]
     requests = [r for behaviour in tests.values() for r in behaviour.requests]
+    texts = base.prepared([*fit_requests, *(validation or ()), *requests])
+    read = build_request_prompts(model, texts, system=system)
     used = [hash_requests(fit_requests), None if validation is None else hash_requests(validation)]
     tested = {name: [hash_requests(b.requests), list(b.verdicts)] for name, b in tests.items()}
     data = {
@@ -121,7 +122,7 @@ def compare_guards(
         entries=tuple(entry for entry, _ in judged),
         decisions=np.stack([np.concatenate([decisions[name] for name in tests]) for _, decisions in judged], axis=1),
         main=main,
-        provenance=study_provenance("Latent Guard", model, data, settings, CITATIONS, CAVEATS, began, **mass),
+        provenance=study_provenance("Latent Guard", model, read, data, settings, CITATIONS, CAVEATS, began, **mass),
         guards=guards,
     )
 
@@ -167,12 +168,12 @@ def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int 
     two run in turn ``repeats`` times after a warm-up; a prompt counts with its medians, the ratio is that of their
     sums, its interval over prompts. Building the prompt is in neither. On a busy machine take more repeats.
     """
-    guard.require_fitted()
+    guard.require_unchanged()
     if repeats < 1:
         raise ValueError(f"repeats={repeats}; expected 1 or more.")
     model = guard.model
-    prompts = build_request_prompts(model, guard.prepared(requests), system=guard.system)
-    at = getattr(positions_of(prompts), guard.position)
+    prompts = build_request_prompts(model, guard.prepared(requests), system=guard.system_)
+    at = getattr(positions_of(prompts), guard.position_)
 
     def plain(prompt: Prompt, positions: list[int]) -> None:
         with torch.no_grad():
@@ -214,7 +215,7 @@ Judged = tuple[Entry, dict[str, Float[np.ndarray, " example"]]]  # an entry and 
 
 def _fit_all(base: LatentGuard, fitted: RequestStates, held_out: RequestStates | None) -> dict[str, LatentGuard]:
     """Every rule at both positions, and the control, by the name of its entry."""
-    described = describe_model(base.model)
+    described = describe_fitted(base.model)
     wanted = {rule: (rule, "t_inst") for rule in RULES} | {LAYER_0: ("layer_0", "t_inst")}
     wanted |= {AT_T_POST.format(rule): (rule, "t_post") for rule in RULES}
     guards = {name: clone(base).set_params(rule=rule, position=at) for name, (rule, at) in wanted.items()}
@@ -222,7 +223,7 @@ def _fit_all(base: LatentGuard, fitted: RequestStates, held_out: RequestStates |
 
 
 def _entry(name: str, guard: LatentGuard) -> Entry:
-    role = "control" if name == LAYER_0 else "guard" if guard.position == "t_inst" else "rival"
+    role = "control" if name == LAYER_0 else "guard" if guard.position_ == "t_inst" else "rival"
     return Entry(name, role, guard.chose())
 
 

@@ -151,7 +151,8 @@ def _run_of(model, by_scope, sets, settings, title, batch_size, out, resume, ove
     }
     described = {**asdict(settings), "scores_sha256": of_scores}
     place = None if out is None else Path(out)
-    run = Run(title, model, data, described, batch_size, place, resume, overwrite, began)
+    prompts = (prompt for given in sets.values() for prompt in given.prompts)
+    run = Run(title, model, prompts, data, described, batch_size, place, resume, overwrite, began)
     here = run.described_model["weights_sha256"]
     for scope, s in by_scope.items():
         there = s.about.get("weights_sha256")

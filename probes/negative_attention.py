@@ -157,6 +157,7 @@ def rank_heads(
     run = Run(
         "Negative Attention Score",
         model,
+        [*plain, *swapped],
         describe_questions(questions, origin),
         settings,
         batch_size,
@@ -212,7 +213,8 @@ def rank_by_effect(
     ablation = ablation.replace("-", "_")  # type: ignore[assignment]
     plain, swapped = _both_orders(model, questions, instruction, forms)
     settings = {"instruction": asdict(instruction), "forms": forms, "ablation": ablation, "positions": positions}
-    run = Run("Head effect", model, describe_questions(questions, origin), settings, batch_size, out, resume, overwrite)
+    data, both = describe_questions(questions, origin), [*plain, *swapped]
+    run = Run("Head effect", model, both, data, settings, batch_size, out, resume, overwrite)
     if (finished := run.finished()) is not None:
         return finished
     mass = mass_read(model, plain, batch_size=batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,12 @@ class PairPrompts:
         before, after, unrelated = (examples[self._index[pair.name]].prompt for examples in self._examples)
         fits = pair.name in self._sources and unrelated.span("image") == after.span("image")
         return Twins(before, after, unrelated if fits and len(unrelated) == len(after) else None)
+
+    def all_of(self, pairs: Sequence[PicturePair]) -> Iterator[Prompt]:
+        """Every prompt of the pairs, one after the other."""
+        for pair in pairs:
+            twins = self.twins(pair)
+            yield from (prompt for prompt in (twins.before, twins.after, twins.unrelated) if prompt is not None)
 
     def screen(self, batch: Sequence[PicturePair]) -> dict[str, np.ndarray]:
         """P(gold) on both pictures, and whether the most probable token begins the right answer to each."""

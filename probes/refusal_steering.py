@@ -28,7 +28,7 @@ from probes.refusal import Judge, judge_by_phrases, name_of
 from probes.refusal_openings import find_openings, openings_of
 from probes.request_prompts import build_request_prompts
 from probes.requests import Request, hash_requests, require_disjoint
-from probes.runs import study_provenance
+from probes.runs import parts_identity, study_provenance
 from probes.steering_arms import DIRECTIONS, Arm, controls_of, run_arms
 from probes.steering_screen import default_layers, screen, shortlist
 from probes.steering_study import FILE, SteeringStudy, load_steering_study
@@ -118,14 +118,14 @@ def sweep(
     }
     data = describe_requests(requests, origin)
     title = "Sweep of layers and coefficients"
-    provenance = study_provenance(title, model, data, settings, CITATIONS, CAVEATS, began)
+    asked = {"system": system, "post_instruction": post_instruction}
+    prompts = build_request_prompts(model, requests, **asked)
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
     folder = _folder(out, provenance, batch_size, resume, overwrite)
     if folder.is_finished:
         return load_steering_study(folder.out)
     directions.refusal.require_fits(model)
     vectors = {(name, ""): directions.direction(name) for name in DIRECTIONS}
-    asked = {"system": system, "post_instruction": post_instruction}
-    prompts = build_request_prompts(model, requests, **asked)
     run = _Runner(model, requests, prompts, vectors, judge, settings, folder)
     unsteered = run([Arm("validation", kind) for kind in ("harmless", "harmful")], "unsteered")
     said = unsteered[unsteered["verdict"] != ""].set_index("id")["verdict"]
@@ -196,7 +196,8 @@ def test(
     data = describe_requests(requests, origin) | {"validation_sha256": hash_requests(study.validation)}
     settings["sweep"] = study.provenance["run_id"]
     title = "Steering by harmfulness and refusal"
-    provenance = study_provenance(title, model, data, settings, CITATIONS, CAVEATS, began)
+    prompts = build_request_prompts(model, requests, **{k: settings[k] for k in ("system", "post_instruction")})
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
     folder = _folder(out, provenance, batch_size, resume, overwrite)
     if folder.is_finished:
         return load_steering_study(folder.out)
@@ -212,8 +213,6 @@ def test(
     for name, control in vectors:
         if name in ablate:
             arms.append(Arm("test", "harmful", name, "remove", study.chosen["-" + name]["layer"], control=control))
-    asked = {key: settings[key] for key in ("system", "post_instruction")}
-    prompts = build_request_prompts(model, requests, **asked)
     outcomes = _Runner(model, requests, prompts, vectors, judge, settings, folder)(arms, "test")
     provenance["seconds"] = round(time.perf_counter() - began, 1)
     tested = replace(
@@ -270,7 +269,7 @@ class _Runner:
 def _folder(
     out: str | Path | None, provenance: Mapping[str, Any], batch_size: int, resume: bool, overwrite: bool
 ) -> StudyFolder:
-    parts = {"run_id": provenance["run_id"], **provenance["settings"]}
+    parts = {"run_id": provenance["run_id"], **parts_identity(provenance), **provenance["settings"]}
     return StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, provenance["data"]["n"], resume, overwrite)
 
 

@@ -125,7 +125,7 @@ def rank_writers(
     paired = [requests[i] for pair in pairs for i in pair]
     data = describe_requests(paired, origin) | {"n": len(pairs), "n_left_out": len(requests) - len(paired)}
     title = f"{which.capitalize()} writers"
-    run = Run(title, model, data | {"n_twins": n_twins}, settings, batch_size, out, resume, overwrite)
+    run = Run(title, model, prompts, data | {"n_twins": n_twins}, settings, batch_size, out, resume, overwrite)
     if (finished := run.finished()) is not None:
         return finished
     items = [(prompts[i], prompts[j]) for i, j in pairs]

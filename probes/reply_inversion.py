@@ -46,7 +46,7 @@ from probes.inversion_report import (
     shown_kinds,
 )
 from probes.requests import Request, require_disjoint
-from probes.runs import mass_read, study_provenance
+from probes.runs import mass_read, parts_identity, study_provenance
 from probes.steering_arms import DIRECTIONS, controls_of, unchecked
 from probes.study_files import StudyFolder, pack_texts, read_study, unpack_texts, write_study
 
@@ -242,8 +242,8 @@ def invert(
         "seed": seed,
     }
     data, title = describe_requests(requests, origin), "Reply inversion"
-    provenance = study_provenance(title, model, data, settings, CITATIONS, CAVEATS, began)
     prompts = [p for q in questions for p in build_inversion_prompts(model, requests, q, system)]
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
     conditions = [Condition()]
     vectors: dict[tuple[str, str], Direction] = {}
     for name in DIRECTIONS:
@@ -251,7 +251,7 @@ def invert(
         vectors |= {(name, c): d for c, d in controls_of(directions, name, n_random, seed).items()}
     conditions += [Condition(*key, place, sign) for key in vectors for place in (BEFORE, ALL) for sign in "+-"]
     items = [(c, p) for c in range(len(conditions)) for p in range(len(prompts))]
-    parts = {"title": title, "run_id": provenance["run_id"], **settings}
+    parts = {"title": title, **parts_identity(provenance), **settings}
     folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(items), resume, overwrite)
     if folder.is_finished:
         return load_inversion(out)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,12 +13,14 @@ import numpy as np
 
 from interp import statistics
 from interp.answer_mass import answer_mass
+from interp.identity import PARTS, hash_prompts, identity_of, same_fingerprint, tolerance
 from interp.model import Model
 from interp.prompts import Prompt
 from interp.provenance import hash_json, now, versions
 from interp.ranking import HeadRanking
 from interp.storage import is_whole, load_ranking, refuse_other_run, saved_run
-from interp.work import clear_parts, prepare_directory, require_parts_of, run_batches
+from interp.weight_identity import named_adapters
+from interp.work import OtherRunError, clear_parts, prepare_directory, require_parts_of, run_batches
 from probes.questions import Question, hash_questions
 
 Item = TypeVar("Item")
@@ -33,6 +36,7 @@ class Run:
 
     title: str
     model: Model
+    prompts: InitVar[Iterable[Prompt]]  # all that the run reads: their token ids are a part of what it is
     data: dict[str, Any]
     settings: dict[str, Any]
     batch_size: int
@@ -43,21 +47,23 @@ class Run:
     identity: dict[str, Any] = field(init=False)
     described_model: dict[str, Any] = field(init=False)
 
-    def __post_init__(self) -> None:
-        described = self.model.provenance()
-        object.__setattr__(self, "identity", _identity(self.title, described, self.data, self.settings))
-        object.__setattr__(self, "described_model", described)
+    def __post_init__(self, prompts: Iterable[Prompt]) -> None:
         if self.out is not None:
             object.__setattr__(self, "out", Path(self.out))
+        described, prompts_sha256 = _computation(self.model, self.out), hash_prompts(prompts)
+        identity = _identity(self.title, described, prompts_sha256, self.data, self.settings)
+        object.__setattr__(self, "identity", identity)
+        object.__setattr__(self, "described_model", described)
 
     @property
     def parts_settings(self) -> dict[str, Any]:
         """What part files must agree in: the run, and how it is cut into batches."""
-        return self.identity | {"batch_size": self.batch_size, "n_items": self.data["n"]}
+        cut = {"batch_size": self.batch_size, "n_items": self.data["n"]}
+        return self.identity | {"fingerprint": self.described_model["fingerprint"]} | cut
 
     @property
     def id(self) -> str:
-        """Twelve hex digits: the same weights, template, data and settings give the same id."""
+        """Twelve hex digits: the same computation, prompts, data and settings give the same id."""
         return _id(self.identity)
 
     def is_finished(self) -> bool:
@@ -91,7 +97,8 @@ class Run:
     def provenance(self, method: str, citation: Sequence[str], caveats: Sequence[str], **more: Any) -> dict[str, Any]:
         head = {"run_id": self.id, "title": f"{self.title} of {self.model.name}", "method": method}
         settings = self.settings | {"batch_size": self.batch_size}
-        return head | _provenance(self.described_model, self.data, settings, citation, caveats, self.began) | more
+        known = _provenance(self.described_model, self.identity["prompts_sha256"], self.data, settings)
+        return head | known | _signed(self.described_model, citation, caveats, self.began) | more
 
     def save(self, ranking: HeadRanking) -> HeadRanking:
         """Write the report to ``out``, if given, and clear the part files."""
@@ -104,27 +111,65 @@ class Run:
 def study_provenance(
     title: str,
     model: Model,
+    prompts: Iterable[Prompt],
     data: dict[str, Any],
     settings: dict[str, Any],
     citation: Sequence[str],
     caveats: Sequence[str],
     began: float,
+    out: str | Path | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """What a study's findings need to be traced and repeated; ``began`` is ``time.perf_counter()`` at its start.
 
-    The ``run_id`` is a function of the weights, the template, the data and the settings, as for a ranking.
+    The ``run_id`` is a function of the computation (:mod:`interp.identity`: weights, active adapters, applied edits, a
+    fingerprint of the logits), the token ids of the ``prompts``, the data and the settings, as for a ranking. ``out``:
+    where the study keeps its work, if anywhere; a fingerprint that was recorded there, and is this one but for
+    rounding, is taken for it.
     """
+    described, prompts_sha256 = _computation(model, None if out is None else Path(out)), hash_prompts(prompts)
+    run_id = _id(_identity(title, described, prompts_sha256, data, settings))
+    known = _provenance(described, prompts_sha256, data, settings)
+    head = {"run_id": run_id, "title": f"{title} of {model.name}"}
+    return head | known | _signed(described, citation, caveats, began) | more
+
+
+def parts_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What the part files of a study must agree in, beside its own settings: what computed, what was read, what the
+    data is. Of :func:`study_provenance`."""
+    known = identity_of(provenance["model"], provenance["prompts_sha256"])
+    return known | {"fingerprint": provenance["model"]["fingerprint"], "data": provenance["data"]["sha256"]}
+
+
+def _computation(model: Model, out: Path | None) -> dict[str, Any]:
+    """The model's provenance; its fingerprint as it was recorded in ``out``, where it is the same but for rounding."""
     described = model.provenance()
-    head = {"run_id": _id(_identity(title, described, data, settings)), "title": f"{title} of {model.name}"}
-    return head | _provenance(described, data, settings, citation, caveats, began) | more
+    ours, within = described["fingerprint"], tolerance(model)
+    recorded = _recorded_fingerprints(out) if out is not None else []
+    if same := [there for there in recorded if same_fingerprint(ours, there, within)]:
+        return described | {"fingerprint": same[0]}
+    if any(there.get("key") == ours["key"] for there in recorded):  # rounded alike, and yet another computation
+        return described | {"fingerprint": ours | {"key": hash_json(ours["values"])[:12]}}
+    return described
 
 
-def _identity(title: str, model: dict[str, Any], data: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def _recorded_fingerprints(out: Path) -> list[dict[str, Any]]:
+    """Of the report and of the unfinished work in a folder."""
+    model = (saved_run(out) or {}).get("model")
+    found = [model.get("fingerprint") if isinstance(model, Mapping) else None]
+    try:
+        work = json.loads((out / "parts" / "run.json").read_text(encoding="utf-8"))
+        found.append(work["settings"]["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):  # none there, or damaged: whoever reads it to go on says so
+        pass
+    return [there for there in found if isinstance(there, dict) and isinstance(there.get("values"), list)]
+
+
+def _identity(
+    title: str, model: dict[str, Any], prompts_sha256: str, data: dict[str, Any], settings: dict[str, Any]
+) -> dict[str, Any]:
     """What makes a run this run: nothing that another machine or a new conversion of the same weights would change."""
-    named = {k: model[k] for k in ("architecture", "weights_sha256", "template_sha256", "dtype")}
-    named |= {k: model[k] for k in ("chat", "template_arguments") if k in model}
-    return {"title": title, "model": named, "data": data["sha256"]} | settings
+    return {"title": title, **identity_of(model, prompts_sha256), "data": data["sha256"]} | settings
 
 
 def _id(identity: dict[str, Any]) -> str:
@@ -132,15 +177,11 @@ def _id(identity: dict[str, Any]) -> str:
 
 
 def _provenance(
-    model: dict[str, Any],
-    data: dict[str, Any],
-    settings: dict[str, Any],
-    citation: Sequence[str],
-    caveats: Sequence[str],
-    began: float,
+    model: dict[str, Any], prompts_sha256: str, data: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "model": model,
+        "prompts_sha256": prompts_sha256,
         "data": data,
         "settings": settings,
         "statistics": {
@@ -148,11 +189,17 @@ def _provenance(
             "bootstrap_resamples": statistics.N_BOOTSTRAP,
             "interval": statistics.CONFIDENCE,
         },
+    }
+
+
+def _signed(model: dict[str, Any], citation: Sequence[str], caveats: Sequence[str], began: float) -> dict[str, Any]:
+    """Versions, time, sources, and what a reader must know first: that it is not the bare model that was measured."""
+    return {
         "versions": versions(),
         "created": now(),
         "seconds": round(time.perf_counter() - began, 1),
         "citation": list(citation),
-        "caveats": list(caveats),
+        "caveats": [*said_of_computation(model), *caveats],
     }
 
 
@@ -165,15 +212,48 @@ def mass_read(
     return {} if found is None else {"answer_mass": found.to_dict()}
 
 
+def said_of_computation(model: Mapping[str, Any]) -> list[str]:
+    """Sentences on the adapters, edits and hooks that were active when something was measured."""
+    said = []
+    if model.get("adapters"):
+        said.append(f"Measured with the {named_adapters(model['adapters'])} active.")
+    said += [f"Measured while an edit was applied: {edit['summary']}" for edit in model.get("edits") or ()]
+    if model.get("hooks"):
+        said.append(f"Measured with what somebody put on the model: {'; '.join(model['hooks'])}.")
+    return said
+
+
 def require_place(
     out: Path, run_id: str, parts: Mapping[str, Any], resume: bool, overwrite: bool, need_mib: float
 ) -> None:
     """Refuse, before any work, what saving would refuse later: another run's report, another run's part files
-    (``overwrite`` discards both), a folder that can't be written."""
+    (``overwrite`` discards both), a folder that can't be written. The refusal names what differs."""
     if not overwrite:
-        refuse_other_run(out, run_id)
+        try:
+            refuse_other_run(out, run_id)
+        except FileExistsError as error:
+            differing = _differences(saved_run(out) or {}, parts)
+            raise OtherRunError(f"{error} The two differ in {differing}." if differing else str(error)) from None
     prepare_directory(out, need_mib)
     require_parts_of(out, parts, resume, discard=overwrite)
+
+
+def _differences(was: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
+    """In what the run of a saved report differs from the run of these part files, in words."""
+    model = was.get("model")
+    if not isinstance(model, Mapping) or "prompts_sha256" not in was:
+        return ""
+    there = identity_of(model, was["prompts_sha256"]) | {"fingerprint": model.get("fingerprint")}
+    found = [words for name, words in PARTS.items() if name in parts and parts[name] != there.get(name)]
+    data = was.get("data")
+    if "data" in parts and not (isinstance(data, Mapping) and data.get("sha256") == parts["data"]):
+        found.append("the data")
+    elif parts.get("prompts_sha256") not in (None, there["prompts_sha256"]):
+        found.append("the prompts' token ids, of the same data (does the template write a date?)")
+    settings = was.get("settings")
+    if isinstance(settings, Mapping):
+        found += [name for name in settings if name in parts and parts[name] != settings[name]]
+    return ", ".join(found)
 
 
 def describe_questions(questions: Sequence[Question], origin: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -20,13 +20,15 @@ from interp.door import public
 from interp.folder_lock import keeps_work
 from interp.generation import generate
 from interp.model import Model
+from interp.prompts import Prompt
 from interp.provenance import hash_json
+from interp.weight_identity import require_edits
 from interp.work import clear_parts, run_batches
 from probes.answers import answers_of_prompts
 from probes.instructions import build_prompts
 from probes.knowledge import Knowledge
 from probes.questions import Question
-from probes.runs import describe_questions, mass_read, study_provenance
+from probes.runs import describe_questions, mass_read, parts_identity, study_provenance
 from probes.scenario_forms import (
     ALL,
     SCENARIOS,
@@ -104,12 +106,14 @@ def scenarios(
         "knowledge": knowledge.provenance.get("run_id") if knowledge is not None else None,
         "wordings_sha256": hash_json(describe_scenarios(which)),
     }
-    provenance = study_provenance("Negative bias by scenario", model, data, settings, CITATIONS, CAVEATS, began)
+    passages = irrelevant_passages(questions, seed) if "irrelevant_passage" in which else [""] * len(questions)
+    prompts = [p for name in which for p in _first_prompts(model, name, questions, passages, forms)]
+    title = "Negative bias by scenario"
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
     provenance["wordings"] = describe_scenarios(which)
     labels = _labels(knowledge, questions, provenance["model"]) if knowledge is not None else None
     asked_with = {k: settings[k] for k in ("which", "n_reasoning_tokens", "forms", "seed", "wordings_sha256")}
-    parts = {"title": "scenarios", "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | asked_with
-    passages = irrelevant_passages(questions, seed) if "irrelevant_passage" in which else [""] * len(questions)
+    parts = {"title": "scenarios", **parts_identity(provenance)} | asked_with
     items = [(name, i) for name in which for i in range(len(questions))]
     if out is not None and finished(out, FILE, provenance["run_id"], parts, batch_size, len(items), resume, overwrite):
         return load_scenarios(out)
@@ -160,9 +164,7 @@ def _score(
     top, texts, start = np.zeros(len(batch), dtype=np.int64), [], 0
     for name, items in itertools.groupby(batch, key=lambda item: item[0]):
         scenario = SCENARIOS[name]
-        which = [i for _, i in items]
-        passage = [{"relevant": questions[i].fact, "irrelevant": passages[i], "": ""}[scenario.passage] for i in which]
-        asked = [scenario.ask(questions[i], text) for i, text in zip(which, passage, strict=True)]
+        asked = _asked(name, questions, passages, [i for _, i in items])
         instruction = scenario.instruction
         if scenario.opening:
             thinking = build_prompts(model, asked, replace(instruction, reply=scenario.opening))
@@ -185,6 +187,22 @@ def _score(
     return {"log_probs": log_probs, "top": top, **pack_texts([[text] for text in texts])}
 
 
+def _asked(name: str, questions: Sequence[Question], passages: Sequence[str], which: Sequence[int]) -> list[Question]:
+    """Questions as a scenario puts them, with the passages it gives."""
+    scenario = SCENARIOS[name]
+    passage = [{"relevant": questions[i].fact, "irrelevant": passages[i], "": ""}[scenario.passage] for i in which]
+    return [scenario.ask(questions[i], text) for i, text in zip(which, passage, strict=True)]
+
+
+def _first_prompts(
+    model: Model, name: str, questions: Sequence[Question], passages: Sequence[str], forms: str
+) -> list[Prompt]:
+    """What a scenario's questions are first: prompts that ask, or that let the model think aloud before."""
+    asked, scenario = _asked(name, questions, passages, range(len(questions))), SCENARIOS[name]
+    opening = {"reply": scenario.opening} if scenario.opening else {}
+    return build_prompts(model, asked, replace(scenario.instruction, **opening), forms=forms)
+
+
 def _labels(knowledge: Knowledge, questions: Sequence[Question], model: Mapping[str, Any]) -> tuple[str, ...]:
     theirs = knowledge.provenance["model"]
     if theirs["weights_sha256"] != model["weights_sha256"]:
@@ -192,6 +210,7 @@ def _labels(knowledge: Knowledge, questions: Sequence[Question], model: Mapping[
             f"the knowledge is {theirs['name']}'s (weights {theirs['weights_sha256'][:12]}), the model is "
             f"{model['name']} (weights {model['weights_sha256'][:12]}). Sort the questions by this model's knowledge."
         )
+    require_edits(model, theirs, "the knowledge")
     asked = {q.id: q.open_question for q in knowledge.questions}
     if missing := [q.id for q in questions if asked.get(q.id) != q.open_question]:
         raise ValueError(

@@ -102,7 +102,8 @@ def rank_visual_heads(
     asked = asked_of(examples)
     settings = {"ablation": ablation, "positions": positions, "scores": list(scores), "asking": asking_of(examples)}
     data = describe_asked(asked, dict(origin or {}))
-    run = Run("Visual heads", model, data, settings, batch_size, None if out is None else Path(out), resume, overwrite)
+    prompts, place = (example.prompt for example in examples), None if out is None else Path(out)
+    run = Run("Visual heads", model, prompts, data, settings, batch_size, place, resume, overwrite)
     if run.is_finished():
         return load_visual_heads(run.out)
     folder = None if run.out is None else keep_parts_of(run.out, run.parts_settings, resume, discard=overwrite)

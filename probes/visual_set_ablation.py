@@ -25,6 +25,7 @@ from interp.provenance import hash_json
 from interp.readings import IsMostProbable, scan_readings
 from interp.scan import Positions
 from interp.statistics import Estimate, bootstrap_interval, paired_share_change
+from interp.weight_identity import require_edits
 from interp.work import keep_parts_of
 from probes.causal_verdict import interval_of, permutation_p
 from probes.head_effects import check_once
@@ -315,13 +316,15 @@ def run_of_sets(
     }
     data = describe_asked(asked_of(examples), dict(origin or {}))
     place = None if out is None else Path(out)
-    run = Run("Visual heads across levels", model, data, settings, batch_size, place, resume, overwrite)
+    prompts = (example.prompt for example in examples)
+    run = Run("Visual heads across levels", model, prompts, data, settings, batch_size, place, resume, overwrite)
     there, here = heads.provenance["model"].get("weights_sha256"), run.described_model["weights_sha256"]
     if there is not None and there != here:
         raise ValueError(
             f"the ranking is of {heads.provenance['model']['name']!r} with weights {there[:12]}; this is "
             f"{model.name!r} with {here[:12]}. Rank the heads of this model (an edited model is another one)."
         )
+    require_edits(run.described_model, heads.provenance["model"], "the ranking")
     return run
 
 

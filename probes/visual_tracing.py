@@ -26,7 +26,7 @@ from interp.work import run_batches
 from probes.pair_prompts import METRICS, PairPrompts, in_words
 from probes.pair_sheet import PicturePair, picture_pair
 from probes.question_roles import LAST, ROLES, concept_word, word_in
-from probes.runs import mass_read, study_provenance
+from probes.runs import mass_read, parts_identity, study_provenance
 from probes.scene_edits import EditedPair
 from probes.study_files import StudyFolder
 from probes.traced_heads import HeadTraces, check_heads, patch_heads
@@ -118,17 +118,18 @@ def trace_pairs(
     if heads:  # not otherwise: a report from before there was a choice keeps its identity
         settings["heads"] = True
     data = {**(origin or {}), "sha256": hash_json([[p.name, p.digest] for p in given]), "n": len(given)}
-    provenance = study_provenance(TITLE, model, data, settings, CITATIONS, CAVEATS, began)
-    record = {"title": TITLE, "model": provenance["model"]["weights_sha256"], "data": data["sha256"]} | settings
-    folder = StudyFolder(out, FILE, provenance["run_id"], record, batch_size, len(given), resume, overwrite)
-    if folder.is_finished:
-        return load_visual_traces(out)
-
     usable = [pair for pair in given if pair.name in spans]
     if not usable:
         raise ValueError(_none_left(why_not))
     prompts = PairPrompts(model, usable, spans, instruction, seed)
     why_not |= prompts.left_out
+    read = prompts.all_of([pair for pair in usable if pair.name not in why_not])
+    provenance = study_provenance(TITLE, model, read, data, settings, CITATIONS, CAVEATS, began, out)
+    record = {"title": TITLE, **parts_identity(provenance)} | settings
+    folder = StudyFolder(out, FILE, provenance["run_id"], record, batch_size, len(given), resume, overwrite)
+    if folder.is_finished:
+        return load_visual_traces(out)
+
     usable = [pair for pair in usable if pair.name not in why_not]
     screened = run_batches(
         usable, prompts.screen, batch_size=batch_size, directory=folder.step("screen"), resume=True, title="answers"
