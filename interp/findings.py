@@ -93,7 +93,7 @@ def load_findings(directory: str | Path) -> Findings:
     directory = Path(directory)
     if (directory / "report.json").is_file() and not (directory / _RECORD).is_file():
         raise FileNotFoundError(f"{directory} holds a ranking, not findings: read it with `interp.load_ranking`.")
-    data = storage.read_record(directory, _RECORD, needs=(), kind="study", saver="Findings.save")
+    data = storage.read_record(directory, _RECORD, needs=(), kind="study")
     with understood(directory / _RECORD):
         has_arrays = "arrays.safetensors" in data["sha256"]
     if has_arrays and not (directory / "arrays.safetensors").is_file():

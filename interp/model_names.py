@@ -104,8 +104,8 @@ def not_a_model_file(path: Path) -> str:
     """Why a file is no model that can be loaded, and what to give."""
     if path.suffix.lower() in (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json"):
         return (
-            f"{path} is one file of a model; give the directory that holds it beside its config.json, as "
-            "`save_pretrained` writes it."
+            f"{path} is neither a model directory nor a .gguf file, but one file of a model; give the directory that "
+            "holds it beside its config.json, as `save_pretrained` writes it."
         )
     if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".whl"):
         return f"{path} is an archive; unpack it, and give the model directory or the .gguf file in it."

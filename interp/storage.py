@@ -66,9 +66,7 @@ def save_ranking(ranking: HeadRanking, directory: str | Path, overwrite: bool = 
 def load_ranking(directory: str | Path) -> HeadRanking:
     """The ranking that `save_ranking` wrote: equal measures bit for bit, equal views and provenance."""
     directory = Path(directory)
-    data = read_record(
-        directory, "report.json", needs=("scores.safetensors",), kind="ranking", saver="HeadRanking.save"
-    )
+    data = read_record(directory, "report.json", needs=("scores.safetensors",), kind="ranking")
     tensors = read_tensors(directory / "scores.safetensors", data)
     with understood(directory / "report.json"):
         return _ranking(data, tensors)
@@ -173,9 +171,9 @@ def write_record(path: Path, data: Mapping[str, Any], files: Sequence[str]) -> N
     path.write_text(record_text(record), encoding="utf-8")
 
 
-def read_record(directory: Path, name: str, needs: Sequence[str], kind: str, saver: str) -> dict[str, Any]:
+def read_record(directory: Path, name: str, needs: Sequence[str], kind: str) -> dict[str, Any]:
     """The record of a saved report. Raises FileNotFoundError if it, or one of `needs`, is not there, and ValueError
-    if it is damaged or of another version; `kind` and `saver` name in the errors what was expected."""
+    if it is damaged or of another version; `kind` names in the errors what was expected."""
     if not directory.is_dir():
         raise FileNotFoundError(f"No directory {directory}; expected the folder of a saved {kind}.")
     for file in (name, *needs):

@@ -318,7 +318,7 @@ def test_a_crash_while_rendering_leaves_the_old_report(tmp_path, monkeypatch):
 
 
 def test_loading_says_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected one that `Findings.save` wrote"):
+    with pytest.raises(FileNotFoundError, match=r"expected the folder of a saved study"):
         load_findings(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no findings.json, so it is not a finished, saved study"):
         load_findings(tmp_path)

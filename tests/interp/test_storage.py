@@ -168,7 +168,7 @@ def test_a_crash_while_rendering_leaves_the_old_result(tmp_path, monkeypatch):
 
 
 def test_loading_says_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No directory .*nowhere; expected one that `HeadRanking.save` wrote"):
+    with pytest.raises(FileNotFoundError, match=r"No directory .*nowhere; expected the folder of a saved ranking"):
         load_ranking(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no report.json, so it is not a finished, saved ranking"):
         load_ranking(tmp_path)
