@@ -144,6 +144,7 @@ def model(tokenizer, **asking):
     stub = SimpleNamespace(tokenizer=tokenizer, name="a model", context_length=4096, has_vision=False, processor=None)
     stub.hf = SimpleNamespace(config=config)
     stub.chat, stub.template_arguments, stub.renderings = True, {}, {}
+    stub.n_tokens = stub.n_logits = len(tokenizer)
     stub.chat_template = template_used(tokenizer)
     stub.require_fits = lambda prompts: Model.require_fits(stub, prompts)
     vars(stub).update(asking)

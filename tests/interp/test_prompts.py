@@ -31,6 +31,7 @@ def model(tokenizer, context_length=4096):
     stub = SimpleNamespace(tokenizer=tokenizer, name="a model", context_length=context_length, has_vision=False)
     stub.hf = SimpleNamespace(config=config)
     stub.chat, stub.template_arguments, stub.renderings = True, {}, {}
+    stub.n_tokens = stub.n_logits = 0 if tokenizer is None else len(tokenizer)
     stub.require_fits = lambda prompts: Model.require_fits(stub, prompts)
     return stub
 
