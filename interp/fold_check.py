@@ -79,11 +79,11 @@ def every_logit(
 ) -> list[Float[Tensor, "pos vocabulary"]]:
     """Logits of each prompt, run alone, on the CPU, in float32 or better; of another transformers model that takes the
     same inputs, if one is given."""
-    run = model.hf if hf is None else hf
     found = []
     for prompt in prompts:
-        inputs = {k: v.to(run.device) if isinstance(v, Tensor) else v for k, v in model.inputs([prompt]).inputs.items()}
-        inputs["use_cache"] = False
+        inputs = model.inputs([prompt]).inputs | {"use_cache": False}
+        if hf is not None:
+            inputs = {k: v.to(hf.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         logits = (run_pass(model, inputs) if hf is None else hf(**inputs)).logits[0].cpu()
         found.append(logits.to(torch.promote_types(logits.dtype, torch.float32)))
     return found
