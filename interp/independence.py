@@ -129,9 +129,30 @@ def logits_of_batch(
     """What ``run`` gives for a batch, if that is the numbers of its prompts alone; None if it is not."""
     verdict = _verdict(model, prompts, kind, n_shared)
     if verdict is None:
-        logits = run(prompts)
+        try:
+            logits = run(prompts)
+        except (IndexError, AttributeError, KeyError, TypeError) as error:
+            if not n_shared:
+                raise
+            _note_unshareable(model, prompts, kind, n_shared, error)
+            return None
         return logits if _measure(model, prompts, run, kind, n_shared, logits) else None
     return run(prompts) if verdict else None
+
+
+def _note_unshareable(
+    model: Model, prompts: Sequence[Prompt], kind: Kind | None, n_shared: int, error: Exception
+) -> None:
+    """Remember that nothing of this model can be kept of a beginning: it has more state than keys and values (a
+    state-space mixer beside the attention: Falcon-H1)."""
+    measured, kind = _known(model, prompts, kind)
+    if not measured.wrong:
+        warnings.warn(
+            f"{model.name}: what prompts share can't be run once for all ({type(error).__name__}: {error}). Each "
+            "prompt is run whole: slower, and right.",
+            stacklevel=2,
+        )
+    measured.wrong.append(_range(prompts, kind, n_shared))
 
 
 def is_right(model: Model, prompts: Sequence[Prompt], run: Run, kind: Kind | None = None) -> bool:

@@ -200,8 +200,16 @@ class UpperLayers:
 
         upper = [block.module for block in self.model.components.blocks[self.layer :]]
         hooks = [*_doing_nothing(upper, self._returns_tuple), input_of(upper[0], look)]
+        _require_no_counting(self.model)
         with torch.no_grad(), attached(self.model, hooks):
-            _run(self.model, batch, self.n_shared, None)
+            try:
+                _run(self.model, batch, self.n_shared, None)
+            except (ValueError, TypeError, IndexError, AttributeError) as error:
+                raise ValueError(
+                    f"{type(self.model.hf).__name__} can't go on from layer {self.layer} ({type(error).__name__}: "
+                    f"{error}): its blocks hand on more than the residual stream, which would be missing there "
+                    "(DeepSeek sparse attention's choice of tokens, for one). Layers are tuned on other architectures."
+                ) from error
         if self.n_shared:
             self._shared = seen[0]
         for i, row, prompt in zip(indices, seen[-1], batch, strict=True):

@@ -102,15 +102,15 @@ class _Run:
         note: Callable[[], str] = str,
     ) -> Outcome:
         try:
-            want = expected()
-        except Exception as error:  # the reference knows no such thing of this class: nothing can be said
-            return Outcome(measure, what, "none", note=f"no reference: {type(error).__name__}: {error}"[:300])
-        try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 got = found()
         except Exception as error:
             return _failed(measure, what, error)
+        try:
+            want = expected()
+        except Exception as error:  # the reference knows no such thing of this class: nothing can be said
+            return Outcome(measure, what, "none", note=f"no reference: {type(error).__name__}: {error}"[:300])
         if got.shape != want.shape:
             return Outcome(measure, what, "WRONG", note=f"shape {tuple(got.shape)}; expected {tuple(want.shape)}")
         same = (got == want) | (got - want == 0)  # also two infinities

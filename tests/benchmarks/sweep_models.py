@@ -14,8 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 VOCABULARY, CONTEXT, WINDOW, LAYERS, HEADS = 97, 128, 12, 3, 4
 _SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -108,14 +110,14 @@ class Tiny:
     """One model of the sweep: a class, a config, and what is changed in it."""
 
     name: str
-    kind: type[nn.Module]
+    kind: str
     config: type
     changes: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> nn.Module:
         """The model, the same each time: weights so large that attention is not flat and every head matters."""
         torch.manual_seed(0)
-        model = self.kind(self.settings())
+        model = getattr(transformers, self.kind)(self.settings())
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -202,31 +204,28 @@ def models() -> dict[str, Tiny]:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
     found: dict[str, Tiny] = {}
-    for config, kinds in MODEL_FOR_CAUSAL_LM_MAPPING.items():
-        for kind in kinds if isinstance(kinds, tuple) else (kinds,):
-            if kind.__name__ not in SUPPORTED_ARCHITECTURES:
+    for model_type, kinds in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        for kind in (kinds,) if isinstance(kinds, str) else kinds:
+            if kind not in SUPPORTED_ARCHITECTURES:
                 continue
-            name = _short(kind)
+            config, name = CONFIG_MAPPING[model_type], _short(kind)
             if "text_config" in _fields(config):
-                if kind.__name__.endswith("ForConditionalGeneration"):
-                    name += "-vision"
-                else:  # its text config stands beside it in the mapping
-                    continue
-            is_own = config.__name__ in (f"{_short(kind)}Config", f"{_short(kind)}TextConfig")
-            found[name if is_own or name.endswith("-vision") else f"{name}-{config.__name__}"] = Tiny(
-                name, kind, config
-            )
+                if not kind.endswith("ForConditionalGeneration"):
+                    continue  # its text config stands beside it in the mapping
+                name += "-vision"
+            if config.__name__ not in (f"{_short(kind)}Config", f"{_short(kind)}TextConfig"):
+                name += f"-{config.__name__}"  # Llama's class with another config
+            found[name] = Tiny(name, kind, config)
     for name, (of, changes) in VARIANTS.items():
         found[name] = dataclasses.replace(found[of], name=name, changes=changes)
-    return {name: dataclasses.replace(tiny, name=name) for name, tiny in sorted(found.items(), key=_key)}
+    return dict(sorted(found.items(), key=_key))
 
 
 def _key(item: tuple[str, Tiny]) -> str:
     return item[0].lower()
 
 
-def _short(kind: type) -> str:
-    name = kind.__name__
+def _short(name: str) -> str:
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name
