@@ -79,6 +79,7 @@ def test_a_study_is_another_run_under_another_adapter_or_an_edit(tmp_path, name)
     assert any("edit was applied" in said for said in edited.provenance["caveats"])
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_unfinished_work_of_another_adapter_is_not_gone_on_with(tmp_path, monkeypatch):
     wrapped, model = tuned()
     score = negative_attention._score_and_masked
@@ -103,10 +104,9 @@ def test_unfinished_work_of_another_adapter_is_not_gone_on_with(tmp_path, monkey
     )
 
 
-def test_a_template_that_writes_a_date_makes_another_run(tmp_path, model):
+@pytest.mark.filterwarnings("ignore")
+def test_a_template_that_writes_a_date_makes_another_run(tmp_path, monkeypatch):
     import transformers.utils.chat_template_utils as utils
-
-    model.tokenizer.chat_template = "{{ strftime_now('%d %m %Y') }}" + CHATML
 
     class Clock(utils.datetime):
         now_is = "01 02 2026"
@@ -115,16 +115,20 @@ def test_a_template_that_writes_a_date_makes_another_run(tmp_path, model):
         def now(cls, tz=None):
             return cls.strptime(cls.now_is, "%d %m %Y")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "datetime", Clock)
-        first = rank_heads(model, QUESTIONS, n_views=0, out=tmp_path)
-        assert rank_heads(model, QUESTIONS, n_views=0).provenance["run_id"] == first.provenance["run_id"]
-        Clock.now_is = "03 02 2026"
-        assert rank_heads(model, QUESTIONS, n_views=0).provenance["run_id"] != first.provenance["run_id"]
-        with pytest.raises(OtherRunError, match="does the template write a date"):
-            rank_heads(model, QUESTIONS, n_views=0, out=tmp_path, resume=True)
+    def loaded() -> interp.Model:  # a model writes one date as long as it lives
+        tokenizer = tiny_tokenizer("{{ strftime_now('%d %m %Y') }}" + CHATML)
+        return interp.load(tiny("llama", vocab_size=400, max_position_embeddings=512), tokenizer=tokenizer)
+
+    monkeypatch.setattr(utils, "datetime", Clock)
+    first = rank_heads(loaded(), QUESTIONS, n_views=0, out=tmp_path)
+    assert rank_heads(loaded(), QUESTIONS, n_views=0).provenance["run_id"] == first.provenance["run_id"]
+    Clock.now_is = "03 02 2026"
+    assert rank_heads(loaded(), QUESTIONS, n_views=0).provenance["run_id"] != first.provenance["run_id"]
+    with pytest.raises(OtherRunError, match="does the template write a date"):
+        rank_heads(loaded(), QUESTIONS, n_views=0, out=tmp_path, resume=True)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_fingerprint_that_differs_by_rounding_is_the_same_run(tmp_path, model, monkeypatch):
     from interp import identity
 
