@@ -17,6 +17,7 @@ import torch
 
 from interp.callers import outside_package
 from interp.chat_templates import template_variables
+from interp.door import public
 
 if TYPE_CHECKING:
     from interp.model import Model
@@ -102,6 +103,7 @@ def with_mass(statement: Sequence[str], provenance: Mapping[str, Any], low_first
     return [*sentences[:at], found.sentence(), *sentences[at:]]
 
 
+@public
 def answer_mass(
     model: Model,
     prompts: Sequence[Prompt],

@@ -274,7 +274,7 @@ def tokenizer_template(
             )
         raise ValueError(
             "the tokenizer has no chat template (a base model?): expected an instruction-tuned model. Use an "
-            "instruct version, set tokenizer.chat_template, or build prompts with chat=False (--no-chat)."
+            "instruct version, set tokenizer.chat_template, or build prompts with chat=False."
         )
     return ChatTemplate(tokenizer, template, checked_arguments(template, arguments), None, {} if kept is None else kept)
 

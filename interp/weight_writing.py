@@ -173,7 +173,7 @@ def _computes_plainly(module: nn.Module) -> bool:
     if not isinstance(module, nn.Linear):
         return False
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(1, 3, module.in_features, generator=generator).to(module.weight)
+    inputs = torch.randn(1, 3, module.in_features, dtype=torch.float32, generator=generator).to(module.weight)
     expected = nn.functional.linear(inputs, module.weight, module.bias)
     try:
         return torch.allclose(module(inputs), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

@@ -13,17 +13,17 @@ import interp
 from interp import LogitDifference, Prompt
 from interp.capture import attention_log_probs, head_outputs
 from probes.negative_attention import score_prompts
-from tests.tiny import VOCABULARY
+from tests.tiny import VOCABULARY, tiny
 
 ROOT = Path(__file__).parents[1]
 MAKERS = {"empty", "zeros", "ones", "full", "rand", "randn", "eye", "linspace", "logspace"}
 
 
 @pytest.fixture(params=[torch.float16, torch.bfloat16, torch.float64], ids=str)
-def default(request):
+def other(request):
+    """A type to set as the default; what was the default comes back."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(request.param)
-    yield
+    yield request.param
     torch.set_default_dtype(before)
 
 
@@ -57,22 +57,18 @@ def numbers(model) -> dict[str, np.ndarray]:
     return {name: np.asarray(value.double()) for name, value in found.items()}
 
 
-def test_every_number_is_what_it_is_under_float32(llama, request):
+def test_every_number_is_what_it_is_under_float32(llama, other):
     want = numbers(llama)
-    request.getfixturevalue("default")
+    torch.set_default_dtype(other)
     got = numbers(llama)
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, atol=2e-6, err_msg=name)
 
 
-def test_a_model_loads_and_scores_nas_under_any_default(default):
-    from tests.tiny import tiny
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
+def test_a_model_loads_and_scores_nas_under_any_default(other):
     hf = tiny("llama")
     want = score_prompts(interp.load(hf), prompts(), "answer")
-    torch.set_default_dtype(before)
+    torch.set_default_dtype(other)
     np.testing.assert_allclose(score_prompts(interp.load(hf), prompts(), "answer"), want, atol=2e-6)
 
 

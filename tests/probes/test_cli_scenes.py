@@ -128,7 +128,7 @@ def test_a_photograph_is_edited_and_shown(tmp_path):
 
 def test_a_folder_is_replaced_only_when_asked_to(copy):
     before = (copy / "scenes.jsonl").read_text()
-    assert "holds scenes already. Replace them with --overwrite" in failure(*MAKE, copy)
+    assert "holds scenes already. Replace them with overwrite=True" in failure(*MAKE, copy)
     assert (copy / "scenes.jsonl").read_text() == before
     assert run(*MAKE, copy, "--overwrite", "--seed", 7).exit_code == 0
     assert (copy / "scenes.jsonl").read_text() != before and len(load_scenes(copy)) == 6
