@@ -34,7 +34,7 @@ def build_request_prompts(
     """
     if not model.chat:
         raise ValueError(
-            f"{model.name} is asked without a chat template (chat=False, --no-chat), and this study needs one: t_post "
+            f"{model.name} is asked without a chat template (chat=False), and this study needs one: t_post "
             "is the last of the tokens that a template puts behind every request, and a refusal is a reply. Use an "
             "instruction-tuned model with its template."
         )
