@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -22,28 +23,27 @@ class Acting(Protocol):
     def _record(self) -> tuple[dict[str, Any], dict[str, Tensor]]: ...
 
 
-_OPEN: WeakKeyDictionary[nn.Module, list[Acting]] = WeakKeyDictionary()
+_OPEN: WeakKeyDictionary[nn.Module, list[tuple[int, Acting]]] = WeakKeyDictionary()  # the thread, and its edit
 _ORIGINS = ("model", "about")  # of a record: which weights it is for and where it came from, not what it does
 
 
 @contextmanager
 def acting(hf: nn.Module, edit: Acting) -> Iterator[None]:
-    """While active, the edit is one of those that act on the model."""
-    here = _OPEN.setdefault(hf, [])
-    here.append(edit)
+    """While active, the edit is one of those that act on the model in this thread. Hooks know their thread too."""
+    here, thread = _OPEN.setdefault(hf, []), threading.get_ident()
+    here.append((thread, edit))
     try:
         yield
     finally:
-        place = max(i for i, other in enumerate(here) if other is edit)
+        place = max(i for i, (of, other) in enumerate(here) if other is edit and of == thread)
         del here[place]
 
 
 def active_edits(hf: nn.Module) -> list[dict[str, str]]:
-    """The edits that act, in order: ``kind``, ``summary`` (a line for people) and ``sha256`` of what they do."""
-    return [
-        {"kind": type(edit).__name__, "summary": edit.summary(), "sha256": hash_edit(edit)}
-        for edit in _OPEN.get(hf, ())
-    ]
+    """The edits that act in this thread, in order: ``kind``, ``summary`` (a line for people) and ``sha256`` of what
+    they do."""
+    mine = [edit for thread, edit in tuple(_OPEN.get(hf, ())) if thread == threading.get_ident()]
+    return [{"kind": type(edit).__name__, "summary": edit.summary(), "sha256": hash_edit(edit)} for edit in mine]
 
 
 def hash_edit(edit: Acting) -> str:

@@ -105,6 +105,19 @@ def with_mass(statement: Sequence[str], provenance: Mapping[str, Any], low_first
 
 @public
 def answer_mass(
+    model: Model, prompts: Sequence[Prompt], words: Sequence[str] | None = None, *, batch_size: int = 8
+) -> AnswerMass | None:
+    """How much of the next token's probability the answers of the prompts hold.
+
+    ``words``: which of the answers; by default all. None if the prompts have none. Read off at most 64 of the prompts,
+    spread over them: one forward pass each.
+
+    >>> interp.answer_mass(model, [prompt]).sentence()
+    """
+    return measured_mass(model, prompts, words, batch_size=batch_size)
+
+
+def measured_mass(
     model: Model,
     prompts: Sequence[Prompt],
     words: Sequence[str] | None = None,
@@ -119,8 +132,6 @@ def answer_mass(
     ``words``: which of the answers; by default all. None if the prompts have none. ``held``: by a study that read it
     of every prompt; prompts are then run only to say what the model would rather say. ``warn``: warn below 10 %. Costs
     one forward pass for each prompt read.
-
-    >>> interp.answer_mass(model, [prompt]).sentence()
     """
     n = len(prompts)  # prompts may be built when they are read
     places = np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)) if n else []

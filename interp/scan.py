@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.answer_mass import AnswerMass, answer_mass
+from interp.answer_mass import AnswerMass, measured_mass
 from interp.attention import UnsupportedAttention
 from interp.capture import head_outputs, mean_head_outputs
 from interp.door import public
@@ -133,7 +133,7 @@ def scan(
     _require(model, prompts, edits, metric, positions, method)
     began = time.perf_counter()
     with alone(model.hf):
-        mass = answer_mass(model, prompts, _words(metric), most=8, warn=True) if read_mass and check > 0 else None
+        mass = measured_mass(model, prompts, _words(metric), most=8, warn=True) if read_mass and check > 0 else None
         branches = _Branches(model, prompts, edits, positions)
         how, note = _plan(model, prompts, branches, metric, positions, method, check, memory_mib)
         values = np.full((len(prompts), 1 + branches.n), np.nan, dtype=np.float32)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.answer_mass import answer_mass, with_mass
+from interp.answer_mass import measured_mass, with_mass
 from interp.door import public
 from interp.edit_family import ModelEdit
 from interp.folder_lock import keeps_work
@@ -251,7 +251,7 @@ def align(
     key = provenance["run_id"]
     untouched = bench.untouched
     held = np.exp(untouched.log_probs).sum(1)
-    read = answer_mass(model, bench.validation_prompts, held=held)
+    read = measured_mass(model, bench.validation_prompts, held=held)
     try:
         require_options_used(untouched)
     except ValueError as error:

@@ -10,7 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_VALUE = r"True|False|None|'[^']*'|\"[^\"]*\"|\{[^{}]*\}|\([^()]*\)|<[^<>]*>|torch\.\w+|-?\d+(?:\.\d+)?|\.{3}"
+_VALUE = (
+    r"True|False|None|'[^']*'|\"[^\"]*\"|\{[^{}]*\}|\([^()]*\)|<[^<>]*>|torch\.\w+|-?\d+(?:\.\d+)?|\.{3}|"
+    r"-?[\w+-]+(?:\.\w+)*"
+)
 _ARGUMENT = re.compile(rf"(?<![\w.])([a-z]\w*)=({_VALUE})?")
 _OTHERWISE_NAMED = {"columns": "column", "source": "data", "questions": "data", "requests": "data", "as_json": "json"}
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from interp import statistics
-from interp.answer_mass import answer_mass
+from interp.answer_mass import measured_mass
 from interp.identity import PARTS, hash_prompts, identity_of, same_fingerprint, tolerance
 from interp.model import Model
 from interp.prompts import Prompt
@@ -208,7 +208,7 @@ def mass_read(
 ) -> dict[str, Any]:
     """What a provenance says of the answers' probability (:func:`interp.answer_mass.answer_mass`), as its key
     "answer_mass"; {} for prompts without answers. Warns below 10 %, with what the model would rather say."""
-    found = answer_mass(model, prompts, batch_size=batch_size, held=held, warn=True)
+    found = measured_mass(model, prompts, batch_size=batch_size, held=held, warn=True)
     return {} if found is None else {"answer_mass": found.to_dict()}
 
 

@@ -10,7 +10,7 @@ import torch
 
 import interp
 from interp import report
-from interp.answer_mass import AnswersUnlikely, answer_mass, mass_of, with_mass
+from interp.answer_mass import AnswersUnlikely, mass_of, measured_mass, with_mass
 from interp.findings import Findings, load_findings
 from probes import negative_bias
 from probes.negative_attention import rank_by_effect, rank_heads
@@ -54,18 +54,18 @@ def test_it_is_the_softmax_of_the_answers_tokens(thinking):
     assert (found.mean, found.least) == pytest.approx((np.mean(held), np.min(held)), rel=1e-4) and found.n == 6
     assert found.rather[0] == ("'<think>'", pytest.approx(float(probabilities[:, 352].mean()), rel=1e-4))
     assert len(found.rather) == 5 and found.is_low
-    some = answer_mass(thinking, prompts, most=2)
+    some = measured_mass(thinking, prompts, most=2)
     assert some.mean == pytest.approx(np.mean([held[0], held[-1]]), rel=1e-4) and some.n == 2
-    one = answer_mass(thinking, prompts, ["Yes"])
+    one = measured_mass(thinking, prompts, ["Yes"])
     assert one.mean < found.mean and one.words == ("Yes",)
-    assert answer_mass(thinking, [thinking.prompt("Is it?")]) is None and answer_mass(thinking, []) is None
+    assert measured_mass(thinking, [thinking.prompt("Is it?")]) is None and measured_mass(thinking, []) is None
 
 
 def test_a_study_that_read_all_prompts_gives_its_own_numbers(thinking, answering):
     prompts = [answering.prompt(q.text, answers=("No", "Yes")) for q in QUESTIONS]
-    found = answer_mass(answering, prompts, held=[0.5, 0.7])
+    found = measured_mass(answering, prompts, held=[0.5, 0.7])
     assert (found.mean, found.least, found.n, found.rather) == (pytest.approx(0.6), 0.5, 2, ())
-    low = answer_mass(thinking, [thinking.prompt("Is it?", answers=("No", "Yes"))], held=[0.01, 0.03])
+    low = measured_mass(thinking, [thinking.prompt("Is it?", answers=("No", "Yes"))], held=[0.01, 0.03])
     assert low.mean == pytest.approx(0.02) and low.rather[0][0] == "'<think>'"
 
 
@@ -84,7 +84,7 @@ def test_the_warning_says_what_would_be_said_and_how_to_mend_it(thinking):
 
 def test_an_escape_of_a_token_reaches_no_terminal():
     loaded = saying("<b>\x1b[31m")
-    found = answer_mass(loaded, [loaded.prompt("Is it?", answers=("No", "Yes"))])
+    found = measured_mass(loaded, [loaded.prompt("Is it?", answers=("No", "Yes"))])
     assert "\\x1b[31m" in found.sentence() and "\x1b" not in found.sentence()
 
 
@@ -132,4 +132,4 @@ def test_findings_say_it_once(thinking):
 def test_a_model_without_tokenizer_names_tokens_by_number():
     loaded = interp.load(tiny("llama"))
     prompt = interp.Prompt.from_token_ids([5, 6, 7], answers={"No": [5], "Yes": [7]})
-    assert answer_mass(loaded, [prompt]).rather[0][0].startswith("token ")
+    assert measured_mass(loaded, [prompt]).rather[0][0].startswith("token ")
