@@ -128,10 +128,10 @@ def output_of(
     """A hook by which the module's output (the first, of several) goes through ``rewrite``; None leaves it."""
 
     def act(args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        if not isinstance(output, tuple):
+        if not isinstance(output, tuple | list):  # GPT-1's blocks give a list
             return rewrite(output)
         new = rewrite(output[0])
-        return None if new is None else (new, *output[1:])
+        return None if new is None else type(output)((new, *output[1:]))
 
     return Hook(module, act, "output", runs, counts)
 

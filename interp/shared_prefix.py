@@ -221,7 +221,7 @@ def _returns_tuple(model: Model, prompt: Prompt) -> bool:
     found: list[bool] = []
 
     def look(args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        found.append(isinstance(output, tuple))
+        found.append(isinstance(output, tuple | list))
 
     with torch.no_grad(), attached(model, [Hook(model.components.blocks[0].module, look, "output")]):
         one = Prompt.from_token_ids(prompt.token_ids[:1], text_only=True)

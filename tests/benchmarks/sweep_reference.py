@@ -79,7 +79,7 @@ class Plain:
             return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
 
         def leaving(module: Any, args: tuple, output: Any) -> Any:
-            return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+            return [change(output[0]), *output[1:]] if isinstance(output, tuple | list) else change(output)
 
         if layer < len(self.layers):
             handle = self.layers[layer].register_forward_pre_hook(entering, with_kwargs=True)

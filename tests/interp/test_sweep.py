@@ -10,7 +10,7 @@ from tests.benchmarks.sweep_models import models
 
 # Attention through the interface or not, one projection for queries, keys and values, windows, caps, sinks, norms after
 # attention, latent attention, a mixture of experts, no final norm, adapters mended here.
-MODELS = ("DeepseekV3", "Falcon-new", "Gemma2", "GPT2", "GptOss", "Mpt", "NanoChat", "OPT-post-norm", "Qwen3Moe")
+MODELS = ("DeepseekV3", "Falcon-new", "Gemma2", "GPT2", "GptOss", "Mpt", "NanoChat", "OpenAIGPT", "Qwen3Moe")
 REFUSED = {
     "Jamba": "layer 0 has no attention with an output projection",
     "Gemma4": "Layers with a number or a size of heads of their own",
