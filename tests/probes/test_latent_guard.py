@@ -501,12 +501,15 @@ def test_verdicts_in_threads_are_those_of_one_thread(model, study):
     steering = add_direction(direction, 5.0, while_generating=True)
 
     def steered(batch):
-        with steering.apply(model):
-            return guard.decision_function(batch)
+        with steering.apply(model):  # a guard refuses the states of an edited model: its logits are read
+            with pytest.raises(ValueError, match="fitted while 0 edits were applied"):
+                guard.decision_function(batch)
+            return model.final_logits([model.prompt(text) for text in batch]).logsumexp(1).numpy()
 
     alone = [[judge(b) for judge in (guard.decision_function, steered)] for b in batches]
     with ThreadPoolExecutor(4) as pool:
         jobs = [[pool.submit(judge, b) for judge in (guard.decision_function, steered)] for b in batches]
         together = [[job.result() for job in pair] for pair in jobs]
     np.testing.assert_array_equal(together, alone)
-    assert not np.allclose([plain for plain, _ in alone], [edited for _, edited in alone])
+    unsteered = [model.final_logits([model.prompt(t) for t in b]).logsumexp(1).numpy() for b in batches]
+    assert not np.allclose(unsteered, [edited for _, edited in alone])
