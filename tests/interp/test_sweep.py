@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
+import interp
 from tests.benchmarks.sweep import Outcome, sweep, table
 from tests.benchmarks.sweep_models import models
 
@@ -34,10 +34,12 @@ def test_what_cant_be_scanned_is_refused_at_load_in_a_sentence(name):
 
 def test_a_wrong_number_and_a_crash_are_called_so(monkeypatch):
     """The sweep itself: it must see what it is there to see."""
-    monkeypatch.setattr("interp.model.Model.final_logits", lambda self, prompts: torch.zeros(len(prompts), 97))
+    right = interp.residual.residual_states
+    monkeypatch.setattr("tests.benchmarks.sweep.residual_states", lambda *a: right(*a) + 0.01)
     monkeypatch.setattr("tests.benchmarks.sweep.attention_log_probs", lambda *a: {}["gone"])
-    found = {(o.measure, o.what): o for o in sweep(models()["Llama"])}
-    assert found["load", "load"].how == "CRASH" or found["logits", "one"].how == "WRONG"
+    found = {o.measure: o for o in sweep(models()["Llama"]) if o.how != "right"}
+    assert {measure: o.how for measure, o in found.items()} == {"states": "WRONG", "attention": "CRASH"}
+    assert found["states"].error > 1e-4 and "KeyError: 'gone'" in found["attention"].note
 
 
 def test_the_page_counts():
