@@ -161,8 +161,10 @@ def _as(value: Any, kind: Any) -> Any:
 
 
 def _is_told_apart(kind: type) -> bool:
-    """Whether isinstance says what is meant: not for shapes of arrays, which functions check, nor for protocols."""
-    return not (kind is Any or kind.__module__.startswith("jaxtyping") or getattr(kind, "_is_protocol", False))
+    """Whether isinstance says what is meant: not for shapes of arrays, which functions check, nor for protocols that it
+    can't look into."""
+    is_open = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
+    return not (kind is Any or kind.__module__.startswith("jaxtyping") or is_open)
 
 
 def _as_one_of(value: Any, kinds: Sequence[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -73,7 +74,25 @@ class Probability:
         return f"P({self.answer})"
 
 
-Metric = LogitDifference | Probability
+@runtime_checkable
+class OwnMetric(Protocol):
+    """A metric of one's own: what :class:`LogitDifference` has.
+
+    It is called with the logits of each group of tokens, [row, form], and the log of the softmax's normaliser where it
+    needs the vocabulary, and gives a number for each row.
+    """
+
+    unit: str
+    needs_vocabulary: bool
+
+    def tokens(self, prompt: Prompt) -> tuple[Sequence[int], ...]: ...
+
+    def __call__(
+        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+    ) -> Float[Tensor, " row"]: ...
+
+
+Metric = LogitDifference | Probability | OwnMetric
 
 
 def default_metric(prompts: Sequence[Prompt]) -> LogitDifference:

@@ -34,7 +34,7 @@ def doctor(
     except ImportError as error:
         problem = {
             "what": f"a required package can't be imported: {error}",
-            "remedy": "Install it: python -m pip install --upgrade headscope.",
+            "remedy": "Install the packages that are missing: python -m pip install -e . in a checkout of headscope.",
         }
         _end([problem], {"problems": [problem]}, as_json)
         return
@@ -69,9 +69,11 @@ def _show(found: Diagnosis) -> None:
     required = [p for p in found.packages if not p.extra]
     bad = sum(not p.ok for p in required)
     say(f"{len(required)} required packages: " + ("all there" if not bad else f"{bad} missing or of another version"))
+    from interp.installation import install_extra
+
     for extra in dict.fromkeys(p.extra for p in found.packages if p.extra):
         missing = [p.name for p in found.packages if p.extra == extra and not p.ok]
-        remedy = f"without {', '.join(missing)} (python -m pip install 'headscope[{extra}]')"
+        remedy = f"without {', '.join(missing)} ({install_extra(extra)})"
         say(f"  for {extra}: {remedy if missing else 'all there'}")
     say(f"{machine.n_cpus} CPUs (threads: {machine.n_threads}); {machine.memory_free_gb:.1f} GB of memory free of "
         f"{machine.memory_total_gb:.1f}; {machine.disk_free_gb:.1f} GB of disk free at {machine.cache}")  # fmt: skip

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from interp.csv_files import is_of_report, unguarded
 from probes.cells import clean, fault, shortened
 from probes.json_rows import Row, are_lines, json_rows
 
@@ -80,7 +79,7 @@ def stream_rows(
     suffix = suffix_of(source)
     try:
         with _opened(source) as file:
-            of_report = not is_read_once(source) and is_of_report(Path(source).expanduser())
+            of_report = not is_read_once(source) and _is_of_report(Path(source).expanduser())
             for row in _rows(file, suffix, under, keyed, of_report):
                 if wrong := fault(row.fields) or fault(row.label):
                     shown = row.label.encode("ascii", "backslashreplace").decode()
@@ -184,6 +183,15 @@ def _text(file: BinaryIO) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding, errors, newline="")
 
 
+def _is_of_report(path: Path) -> bool:
+    """See :func:`interp.csv_files.is_of_report`. Imported late: a bare import of interp brings torch."""
+    if not any(path.with_name(record).is_file() for record in ("findings.json", "report.json")):
+        return False
+    from interp.csv_files import is_of_report
+
+    return is_of_report(path)
+
+
 def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool, of_report: bool) -> Iterator[Row]:
     head = file.read(4096)
     file.seek(0)
@@ -211,6 +219,8 @@ def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool, of_report
     elif suffix in (".csv", ".tsv", ""):
         for row in _table(_text(file), suffix or "a table"):
             if of_report:
+                from interp.csv_files import unguarded
+
                 row = row._replace(fields={name: unguarded(cell) for name, cell in row.fields.items()})
             yield row
     else:

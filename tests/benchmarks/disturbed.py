@@ -132,9 +132,9 @@ def prepare(stops_at: int | None) -> None:
     alignment.require_options_used = lambda answers: None
     load = cli_study.load_model
 
-    def load_model(name: str, dtype: str, device: str | None) -> Any:
+    def load_model(name: str, dtype: str, device: str | None, writing: Any) -> Any:
         if name != "sees":
-            return load(name, dtype, device)
+            return load(name, dtype, device, writing)
         made = tiny_vision("llava")
         return interp.load(made.hf, processor=made.processor)
 

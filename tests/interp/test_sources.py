@@ -512,3 +512,18 @@ def test_a_new_pin_never_meets_an_old_conversion(index, monkeypatch):
     new = sources.local_directory("tiny")
     assert new != old
     assert (new / "model.safetensors").read_bytes() == b"new-weights-here"
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to nowhere"])
+def test_a_cache_that_can_not_be_written_names_the_variable(index, tmp_path, monkeypatch, what):
+    place = tmp_path / "elsewhere"
+    place.write_text("") if what == "a file" else place.symlink_to(tmp_path / "absent" / "deep")
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(place))
+    with pytest.raises(SourceError, match="HEADSCOPE_CACHE"):
+        sources.local_directory("tiny")
+
+
+@pytest.mark.parametrize("module", ["interp", "probes.cli"])
+def test_the_command_line_runs_as_a_module(module):
+    ran = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0 and "doctor" in ran.stdout

@@ -248,6 +248,7 @@ def test_pictures_are_encoded_once_and_patches_share_passes():
     made = tiny_vision("llava")
     model = interp.load(made.hf, processor=made.processor)
     clean, corrupt = twins(model, "llava")
+    trace(model, [clean], [corrupt], check=0)  # what a model allows is measured once
     model.forget_images()
     calls = {"tower": 0, "pass": 0}
 
