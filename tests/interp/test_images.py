@@ -79,7 +79,7 @@ def test_missing_folder_empty_and_other_files(tmp_path):
         interp.read_image(tmp_path / "words.png")
     with pytest.raises(ValueError, match="is an address; nothing is downloaded"):
         interp.read_image("https://example.org/a.png")
-    with pytest.raises(ValueError, match="given as ndarray; expected a path or a PIL"):
+    with pytest.raises((ValueError, TypeError), match="source is a ndarray; expected a text or a path or an Image"):
         interp.read_image(np.zeros((2, 2, 3)))
 
 

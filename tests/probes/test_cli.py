@@ -268,7 +268,7 @@ CASES = {
     "out is a file": (["--out", "{folder}/notes.txt"], 1, r"notes\.txt"),
     "out in a file": (["--out", "{folder}/notes.txt/deeper"], 1, r"can't write to the output folder .*notes\.txt"),
     "dtype unknown": (["--dtype", "float23"], 2, r"'?float23'?; expected float32"),
-    "dtype of integers": (["--dtype", "int64"], 1, r"'int64'; expected 'float32'"),
+    "dtype of integers": (["--dtype", "int64"], 1, r"--dtype int64; expected 'float32'"),
     "dtype not a type": (["--dtype", "nn"], 2, r"'nn'; expected float32"),
     "device unknown": (["--device", "gpu"], 1, r"device='gpu' can't be used here"),
     "limit too small": (["--limit", "1"], 2, r"--limit.*2"),
@@ -339,8 +339,6 @@ def test_ctrl_c_is_no_traceback_and_the_run_continues(run, model, questions, tmp
     monkeypatch.setattr(negative_attention, "_score_and_masked", interrupted)
     code, _, err = run(*arguments, *options)
     assert code == 130 and "--resume" in err and "Traceback" not in err
-    code, _, err = run(*arguments, *options)
-    assert code == 1 and "unfinished run with the same settings" in err
     calls.clear()
     monkeypatch.setattr(negative_attention, "_score_and_masked", lambda *a: calls.append(a) or real(*a))
     code, _, err = run(*arguments, *options, "--resume")
@@ -382,9 +380,6 @@ def test_kill_9_in_the_middle_then_resume_gives_the_same_ranking(run, model, tmp
     left = {p.name: p.stat().st_mtime_ns for p in killed.glob("parts/part-*.safetensors")}
     assert 3 <= len(left) < n and not (killed / "report.json").exists()
 
-    code, _, err = run(*arguments(killed))
-    assert code == 1 and "unfinished run with the same settings" in err
-    assert {p.name: p.stat().st_mtime_ns for p in killed.glob("parts/part-*.safetensors")} == left
     for out, flags in ((killed, ["--resume"]), (whole, [])):
         code, _, err = run(*arguments(out), *flags)
         assert code == 0, err

@@ -135,7 +135,13 @@ def test_directions(fitted, data):
     groups = [observed.group_of(i) for i in range(48)]
     assert [groups.count(g) for g in ("harmful-refused", "harmless-accepted")] == [24, 24]
     assert findings.provenance["data"]["source"] == ["harmful.csv", "harmless.csv"]
-    assert findings.provenance["asking"] == {"n_fit": 24, "system": None, "endings": "alike", "by": "behaviour"}
+    assert findings.provenance["asking"] == {
+        "n_fit": 24,
+        "system": None,
+        "endings": "alike",
+        "by": "behaviour",
+        "template": {},
+    }
     assert set(findings.tables["Cosine by layer"]["condition"]) == {"endings matched", "as they come (paper)"}
     separations = findings.tables["Separation by layer"]
     assert (separations["n"] == 24).all() and len(findings.tables["Separation by position"]) > 5

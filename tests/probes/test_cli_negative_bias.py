@@ -250,7 +250,7 @@ SPECIAL = {
         "export taken": (["--export", "{taken}"], 1, r"--export .*not an empty directory"),
         "export is out": (["--export", "{out}"], 1, r"--export .*would hold files of the report"),
         "export is in out": (["--export", "{fits}"], 1, r"--export .*would hold files of the report"),
-        "learning rate": (["--learning-rate", "nan"], 1, r"learning_rate=nan; expected a number above 0"),
+        "learning rate": (["--learning-rate", "nan"], 1, r"--learning-rate nan; expected a number above 0"),
         "loss": (["--learning-rate", "1e38", "--export", "{export}"], 1, r"(?i)loss.*at step \d"),
     },
     ("knowledge",): {
@@ -258,7 +258,7 @@ SPECIAL = {
         "no plain": (["--which", "idk"], 1, r"'plain' among them"),
         "no facts": (["--data", "{many}"], 1, r"100 of 100 questions have no fact"),
         "no open form": (["--data", "{many}", "--no-scenarios"], 1, r"none of the 100 questions has an open_question"),
-        "temperature": (["--temperature", "0"], 1, r"temperature=0"),
+        "temperature": (["--temperature", "0"], 1, r"--temperature 0"),
         "samples": (["--samples", "0"], 2, r"--samples"),
     },
     ("test", "negative-heads"): {

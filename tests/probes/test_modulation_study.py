@@ -278,7 +278,7 @@ def test_a_text_model_with_a_harmful_head_is_corrected(harmed, tmp_path):
     row = found.to_frame().query("measure == 'accuracy'").iloc[0]
     assert row["verdict"] == "meets the target" and row["more_than_random_low"] > 0
     statement = found.statement()
-    assert "it helps" in statement[0] and "met at 2 of 2 levels" in statement[1]
+    assert "it helps" in statement[0] and any("met at 2 of 2 levels" in s for s in statement[:3])
     assert any("released rule at its own λ = 1 changes no factor by more than" in s for s in statement)
     assert any("factors searched" in s for s in said) and any("min" in s for s in said)
     assert found.validation["chosen"].sum() == 1 and found.gains_on_validation

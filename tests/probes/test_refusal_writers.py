@@ -355,8 +355,6 @@ def test_a_killed_ranking_resumes_to_the_same_numbers(model, directions, tmp_pat
     monkeypatch.setattr(module, "write_along", dies)
     with pytest.raises(Killed):
         rank(model, directions, out=tmp_path)
-    with pytest.raises(OtherRunError, match="same settings"):
-        rank(model, directions, out=tmp_path)
     with pytest.raises(OtherRunError, match="layer"):
         rank(model, directions, out=tmp_path, layer=2, resume=True)
     calls.clear()

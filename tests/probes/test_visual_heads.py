@@ -283,8 +283,6 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, examples, tmp_pa
         r"[\d.e-]+ s a question: about \d+ s in all",
         said[0],
     )
-    with pytest.raises(FileExistsError, match=r"unfinished run with the same settings\. Continue"):
-        rank_visual_heads(model, few, **settings)
     with pytest.raises(FileExistsError, match="unfinished run with other settings"):
         rank_visual_heads(model, few, **settings | {"positions": "all"}, resume=True)
     scanned.clear()
