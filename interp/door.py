@@ -26,8 +26,8 @@ from interp.plain_values import described
 
 _Public = TypeVar("_Public", bound=Callable[..., Any])
 _LEAST = {
-    **dict.fromkeys(("layer", "head", "seed", "n_views", "check"), 0),
-    **dict.fromkeys(("batch_size", "n_bins", "n_halves", "n_permutations"), 1),
+    **dict.fromkeys(("layer", "head", "seed", "n_views", "check", "n_permutations"), 0),
+    **dict.fromkeys(("batch_size", "n_bins", "n_halves"), 1),
 }
 _UNTOLD = object()  # the annotation says nothing that can be checked
 _NOT_LISTS = (str, bytes, Mapping, set, frozenset)

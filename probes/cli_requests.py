@@ -136,8 +136,10 @@ class Asking:
 
         For too few in a group the new OUT/behaviour is removed: more requests make another run.
         """
+        from interp.folder_lock import NAME as LOCK
+
         folder = study.out / "behaviour"
-        was_there = folder.is_dir() and any(folder.iterdir())
+        was_there = folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir())
         behaviour = self.observe(loaded, study, [*self.fit, *self.held_out], batch_size)
         fitted = first_of(behaviour, len(self.fit))
         if self.by is By.kind:

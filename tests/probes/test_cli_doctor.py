@@ -72,7 +72,7 @@ def test_a_package_without_which_nothing_can_be_imported(tmp_path):
     ended = subprocess.run([sys.executable, "-c", f"{code}; cli.main()"], capture_output=True, text=True)
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert "can't be imported: No module named 'torch'" in ended.stdout
-    assert "python -m pip install --upgrade headscope" in ended.stdout
+    assert "python -m pip install -e . in a checkout" in ended.stdout
 
 
 def test_the_work_that_is_estimated_is_what_a_ranking_does():

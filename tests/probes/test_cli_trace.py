@@ -25,7 +25,7 @@ def loaded(monkeypatch):
         "sees": lambda: interp.load(made.hf, processor=made.processor),
         "reads": lambda: interp.load(tiny("llama")),
     }
-    monkeypatch.setattr(cli_study, "load_model", lambda model, dtype, device: models[model]())
+    monkeypatch.setattr(cli_study, "load_model", lambda model, *settings: models[model]())
 
 
 def test_a_run_and_its_report(run, tmp_path):
@@ -112,7 +112,7 @@ def test_photographs_from_a_folder(run, tmp_path):
         (["--data", "test"], "'test'; expected scenes:train"),
         (["--data", "scenes:nowhere"], "nowhere has no scenes.jsonl and no pairs.json"),
         (["--decisions", "decisions.json"], "goes with scenes:FOLDER, not scenes:test"),
-        (["--difficulty", "odd"], "difficulty='odd'; expected easy, medium, hard or a number"),
+        (["--difficulty", "odd"], "--difficulty odd; expected easy, medium, hard or a number"),
         (["--model", "reads"], "this model has no vision part"),
         (["--only-right"], "none of 4 pairs can be traced: 4 answered wrongly"),
     ],
