@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from interp.doctor import Diagnosis
 
 DEMO, N_DEMO = "smollm2-135m", 200  # as in the Makefile
-# `interp rank negative-attention`: NAS in both orders, direct effects and what the answers hold, one pass each; effects,
-# one scan; and once: its check, the fingerprint, and which prompts may share a pass
+# `interp rank negative-attention`: NAS in both orders, direct effects and what the answers hold, one pass each;
+# effects, one scan; and once: its check, the fingerprint, and which prompts may share a pass
 RANKING = {"plain_passes": 4, "scans": 1, "passes_once": 24}
 
 

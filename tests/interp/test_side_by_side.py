@@ -188,7 +188,7 @@ def test_refusals(tmp_path):
         with pytest.raises((ValueError, TypeError), match=message):
             compare_rankings(given)
     for given, message in (
-        ([folder, str(tmp_path / "no")], r"No directory .*no; expected one that `HeadRanking.save` wrote"),
+        ([folder, str(tmp_path / "no")], r"No directory .*no; expected the folder of a saved ranking"),
         ([folder, str(tmp_path / "study")], r"study has no report.json, so it is not a finished, saved ranking"),
         ([folder, f"{tmp_path}/no:nas"], "No directory"),
     ):
