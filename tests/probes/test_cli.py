@@ -270,7 +270,7 @@ CASES = {
     "dtype unknown": (["--dtype", "float23"], 2, r"'?float23'?; expected float32"),
     "dtype of integers": (["--dtype", "int64"], 1, r"--dtype int64; expected 'float32'"),
     "dtype not a type": (["--dtype", "nn"], 2, r"'nn'; expected float32"),
-    "device unknown": (["--device", "gpu"], 1, r"device='gpu' can't be used here"),
+    "device unknown": (["--device", "gpu"], 1, r"--device gpu can't be used here"),
     "limit too small": (["--limit", "1"], 2, r"--limit.*2"),
     "batch size": (["--batch-size", "0"], 2, r"--batch-size.*1"),
     "option unknown": (["--querry-span", "answer"], 2, r"querry-span"),
@@ -279,8 +279,8 @@ SPECIAL = {
     "negative-attention": {"query span": (["--query-span", "before"], 2, r"'before'")},
     "head-effect": {
         "positions": (["--positions", "foo"], 2, r"'foo'; expected answer, all or a number"),
-        "no position": (["--positions", "0"], 1, r"positions=0; expected"),
-        "positions too many": (["--positions", "999"], 1, r"positions=999; expected"),
+        "no position": (["--positions", "0"], 1, r"--positions 0; expected"),
+        "positions too many": (["--positions", "999"], 1, r"--positions 999; expected"),
         "ablation": (["--ablation", "blur"], 2, r"'blur'"),
     },
 }
