@@ -32,6 +32,8 @@ def as_typed(message: str, options: Mapping[str, tuple[str, str]]) -> str:
     def worded(match: re.Match[str]) -> str:
         name, value = match.groups()
         name = name if name in options else _OTHERWISE_NAMED.get(name, name)
+        if value == "False" and f"no_{name}" in options:
+            return options[f"no_{name}"][0]
         if name not in options:
             return match.group()
         option, without = options[name]
