@@ -85,7 +85,7 @@ def test_pairs_are_appended_and_old_ones_stay(folder):
     save_pairs([photo("new", seed=2)], folder, append=True)
     assert [p.id for p in load_pairs(folder)] == ["clean", "spilt", "other", "new"]
     assert {name: (folder / name).read_bytes() for name in before} == before
-    with pytest.raises(ValueError, match="has a pair 'new' already; give the new one another id"):
+    with pytest.raises(ValueError, match="has a pair 'new' already; give the new one another name"):
         save_pairs([photo("new", seed=3)], folder, append=True)
     with pytest.raises(FileExistsError, match="append=True"):
         save_pairs([photo("more")], folder)
