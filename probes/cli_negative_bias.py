@@ -293,7 +293,10 @@ def nasa(
     def work(loaded):
         if export is not None:
             weights = loaded.hf.state_dict().values()
+            was_there = export.exists()
             prepare_directory(export, need_mib=sum(t.numel() * t.element_size() for t in weights) / 2**20)
+            if not was_there:  # only tried: a run that fails leaves none
+                export.rmdir()
         alignment = negative_bias.align(
             loaded,
             sets.training,
