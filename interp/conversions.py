@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from interp.writing import write_atomically
 
 FORMAT_VERSION = 2  # of headscope.json; a higher one makes older conversions be made again
 PROVENANCE_FILE = "headscope.json"
@@ -73,21 +73,10 @@ def _verify(directory: Path, expected: dict[str, str]) -> bool:
     if new:
         found = {name: [expected[name], *stamps[name]] for name in expected}
         with contextlib.suppress(OSError):  # a cache that can't be written is verified each time
-            _replace(directory / VERIFIED_FILE, json.dumps(found))
+            write_atomically(directory / VERIFIED_FILE, lambda path: path.write_text(json.dumps(found)))
     return True
 
 
 def _stamp(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -14,7 +14,7 @@ from torch import nn
 
 from interp.active_edits import active_edits
 from interp.adapters import WRAPPED, adapter_layers
-from interp.hooks import Hook
+from interp.hooks import Hook, switched_off
 from interp.turns import turn_of
 
 if TYPE_CHECKING:
@@ -76,13 +76,8 @@ def without_applied_edits(hf: nn.Module) -> Iterator[None]:
     """While active, what open ``edit.apply`` blocks attached to the model is off; what others put there acts."""
     session = turn_of(hf).session if active_edits(hf) else None
     off = [hook for hook in session.hooks if isinstance(hook, Hook) and not hook.is_off] if session else []
-    for hook in off:
-        hook.is_off = True
-    try:
+    with switched_off(off):
         yield
-    finally:
-        for hook in off:
-            hook.is_off = False
 
 
 def _module_of(function: Any) -> str:

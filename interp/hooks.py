@@ -267,13 +267,19 @@ def counting(hf: nn.Module) -> list[Hook]:
 def undisturbed(hf: nn.Module) -> Iterator[None]:
     """While active, edits that count rows or positions are off, for a pass over other rows than theirs. Edits that act
     alike on every row stay on."""
-    off = counting(hf)
-    for hook in off:
+    with switched_off(counting(hf)):
+        yield
+
+
+@contextmanager
+def switched_off(hooks: Sequence[Hook]) -> Iterator[None]:
+    """While active, these hooks are attached and do nothing."""
+    for hook in hooks:
         hook.is_off = True
     try:
         yield
     finally:
-        for hook in off:
+        for hook in hooks:
             hook.is_off = False
 
 
