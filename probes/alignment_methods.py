@@ -267,15 +267,16 @@ def tune_heads(
     there and a second call goes on.
     """
     began, kept, undo, start, key = time.perf_counter(), [], [], 0, f"{key} {name}"
-    model, settings, described = bench.model, bench.settings, bench.described
+    model, settings, described, before = bench.model, bench.settings, bench.described, None
     if progress is not None and (found := _progress_of(progress, key)) is not None:
-        kept, start = list(found.rows), found.about["n_done"]
+        kept, start, before = list(found.rows), found.about["n_done"], State(**found.about["validation"])
         began -= found.about["seconds"]
         bench.history += found.about["history"]
         undo.append(TunedHeads(described, {}, found.rows)._write(model))
     try:
-        before = validation_state(bench.ask() if kept else bench.untouched)
-        bench.note(name, "untouched" if not kept else "resumed", 0, "start", before)
+        if before is None:  # kept with the progress: read again it would be rounded otherwise
+            before = validation_state(bench.untouched)
+            bench.note(name, "untouched", 0, "start", before)
         plan = _plan(heads, steps, settings)
         for number, (layer, head, given) in list(enumerate(plan))[start:]:
             if before.closed(settings):
@@ -288,6 +289,7 @@ def tune_heads(
             if progress is not None:
                 history = [h for h in bench.history if h["method"] == name]
                 about = {"key": key, "n_done": number + 1, "history": history, "seconds": time.perf_counter() - began}
+                about["validation"] = asdict(before)
                 TunedHeads(described, about, tuple(kept)).save(progress)
     finally:
         for edit in reversed(undo):

@@ -296,4 +296,4 @@ def _read_back(place: Path | None, key: str) -> dict[str, Any] | None:
 def _put_away(place: Path | None, key: str, done: Mapping[str, Any]) -> None:
     if place is not None:
         record = {"key": key, "note": done["note"], "history": done["history"]}
-        save_artefact(place, "found", record, {"factors": torch.tensor(done["factors"], dtype=torch.float32)})
+        save_artefact(place, "found", record, {"factors": torch.from_numpy(done["factors"].copy())})

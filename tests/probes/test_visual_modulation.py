@@ -40,6 +40,13 @@ class Study:
         return modulate(self.model, self.heads, self.fit, self.validation, {"test": self.test}, **given)
 
 
+def said_but_of_mass(found) -> list[str]:
+    """The sentences less the one of the answers' mass, which a tiny random model earns."""
+    said = found.statement()
+    assert "hold only" in said[1]
+    return [said[0], *said[2:]]
+
+
 @pytest.fixture(scope="module")
 def study() -> Study:
     return Study()
@@ -54,7 +61,7 @@ def test_a_planted_harmful_head_is_turned_down_and_held_out_accuracy_rises(study
     assert row["more_than_random_low"] > 0 and np.isfinite(row["more_than_offset"])
     assert set(frame["level"]) == {"all", *LEVELS} and set(frame["kind"]) == {"both", "yes_no", "open"}
     assert set(frame.query("kind == 'yes_no'")["measure"]) == {"accuracy", "gold_prob", "option_accuracy", "says_yes"}
-    said = found.statement()
+    said = said_but_of_mass(found)
     assert "it helps" in said[0] and ("a constant for each answer does" in said[0]) == (
         row["more_than_offset_low"] <= 0
     )
@@ -71,7 +78,7 @@ def test_a_planted_harmful_head_is_turned_down_and_held_out_accuracy_rises(study
     assert np.mean(right) == pytest.approx(row["after"])
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Before and after" in page and "Candidates on validation" in page and "Chosen factors" in page
-    assert load_modulation(tmp_path / "report").statement() == said
+    assert load_modulation(tmp_path / "report").statement() == found.statement()
     with pytest.raises(FileExistsError):
         study.modulate(settings=PLANNED, out=tmp_path / "report")
 
@@ -97,7 +104,7 @@ def test_where_nothing_can_be_gained_the_verdict_says_so(study):
     )
     row = found.to_frame().query("measure == 'accuracy'").iloc[0]
     assert row["verdict"] == "does not help"
-    said = found.statement()
+    said = said_but_of_mass(found)
     assert said[0].endswith("it does not help.")
     assert "is met at 0 of 3 levels" in said[1]
     assert said[0].startswith("On test") and any(s.startswith("On again") for s in said)
