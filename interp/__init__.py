@@ -1,69 +1,50 @@
 """Find the attention heads that make a model behave like this, and see what happens when they change."""
 
-from interp import capture
-from interp.answer_mass import AnswerMass, answer_mass
-from interp.attribution import Attribution, attribute
-from interp.comparison import compare
-from interp.composed_edits import Edits, load_edit
-from interp.control_vectors import load_control_vector, save_control_vector
-from interp.directions import Direction, load_direction
-from interp.edits import Branch, EachHead, HeadEdit, ResidualEdit, ablate_each_head, patch_each_head, scale_each_head
-from interp.findings import Findings, load_findings
-from interp.head_scales import ScaledHeads
-from interp.head_weights import TunedHeads
-from interp.images import read_image
-from interp.loading import load
-from interp.metrics import LogitDifference, Probability
-from interp.model import Model, NonFiniteLogitsError
-from interp.prompts import Prompt
-from interp.ranking import HeadRanking
-from interp.scan import ScanResult, scan
-from interp.side_by_side import compare_rankings
-from interp.steering import Steering, add_direction, clamp_direction, remove_direction
-from interp.storage import load_ranking
-from interp.tracing import trace
-from interp.weight_identity import describe_model
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AnswerMass",
-    "Attribution",
-    "Branch",
-    "Direction",
-    "EachHead",
-    "Edits",
-    "Findings",
-    "HeadEdit",
-    "HeadRanking",
-    "LogitDifference",
-    "Model",
-    "NonFiniteLogitsError",
-    "Probability",
-    "Prompt",
-    "ResidualEdit",
-    "ScaledHeads",
-    "ScanResult",
-    "Steering",
-    "TunedHeads",
-    "ablate_each_head",
-    "add_direction",
-    "answer_mass",
-    "attribute",
-    "capture",
-    "clamp_direction",
-    "compare",
-    "compare_rankings",
-    "describe_model",
-    "load",
-    "load_control_vector",
-    "load_direction",
-    "load_edit",
-    "load_findings",
-    "load_ranking",
-    "patch_each_head",
-    "read_image",
-    "remove_direction",
-    "save_control_vector",
-    "scale_each_head",
-    "scan",
-    "trace",
-]
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from interp.edits.composed import Edits as Edits, load_edit as load_edit
+    from interp.edits.control_vectors import (
+        load_control_vector as load_control_vector,
+        save_control_vector as save_control_vector,
+    )
+    from interp.edits.directions import Direction as Direction, load_direction as load_direction
+    from interp.edits.head_rows import TunedHeads as TunedHeads
+    from interp.edits.head_scales import ScaledHeads as ScaledHeads
+    from interp.edits.identity import describe_model as describe_model
+    from interp.edits.steering import (
+        Steering as Steering,
+        add_direction as add_direction,
+        clamp_direction as clamp_direction,
+        remove_direction as remove_direction,
+    )
+    from interp.interventions.values import (
+        Branch as Branch,
+        EachHead as EachHead,
+        HeadEdit as HeadEdit,
+        ResidualEdit as ResidualEdit,
+        ablate_each_head as ablate_each_head,
+        patch_each_head as patch_each_head,
+        scale_each_head as scale_each_head,
+    )
+    from interp.models.answer_mass import answer_mass as answer_mass
+    from interp.models.loading import load as load
+    from interp.models.model import Model as Model
+    from interp.passes.handle import NonFiniteLogitsError as NonFiniteLogitsError
+    from interp.prompts.prompt import Prompt as Prompt
+    from interp.rankings.comparison import compare as compare
+    from interp.rankings.files import load_ranking as load_ranking
+    from interp.rankings.ranking import HeadRanking as HeadRanking
+    from interp.rankings.side_by_side import compare_rankings as compare_rankings
+    from interp.reading import capture as capture
+    from interp.reading.attribution import Attribution as Attribution, attribute as attribute
+    from interp.reading.metrics import LogitDifference as LogitDifference, Probability as Probability
+    from interp.reports.findings import Findings as Findings, load_findings as load_findings
+    from interp.reports.mass import AnswerMass as AnswerMass
+    from interp.scans.scan import ScanResult as ScanResult, scan as scan
+    from interp.scans.tracing import trace as trace
+    from interp.vision.images import read_image as read_image
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

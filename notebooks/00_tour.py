@@ -41,10 +41,9 @@ import numpy as np
 import pandas as pd
 
 import interp
-from interp.figures import interval_bars
+from interp.figures.heads import interval_bars
 from interp.statistics import Estimate, wilson_share
-from probes import harmfulness, latent_guard, negative_bias
-from probes import visual_semantics as vs
+from probes import harmfulness, latent_guard, negative_bias, visual_semantics as vs
 
 pd.options.display.max_colwidth = 100
 model = interp.load("smollm2-135m")
@@ -167,7 +166,7 @@ for name in ("word", "meaning"):
 # an edit changes one fact and nothing else, and its mask is exact.
 
 # %%
-from interp.picture_overlays import pair_figure, read_head_maps
+from interp.overlays import pair_figure, read_head_maps
 
 tiny = interp.load("scenes-llava-tiny")
 pair = next(iter(vs.edited_pairs("test", 1, difficulty="easy", level="attribute", kind="open")))

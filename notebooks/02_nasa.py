@@ -109,7 +109,7 @@ found = nasa.test({"unseen domains": held_out})
 found[columns].round(3)
 
 # %%
-from interp.figures import interval_bars
+from interp.figures.heads import interval_bars
 
 gap = "precision_recall_gap"
 interval_bars(found, x="method", y=gap, low=f"{gap}_low", high=f"{gap}_high", title="precision - recall, held out")

@@ -77,7 +77,7 @@ print("\n".join(study.statement()))
 # ## Where it is read
 
 # %%
-from probes.request_states import separation
+from probes.requests import separation
 
 guard = study.guards[study.main]
 states = guard.read(sets.held_out)
@@ -85,7 +85,7 @@ harmful = pd.Series([r.is_harmful for r in sets.held_out]).to_numpy()
 by_layer = separation(guard.layer_scores(states), harmful, [r.group for r in sets.held_out])
 
 # %%
-from interp.figures import interval_lines
+from interp.figures.heads import interval_lines
 
 interval_lines(
     by_layer.assign(score="what the guard reads at the request's last token"),

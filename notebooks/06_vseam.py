@@ -51,7 +51,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 import interp
-from interp.picture_overlays import heads_by_level, read_strongest_maps
+from interp.overlays import read_strongest_maps
+from interp.overlays.overlays import heads_by_level
 from probes import visual_semantics as vs
 
 model = interp.load(MODEL)

@@ -11,8 +11,8 @@ import torch
 
 import interp
 from interp import LogitDifference, Prompt
-from interp.capture import attention_log_probs, head_outputs
-from probes.negative_attention import score_prompts
+from interp.reading.capture import attention_log_probs, head_outputs
+from probes.negative_bias.nas import score_prompts
 from tests.tiny import VOCABULARY, tiny
 
 ROOT = Path(__file__).parents[1]

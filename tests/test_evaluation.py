@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 import interp
-from probes.behaviour import Behaviour
-from probes.held_out import overlap
-from probes.questions import load_questions
-from probes.requests import Request, bare, load_requests
+from probes.questions.held_out import overlap
+from probes.questions.questions import load_questions
+from probes.requests.behaviour import Behaviour
+from probes.requests.requests import Request, bare, load_requests
 from tests.benchmarks import harmfulness_material
 from tests.benchmarks.harmfulness_material import fitted_once
 from tests.benchmarks.harmfulness_tables import (

@@ -9,249 +9,31 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A module imports only from modules to its left: shared ground, then load -> prompts -> capture -> scan -> ranking ->
-# report and storage. A new module gets its place here.
-INTERP = [
-    "plain_values",
-    "door",
-    "callers",
-    "provenance",
-    "writing",
-    "folder_lock",
-    "parts",
-    "records",
-    "csv_files",
-    "work",
-    "adapters",
-    "active_edits",
-    "bridge_twin",
-    "weight_hash",
-    "components",
-    "turns",
-    "compiled",
-    "hooks",
-    "foreign_parts",
-    "attention",
-    "conversions",
-    "gguf_config",
-    "gguf_tokens",
-    "gguf",
-    "testbeds",
-    "model_names",
-    "sources",
-    "installation",
-    "speed",
-    "images",
-    "chat_templates",
-    "answer_tokens",
-    "vision_grids",
-    "vision_processors",
-    "vision_inputs",
-    "vision_encoder",
-    "pass_lengths",
-    "plain_passes",
-    "prompts",
-    "looks_ahead",
-    "identity",
-    "vision_features",
-    "independence",
-    "shared_prefix",
-    "model",
-    "acting",
-    "answer_mass",
-    "vision_adapters",
-    "adapter_repairs",
-    "loadable",
-    "loading",
-    "doctor",
-    "metrics",
-    "edits",
-    "interventions",
-    "fanout",
-    "state_patches",
-    "capture",
-    "residual",
-    "generation",
-    "attribution",
-    "scan",
-    "readings",
-    "artefact",
-    "weight_identity",
-    "weight_writing",
-    "fold_check",
-    "edit_export",
-    "edit_family",
-    "replaced_weights",
-    "head_weights",
-    "head_scales",
-    "tuning",
-    "modulation",
-    "factor_search",
-    "factor_gradient",
-    "directions",
-    "head_writing",
-    "steered_positions",
-    "steering_fold",
-    "steering",
-    "composed_edits",
-    "edit_diff",
-    "control_vectors",
-    "statistics",
-    "rank_agreement",
-    "perplexity",
-    "views",
-    "figure_style",
-    "interval_figures",
-    "figures",
-    "tracing_figures",
-    "trace_regions",
-    "trace_results",
-    "tracing",
-    "picture_patches",
-    "level_figures",
-    "picture_overlays",
-    "ranking",
-    "ranking_frames",
-    "depth_profiles",
-    "comparison",
-    "comparison_figures",
-    "report",
-    "storage",
-    "findings",
-    "comparison_sentences",
-    "side_by_side",
+# The rooms, lowest first: a room imports only from rooms on lines above its own. A new room gets its place here.
+FLOORS = [
+    ["interp.door"],
+    ["interp.records", "interp.figures"],
+    ["interp.architecture", "interp.sources", "interp.statistics", "interp.reports"],
+    ["interp.rankings", "interp.vision"],
+    ["interp.prompts"],
+    ["interp.passes"],
+    ["interp.models"],
+    ["interp.interventions", "interp.machine"],
+    ["interp.reading", "interp.edits"],
+    ["interp.scans", "interp.overlays"],
+    ["interp.fitting"],
+    ["interp"],
+    ["probes.rows", "probes.scenes"],
+    ["probes.pairs", "probes.questions"],
+    ["probes.studies"],
+    ["probes.heads", "probes.requests", "probes.visual_semantics.questions"],
+    ["probes.harmfulness.directions", "probes.latent_guard", "probes.modulation", "probes.negative_bias"],
+    ["probes.visual_semantics.heads", "probes.visual_semantics.tracing"],
+    ["probes.harmfulness.steering", "probes.harmfulness.attacks"],
+    ["probes.harmfulness", "probes.visual_semantics"],
+    ["probes.cli"],
 ]
-PROBES = [
-    "cells",
-    "json_rows",
-    "rows",
-    "formats",
-    "item_sets",
-    "placeholders",
-    "question_formats",
-    "questions",
-    "held_out",
-    "instructions",
-    "runs",
-    "head_effects",
-    "negative_attention",
-    "texts",
-    "answers",
-    "bias_report",
-    "study_files",
-    "open_answers",
-    "question_forms",
-    "knowledge",
-    "scenario_forms",
-    "scenario_statistics",
-    "scenario_results",
-    "scenarios",
-    "head_sets",
-    "causal_verdict",
-    "causality",
-    "alignment_methods",
-    "alignment_fits",
-    "alignment",
-    "negative_bias",
-    "left_out",
-    "answer_readings",
-    "answer_offsets",
-    "modulation_candidates",
-    "modulation_effects",
-    "modulation_report",
-    "modulation_results",
-    "modulation_work",
-    "modulation",
-    "refusal",
-    "request_formats",
-    "requests",
-    "request_prompts",
-    "behaviour",
-    "refusal_openings",
-    "request_states",
-    "direction_agreement",
-    "harmful_report",
-    "harmful_directions",
-    "request_sets",
-    "steering_report",
-    "inversion_report",
-    "steering_arms",
-    "steering_screen",
-    "steering_study",
-    "refusal_steering",
-    "reply_inversion",
-    "guard_inputs",
-    "guard_readouts",
-    "guard_rules",
-    "guard_verdict",
-    "guard_report",
-    "guard_classifier",
-    "latent_guard",
-    "belief_statistics",
-    "jailbreak_texts",
-    "gradient_suffixes",
-    "jailbreak_results",
-    "jailbreaks",
-    "finetuning_results",
-    "finetuning_attack",
-    "refusal_writers",
-    "harmfulness",
-    "scenes",
-    "scene_renderer",
-    "scene_programs",
-    "scene_questions",
-    "scene_splits",
-    "scene_edits",
-    "pair_sheet",
-    "scene_files",
-    "photo_masks",
-    "photo_edits",
-    "word_substitutions",
-    "photo_pairs",
-    "pair_files",
-    "inpainting",
-    "visual_benchmark_formats",
-    "visual_benchmarks",
-    "visual_prompts",
-    "photo_questions",
-    "visual_sources",
-    "visual_scan",
-    "visual_head_tables",
-    "visual_head_report",
-    "visual_heads",
-    "visual_head_overlap",
-    "visual_set_ablation",
-    "visual_level_claims",
-    "visual_levels",
-    "visual_modulation",
-    "modulation_sources",
-    "question_roles",
-    "pair_prompts",
-    "traced_heads",
-    "traced_readers",
-    "tracing_tables",
-    "tracing_sentences",
-    "visual_tracing_results",
-    "visual_tracing",
-    "visual_semantics",
-    "cli_study",
-    "cli_compare",
-    "cli_doctor",
-    "cli_negative_bias",
-    "cli_requests",
-    "cli_guard",
-    "cli_harmfulness",
-    "cli_scenes",
-    "cli_edit",
-    "cli_visual",
-    "cli_modulate",
-    "cli_trace",
-    "cli_wording",
-    "cli",
-]
-
-# Methods that are doors to a module further right (`ranking.save()`), imported when they are called.
-DOORS = {("ranking", "storage"), ("ranking", "ranking_frames")}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | {"probes": -1}
 
 
 def files(package: str) -> list[Path]:
@@ -262,48 +44,78 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def is_for_types_only(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+def name_of(path: Path) -> str:
+    """The dotted name of a file's module, or of a folder's face."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for package in ("interp", "probes") for path in files(package)}
+
+
+def room_of(name: str) -> str:
+    return name if MODULES[name].stem == "__init__" else name.rpartition(".")[0]
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names that a file imports, also inside functions, but not for type checkers alone."""
+    """Dotted names that a file imports, also inside functions and for type checkers alone."""
     names: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-        for child in ast.iter_child_nodes(node):
-            if not is_for_types_only(child):
-                visit(child)
-
-    visit(tree(path))
     return names
 
 
-def modules(path: Path, package: str, known: list[str]) -> set[str]:
-    """Modules of the package that a file imports."""
-    parts = [name.split(".") for name in imported(path)]
-    return {p[1] for p in parts if p[0] == package and len(p) > 1 and p[1] in known}
+def used(name: str) -> set[str]:
+    """Modules of the two packages that a module imports."""
+    names = imported(MODULES[name])
+    return {n if n in MODULES else n.rpartition(".")[0] for n in names} & set(MODULES) - {name}
 
 
-@pytest.mark.parametrize(("package", "order"), [("interp", INTERP), ("probes", PROBES)])
-def test_every_module_has_its_place(package, order):
-    found = {p.stem for p in files(package) if p.parent.name == package} - {"__init__", "__main__"}
-    assert found == set(order), "give a new module its place in the order of tests/test_layers.py"
+def test_every_module_is_in_a_room():
+    flat = {name for name in MODULES if name.count(".") == 1 and MODULES[name].stem not in ("__init__", "__main__")}
+    assert not flat, "put it into a room"
+    rooms = {room_of(name) for name in MODULES if MODULES[name].stem != "__main__"}
+    assert rooms == set(FLOOR), "give a new room its floor in tests/test_layers.py"
 
 
-@pytest.mark.parametrize(("package", "order"), [("interp", INTERP), ("probes", PROBES)])
-def test_imports_go_one_way(package, order):
-    for path in files(package):
-        if path.stem in ("__init__", "__main__"):
-            continue
-        allowed = set(order[: order.index(path.stem)]) | {there for here, there in DOORS if here == path.stem}
-        wrong = modules(path, package, order) - allowed
-        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, which stand to its right"
+@pytest.mark.parametrize("room", list(FLOOR))
+def test_every_room_has_a_face_that_defines_nothing(room):
+    face = ROOT / room.replace(".", "/") / "__init__.py"
+    body = tree(face).body
+    assert ast.get_docstring(ast.Module(body, []))
+    kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.If)
+    defined = [n for n in body if not isinstance(n, kinds) and "hands_on(" not in ast.unparse(n)]
+    assert not defined or room == "interp", f"{room}/__init__.py defines something"
+    names = {a.asname for n in ast.walk(ast.Module(body, [])) if isinstance(n, ast.ImportFrom) for a in n.names}
+    modules = {p.stem for p in face.parent.iterdir()} - {"capture"}  # a module that is handed on as one
+    assert not names & modules, f"a module of {room} has the name of what its face hands on: {names & modules}"
+
+
+@pytest.mark.parametrize("name", [n for n, path in MODULES.items() if path.stem != "__main__"])
+def test_rooms_import_one_way(name):
+    wrong = {n for n in used(name) if room_of(n) != room_of(name) and FLOOR[room_of(n)] >= FLOOR[room_of(name)]}
+    assert not wrong, f"{name} imports {sorted(wrong)}, which stand on its floor or above"
+
+
+def test_no_import_goes_round():
+    """Circles of files, imports for type checkers included."""
+    open_, closed = [], set()
+
+    def visit(name: str) -> None:
+        assert name not in open_, f"a circle: {' -> '.join([*open_[open_.index(name) :], name])}"
+        if name not in closed:
+            open_.append(name)
+            for other in sorted(used(name) - faces):
+                visit(other)
+            closed.add(open_.pop())
+
+    faces = {name for name, path in MODULES.items() if path.stem == "__init__"}  # they lead back into their own rooms
+    for name in sorted(set(MODULES) - faces):
+        visit(name)
 
 
 def test_interp_knows_no_probe():
@@ -325,10 +137,10 @@ def test_probes_hold_no_hook():
 
 
 def test_everything_is_attached_and_run_by_one_mechanism():
-    """Only `interp.hooks` puts hooks on modules or replaces a forward, since it counts whether they are called; and
-    passes go through its `run_pass`, in the model's turn."""
+    """Only `interp.architecture.hooks` puts hooks on modules or replaces a forward, since it counts whether they are
+    called; and passes go through its `run_pass`, in the model's turn."""
     for path in [*files("interp"), *files("probes")]:
-        if path.stem == "hooks":
+        if name_of(path) == "interp.architecture.hooks":
             continue
         for node in ast.walk(tree(path)):
             where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '')}"
@@ -337,7 +149,7 @@ def test_everything_is_attached_and_run_by_one_mechanism():
                 assert of_a_bridge or not node.attr.startswith("register_forward"), where
                 assert "full_backward" not in node.attr, where
                 is_set = isinstance(node.ctx, ast.Store) and node.attr == "forward"
-                assert not is_set or path.stem == "vision_adapters", where  # of a bridge, for good
+                assert not is_set or name_of(path) == "interp.vision.adapters", where  # of a bridge, for good
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called != "base" and not called.endswith((".hf", ".hf.base_model")), f"{where}: use run_pass"

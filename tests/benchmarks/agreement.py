@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import interp
-from interp.edits import Branch, HeadEdit
+from interp.interventions.values import Branch, HeadEdit
 from tests.tiny import CONFIGS, WINDOW, prompt, tiny
 from tests.twins import bridge_loop, bridge_means
 

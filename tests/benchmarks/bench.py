@@ -24,10 +24,10 @@ from transformer_lens import patching
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
 import interp
-from interp.capture import attention_log_probs
-from interp.prompts import Prompt
-from probes.instructions import Instruction, build_prompts
-from probes.questions import Question, load_questions
+from interp.prompts.prompt import Prompt
+from interp.reading.capture import attention_log_probs
+from probes.questions.instructions import Instruction, build_prompts
+from probes.questions.questions import Question, load_questions
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m"

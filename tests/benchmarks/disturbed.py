@@ -27,13 +27,14 @@ import torch
 from safetensors.numpy import load_file
 
 import interp
-from interp import writing
-from interp.parts import checksum
-from probes import alignment, cli, cli_study
+from interp.records import writing
+from interp.records.parts import checksum
+from probes.cli import app as cli, study as cli_study
+from probes.negative_bias import nasa as alignment
 from tests.interp.tiny_vision import tiny_vision
+from tests.probes.cli.test_cli_harmfulness import refuse, write_requests
+from tests.probes.cli.test_cli_negative_bias import write_questions
 from tests.probes.modulation_tiny import asked_in_text, harm, llama
-from tests.probes.test_cli_harmfulness import refuse, write_requests
-from tests.probes.test_cli_negative_bias import write_questions
 from tests.tiny import tiny, tiny_tokenizer
 
 VOLATILE = {"created", "seconds", "sha256", "record_sha256", "edit_sha256", "latency", "Latency"}

@@ -21,14 +21,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import interp
-from interp.composed_edits import Edits
-from interp.edit_family import ModelEdit
-from interp.fold_check import Agreement, agreement, check_prompts, every_logit
-from interp.head_scales import ScaledHeads
-from interp.head_weights import TunedHeads, current_rows
-from interp.residual import residual_states
-from interp.steering import add_direction, remove_direction
-from interp.weight_identity import describe_model
+from interp.edits.composed import Edits
+from interp.edits.family import ModelEdit
+from interp.edits.fold_check import Agreement, agreement, check_prompts, every_logit
+from interp.edits.head_rows import TunedHeads, current_rows
+from interp.edits.head_scales import ScaledHeads
+from interp.edits.identity import describe_model
+from interp.edits.steering import add_direction, remove_direction
+from interp.reading.residual import residual_states
 
 MODEL = "smollm2-135m"
 QUESTION = "Is the sky blue on a clear day? Answer the question with Yes or No."

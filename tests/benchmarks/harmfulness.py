@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from interp.findings import Findings
-from probes.harmful_directions import FEWEST, MATCHED, PAPER
+from interp.reports.findings import Findings
 from probes.harmfulness import (
     GROUPS,
     HarmfulDirections,
@@ -39,10 +38,11 @@ from probes.harmfulness import (
     separation_by_position,
     steering_test,
 )
-from probes.latent_guard import compare_guards, latency, load_guard
-from probes.refusal_openings import Openings
-from probes.reply_inversion import QUESTIONS
-from probes.requests import SHIPPED
+from probes.harmfulness.directions.directions import MATCHED, PAPER
+from probes.harmfulness.directions.openings import Openings
+from probes.harmfulness.steering.inversion import QUESTIONS
+from probes.latent_guard.comparison import compare_guards, latency, load_guard
+from probes.requests.requests import FEWEST, SHIPPED
 from tests.benchmarks.harmfulness_material import SIZES, Material, Size
 from tests.benchmarks.harmfulness_tables import (
     conditions_table,
@@ -57,8 +57,7 @@ from tests.benchmarks.harmfulness_tables import (
     shares_by_source,
 )
 from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets, surface_sentences
-from tests.benchmarks.request_sets import PAPER as PAPER_SOURCES
-from tests.benchmarks.request_sets import observed, of_kind
+from tests.benchmarks.request_sets import PAPER as PAPER_SOURCES, observed, of_kind
 from tests.benchmarks.tables import write_page
 
 TABLES = Path(__file__).parent / "harmfulness"

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 import interp
-from interp.artefact import load_artefact, save_artefact
-from interp.directions import load_direction
-from interp.findings import Findings, load_findings
-from interp.model import Model
-from interp.provenance import hash_json
-from probes.harmful_directions import FEWEST, Means
+from interp.edits.directions import load_direction
+from interp.models.model import Model
+from interp.records.artefact import load_artefact, save_artefact
+from interp.records.provenance import hash_json
+from interp.reports.findings import Findings, load_findings
 from probes.harmfulness import (
     Behaviour,
     HarmfulDirections,
@@ -29,7 +28,8 @@ from probes.harmfulness import (
     sample_requests,
     steering_sweep,
 )
-from probes.requests import hash_requests
+from probes.harmfulness.directions.directions import Means
+from probes.requests.requests import FEWEST, hash_requests
 from tests.benchmarks.request_sets import Counts, observed, of_kind, request_sets
 
 REPORTS = Path("reports/evaluate")

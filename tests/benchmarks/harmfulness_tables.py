@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from interp.ranking import HeadRanking
-from interp.statistics import paired_share_change, wilson_share
-from probes.behaviour import GROUPS, UNCLEAR, Behaviour, refusal_rate
-from probes.harmful_report import HeldOut
-from probes.requests import Request
+from interp.rankings.ranking import HeadRanking
+from interp.statistics.estimates import paired_share_change, wilson_share
+from probes.harmfulness.directions.directions import HeldOut
+from probes.requests.behaviour import GROUPS, UNCLEAR, Behaviour, refusal_rate
+from probes.requests.requests import Request
 
 
 def group_counts(behaviour: Behaviour, parts: Mapping[str, Sequence[Request]]) -> pd.DataFrame:

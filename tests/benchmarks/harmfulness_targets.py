@@ -20,7 +20,7 @@ LATENCY = 1.1
 
 def steering_targets(comparison: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     """Refusals made, refusals halved, random directions without effect. ``comparison`` and ``summary`` are those of a
-    tested :class:`probes.steering_study.SteeringStudy`."""
+    tested :class:`probes.harmfulness.steering.result.SteeringStudy`."""
     sentences = []
     of_test = summary[(summary["stage"] == "test") & (summary["control"] == "")].set_index("arm")
     for arm, part in comparison.groupby("arm", sort=False):
@@ -54,7 +54,7 @@ def steering_targets(comparison: pd.DataFrame, summary: pd.DataFrame) -> list[st
 
 def guard_targets(frame: pd.DataFrame, main: str, latency: Mapping[str, Any]) -> list[str]:
     """Each target for the rule that was named beforehand, and which other rules meet it. ``frame``: one row for each
-    guard, with the columns of :meth:`probes.guard_report.GuardStudy.to_frame`."""
+    guard, with the columns of :meth:`probes.latent_guard.result.GuardStudy.to_frame`."""
     rows, sentences = frame.set_index("guard"), []
     for column, (least, what) in GUARD.items():
         own, n = rows.loc[main], ""

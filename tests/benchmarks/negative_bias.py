@@ -21,13 +21,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import interp
-from interp.perplexity import perplexity, perplexity_ratio
-from interp.statistics import mean_interval
+from interp.reading.perplexity import perplexity, perplexity_ratio
+from interp.statistics.estimates import mean_interval
 from probes import negative_bias
-from probes.alignment import RIVALS
-from probes.answers import bias_measures
-from probes.knowledge import answer_open
-from probes.questions import load_questions
+from probes.negative_bias.answers import bias_measures
+from probes.negative_bias.knowledge import answer_open
+from probes.negative_bias.nasa import RIVALS
+from probes.questions.questions import load_questions
 from tests.benchmarks.probing_sets import SEEN, balanced, held_out, probing_sets, reworded, shipped
 from tests.benchmarks.tables import write_page
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from probes.instructions import Instruction
-from probes.question_forms import as_candidates, with_facts
-from probes.questions import Question, load_questions, split_questions
+from probes.questions.forms import as_candidates, with_facts
+from probes.questions.instructions import Instruction
+from probes.questions.questions import Question, load_questions, split_questions
 
 SEEN = ("facts", "arithmetic", "common_sense")  # domains of the shipped questions that are trained on
 Sets = dict[str, list[Question]]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from probes.behaviour import Behaviour
-from probes.requests import (
+from probes.requests.behaviour import Behaviour
+from probes.requests.requests import (
     SCARY,
     SHIPPED,
     Kind,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.conversions import sha256_of
+from interp.sources.conversions import sha256_of
 from tests.benchmarks.scene_evaluation import log_summary, tabulate, tabulate_forms
 from tests.benchmarks.tables import markdown
 

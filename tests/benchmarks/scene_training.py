@@ -15,9 +15,9 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from probes.scene_questions import Question
-from probes.scene_renderer import render
-from probes.scenes import ATTRIBUTES, Scene
+from probes.scenes.questions import Question
+from probes.scenes.renderer import render
+from probes.scenes.scenes import ATTRIBUTES, Scene
 from tests.benchmarks.scene_alignment import label_patches
 from tests.benchmarks.scene_packing import Asked, Packed, Template, pack
 

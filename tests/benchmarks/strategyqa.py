@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import interp
-from interp.comparison import control_summary
-from interp.ranking import HeadRanking
+from interp.rankings.controls import control_summary
+from interp.rankings.ranking import HeadRanking
 from probes import negative_bias
 
 HERE = Path(__file__).parent

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.attention import UnsupportedAttention
-from interp.capture import attention_log_probs
-from interp.edits import Branch, HeadEdit, ResidualEdit
-from interp.residual import residual_states
-from interp.scan import FanOutDisagreement
-from interp.shared_prefix import UpperLayers
+from interp.architecture.attention import UnsupportedAttention
+from interp.interventions.values import Branch, HeadEdit, ResidualEdit
+from interp.passes.shared_prefix import UpperLayers
+from interp.reading.capture import attention_log_probs
+from interp.reading.residual import residual_states
+from interp.scans.scan import FanOutDisagreement
 from tests.benchmarks.sweep_models import HEADS, VOCABULARY, Tiny, models
 from tests.benchmarks.sweep_reference import Plain
 

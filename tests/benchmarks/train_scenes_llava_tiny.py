@@ -32,10 +32,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from interp.testbeds import DATA, IMAGE_TOKEN
-from probes.scene_questions import Question, ask_many
-from probes.scene_splits import scene_split
-from probes.scenes import ATTRIBUTES, SIZES, Scene, SceneObject, combinations, direction
+from interp.sources.testbeds import DATA, IMAGE_TOKEN
+from probes.scenes.questions import Question, ask_many
+from probes.scenes.scenes import ATTRIBUTES, SIZES, Scene, SceneObject, combinations, direction
+from probes.scenes.splits import scene_split
 from tests.benchmarks.scene_alignment import (
     Words,
     alignment_loss,
@@ -75,9 +75,9 @@ FACTS = {
     "what": "A vision-language model small enough for tests: LLaVA's architecture (transformers' "
     "`LlavaForConditionalGeneration`), trained from nothing to answer questions on easy drawn scenes of two or three "
     "objects. It speaks no language but these questions. For tests and the tour, not for findings.",
-    "data": f"{N_TRAIN:,} scenes of the train split of `probes.scene_splits`, seed {SEED}: a third of difficulty "
+    "data": f"{N_TRAIN:,} scenes of the train split of `probes.scenes.splits`, seed {SEED}: a third of difficulty "
     f"{DIFFICULTY}, the rest looking alike with the shapes, colours and patterns of difficulty {RICHER}; about 28 "
-    "questions each, drawn by `probes.scene_renderer`: no photographs, no text by people. Validation, test and ood "
+    "questions each, drawn by `probes.scenes.renderer`: no photographs, no text by people. Validation, test and ood "
     f"scenes ({N_TEST} each, 9 questions each) are made of combinations of shape, colour and pattern that train has "
     "not.",
     "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of 64 pictures): "

@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from interp.sources import local_directory
-from interp.testbeds import ADAPTED, DATA, TESTBEDS, around_language_model, image_tokenizer, insert_trained
-from probes.scene_splits import scene_split
-from probes.scenes import ATTRIBUTES
+from interp.sources.resolve import local_directory
+from interp.sources.testbeds import ADAPTED, DATA, TESTBEDS, around_language_model, image_tokenizer, insert_trained
+from probes.scenes.scenes import ATTRIBUTES
+from probes.scenes.splits import scene_split
 from tests.benchmarks.scene_alignment import (
     Words,
     alignment_loss,
@@ -76,8 +76,8 @@ FACTS = {
     "changes of attention, trained on drawn scenes. Here is what was trained; it is merged with the language model the "
     "first time it is loaded. It answers in SmolLM2's chat template, imperfectly, and so leaves something to improve. "
     "For the study.",
-    "data": f"{N_TRAIN + N_EASIER:,} scenes of `probes.scene_splits`, split train, seed {SEED}: {N_TRAIN:,} of "
-    f"difficulty {DIFFICULTY}, {N_EASIER:,} of difficulty {EASIER}, drawn by `probes.scene_renderer`: no photographs, "
+    "data": f"{N_TRAIN + N_EASIER:,} scenes of `probes.scenes.splits`, split train, seed {SEED}: {N_TRAIN:,} of "
+    f"difficulty {DIFFICULTY}, {N_EASIER:,} of difficulty {EASIER}, drawn by `probes.scenes.renderer`: no photographs, "
     "no text by people. The other splits' scenes are made of combinations of shape, colour and pattern that train has "
     "not; ood has other backgrounds, more noise and more objects besides. Answers below are about scenes of difficulty "
     f"{EASIER} where the split's name does not say otherwise.",
@@ -93,7 +93,7 @@ FACTS = {
     f"{3 * SEARCHING} to {3 * SEARCHING + 2} of the first layer *start* as a search by content, by regression: a word "
     "of a property looks at the patches that have it and adds their other words. What they do there was put in by "
     "hand, then trained on. The log, thinned (seconds of one thread of a shared core):",
-    "limits": "Answers questions in the forms of `probes.scene_questions` only, with one word; on other "
+    "limits": "Answers questions in the forms of `probes.scenes.questions` only, with one word; on other "
     "requests it is SmolLM2-135M with changed attention, and was not tested. One seed.",
 }
 
@@ -257,7 +257,7 @@ def learn(model: Any, medium: Pool, easier: Pool, template: Template, tokenizer:
 
 
 def shipped_weights(model: Any) -> dict[str, Tensor]:
-    """What ships, in float16: see :func:`interp.testbeds.insert_trained`."""
+    """What ships, in float16: see :func:`interp.sources.testbeds.insert_trained`."""
     inner = model.model
     out = {n: p for n, p in inner.named_parameters() if n.startswith(("vision_tower.", "multi_modal_projector."))}
     for number, layer in enumerate(inner.language_model.layers):

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 
 import interp
-from interp.work import write_atomically
+from interp.records.work import write_atomically
 from tests.benchmarks.tables import markdown
-from tests.interp.test_vision_models import PICTURES, QUESTIONS, ask, plain_logits
 from tests.interp.tiny_vision import NAMES, loaded
+from tests.interp.vision.test_vision_models import PICTURES, QUESTIONS, ask, plain_logits
 
 HERE = Path(__file__).parent
 POSITIONS = ("answer", "text", "all")

@@ -25,10 +25,9 @@ import numpy as np
 import pandas as pd
 
 import interp
-from interp.findings import Findings
-from interp.metrics import Probability
-from probes.modulation_candidates import Settings
-from probes.visual_modulation import modulate
+from interp.reading.metrics import Probability
+from interp.reports.findings import Findings
+from probes.modulation.candidates import Settings
 from probes.visual_semantics import (
     VisualExamples,
     VisualHeads,
@@ -40,6 +39,7 @@ from probes.visual_semantics import (
     study_levels,
     trace_pairs,
 )
+from probes.visual_semantics.modulation import modulate
 from tests.benchmarks.tables import write_page
 from tests.twins import released_formulas
 

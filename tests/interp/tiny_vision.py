@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 import interp
-from interp.vision_processors import _numbers_without_words, for_pictures_only
+from interp.vision.processors import _numbers_without_words, for_pictures_only
 from tests.tiny import tiny_tokenizer
 
 SIDE, PATCH, HEADS, LAYERS = 16, 4, 4, 4

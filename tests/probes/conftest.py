@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from probes import cli
+from probes.cli import app as cli
 
 
 @pytest.fixture

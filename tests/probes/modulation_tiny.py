@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 import interp
-from interp.head_scales import heads_scaled
-from probes.questions import Question
-from probes.visual_prompts import Asked, VisualExamples, visual_examples
+from interp.edits.head_scales import heads_scaled
+from probes.questions.questions import Question
+from probes.visual_semantics.questions.prompts import Asked, VisualExamples, visual_examples
 from tests.interp.tiny_vision import picture, tiny_vision
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -68,7 +68,7 @@ def pictured(model: interp.Model, n: int, seed: int) -> VisualExamples:
 
 def asked_in_text(model: interp.Model, n: int, seed: int) -> list[Question]:
     """n yes/no questions of text, half of them Yes; gold is what the model says without the harmful head."""
-    from probes.instructions import build_prompts
+    from probes.questions.instructions import build_prompts
 
     blank = [Question(f"{seed}-{i}", _text(10_000 * seed + i), "Yes", ("facts", "logic")[i % 2]) for i in range(4 * n)]
     said = said_without(model, build_prompts(model, blank))
@@ -102,7 +102,7 @@ def _asked(model: interp.Model, asked: Sequence[Asked]) -> VisualExamples:
 def _say_only(model: interp.Model, words: Sequence[str], prompts: Sequence[interp.Prompt]) -> None:
     """Each two words are read off the two ends of a direction in which the last states vary, about their mean, and all
     other tokens get nothing: one of the words is always the most probable token."""
-    tokens = interp.prompts.resolve_answers(model.tokenizer, prompts[0], list(words))
+    tokens = interp.prompts.building.resolve_answers(model.tokenizer, prompts[0], list(words))
     states = _last_states(model, prompts).double()
     mean = states.mean(0) / states.mean(0).norm()
     _, _, directions = torch.linalg.svd(states - (states @ mean)[:, None] * mean, full_matrices=False)

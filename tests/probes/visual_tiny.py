@@ -11,11 +11,11 @@ import transformers as tf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 import interp
-from interp.edits import Branch, HeadEdit
-from interp.fanout import fan_out_logits
-from probes.scenes import COLOURS, MATERIALS, RELATIONS, SHAPES, SIZES
-from probes.visual_heads import VisualHeads
-from probes.visual_prompts import Asked, VisualExamples, visual_examples
+from interp.interventions.values import Branch, HeadEdit
+from interp.scans.fanout import fan_out_logits
+from probes.scenes.scenes import COLOURS, MATERIALS, RELATIONS, SHAPES, SIZES
+from probes.visual_semantics.heads.result import VisualHeads
+from probes.visual_semantics.questions.prompts import Asked, VisualExamples, visual_examples
 from tests.interp.tiny_vision import IMAGE, PATCH, TEMPLATE, Tiny, picture, tiny_vision
 
 PLANTED = (0, 2)

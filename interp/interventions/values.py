@@ -1,0 +1,256 @@
+"""What to change: edits of heads and of the residual stream as values, and the branches that a scan compares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.door import as_tensor, made_by, public
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt
+
+Op = Literal["zero", "mean_of_others", "scale", "set"]
+StreamOp = Literal["add", "remove", "clamp"]
+Place = Literal["input", "attention"]
+
+
+@public
+@dataclass(frozen=True, eq=False)
+class HeadEdit:
+    """One head's output z (its slice of the output projection's input) changed at the scanned positions.
+
+    ``zero``: z = 0. ``mean_of_others``: z = mean of the other heads of its layer at the same position (V-SEAM's
+    substitution, arXiv 2509.14837). ``scale``: z times ``factor``. ``set``: z = ``value``, of shape [d_head] or
+    [pos, d_head] over the scanned positions.
+    """
+
+    layer: int
+    head: int
+    op: Op = "zero"
+    factor: float = 1.0
+    value: Float[Tensor, "*pos d_head"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.op not in ("zero", "mean_of_others", "scale", "set"):
+            raise ValueError(f"op={self.op!r}; expected 'zero', 'mean_of_others', 'scale' or 'set'.")
+        if (self.op == "set") != (self.value is not None):
+            raise ValueError(
+                f"op={self.op!r} with value={'given' if self.value is not None else None}: "
+                "a value belongs to op='set', and to no other."
+            )
+        if not math.isfinite(self.factor):
+            raise ValueError(f"factor={self.factor}; expected a finite number.")
+        if self.value is not None:
+            object.__setattr__(self, "value", as_tensor(self.value, "value"))
+            if self.value.ndim not in (1, 2):
+                raise ValueError(f"value has the shape {tuple(self.value.shape)}; expected [d_head] or [pos, d_head].")
+
+    @property
+    def label(self) -> str:
+        return f"L{self.layer}H{self.head}"
+
+    def check(self, model: Model) -> None:
+        """Raise ``ValueError`` if the model has no such head or the value has another size."""
+        if not (0 <= self.layer < model.n_layers and 0 <= self.head < model.n_heads):
+            raise ValueError(
+                f"head {self.label} is out of range: {model.name} has layers 0..{model.n_layers - 1} and heads "
+                f"0..{model.n_heads - 1}."
+            )
+        if self.op == "mean_of_others" and model.n_heads < 2:
+            raise ValueError(f"mean_of_others needs at least two heads in a layer; {model.name} has one.")
+        if self.value is not None and self.value.shape[-1] != model.d_head:
+            raise ValueError(
+                f"{self.label}: value has size {self.value.shape[-1]}; a head of {model.name} has {model.d_head}."
+            )
+
+
+@public
+@dataclass(frozen=True, eq=False)
+class ResidualEdit:
+    """The residual stream h changed where it enters a block.
+
+    ``add``: h + c v. ``remove``: h - (h.u) u. ``clamp``: h + (c - h.u) u. Here c is the ``coefficient`` (of no use to
+    ``remove``), v the vector and u = v / |v|. Computed in float32 and rounded once to the stream's type.
+
+    layer: the input of block ``layer`` (0: the embedding); n_layers: the input of the final norm. at: ``"attention"``
+    edits instead what the attention of block ``layer`` adds to the stream.
+
+    Raises ``ValueError`` for numbers that are not finite, and for a zero vector that has no direction to remove.
+    """
+
+    layer: int
+    vector: Float[Tensor, " d_model"]
+    op: StreamOp = "add"
+    coefficient: float = 1.0
+    at: Place = "input"
+
+    def __post_init__(self) -> None:
+        if self.op not in ("add", "remove", "clamp"):
+            raise ValueError(f"op={self.op!r}; expected 'add', 'remove' or 'clamp'.")
+        if self.at not in ("input", "attention"):
+            raise ValueError(f"at={self.at!r}; expected 'input' or 'attention'.")
+        vector = as_tensor(self.vector, "vector").detach().float()
+        if vector.ndim != 1 or not torch.isfinite(vector).all() or not math.isfinite(self.coefficient):
+            raise ValueError(
+                f"{self.label}: a vector of shape {tuple(vector.shape)} with {int((~torch.isfinite(vector)).sum())} "
+                f"numbers that are not finite, and coefficient {self.coefficient}; expected [d_model], all finite."
+            )
+        if self.op != "add" and not vector.any():
+            raise ValueError(f"{self.label}: the vector is zero and has no direction. Leave this layer out.")
+        object.__setattr__(self, "vector", vector)
+
+    @property
+    def label(self) -> str:
+        value = "" if self.op == "remove" else f" {self.coefficient:g}"
+        return f"L{self.layer}{' attention' * (self.at == 'attention')} {self.op}{value}"
+
+    def check(self, model: Model) -> None:
+        """Raise ``ValueError`` if the model has no such layer or another width."""
+        last = model.n_layers - (self.at == "attention")
+        if not 0 <= self.layer <= last:
+            raise ValueError(
+                f"{self.label} is out of range: {model.name} has residual layers 0..{last}"
+                f"{' with an attention' if self.at == 'attention' else f' ({last}: the output of the last block)'}."
+            )
+        if len(self.vector) != model.d_model:
+            raise ValueError(
+                f"{self.label}: the vector has {len(self.vector)} numbers; {model.name} has {model.d_model}."
+            )
+
+    def on(self, hidden: Float[Tensor, "*place d_model"]) -> Float[Tensor, "*place d_model"]:
+        """The edited copy of some states, in their type."""
+        h = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        vector = self.vector.to(h)
+        if self.op == "add":
+            return (h + self.coefficient * vector).to(hidden.dtype)
+        unit = vector / vector.norm()
+        target = 0.0 if self.op == "remove" else self.coefficient
+        return (h + (target - h @ unit)[..., None] * unit).to(hidden.dtype)
+
+
+Edit = HeadEdit | ResidualEdit
+
+
+@public
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One counterfactual: edits applied together in one run; several of the stream at one place act in their order."""
+
+    edits: tuple[Edit, ...]
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        heads = [(e.layer, e.head) for e in self.edits if isinstance(e, HeadEdit)]
+        if len(set(heads)) < len(heads):
+            raise ValueError(f"branch {self.label!r} edits the same head twice; give one edit for each head.")
+        if not self.label:
+            object.__setattr__(self, "label", "+".join(e.label for e in self.edits) or "unedited")
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest edited layer; layers below it compute what the unedited model computes."""
+        return min((e.layer for e in self.edits), default=0)
+
+
+@public
+@made_by("interp.ablate_each_head('zero')")
+@dataclass(frozen=True, eq=False)
+class EachHead:
+    """One branch for every head of the model: the same operation on each in turn.
+
+    ``values`` [layer, head, d_head] or [layer, head, pos, d_head] for ``op="set"``; filled in by the scan for
+    ``"mean"`` (the mean z over ``reference`` prompts, or over the scanned ones) and ``"patch"`` (z of the run on
+    ``sources[i]`` for prompt i).
+    """
+
+    op: Literal["zero", "mean_of_others", "mean", "scale", "patch"]
+    factor: float = 1.0
+    reference: tuple[Prompt, ...] | None = None
+    sources: tuple[Prompt, ...] = field(default=())
+
+    def branches(self, model: Model, values: Tensor | None = None) -> list[Branch]:
+        op: Op = "set" if self.op in ("mean", "patch") else self.op  # type: ignore[assignment]
+        if op == "set" and values is None:
+            raise ValueError(f"op={self.op!r} needs the values to set; interp.scan computes them.")
+        return [
+            Branch((HeadEdit(layer, head, op, self.factor, None if values is None else values[layer, head]),))
+            for layer in range(model.n_layers)
+            for head in range(model.n_heads)
+        ]
+
+
+@public
+def ablate_each_head(
+    how: Literal["zero", "mean_of_others", "mean"] = "zero", reference: Sequence[Prompt] | None = None
+) -> EachHead:
+    """Remove each head in turn: ``zero``, ``mean_of_others`` (of its layer, same position), or ``mean`` (its own mean
+    over ``reference`` prompts, by default the scanned ones: for positions="answer" the mean at the last position,
+    else over all positions)."""
+    how = how.replace("-", "_")  # type: ignore[assignment]
+    if how not in ("zero", "mean_of_others", "mean"):
+        raise ValueError(f"ablation {how!r}; expected 'zero', 'mean_of_others' or 'mean'.")
+    if reference is not None and how != "mean":
+        raise ValueError(f"reference prompts belong to 'mean' ablation; {how!r} takes none.")
+    return EachHead(how, reference=tuple(reference) if reference is not None else None)
+
+
+@public
+def scale_each_head(factor: float) -> EachHead:
+    """Multiply each head's output in turn: 0 ablates, 1 changes nothing."""
+    return EachHead("scale", factor=float(factor))
+
+
+@public
+def patch_each_head(sources: Sequence[Prompt]) -> EachHead:
+    """Set each head in turn to what it gives on another prompt: ``sources[i]`` for scanned prompt i, aligned at the
+    end (position -1 to -1). With positions="all" the two must have the same length."""
+    return EachHead("patch", sources=tuple(sources))
+
+
+def apply_edits(
+    z: Float[Tensor, "row pos feature"], edits: Sequence[tuple[int, HeadEdit]], n_heads: int
+) -> Float[Tensor, "row pos feature"]:
+    """The edited copy of a layer's z, where ``edits`` pairs a row of the batch with an edit of this layer.
+
+    Every edit reads the unedited z, so two edits in one row do not see each other.
+    """
+    if not edits:
+        return z
+    before = z.unflatten(-1, (n_heads, -1))  # [row, pos, head, d_head]
+    after = before.clone()
+    for op in {e.op for _, e in edits}:
+        chosen = [(r, e) for r, e in edits if e.op == op]
+        rows = torch.tensor([r for r, _ in chosen], device=z.device)
+        heads = torch.tensor([e.head for _, e in chosen], device=z.device)
+        if op == "zero":
+            new = torch.zeros((), dtype=z.dtype, device=z.device)
+        elif op == "mean_of_others":
+            of = before[rows].float()  # sum in float32, also for bfloat16
+            new = (of.sum(2) - of[torch.arange(len(chosen)), :, heads]) / (n_heads - 1)
+        elif op == "scale":
+            factors = torch.tensor([e.factor for _, e in chosen], device=z.device, dtype=z.dtype)
+            new = before[rows, :, heads] * factors[:, None, None]
+        else:
+            values = [v if v.ndim == 2 else v[None] for v in (e.value for _, e in chosen)]
+            new = torch.stack([v.to(z).expand(z.shape[1], -1) for v in values])
+        after[rows, :, heads] = new.to(z.dtype)
+    return after.flatten(-2)
+
+
+def apply_residual_edits(
+    hidden: Float[Tensor, "row pos d_model"], edits: Sequence[tuple[int, ResidualEdit]]
+) -> Float[Tensor, "row pos d_model"]:
+    """The edited copy of the stream at one place, where ``edits`` pairs a row of the batch with an edit; those of one
+    row act in their order."""
+    after = hidden.clone()
+    for row, edit in edits:
+        after[row] = edit.on(after[row])
+    return after

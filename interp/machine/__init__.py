@@ -1,0 +1,11 @@
+"""What this machine can do, and how long a study takes on it."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from interp.machine.doctor import Diagnosis as Diagnosis, examine as examine
+    from interp.machine.speed import Work as Work
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -1,0 +1,12 @@
+"""Heads in order, with the evidence that belongs to it; rankings beside each other."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from interp.rankings.files import load_ranking as load_ranking
+    from interp.rankings.ranking import HeadRanking as HeadRanking
+    from interp.rankings.side_by_side import ComparedRankings as ComparedRankings
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -1,0 +1,67 @@
+"""What the other measures of a ranking say of its order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import stats
+
+from interp.rankings.ranking import HeadRanking, sign_verdict
+from interp.statistics import estimates as statistics
+
+_OVERLAP = ("overlap", "overlap_fraction", "overlap_expected", "overlap_p")
+
+_VERDICTS = ("keeps_sign", "changes_sign", "unclear")
+
+
+def control_summary(ranking: HeadRanking, k: int = 10) -> pd.DataFrame:
+    """What each other measure says of the ranking, one row for each, the controls first.
+
+    role: "control" (`HeadRanking.controls`) or "other measure", a quantity of its own. spearman: over all
+    heads, with the ranked score. k: at most the number of heads. overlap, overlap_expected, overlap_p: heads
+    of the first k that are also in this measure's own first k, and chance. sign_flips: how many of the first
+    k have a mean of the opposite sign here. keeps_sign, changes_sign, unclear: the same with the intervals,
+    see `interp.rankings.ranking.sign_verdict`. A control that should leave a real effect alone (answer order swapped)
+    and instead flips signs shows that the score measured something else (position).
+    """
+    frame = ranking.to_frame()
+    k = min(k, len(frame))
+    order = frame["label"].tolist()
+    rows = []
+    controls = ranking.other_controls
+    for name in (*controls, *(name for name in ranking.others if name not in controls)):
+        ordered = frame.sort_values([name, "layer", "head"], ascending=[False, True, True])
+        flips = np.sign(frame[name].head(k)) * np.sign(frame["score"].head(k)) < 0
+        verdicts = sign_verdict(frame.head(k), name)
+        counts = {column: verdicts.count(column.replace("_", " ")) for column in _VERDICTS}
+        role = "control" if name in controls else "other measure"
+        spearman = _spearman(ranking.scores, ranking.measures[name])[0]
+        row = {"measure": name, "role": role, "spearman": spearman, "k": k}
+        overlap = _overlap_columns(statistics.top_k_overlap(order, ordered["label"].tolist(), k, len(order)))
+        rows.append(row | overlap | {"sign_flips": int(flips.sum())} | counts)
+    columns = ["measure", "role", "spearman", "k", *_OVERLAP, "sign_flips", *_VERDICTS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def sign_keepers(ranking: HeadRanking, k: int = 20) -> list[str]:
+    """Labels of the heads of the first k that keep their sign under every control, intervals off zero.
+
+    Empty without a control other than the ranked score.
+    """
+    frame = ranking.top(k)
+    keeps = [frame[f"{name}_verdict"] == "keeps sign" for name in ranking.other_controls]
+    return frame.loc[np.logical_and.reduce(keeps), "label"].tolist() if keeps else []
+
+
+def _spearman(a: Float[np.ndarray, "example layer head"], b: np.ndarray) -> tuple[float, float]:
+    """Spearman correlation over heads of the two means, and its p; NaN where one of them is constant."""
+    first, second = (array.astype(np.float64).mean(axis=0).ravel() for array in (a, b))
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return np.nan, np.nan
+    result = stats.spearmanr(first, second)
+    return float(result.statistic), float(result.pvalue)
+
+
+def _overlap_columns(overlap: statistics.TopKOverlap) -> dict[str, float]:
+    return dict(zip(_OVERLAP, overlap, strict=True))

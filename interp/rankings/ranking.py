@@ -1,0 +1,415 @@
+"""A ranking of attention heads: scores per example, and the evidence that belongs to them."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from interp.door import made_by, public
+from interp.figures import TokenView, frozen_array, head_label
+from interp.records import keeps_work
+from interp.statistics import estimates as statistics
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+_ONE_NUMBER = (
+    "Made from a table with one number for each head, without single examples: there are no intervals, no p-values and "
+    "no reliability."
+)
+_RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
+
+
+@made_by("rank_heads(model, questions) or interp.load_ranking(folder)")
+@dataclass(frozen=True, eq=False)
+class HeadRanking:
+    """Heads ranked by the mean over examples of one measure; other measures are controls or companions.
+
+    score: the measure that is ranked, a key of `measures`. measures: name -> float32 [example, layer, head],
+    finite, all of one shape. descriptions: name -> a sentence: what high and low mean, with the unit.
+    controls: names of the measures that should leave a real effect alone (the same score with the answers
+    swapped); all other measures are quantities of their own, which may differ without any fault.
+    tested_by: for a measure that can't be below zero, whose mean is above it also for noise, the measure whose mean
+    p and q test in its place.
+    provenance: anything JSON can hold; `run_id`, `title`, `model`, `citation` (list) and `caveats` (list)
+    are used by the report.
+
+    Statistics (see `interp.statistics`) are computed at first use and kept: mean, standard error, 95 %
+    bootstrap interval, two-sided sign-flip p with up to 50,000 flips, and Benjamini-Hochberg q over all
+    heads. [1000, 32, 32] takes about 15 s. Misleads: p asks whether a head's mean differs from zero, not
+    whether it belongs to the top; the values of the top heads are inflated by their selection. Look at
+    `reliability` and `control_summary` too.
+    """
+
+    score: str
+    measures: Mapping[str, Float[np.ndarray, "example layer head"]]
+    example_ids: tuple[str, ...]
+    descriptions: Mapping[str, str]
+    provenance: Mapping[str, Any]
+    views: tuple[TokenView, ...] = ()
+    controls: tuple[str, ...] = ()
+    tested_by: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.score not in self.measures:
+            raise ValueError(f"score is {self.score!r}; expected one of the measures: {sorted(self.measures)}.")
+        measures = {name: frozen_array(array) for name, array in self.measures.items()}
+        shape = measures[self.score].shape
+        for name, array in measures.items():
+            _check_measure(name, array, self.score, shape)
+            if name in _RESERVED or name.endswith(("_ci_low", "_ci_high", "_verdict")):
+                raise ValueError(f"A measure is named {name!r}, a column of the table; choose another name.")
+        if len(self.example_ids) != shape[0]:
+            raise ValueError(f"{len(self.example_ids)} example_ids for {shape[0]} examples; expected one for each.")
+        if unknown := sorted(set(self.descriptions) - set(measures)):
+            raise ValueError(f"descriptions name {unknown}; expected names of measures: {sorted(measures)}.")
+        controls = (self.controls,) if isinstance(self.controls, str) else tuple(self.controls)
+        if unknown := [name for name in controls if name not in measures]:
+            raise ValueError(f"controls name {unknown}; expected names of measures: {sorted(measures)}.")
+        if len(set(controls)) < len(controls):
+            raise ValueError(f"controls are {controls}; expected each name once.")
+        if unknown := sorted({*self.tested_by, *self.tested_by.values()} - set(measures)):
+            raise ValueError(f"tested_by names {unknown}; expected names of measures: {sorted(measures)}.")
+        for view in self.views:
+            for layer, head in view.heads:
+                if not (0 <= layer < shape[1] and 0 <= head < shape[2]):
+                    raise ValueError(
+                        f"View {view.example_id!r} shows {head_label(layer, head)}; the scores have "
+                        f"{shape[1]} layers of {shape[2]} heads, counted from 0."
+                    )
+        try:
+            provenance = json.loads(json.dumps(self.provenance, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"provenance cannot be written as JSON ({error}); expected strings, finite numbers, "
+                "true/false, None, lists and dictionaries of these. Convert tensors and paths first."
+            ) from error
+        object.__setattr__(self, "measures", measures)
+        object.__setattr__(self, "example_ids", tuple(self.example_ids))
+        object.__setattr__(self, "descriptions", dict(self.descriptions))
+        object.__setattr__(self, "provenance", provenance)
+        object.__setattr__(self, "views", tuple(self.views))
+        object.__setattr__(self, "controls", controls)
+        object.__setattr__(self, "tested_by", dict(self.tested_by))
+
+    @property
+    def scores(self) -> Float[np.ndarray, "example layer head"]:
+        """The ranked measure, example by example."""
+        return self.measures[self.score]
+
+    @property
+    def tested(self) -> str:
+        """The measure whose mean p and q test: the ranked one, unless `tested_by` names another for it."""
+        return self.tested_by.get(self.score, self.score)
+
+    @property
+    def n_examples(self) -> int:
+        """Prompts scored."""
+        return self.scores.shape[0]
+
+    @property
+    def n_layers(self) -> int:
+        return self.scores.shape[1]
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of each layer."""
+        return self.scores.shape[2]
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the measures that are not ranked: the controls and companions."""
+        return tuple(name for name in self.measures if name != self.score)
+
+    @property
+    def other_controls(self) -> tuple[str, ...]:
+        """The controls that can speak of this order: all but the ranked score itself."""
+        return tuple(name for name in self.controls if name != self.score)
+
+    @property
+    def n_sign_flips(self) -> int:
+        """Sign flips behind each p: all 2^n of few examples, else 100 for each head, 9,999 to 50,000."""
+        drawn = int(np.clip(100 * self.n_layers * self.n_heads, 9_999, 50_000))
+        return min(drawn, 2**self.n_examples)
+
+    @property
+    def p_floor(self) -> float:
+        """The smallest p that so many sign flips can give; see `interp.statistics.sign_flip_p`."""
+        n_flips = self.n_sign_flips
+        return 2 / (n_flips if n_flips == 2**self.n_examples else n_flips + 1)
+
+    @cached_property
+    def reliability(self) -> statistics.SplitHalf:
+        """Split-half reliability of the order of all heads: was the sample large enough?"""
+        return statistics.split_half(self.scores)
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        scores = self.scores.astype(np.float64)
+        n, n_cells = self.n_examples, self.n_layers * self.n_heads
+        layer, head = (index.ravel() for index in np.indices((self.n_layers, self.n_heads)))
+        low, high = statistics.mean_interval(scores)
+        tested = self.measures[self.tested].astype(np.float64)
+        p = statistics.sign_flip_p(tested, n_resamples=self.n_sign_flips)
+        se = scores.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(scores.shape[1:], np.nan)
+        columns = {
+            "layer": layer,
+            "head": head,
+            "label": [head_label(*pair) for pair in zip(layer, head, strict=True)],
+            "score": scores.mean(axis=0).ravel(),
+            "se": se.ravel(),
+            "ci_low": low.ravel(),
+            "ci_high": high.ravel(),
+            "p": p.ravel(),
+            "q": statistics.benjamini_hochberg(p).ravel(),
+            "n": n,
+        }
+        for name in self.others:
+            low, high = statistics.mean_interval(self.measures[name])
+            columns[name] = self.measures[name].astype(np.float64).mean(axis=0).ravel()
+            columns[f"{name}_ci_low"], columns[f"{name}_ci_high"] = low.ravel(), high.ravel()
+            if name in self.controls:
+                columns[f"{name}_verdict"] = sign_verdict(columns, name)
+        frame = pd.DataFrame(columns).sort_values("score", ascending=False, kind="stable", ignore_index=True)
+        frame.insert(0, "rank", np.arange(1, n_cells + 1))
+        return frame
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each head, best first: rank, layer, head, label, score, se, ci_low, ci_high, p, q, n.
+
+        `score` is the mean. Then, for every other measure X: X (mean), X_ci_low, X_ci_high, and if X is a
+        control X_verdict: "keeps sign", "changes sign" or "unclear" (see `sign_verdict`). Equal scores keep
+        the order of layer and head.
+        """
+        return self._frame.copy()
+
+    @public
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The first k rows of `to_frame()`: the heads with the highest scores."""
+        if k < 0:
+            raise ValueError(f"k={k}; expected 0 or more.")
+        return self._frame.head(k).copy()
+
+    @public
+    def select(
+        self, top: int | None = None, q_below: float | None = None, sign: Literal["+", "-"] | None = None
+    ) -> list[tuple[int, int]]:
+        """(layer, head) of the heads that meet all conditions; the list may be empty.
+
+        `sign` and `q_below` filter first, then `top` keeps the first so many. The order is by score, highest
+        first; with sign="-" lowest first, so that `select(top=5, sign="-")` gives the five most negative
+        heads.
+        """
+        if sign not in ("+", "-", None):
+            raise ValueError(f"sign is {sign!r}; expected '+', '-' or None for both.")
+        if top is not None and top < 1:
+            raise ValueError(f"top is {top}; expected at least 1, or None for all heads.")
+        frame = self._frame.iloc[::-1] if sign == "-" else self._frame
+        if sign is not None:
+            frame = frame[frame["score"] < 0 if sign == "-" else frame["score"] > 0]
+        if q_below is not None:
+            frame = frame[frame["q"] < q_below]
+        return [(int(layer), int(head)) for layer, head in frame[["layer", "head"]].head(top or len(frame)).values]
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        score: str = "score",
+        *,
+        measures: Sequence[str] = (),
+        name: str | None = None,
+        descriptions: Mapping[str, str] | None = None,
+        controls: Sequence[str] = (),
+        provenance: Mapping[str, Any] | None = None,
+    ) -> HeadRanking:
+        """A ranking from a plain table: columns `layer`, `head` (from 0) and `score`, every head once, in any order.
+
+        With a column `example`, every head once for each example, and all statistics follow. Without it there is one
+        number for each head: the order, plots, selections and comparisons work; intervals, p and reliability are
+        NaN (p is 1), and the ranking's caveats say so. measures: further columns to take. name: what the ranked
+        measure is called (by default as its column, but `given_score` for a column `score`, which is a name of the
+        table).
+
+        Raises ValueError for missing columns, heads that are missing or doubled, and what is no number.
+
+        >>> HeadRanking.from_frame(pd.read_csv("elsewhere.csv"), score="attribution")
+        """
+        return ranking_from_frame(
+            frame,
+            score,
+            measures=measures,
+            name=name,
+            descriptions=descriptions,
+            controls=controls,
+            provenance=provenance,
+        )
+
+    def to_example_frame(self) -> pd.DataFrame:
+        """Every score as a plain table that `from_frame` takes: example, layer, head, and a column for each measure."""
+        return example_frame(self)
+
+    def by(self, measure: str) -> HeadRanking:
+        """The same data ranked by another measure."""
+        return replace(self, score=measure)
+
+    def plot(self, texts: Mapping[str, str] | None = None) -> go.Figure:
+        """Heat map of layers against heads.
+
+        texts: of the examples, by id. Each head then shows on hover the example in which its score is most extreme.
+
+        >>> ranking.plot(texts={question.id: question.text for question in questions})
+        """
+        from interp.figures import heads as figures
+
+        values = self.scores.astype(np.float64).mean(axis=0)
+        return figures.head_heatmap(
+            values,
+            title=f"Mean {self.score} of each head",
+            unit=self.descriptions.get(self.score, ""),
+            hover=self._frame,
+            examples=self._strongest_examples(texts),
+        )
+
+    def plot_top(self, k: int = 20, texts: Mapping[str, str] | None = None) -> go.Figure:
+        """The k best heads as bars with their intervals; the other measures as markers. texts: as in `plot`."""
+        from interp.figures import heads as figures
+
+        title = f"{self.score}: the first {k} heads"
+        return figures.ranked_bars(self._frame, k, title, self.score, self._strongest_examples(texts))
+
+    def _strongest_examples(self, texts: Mapping[str, str] | None) -> np.ndarray | None:
+        from interp.figures import heads as figures
+
+        if texts is None:
+            return None
+        if missing := [name for name in self.example_ids if name not in texts]:
+            raise ValueError(
+                f"texts has none for {len(missing)} of {self.n_examples} examples, the first {missing[0]!r}; expected "
+                "a text for each of example_ids."
+            )
+        return figures.strongest_examples(self.scores, [texts[name] for name in self.example_ids])
+
+    @public
+    @keeps_work
+    def save(self, directory: str | Path, overwrite: bool = False) -> Path:
+        """Write tables, scores and an HTML report; see `interp.rankings.files.save_ranking`."""
+        return import_module("interp.rankings.files").save_ranking(self, directory, overwrite=overwrite)
+
+    def _repr_html_(self) -> str:
+        size = f"{self.n_examples} examples, {self.n_layers} layers of {self.n_heads} heads"
+        heading = f"<p><b>HeadRanking</b> by {html.escape(self.score)}: {size}. The first 10:</p>"
+        return heading + self.top(10).to_html(index=False, float_format="{:.4g}".format)
+
+
+def sign_verdict(columns: Mapping[str, Any] | pd.DataFrame, measure: str) -> list[str]:
+    """Does each head keep the sign of its score under another measure? Columns as in `HeadRanking.to_frame`.
+
+    "keeps sign" or "changes sign" only where both 95 % intervals are off zero; else, and where an interval
+    is NaN, "unclear".
+    """
+
+    def sign(low: Any, high: Any) -> np.ndarray:  # 0 where the interval includes zero or is NaN
+        return (np.asarray(low) > 0).astype(int) - (np.asarray(high) < 0).astype(int)
+
+    product = sign(columns["ci_low"], columns["ci_high"]) * sign(
+        columns[f"{measure}_ci_low"], columns[f"{measure}_ci_high"]
+    )
+    return [("unclear", "keeps sign", "changes sign")[value] for value in product]
+
+
+def _check_measure(name: str, array: np.ndarray, score: str, shape: tuple[int, ...]) -> None:
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"Measure {name!r} has shape {array.shape}; expected [example, layer, head], none of them 0.")
+    if array.shape != shape:
+        raise ValueError(f"Measure {name!r} has shape {array.shape}; expected {shape}, the shape of {score!r}.")
+    if not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))
+        example, layer, head = bad[0]
+        raise ValueError(
+            f"Measure {name!r} has {len(bad)} values that are not finite, the first "
+            f"({array[tuple(bad[0])]}) at example {example}, {head_label(layer, head)}. Score these "
+            "examples again, or leave them out of every measure."
+        )
+
+
+def ranking_from_frame(
+    frame: pd.DataFrame,
+    score: str = "score",
+    *,
+    measures: Sequence[str] = (),
+    name: str | None = None,
+    descriptions: Mapping[str, str] | None = None,
+    controls: Sequence[str] = (),
+    provenance: Mapping[str, Any] | None = None,
+) -> HeadRanking:
+    """See :meth:`interp.rankings.ranking.HeadRanking.from_frame`."""
+    named = {name or (f"given_{score}" if score in _RESERVED else score): score, **{m: m for m in measures}}
+    if missing := [c for c in ("layer", "head", *named.values()) if c not in frame.columns]:
+        raise ValueError(
+            f"the table has no column {missing[0]!r}; it has {list(frame.columns)}. Expected layer, head, {score} and, "
+            "for scores of single examples, example."
+        )
+    has_examples = "example" in frame.columns
+    layers, heads = (_whole_numbers(frame[column]) for column in ("layer", "head"))
+    examples = frame["example"].astype(str) if has_examples else pd.Series("all examples", index=frame.index)
+    ids = tuple(dict.fromkeys(examples))
+    shape = (len(ids), int(layers.max()) + 1, int(heads.max()) + 1)
+    cells = (examples.map({name: i for i, name in enumerate(ids)}).to_numpy(), layers, heads)
+    _require_each_once(cells, shape, ids if has_examples else None)
+    made = {}
+    for measure, column in named.items():
+        try:
+            values = pd.to_numeric(frame[column]).to_numpy(np.float32)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"the column {column!r} is not of numbers ({error}).") from None
+        made[measure] = np.full(shape, np.nan, np.float32)
+        made[measure][cells] = values
+    given = dict(provenance or {})
+    if not has_examples:
+        given["caveats"] = [*given.get("caveats", []), _ONE_NUMBER]
+    return HeadRanking(next(iter(named)), made, ids, dict(descriptions or {}), given, controls=tuple(controls))
+
+
+def example_frame(ranking: HeadRanking) -> pd.DataFrame:
+    """See :meth:`interp.rankings.ranking.HeadRanking.to_example_frame`."""
+    shape = ranking.scores.shape
+    example, layer, head = (index.ravel() for index in np.indices(shape))
+    columns = {"example": np.asarray(ranking.example_ids)[example], "layer": layer, "head": head}
+    return pd.DataFrame(columns | {name: array.ravel() for name, array in ranking.measures.items()})
+
+
+def _whole_numbers(column: pd.Series) -> Float[np.ndarray, " row"]:
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    if not len(numbers):
+        raise ValueError("the table has no rows; expected one for each head.")
+    bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers == np.floor(numbers)))
+    if bad.any():
+        raise ValueError(
+            f"the column {column.name!r} holds {column[bad].iloc[0]!r}; expected whole numbers, counted from 0."
+        )
+    return numbers.astype(int)
+
+
+def _require_each_once(cells: tuple, shape: tuple[int, int, int], ids: Sequence[str] | None) -> None:
+    counts = np.zeros(shape, int)
+    np.add.at(counts, cells, 1)
+    for bad, what in ((counts == 0, "is missing"), (counts > 1, "is there more than once")):
+        if bad.any():
+            example, layer, head = (int(i) for i in np.argwhere(bad)[0])
+            of = f" of example {ids[example]!r}" if ids is not None else ""
+            raise ValueError(
+                f"{head_label(layer, head)}{of} {what} ({int(bad.sum())} such); expected every head of {shape[1]} "
+                f"layers of {shape[2]} heads once{' for each example' if ids is not None else ''}: a ranking is of all."
+            )

@@ -1,0 +1,147 @@
+"""What a comparison of rankings says, in sentences that follow from the numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from interp.rankings.comparison import RankingComparison
+from interp.rankings.depth_profiles import ProfileAgreement
+from interp.rankings.ranking import HeadRanking
+from interp.reports import model_name, number
+
+_UNRELIABLE = 0.5  # split-half reliability below which an order is mostly noise
+
+
+def statement(
+    rankings: Mapping[str, HeadRanking],
+    pairs: Sequence[RankingComparison],
+    depth: Mapping[tuple[str, str], Sequence[ProfileAgreement]],
+    same_scale: bool,
+) -> list[str]:
+    """Each pair of one shape, then depth, then what can't be said, and of what kind the scores are."""
+    sentences = [_by_head(pair, rankings[pair.a], rankings[pair.b]) for pair in pairs]
+    by_head = {(pair.a, pair.b) for pair in pairs}
+    others = [names for names in depth if names not in by_head]
+    sentences += [_by_depth(names, depth[names][0]) for names in (*others, *(n for n in depth if n in by_head))]
+    shapes = {name: f"{r.n_layers} layers of {r.n_heads}" for name, r in rankings.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        sentences.append(
+            f"Head by head nothing can be said across shapes ({listed}): heads of different models have no identity, "
+            "so no overlap and no moved heads are given there."
+        )
+    sentences += [_matched_by_index(pair) for pair in pairs if _are_strangers(rankings[pair.a], rankings[pair.b])]
+    noisy = [name for name, r in rankings.items() if not r.reliability.spearman_brown >= _UNRELIABLE]
+    if noisy:
+        sentences.append(
+            f"{_listed(noisy)}: too few examples to settle the order (split-half reliability below {_UNRELIABLE}, or "
+            "not to be told), so little agreement is to be expected of anything."
+        )
+    if not same_scale:
+        of = [r.score if name.endswith(r.score) else f"{r.score} of {name}" for name, r in rankings.items()]
+        sentences.append(
+            f"The scores are different quantities ({', '.join(of)}): their orders are compared, not their sizes."
+        )
+    return sentences
+
+
+def differences(a: HeadRanking, b: HeadRanking) -> list[str]:
+    """In what the provenance of two rankings differs, in words: score, model, weights, examples, settings."""
+    first, second = a.provenance, b.provenance
+    found = ["score"] if a.score != b.score else []
+    if model_name(first) != model_name(second):
+        found.append("model")
+    elif _of(first, "model", "weights_sha256") != _of(second, "model", "weights_sha256"):
+        found.append("weights")
+    if set(a.example_ids) != set(b.example_ids):
+        found.append("examples")
+    settings = [_of(about, "settings") or {} for about in (first, second)]
+    if all(isinstance(value, Mapping) for value in settings):
+        names = dict.fromkeys(name for value in settings for name in value)
+        unlike = [name for name in names if settings[0].get(name) != settings[1].get(name) and name != "batch_size"]
+        found += [name.replace("_", " ") for name in unlike]
+    return found
+
+
+def _by_head(pair: RankingComparison, a: HeadRanking, b: HeadRanking) -> str:
+    ceiling = f", where noise would leave {number(pair.ceiling)} of one order" if np.isfinite(pair.ceiling) else ""
+    interval = _interval(pair.spearman_low, pair.spearman_high)
+    unlike = differences(a, b)
+    apart = f" (they differ in: {', '.join(unlike)})" if unlike else ""
+    return (
+        f"{pair.a} and {pair.b}{apart} {_how_alike(pair)}: Spearman {number(pair.spearman)}{interval}{ceiling}; "
+        f"of the first {pair.k} heads they share {pair.overlap.count} (by chance {number(pair.overlap.expected)}, p "
+        f"{_p(pair.overlap.p)}), rank-biased overlap {number(pair.rbo)} (by chance {number(pair.rbo_expected)}, p "
+        f"{_p(pair.rbo_p)})."
+    )
+
+
+def _how_alike(pair: RankingComparison) -> str:
+    """The verdict on Spearman: against zero by both kinds of error, then by its share of the ceiling."""
+    if np.isnan(pair.spearman):
+        return "can't be compared, since all heads of one have equal scores"
+    if pair.spearman_low <= 0 <= pair.spearman_high or pair.spearman_p > 0.05:
+        return "show no agreement in the order of all heads"
+    ceiling = 1.0 if np.isnan(pair.ceiling) else pair.ceiling
+    if pair.spearman > 0 and pair.spearman_high >= ceiling:
+        return "order the heads as alike as two samples of one order would"
+    share = abs(pair.spearman) / ceiling
+    if pair.spearman < 0:
+        return "order the heads the other way round" + (
+            "" if share >= 0.8 else ", in part" if share >= 0.4 else ", a little"
+        )
+    return (
+        "order the heads much alike, but not the same"
+        if share >= 0.8
+        else "agree in part"
+        if share >= 0.4
+        else "agree a little"
+    )
+
+
+def _by_depth(names: tuple[str, str], found: ProfileAgreement) -> str:
+    a, b = names
+    value, low, high = found.correlation
+    if np.isnan(value):
+        return f"By relative depth {a} and {b} can't be compared: one profile is flat."
+    beyond = found.p <= 0.05
+    verdict = "rise and fall together" if value > 0 else "go in opposite ways"
+    verdict = verdict if beyond else "are not shown to go together"
+    return (
+        f"By relative depth ({found.n_bins} bins) the mean scores of {a} and {b} {verdict}: correlation "
+        f"{number(value)}{_interval(low, high)}, by chance {number(found.chance_low)} to {number(found.chance_high)} "
+        f"(p {_p(found.p)})."
+    )
+
+
+def _are_strangers(a: HeadRanking, b: HeadRanking) -> bool:
+    return model_name(a.provenance) != model_name(b.provenance)
+
+
+def _matched_by_index(pair: RankingComparison) -> str:
+    return (
+        f"{pair.a} and {pair.b} are of different names and matched by layer and index: that means something only if "
+        "one was made from the other, or both from a third."
+    )
+
+
+def _interval(low: float, high: float) -> str:
+    return f" [{number(low)}, {number(high)}]" if np.isfinite(low) and np.isfinite(high) else ""
+
+
+def _p(p: float) -> str:
+    return "below 0.001" if p < 0.001 else number(p)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _of(provenance: Mapping[str, Any], *path: str) -> Any:
+    value: Any = provenance
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,159 @@
+"""What is there, before anything is changed: attention between chosen positions, and what heads put out.
+
+Nothing here keeps an S x S tensor, or a view into one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.architecture import (
+    AttentionCall,
+    attached,
+    attention_handler,
+    input_of,
+    one_at_a_time,
+    require_in_place,
+    run_pass,
+)
+from interp.door import public
+from interp.passes import passes
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt
+
+
+@public
+@one_at_a_time
+def attention_log_probs(
+    model: Model,
+    prompts: Sequence[Prompt],
+    queries: Sequence[Sequence[int]],
+    keys: Sequence[Sequence[Sequence[int]]],
+    max_rows: int = 256,
+) -> list[Float[Tensor, "layer head query key_group"]]:
+    """Log attention probability that chosen query positions give to chosen groups of key positions, for one batch.
+
+    ``queries[i]`` are positions of prompt i; ``keys[i]`` is a list of groups of positions, whose probabilities are
+    summed within a group. For prompt i the result is float32 [layer, head, len(queries[i]), len(keys[i])], natural
+    logs, -inf where the model masks a whole group (later positions, or outside a sliding window). The softmax's
+    normaliser cancels exactly in the difference of two groups of one position each.
+
+    One forward pass, or as many as are needed for each prompt's own numbers. Memory beyond it: the result, and scores
+    of at most ``max_rows`` queries of one layer against all keys. Scores are computed in float32 from the model's own
+    queries and keys, also for bfloat16 models.
+    Raises ``UnsupportedAttention`` for models whose attention transformers' interface does not describe, and
+    ``ValueError`` for positions that a prompt does not have.
+    """
+    _require_positions(prompts, queries, keys)
+    model.require_fits(prompts)
+    require_in_place(model)
+    model.require_attention()
+    results: dict[int, Tensor] = {}
+    for places in passes(model, prompts):
+        part = [[given[i] for i in places] for given in (prompts, queries, keys)]
+        results |= zip(places, _log_probs_of_pass(model, *part, max_rows), strict=True)
+    return [results[i] for i in range(len(prompts))]
+
+
+def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> list[Tensor]:
+    batch = model.inputs(prompts)
+    shapes = [(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
+    results = [torch.full(shape, torch.nan, dtype=torch.float32) for shape in shapes]
+
+    def look(call: AttentionCall) -> None:
+        for i, offset in enumerate(batch.offsets):
+            positions = _index(queries[i], call.query.device) + offset
+            groups = [_index(g, call.query.device) + offset for g in keys[i]]
+            for start in range(0, len(positions), max_rows):
+                rows = positions[start : start + max_rows]
+                scores = call.scores(i, rows)
+                log_z = call.log_normaliser(scores)
+                for g, group in enumerate(groups):
+                    log_prob = scores[..., group].logsumexp(-1) - log_z
+                    results[i][call.layer, :, start : start + max_rows, g] = log_prob.cpu()
+
+    with torch.no_grad(), attention_handler(model, look):
+        logits = run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1]
+    model.require_finite(logits, list(prompts))  # NaN anywhere before would look like a masked key
+    return results
+
+
+@public
+@one_at_a_time
+def head_outputs(
+    model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
+) -> list[Float[Tensor, "layer pos head d_head"]]:
+    """z of every head (the output projection's input) at the last ``last`` positions of each prompt (None: all; or a
+    number for each prompt).
+
+    In the model's dtype, on the CPU. Costs one forward pass for each batch; memory [layer, pos, head, d_head].
+    """
+    model.require_fits(prompts)
+    require_in_place(model)
+    found: dict[int, Tensor] = {}
+    for places in passes(model, prompts, batch_size):
+        chunk = [prompts[i] for i in places]
+        batch = model.inputs(chunk)
+        lengths = [
+            len(p) if last is None else min(last if isinstance(last, int) else last[i], len(p))
+            for i, p in zip(places, chunk, strict=True)
+        ]
+        shapes = [(model.n_layers, n, model.n_heads, model.d_head) for n in lengths]
+        out = [torch.full(shape, torch.nan, dtype=model.dtype) for shape in shapes]
+
+        def keep(layer: int, z: Tensor, lengths=lengths, out=out) -> None:
+            for i, n in enumerate(lengths):
+                out[i][layer] = z[i, -n:].detach().unflatten(-1, (model.n_heads, model.d_head)).cpu()
+
+        blocks = model.components.blocks
+        hooks = [input_of(block.out_projection, partial(keep, layer)) for layer, block in enumerate(blocks)]
+        with torch.no_grad(), attached(model, hooks):
+            run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()})
+        found |= zip(places, out, strict=True)
+    return [found[i] for i in range(len(prompts))]
+
+
+@public
+@one_at_a_time
+def mean_head_outputs(
+    model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
+) -> Float[Tensor, "layer head d_head"]:
+    """Mean z over prompts and over their last ``last`` positions (None: all; or a number for each prompt), summed in
+    float64, as float32."""
+    if not prompts:
+        raise ValueError("a mean over no prompts was asked for; give at least one reference prompt.")
+    total = torch.zeros(model.n_layers, model.n_heads, model.d_head, dtype=torch.float64)
+    count = 0
+    for start in range(0, len(prompts), batch_size):
+        own = last if last is None or isinstance(last, int) else last[start : start + batch_size]
+        for z in head_outputs(model, prompts[start : start + batch_size], own, batch_size):
+            total += z.double().sum(1)
+            count += z.shape[1]
+    return (total / count).float()
+
+
+def _require_positions(prompts, queries, keys) -> None:
+    if not len(prompts) == len(queries) == len(keys):
+        raise ValueError(
+            f"{len(prompts)} prompts, {len(queries)} lists of queries and {len(keys)} lists of key groups were given; "
+            "expected one of each for every prompt."
+        )
+    for i, (prompt, rows, groups) in enumerate(zip(prompts, queries, keys, strict=True)):
+        for position in [*rows, *(p for group in groups for p in group)]:
+            if not 0 <= position < len(prompt):
+                raise ValueError(
+                    f"position {position} was asked of prompt {prompt.id or i!r}, which has {len(prompt)} tokens; "
+                    "expected positions from 0 (a negative one would count the padding)."
+                )
+
+
+def _index(positions: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(positions), dtype=torch.long, device=device)

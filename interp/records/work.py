@@ -1,0 +1,211 @@
+"""Long work that can be killed: a stream of batches, resume, a progress bar, a look at the disk before the start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from interp.records.folder_lock import OtherRunError, holding_unless_held
+from interp.records.parts import Arrays, Parts, hash_items, layout
+from interp.records.provenance import hash_json
+from interp.records.writing import write_atomically
+
+Item = TypeVar("Item")
+
+
+def run_batches(
+    items: Sequence[Item],
+    score: Callable[[Sequence[Item]], Arrays],
+    *,
+    batch_size: int,
+    directory: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    title: str = "scoring",
+) -> dict[str, np.ndarray]:
+    """Score items batch by batch and join the arrays along axis 0 (examples).
+
+    ``score`` must be a function of its batch alone. With a ``directory``, each batch's arrays are written there as a
+    part file before the next begins, so a killed run loses at most one batch; a rerun reads the parts of the
+    same ``settings`` instead of computing them. A part that is damaged, or of another batch, step or run, is
+    computed again, with a warning that names it. The parts stay until :func:`clear_parts`.
+
+    Raises ``OtherRunError`` if parts of other settings (or of another number of items, or another batch size) are
+    there, or if somebody else is at work there; ``ValueError`` for no
+    items.
+    """
+    if len(items) == 0:
+        raise ValueError("no items were given; there is nothing to score.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
+    starts = range(0, len(items), batch_size)
+    settings = {"batch_size": batch_size, "n_items": len(items), **(settings or {})}
+    with holding_unless_held(directory), _progress(title) as bar:
+        parts = None
+        if directory is not None:
+            parts = Parts(keep_parts_of(directory, settings, resume), _key_of(directory, settings))
+        task = bar.add_task(title, total=len(items))
+        done: list[Arrays] = []
+        kept: list[int] = []
+
+        def made(number: int) -> Arrays:
+            batch = items[starts[number] : starts[number] + batch_size]
+            named = hash_items(batch) if parts else ""
+            arrays = parts.read(number, named) if parts and number not in distrusted else None
+            if arrays is not None:
+                kept.append(number)
+                return arrays
+            arrays = score(batch)
+            if parts:
+                parts.write(number, named, arrays)
+            return arrays
+
+        distrusted: set[int] = set()
+        for number in range(len(starts)):
+            done.append(made(number))
+            bar.advance(task, min(batch_size, len(items) - starts[number]))
+        if parts and len({str(layout(arrays)) for arrays in done}) > 1:
+            distrusted.update(kept)
+            for number in sorted(distrusted):
+                parts.distrust(number, "not all parts have arrays of the same names, types and shapes")
+                done[number] = made(number)
+    return {name: np.concatenate([a[name] for a in done]) for name in done[0]}
+
+
+def prepare_directory(directory: str | Path, need_mib: float) -> Path:
+    """Make the output folder and show, before any work, that it can be written and has room.
+
+    Raises ``OSError`` with what was found, what is needed and what to do.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"headscope")
+    except OSError as error:
+        raise OSError(
+            f"can't write to the output folder {directory}: {error.strerror or error}. Give a writable one, out=..."
+        ) from error
+    free = shutil.disk_usage(directory).free / 2**20
+    if free < need_mib:
+        raise OSError(
+            f"the output folder {directory} has {free:.0f} MiB free; about {need_mib:.0f} MiB are needed. Free some "
+            "space, or give another, out=..."
+        )
+    return directory
+
+
+def clear_parts(directory: Path) -> None:
+    """Delete the part files of a finished run. Raises ``OtherRunError`` where somebody else is at work."""
+    if (directory / "parts").is_dir():
+        with holding_unless_held(directory):
+            shutil.rmtree(directory / "parts", ignore_errors=True)
+
+
+def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> None:
+    """Raise ``OtherRunError`` if the folder has part files of other settings; ``discard`` deletes them instead.
+
+    A run of the same settings goes on where it stopped, with or without ``resume``: running a notebook's cell again is
+    enough.
+    """
+    settings = _as_read_back(settings)
+    record = directory / "parts" / "run.json"
+    if not record.exists():
+        return
+    with holding_unless_held(directory):
+        found = _read_run(record)
+        same = found is not None and hash_json(found) == hash_json(settings)
+        if same:
+            return
+        if discard:
+            clear_parts(directory)
+            return
+    if found is None and resume:
+        warnings.warn(f"{record} is damaged; parts that say that they are of this run are used.", stacklevel=3)
+        return
+    if found is None:
+        raise OtherRunError(
+            f"{record} is damaged, so that it can't be told whose unfinished work {directory} holds. Go on with it by "
+            f"resume=True (parts of other runs are not used), or delete {record.parent} to start anew."
+        )
+    changed = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+    raise OtherRunError(
+        f"{directory} holds an unfinished run with other settings ({', '.join(changed)} differ). Give another "
+        f"folder, out=..., or the same settings, which go on; overwrite=True discards it."
+    )
+
+
+def keep_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> Path:
+    """The folder for the part files of these settings, made if needed, for work whose parts are not batches; refuses
+    as :func:`require_parts_of`."""
+    require_parts_of(directory, settings, resume, discard)
+    folder = directory / "parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = _as_read_back(settings)
+    text = json.dumps({"key": hash_json(settings), "settings": settings}, indent=1)
+    write_atomically(folder / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return folder
+
+
+def count_left(n_items: int, directory: Path | None, batch_size: int) -> int:
+    """How many of the items of :func:`run_batches` have no part file in ``directory`` (None: all of them)."""
+    n_kept = 0 if directory is None else len(list((directory / "parts").glob("part-*.safetensors")))
+    return n_items - min(n_items, n_kept * batch_size)
+
+
+def _key_of(directory: Path, settings: Mapping[str, Any]) -> str:
+    """Which run part files are of: its settings, and for a step inside another run's parts that run and its place."""
+    own = hash_json(_as_read_back(settings))
+    for above in directory.parents:
+        if above.name == "parts" and (found := _read_run(above / "run.json")) is not None:
+            return hash_json([own, hash_json(found), directory.relative_to(above).as_posix()])
+    return own
+
+
+def _read_run(record: Path) -> dict[str, Any] | None:
+    """The settings that part files are of; None where that can't be told."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        settings = found["settings"]
+        return settings if isinstance(settings, dict) and found["key"] == hash_json(settings) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _as_read_back(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(settings), default=str))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+def _progress(title: str) -> Progress:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)

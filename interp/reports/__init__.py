@@ -1,0 +1,28 @@
+"""A report: sentences, tables and figures in one folder and on one page."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from interp.reports.findings import Findings as Findings, load_findings as load_findings
+    from interp.reports.folder import (
+        hash_file as hash_file,
+        is_whole as is_whole,
+        read_record as read_record,
+        read_tensors as read_tensors,
+        refuse_other_run as refuse_other_run,
+        save_report as save_report,
+        saved_run as saved_run,
+        write_record as write_record,
+    )
+    from interp.reports.mass import LEAST as LEAST, AnswerMass as AnswerMass, mass_of as mass_of, with_mass as with_mass
+    from interp.reports.page import (
+        figure_entry as figure_entry,
+        model_name as model_name,
+        number as number,
+        render_page as render_page,
+    )
+    from interp.reports.result import Result as Result
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -1,0 +1,302 @@
+"""What a study that is not a head ranking finds: sentences, tables, figures, raw arrays, saved as one report.
+
+    <name of the table>.csv   each table, for other programs
+    arrays.safetensors        the raw numbers of the examples, if there are any
+    report.html               for reading: one file, which opens without a network
+    findings.json             all but figures and arrays, with the SHA-256 of the files above; written last
+
+Saving is that of `interp.storage`: all or nothing, and never over another run's report.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from safetensors.numpy import save as save_tensors
+
+from interp.door import public
+from interp.figures import min_width
+from interp.records import keeps_work, understood, write_csv
+from interp.reports import folder as storage
+from interp.reports.mass import with_mass
+from interp.reports.page import figure_entry, number, render_page
+
+_RECORD = "findings.json"
+_MOST_ROWS = 500  # of a table on the page; the CSV has all
+_TALL_ROWS = 25  # a longer table scrolls in its box
+_LONG_TEXT = 28  # characters from which a column's text is wrapped
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """The result of a study, ready to be read and saved.
+
+    statement: plain sentences, the verdict first. tables, figures: by the heading they stand under; a table and a
+    figure of one name stand together. A caption goes into `table.attrs["note"]` or `figure.layout.meta["note"]`.
+    Columns `x, x_low, x_high` (or `x, x_ci_low, x_ci_high`, or a column followed by `ci_low, ci_high`) are shown as
+    a value with its interval. A table's index is kept as columns, unless it is only row numbers. provenance: as
+    `interp.rankings.ranking.HeadRanking` has it. arrays: raw numbers, [example, ...] as a rule.
+
+    Raises ValueError for an empty title or statement, or for columns that are not plain, distinct names.
+    """
+
+    title: str
+    statement: Sequence[str]
+    tables: Mapping[str, pd.DataFrame]
+    figures: Mapping[str, go.Figure]
+    provenance: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            raise ValueError("the findings have no title; give a short one.")
+        if isinstance(self.statement, str) or not self.statement:
+            raise ValueError(f"statement is {self.statement!r}; expected a list of sentences, the verdict first.")
+        sentences = with_mass([str(sentence) for sentence in self.statement], self.provenance)
+        object.__setattr__(self, "statement", sentences)
+        object.__setattr__(self, "tables", {name: _tidy(name, table) for name, table in self.tables.items()})
+
+    @keeps_work
+    def save(self, directory: str | Path, overwrite: bool = False) -> Path:
+        """Write the files of this module's first lines into `directory`, which is made if needed; returns it.
+
+        A report of the same run (equal `provenance["run_id"]`) is replaced. Raises FileExistsError if the directory
+        holds a report of another run, of whatever kind, or of one that cannot be told, unless `overwrite`.
+        """
+        return storage.save_report(
+            directory, lambda folder: _write(self, folder), self.provenance.get("run_id"), overwrite=overwrite
+        )
+
+    def _repr_html_(self) -> str:
+        sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.statement)
+        names = ", ".join(html.escape(name) for name in [*self.tables, *self.figures])
+        return f"<p><b>{html.escape(self.title)}</b></p><ul>{sentences}</ul><p>Tables and figures: {names}</p>"
+
+
+@public
+def load_findings(directory: str | Path) -> Findings:
+    """The findings that `Findings.save` wrote, without their figures: equal tables, arrays and provenance.
+
+    Cells of a table come back equal if they are numbers, truth values, text or dates; other objects as their text.
+    """
+    directory = Path(directory)
+    if (directory / "report.json").is_file() and not (directory / _RECORD).is_file():
+        raise FileNotFoundError(f"{directory} holds a ranking, not findings: read it with `interp.load_ranking`.")
+    data = storage.read_record(directory, _RECORD, needs=(), kind="study")
+    with understood(directory / _RECORD):
+        has_arrays = "arrays.safetensors" in data["sha256"]
+    if has_arrays and not (directory / "arrays.safetensors").is_file():
+        raise FileNotFoundError(f"{directory} has no arrays.safetensors, which {_RECORD} lists. Copy it again.")
+    arrays = storage.read_tensors(directory / "arrays.safetensors", data) if has_arrays else {}
+    with understood(directory / _RECORD):
+        return Findings(
+            title=data["title"],
+            statement=data["statement"],
+            tables={name: _read_table(table) for name, table in data["tables"].items()},
+            figures={},
+            provenance=data["provenance"],
+            arrays={name: arrays[name] for name in data["arrays"]},
+        )
+
+
+def render(findings: Findings) -> str:
+    """The page as HTML text: about 5 MB (plotly.js) if there are figures, else as large as its tables."""
+    files = _file_names(findings.tables)
+    entries, sections = [], []
+    for i, name in enumerate(dict.fromkeys([*findings.figures, *findings.tables])):
+        section = {"id": f"part-{i}", "heading": name, "figure": "", "figure_note": "", "table": None}
+        if (figure := findings.figures.get(name)) is not None:
+            shown = go.Figure(figure).update_layout(title=None)
+            if figure.layout.title.text:
+                shown.update_layout(margin_t=max(24, (figure.layout.margin.t or 54) - 30))
+            entries.append(figure_entry(len(entries), shown, section["id"], min_width=min_width(shown)))
+            meta = figure.layout.meta
+            section |= {"figure": name, "figure_note": meta.get("note", "") if isinstance(meta, Mapping) else ""}
+        if name in findings.tables:
+            section["table"] = _shown_table(findings.tables[name]) | {"file": files[name]}
+        sections.append(section)
+    return render_page(
+        "findings.html.j2",
+        findings.title,
+        findings.provenance,
+        entries,
+        findings=findings,
+        sections=sections,
+        facts=_facts(findings.provenance),
+    )
+
+
+def _write(findings: Findings, folder: Path) -> Sequence[str]:
+    """All files, named in order of arrival."""
+    files = _file_names(findings.tables)
+    for name, table in findings.tables.items():
+        write_csv(table, folder / files[name])
+    names = list(files.values())
+    if findings.arrays:
+        arrays = {name: np.asarray(array, order="C") for name, array in findings.arrays.items()}
+        for name, array in arrays.items():
+            if array.dtype.kind not in "biuf":
+                raise ValueError(f"the array {name!r} has dtype {array.dtype}; expected numbers or truth values.")
+        content = save_tensors(arrays, metadata={"format": "headscope findings"})
+        (folder / "arrays.safetensors").write_bytes(content)
+        names.append("arrays.safetensors")
+    (folder / "report.html").write_text(render(findings), encoding="utf-8")
+    names.append("report.html")
+    data = {
+        "title": findings.title,
+        "statement": findings.statement,
+        "provenance": findings.provenance,
+        "tables": {name: _stored_table(table) | {"file": files[name]} for name, table in findings.tables.items()},
+        "figures": list(findings.figures),
+        "arrays": list(findings.arrays),
+    }
+    storage.write_record(folder / _RECORD, data, names)
+    return [*names, _RECORD]
+
+
+def _tidy(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """A copy whose index is row numbers and whose columns are distinct texts."""
+    note = table.attrs.get("note")
+    is_row_number = table.index.nlevels == 1 and table.index.name is None and table.index.dtype.kind in "iu"
+    table = table.reset_index(drop=is_row_number)
+    if table.columns.nlevels > 1 or not table.columns.is_unique:
+        raise ValueError(f"the table {name!r} has columns {table.columns.tolist()}; expected plain, distinct names.")
+    table.columns = [str(column) for column in table.columns]
+    table.attrs = {"note": str(note)} if note else {}
+    return table
+
+
+def _file_names(tables: Mapping[str, Any]) -> dict[str, str]:
+    """A file name for each table: the letters and digits of its name, numbered if that is taken."""
+    names: dict[str, str] = {}
+    for name in tables:
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "table"
+        file, count = f"{slug}.csv", 1
+        while file in names.values():
+            count += 1
+            file = f"{slug}-{count}.csv"
+        names[name] = file
+    return names
+
+
+def _stored_table(table: pd.DataFrame) -> dict[str, Any]:
+    columns = [
+        {"name": name, "dtype": str(series.dtype), "values": [_stored(value) for value in series]}
+        for name, series in table.items()
+    ]
+    return {"note": table.attrs.get("note"), "n_rows": len(table), "columns": columns}
+
+
+def _stored(value: Any) -> Any:
+    """JSON for a cell: null for what is missing, text for the infinities and for any object that is not plain."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if _is_missing(value):
+        return None
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _read_table(data: Mapping[str, Any]) -> pd.DataFrame:
+    columns = {}
+    for column in data["columns"]:
+        dtype, values = column["dtype"], pd.Series(column["values"], dtype=object)
+        columns[column["name"]] = values.astype("str" if dtype == "category" else dtype)
+    table = pd.DataFrame(columns, index=range(data["n_rows"]))
+    table.attrs = {"note": data["note"]} if data["note"] else {}
+    return table
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+
+
+def _shown_table(table: pd.DataFrame) -> dict[str, Any]:
+    """Columns and cells as the page prints them: intervals under their values, three digits, yes and no."""
+    intervals = _intervals(table)
+    ends = {end for pair in intervals.values() for end in pair}
+    shown = table.head(_MOST_ROWS)
+    columns, cells = [], []
+    for name in (name for name in table if name not in ends):
+        texts = [_cell(value, name) for value in shown[name]]
+        is_text = _is_text(table[name])
+        longest = max((len(text) for text in texts), default=0)
+        columns.append(
+            {
+                "heading": name.replace("_", " "),
+                "by": "text" if is_text else "number",
+                "class": " ".join(["text"] * is_text + ["long"] * (is_text and longest > _LONG_TEXT)),
+            }
+        )
+        low, high = intervals.get(name, (None, None))
+        lows = [_cell(value) for value in shown[low]] if low else [""] * len(shown)
+        highs = [_cell(value) for value in shown[high]] if high else [""] * len(shown)
+        sort_keys = [""] * len(shown) if is_text else [_sort_key(value) for value in shown[name]]
+        cells.append([
+            {"text": text, "interval": f"{a} to {b}" if a and text != "–" and (a, b) != ("–", "–") else "", "key": key}
+            for text, a, b, key in zip(texts, lows, highs, sort_keys, strict=True)
+        ])  # fmt: skip
+    return {
+        "columns": columns,
+        "rows": list(zip(*cells, strict=True)),
+        "note": table.attrs.get("note", ""),
+        "n_rows": len(table),
+        "is_tall": len(shown) > _TALL_ROWS,
+        "has_intervals": bool(intervals),
+    }
+
+
+def _intervals(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Which columns are the ends of which column's interval."""
+    columns = list(table)
+    found = {}
+    for i, name in enumerate(columns):
+        if _is_text(table[name]):
+            continue
+        for low, high in ((f"{name}_ci_low", f"{name}_ci_high"), (f"{name}_low", f"{name}_high")):
+            if low in table and high in table:
+                found[name] = (low, high)
+        for pair in (("ci_low", "ci_high"), ("low", "high")):
+            if name not in found and tuple(columns[i + 1 : i + 3]) == pair:
+                found[name] = pair
+    return found
+
+
+def _is_text(series: pd.Series) -> bool:
+    return any(not _is_missing(value) and not isinstance(value, (bool, int, float, np.generic)) for value in series)
+
+
+def _cell(value: Any, column: str = "") -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if _is_missing(value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if isinstance(value, float) and (column == "n" or column.startswith("n_")) and value.is_integer():
+        value = int(value)  # a count, in a column that is float only because a count is missing
+    return number(value) if isinstance(value, (int, float)) else str(value)
+
+
+def _sort_key(value: Any) -> str:
+    return "" if _is_missing(value) else repr(float(value))
+
+
+def _facts(provenance: Mapping[str, Any]) -> list[str]:
+    """What the line under the title adds to the model's name."""
+    data = provenance.get("data")
+    n = data.get("n") if isinstance(data, Mapping) else None
+    facts = [f"{n:,} examples" if isinstance(n, int) else "", f"run {provenance.get('run_id') or ''}"]
+    return [fact for fact in [*facts, str(provenance.get("created") or "")[:10]] if fact and fact != "run "]

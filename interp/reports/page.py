@@ -1,0 +1,114 @@
+"""The frame of every report: one self-contained HTML file.
+
+The file holds plotly.js and all data and makes no network request; a content security policy in it forbids
+any. All text from data, models and users is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from interp.figures import heads as figures
+
+_FIGURE_HEIGHT = 450  # pixels, of a figure that names none
+
+_OWN_SECTION = ("citation", "caveats")  # provenance keys that the report shows elsewhere than in its table
+
+
+def render_page(
+    template: str,
+    title: str,
+    provenance: Mapping[str, Any],
+    figures_shown: Sequence[Mapping[str, Any]],
+    templates: Path | None = None,
+    **content: Any,
+) -> str:
+    """A template of this room, or of a folder `templates`, which extends base.html.j2, as HTML text.
+
+    figures_shown: entries made by `figure_entry`. content: what the template itself asks for. The title, the model's
+    name, the provenance, citations and caveats are filled in from the arguments; plotly.js (5 MB) only if there is a
+    figure.
+    """
+    folders = [Path(__file__).parent / "templates", *([templates] if templates else [])]
+    environment = Environment(loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters["number"] = number
+    caveats = _texts(provenance.get("caveats"))
+    page = {
+        "title": title,
+        "model": model_name(provenance),
+        "figures": figures_shown,
+        "templates": _json({name: figures.TEMPLATES[name].to_plotly_json() for name in ("light", "dark")}),
+        "provenance": _flat({key: value for key, value in provenance.items() if key not in _OWN_SECTION}),
+        "citations": _texts(provenance.get("citation")),
+        "caveats": caveats,
+        "has_limits": bool(caveats),
+        "plotly_js": Markup(get_plotlyjs()) if figures_shown else "",
+    }
+    return environment.get_template(template).render(page | content)
+
+
+def figure_entry(index: int, figure: go.Figure, group: str, title: str = "", min_width: int = 0) -> dict[str, Any]:
+    """What the templates' `plots` macro shows: the figures of a group; below `min_width` (pixels) a figure scrolls."""
+    return {
+        "id": f"figure-{index}",
+        "group": group,
+        "title": title,
+        "height": figure.layout.height or _FIGURE_HEIGHT,
+        "min_width": min_width,
+        "json": _plotly_json(figure),
+    }
+
+
+def model_name(provenance: Mapping[str, Any]) -> str:
+    model = provenance.get("model")
+    if isinstance(model, Mapping):
+        model = model.get("name") or model.get("source")
+    return str(model) if model else "Model not named"
+
+
+def number(value: Any) -> str:
+    """Three significant digits (from 1000 on, whole numbers), a true minus sign, "–" for what is missing."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, int):
+        return str(value).replace("-", "−")
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:.0f}".replace("-", "−")
+    return f"{value:#.3g}".rstrip(".").replace("-", "−")
+
+
+def _plotly_json(figure: go.Figure) -> Markup:
+    parts = json.loads(figure.to_json())
+    parts["layout"].pop("template", None)  # the page sets the light or the dark one
+    return _json(parts)
+
+
+def _json(value: Any) -> Markup:
+    """JSON that cannot end the script element around it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
+
+
+def _flat(value: Any, key: str = "") -> list[tuple[str, str]]:
+    """Nested dictionaries as (dotted key, text) pairs; lists of plain values joined."""
+    if isinstance(value, Mapping) and value:
+        return [pair for name, inner in value.items() for pair in _flat(inner, f"{key}.{name}" if key else name)]
+    if isinstance(value, list) and not any(isinstance(item, (list, dict)) for item in value):
+        return [(key, ", ".join(str(item) for item in value))]
+    return [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))] if key else []
+
+
+def _texts(value: Any) -> list[str]:
+    return [] if not value else [value] if isinstance(value, str) else [str(item) for item in value]

@@ -1,0 +1,208 @@
+"""The fan-out: exact counterfactual logits of any number of edits, in about the time of two or three passes.
+
+An edit confined to the last m positions leaves everything before them as it was. So the prefix is run once, and the
+last m tokens are run once for each *branch*, as rows of one batch which all read the same cached prefix. A branch
+joins the batch at the first layer that it edits: below that it equals the unedited row, which always is row 0.
+Cost in token-forwards, for N single-head branches over L layers: S + m (1 + N (L + 1) / 2L), against N S for
+a loop. With m = S it is the scan of edits at all positions, at half of the loop's cost.
+
+Masks come from transformers itself (one for each kind of layer), so sliding windows are right; the cached prefix is
+kept whole also for layers with a sliding window, whose own cache would drop a part of it.
+
+A picture belongs to the prefix, which the whole vision-language model reads; what follows it is text. Where the last m
+positions begin before the picture's end, or every position sees those after it (PaliGemma), no prefix is kept: rows are
+whole prompts, edited at their last m positions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.architecture import (
+    AttentionCall,
+    alone,
+    attached,
+    attention_handler,
+    one_at_a_time,
+    run_pass,
+    softmax_with_sinks,
+)
+from interp.interventions import Branch, Edit, HeadEdit, ResidualEdit, edited, stream_hook, unembed_only
+from interp.passes import growing_rows, prefix_inputs, rest_inputs, text_from
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt
+
+
+class _Prefix(DynamicCache):
+    """Keys and values of the prefix, whole for every layer. When frozen, an update hands back the new ones alone."""
+
+    frozen = False
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any):
+        if self.frozen:
+            return key_states, value_states
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+
+@one_at_a_time
+def fan_out_logits(
+    model: Model,
+    prompt: Prompt,
+    branches: Sequence[Branch],
+    m: int,
+    tokens: Sequence[int] | None,
+    memory_mib: float = 1024.0,
+) -> Float[Tensor, "branch token"]:
+    """Logits at the answer for each branch, row 0 being the unedited run, float32.
+
+    Args:
+        m: the edits act on the last m positions.
+        tokens: the token ids to unembed, None for the whole vocabulary.
+        memory_mib: how much a chunk of branches may take, about.
+    """
+    n_prefix = text_from(model, prompt, m)
+    prefix = _run_prefix(model, prompt, n_prefix) if n_prefix else None
+    order = sorted(range(len(branches)), key=lambda i: branches[i].first_layer)
+    size = max(1, int(memory_mib * 2**20 / row_bytes(model, len(prompt) - n_prefix, len(prompt), tokens)))
+    rows: dict[int, Tensor] = {}
+    for start in range(0, max(1, len(order)), size):
+        chunk = order[start : start + size]
+        logits = _run_chunk(model, prompt, prefix, [branches[i] for i in chunk], m, tokens)
+        rows.setdefault(0, logits[0])
+        rows |= zip([i + 1 for i in chunk], logits[1:], strict=True)
+    return torch.stack([rows[i] for i in range(len(branches) + 1)])
+
+
+def require_edits_act(model: Model, prompt: Prompt) -> None:
+    """Show, once for a model, that edits which must move the logits do: all heads zeroed, and a large vector added.
+
+    That two ways of computing agree says nothing if neither acts. Costs a fan-out of two branches. Raises
+    ``RuntimeError``."""
+    with alone(model.hf) as turn:
+        if turn.edits_act:
+            return
+        heads = tuple(HeadEdit(layer, h) for layer in range(model.n_layers) for h in range(model.n_heads))
+        vector = 30 * torch.randn(model.d_model, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+        added = ResidualEdit(model.n_layers - 1, vector)
+        branches = [Branch(heads, "all heads zeroed"), Branch((added,), "a large vector added")]
+        clean, *rows = fan_out_logits(model, prompt, branches, 1, None)
+        for branch, row in zip(branches, rows, strict=True):
+            if torch.equal(row, clean):
+                raise RuntimeError(f"{branch.label} at the answer, no logit of {model.name} moves: edits do not act")
+        turn.edits_act = True
+
+
+def row_bytes(model: Model, m: int, n_tokens: int, tokens: Sequence[int] | None) -> int:
+    """About the peak memory that one branch takes: activations of one layer, its scores, and the logits."""
+    config = model.hf.config.get_text_config()
+    d_ff = getattr(config, "intermediate_size", None) or 4 * model.d_model
+    d_ff *= getattr(config, "num_experts_per_tok", None) or 1
+    activations = m * (6 * model.d_model + 4 * model.n_heads * model.d_head + 3 * d_ff)
+    capped = (
+        getattr(config, "attn_logit_softcapping", None)
+        or getattr(model.components.blocks[0].attention, "sinks", None) is not None
+    )
+    fused = m == n_tokens and not capped  # PyTorch's kernel keeps no scores
+    scores = 3 * m * model.n_heads * (64 if fused else n_tokens)
+    logits = 3 * config.vocab_size if tokens is None else 0
+    return 4 * (activations + scores + logits)
+
+
+def _run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> _Prefix:
+    """From a pass over the whole prompt, cut, so that what goes by the length of a pass (LongRoPE) is the prompt's."""
+    cache, base = _Prefix(), model.hf.base_model
+    inputs = prefix_inputs(model, prompt, len(prompt))
+    if base is model.hf:
+        inputs |= model.last_logits_only()
+    with torch.no_grad(), attention_handler(model, None):
+        run_pass(model, {**inputs, "past_key_values": cache, "use_cache": True}, base)
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[:, :, :n_prefix], layer.values[:, :, :n_prefix]
+    cache.frozen = True
+    return cache
+
+
+def _run_chunk(
+    model: Model,
+    prompt: Prompt,
+    prefix: _Prefix | None,
+    branches: Sequence[Branch],
+    m: int,
+    tokens: Sequence[int] | None,
+) -> Float[Tensor, "row token"]:
+    """One pass over what the prefix leaves: row 0 unedited, then the branches, sorted by their first edited layer."""
+    inputs: dict[str, Any] = {"use_cache": prefix is not None, **model.last_logits_only()}
+    if prefix is None:
+        inputs |= model.inputs([prompt]).inputs
+    else:
+        start = prefix.get_seq_length()
+        inputs |= rest_inputs(model, prompt, start, len(prompt) - start)
+        inputs["input_ids"] = torch.tensor([prompt.token_ids[start:]], device=model.device)
+        inputs["past_key_values"] = prefix
+    joining = defaultdict(int)
+    edits: list[tuple[int, Edit]] = []
+    for row, branch in enumerate(branches, start=1):
+        joining[branch.first_layer] += 1
+        edits += [(row, edit) for edit in branch.edits]
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        handler = None if prefix is None else _shared_prefix_attention(prefix)
+        stack.enter_context(attention_handler(model, handler))
+        growing = [stream_hook(model, layer, partial(_grow, n_new)) for layer, n_new in joining.items()]
+        stack.enter_context(attached(model, growing))
+        stack.enter_context(growing_rows(model))
+        stack.enter_context(edited(model, edits, last=m))
+        stack.enter_context(unembed_only(model, tokens))
+        return run_pass(model, inputs).logits[:, -1].float()
+
+
+def _grow(n_new: int, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "more_rows pos d_model"]:
+    """The batch with copies of row 0 appended."""
+    return torch.cat([hidden, hidden[:1].expand(n_new, -1, -1)])
+
+
+def _shared_prefix_attention(prefix: _Prefix):
+    """Attention of rows that share one prefix: scores against it in one product for all rows, then each row's own."""
+
+    def handler(call: AttentionCall) -> Float[Tensor, "row pos head d_head"]:
+        k0, v0 = (
+            prefix.layers[call.layer].keys[0],
+            prefix.layers[call.layer].values[0],
+        )  # [kv, prefix, d_head]
+        rows, n_heads, m, d_head = call.query.shape
+        n_kv, n_prefix = k0.shape[0], k0.shape[1]
+        group = n_heads // n_kv
+        q = call.query.unflatten(1, (n_kv, group)) * call.scaling  # [row, kv, group, pos, d_head]
+        flat = q.permute(1, 0, 2, 3, 4).reshape(n_kv, rows * group * m, d_head)
+        to_prefix = (flat @ k0.mT).view(n_kv, rows, group, m, n_prefix).permute(1, 0, 2, 3, 4)
+        own = q @ call.key[:, :, None].mT  # [row, kv, group, pos, pos]
+        scores = torch.cat([to_prefix, own], dim=-1)
+        if call.softcap is not None:
+            scores = call.softcap * torch.tanh(scores / call.softcap)
+        scores = scores.float()
+        if call.mask is not None:
+            scores = scores.masked_fill(~call.mask[:, :, None], torch.finfo(scores.dtype).min)
+        elif m > 1:
+            causal = torch.ones(m, m, dtype=torch.bool, device=q.device).tril()
+            scores[..., n_prefix:] = scores[..., n_prefix:].masked_fill(~causal, torch.finfo(scores.dtype).min)
+        weights = softmax_with_sinks(scores.flatten(1, 2), call.sinks).unflatten(1, (n_kv, group))
+        weights = weights.to(v0.dtype)
+        on_prefix, on_own = weights[..., :n_prefix], weights[..., n_prefix:]
+        flat = on_prefix.permute(1, 0, 2, 3, 4).reshape(n_kv, rows * group * m, n_prefix)
+        out = (flat @ v0).view(n_kv, rows, group, m, -1).permute(1, 0, 2, 3, 4)
+        out = out + on_own @ call.value[:, :, None]
+        return out.flatten(1, 2).transpose(1, 2)
+
+    return handler

@@ -1,0 +1,353 @@
+"""`scan`: the exact effect at the answer of every edit in a set, for every prompt."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.architecture import UnsupportedAttention, alone, require_in_place, run_pass
+from interp.door import public
+from interp.interventions import Branch, EachHead, HeadEdit, edited, unembed_only
+from interp.models import measured_mass
+from interp.passes import plain_logits, to_check
+from interp.reading import (
+    LogitDifference,
+    Metric,
+    Probability,
+    default_metric,
+    head_outputs,
+    mean_head_outputs,
+    measure,
+)
+from interp.reports import AnswerMass
+from interp.scans.fanout import fan_out_logits, require_edits_act
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt
+
+Positions = Literal["answer", "text", "all"] | int
+Method = Literal["auto", "fan-out", "loop"]
+
+
+class FanOutDisagreement(RuntimeError):
+    """The fan-out's logits differ from a plain pass's: its numbers would be wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanResult:
+    """A metric's value at the answer for each prompt (example) and each edit (branch), and unedited (``clean``).
+    ``answer_mass``: how much of the probability the answers hold together in the unedited model; None if not read."""
+
+    values: Float[np.ndarray, "example branch"]
+    clean: Float[np.ndarray, " example"]
+    labels: tuple[str, ...]
+    example_ids: tuple[str, ...]
+    metric: str
+    unit: str
+    positions: str
+    how: str
+    check: str
+    seconds: float
+    answer_mass: AnswerMass | None = None
+
+    @property
+    def change(self) -> Float[np.ndarray, "example branch"]:
+        """Edited minus clean: what the edit does."""
+        return self.values - self.clean[:, None]
+
+    @property
+    def drop(self) -> Float[np.ndarray, "example branch"]:
+        """Clean minus edited: what the edit takes away; for an ablation, what the head contributes."""
+        return -self.change
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each example and branch."""
+        n, b = self.values.shape
+        return pd.DataFrame(
+            {
+                "example": np.repeat(self.example_ids, b),
+                "branch": np.tile(self.labels, n),
+                "clean": np.repeat(self.clean, b),
+                "value": self.values.ravel(),
+                "change": self.change.ravel(),
+            }
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"ScanResult({self.metric}, {self.values.shape[0]} examples x {self.values.shape[1]} branches, "
+            f"positions={self.positions}, {self.how}, {self.seconds:.1f} s)"
+        )
+
+
+@public
+def scan(
+    model: Model,
+    prompts: Sequence[Prompt],
+    edits: EachHead | Sequence[Branch],
+    *,
+    metric: Metric | None = None,
+    positions: Positions = "answer",
+    method: Method = "auto",
+    check: int = 3,
+    memory_mib: float = 1024.0,
+    read_mass: bool = True,
+) -> ScanResult:
+    """Measure what each edit does to the answer, exactly.
+
+    Args:
+        edits: ``ablate_each_head("zero" | "mean_of_others" | "mean")``, ``scale_each_head(f)``,
+            ``patch_each_head(sources)``, or branches of your own, of ``HeadEdit`` and ``ResidualEdit``.
+        metric: default: the logit difference between the prompts' first and second answer.
+        positions: where the edits act, and nowhere else: ``"answer"`` (the last position), ``"text"`` (all positions
+            after the picture, prompt by prompt; of a prompt without one: from the first token of its span "text" to the
+            last), the last m positions (a number), or ``"all"``.
+        method: ``"auto"`` takes the fan-out, and the loop (one pass for each edit) where the architecture can't; the
+            result's ``how`` says which. ``"fan-out"`` raises instead of falling back.
+        check: compare this many branches, spread over the layers, and the unedited row against plain passes, on the
+            first, the shortest and the longest prompt, and on the shortest and longest of each side of every length at
+            which the config says that something changes (windows, rotary factors): about 2 + ``check`` passes for each.
+            0 trusts the caller, who has checked.
+        memory_mib: about how much memory a chunk of branches may take.
+        read_mass: read off eight prompts how much of the probability the answers hold together, and warn below 10 %.
+
+    Returns values in the metric's unit, float32, [example, branch]. Cost for N heads, L layers, S tokens:
+    S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes for SmolLM2 at 113 tokens), and half
+    of the loop's N passes for ``"all"``. A picture is encoded once.
+
+    Raises ``ValueError`` for heads or layers out of range, prompts that don't fit the model, patch sources that don't
+    fit the prompts; ``KeyError`` for prompts without the metric's answers; ``NonFiniteLogitsError``.
+
+    >>> effects = interp.scan(model, prompts, edits=interp.ablate_each_head("zero"))
+    >>> effects.change.mean(0)  # one number for each head, layer by layer
+    """
+    prompts = list(prompts)
+    metric = metric or default_metric(prompts)
+    _require(model, prompts, edits, metric, positions, method)
+    began = time.perf_counter()
+    with alone(model.hf):
+        mass = measured_mass(model, prompts, _words(metric), most=8, warn=True) if read_mass and check > 0 else None
+        branches = _Branches(model, prompts, edits, positions)
+        how, note = _plan(model, prompts, branches, metric, positions, method, check, memory_mib)
+        values = np.full((len(prompts), 1 + branches.n), np.nan, dtype=np.float32)
+        for i, prompt in enumerate(prompts):
+            m = span_length(prompt, positions)
+            score = _fan_out if how == "fan-out" else _loop
+            edited = branches.of(i)  # for a patch, a pass of its own
+            row = score(model, prompt, edited, m, metric, memory_mib)
+            model.require_finite(row[None], [prompt])
+            values[i] = row.numpy()
+    return ScanResult(
+        values=values[:, 1:],
+        clean=values[:, 0],
+        labels=tuple(b.label for b in edited),
+        example_ids=tuple(p.id or str(i) for i, p in enumerate(prompts)),
+        metric=str(metric),
+        unit=metric.unit,
+        positions=str(positions),
+        how=how,
+        check=note,
+        seconds=time.perf_counter() - began,
+        answer_mass=mass,
+    )
+
+
+def _words(metric: Metric) -> tuple[str, ...] | None:
+    """The answers that a metric compares; None for all of a prompt's."""
+    return (metric.positive, metric.negative) if isinstance(metric, LogitDifference) else None
+
+
+def span_length(prompt: Prompt, positions: Positions) -> int:
+    """How many last positions an edit acts on."""
+    if positions == "answer":
+        return 1
+    if positions == "text":
+        if prompt.image is not None:
+            return len(prompt.span("after_image"))
+        return len(prompt) - prompt.span("text")[0]
+    return len(prompt) if positions == "all" else int(positions)
+
+
+def _has_text(prompt: Prompt) -> bool:
+    return bool(prompt.spans.get("text" if prompt.image is None else "after_image"))
+
+
+def _require(model, prompts, edits, metric, positions, method) -> None:
+    if not prompts:
+        raise ValueError("no prompts were given; a scan needs at least one.")
+    if method not in ("auto", "fan-out", "loop"):
+        raise ValueError(f"method={method!r}; expected 'auto', 'fan-out' or 'loop'.")
+    shortest = min(map(len, prompts))
+    if positions not in ("answer", "text", "all") and not (
+        isinstance(positions, int) and not isinstance(positions, bool) and 1 <= positions <= shortest
+    ):
+        raise ValueError(
+            f"positions={positions!r}; expected 'answer', 'text', 'all' or a number of last positions from 1 to the "
+            f"shortest prompt's length {shortest}."
+        )
+    model.require_fits(prompts)
+    require_in_place(model)
+    if positions == "text" and (bad := [i for i, p in enumerate(prompts) if not _has_text(p)]):
+        raise ValueError(
+            f"positions='text', and prompt {bad[0]} ({prompts[bad[0]].id!r}) has no text after its picture, or no span "
+            "'text'. Build prompts with model.prompt, or give the number of last positions."
+        )
+    for prompt in prompts:
+        metric.tokens(prompt)  # KeyError names the answers there are
+    if isinstance(edits, EachHead):
+        if edits.op == "mean_of_others":
+            HeadEdit(0, 0, "mean_of_others").check(model)
+    else:
+        if not edits:
+            raise ValueError("no branches were given; a scan needs at least one edit.")
+        for branch in edits:
+            for edit in branch.edits:
+                edit.check(model)
+                if isinstance(edit, HeadEdit) and edit.value is not None and edit.value.ndim == 2:
+                    lengths = {span_length(p, positions) for p in prompts}
+                    if lengths != {edit.value.shape[0]}:
+                        raise ValueError(
+                            f"{edit.label}: value is for {edit.value.shape[0]} positions; the scan edits "
+                            f"{sorted(lengths)} (positions={positions!r})."
+                        )
+
+
+class _Branches:
+    """The branches for each prompt: the same for all, or, for a patch, set from another run prompt by prompt."""
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt], edits, positions: Positions) -> None:
+        self._model, self._prompts, self._edits, self._positions = model, prompts, edits, positions
+        self._fixed: list[Branch] | None = None
+        if not isinstance(edits, EachHead):
+            self._fixed = list(edits)
+        elif edits.op == "mean":
+            reference = list(edits.reference) if edits.reference is not None else list(prompts)
+            last = 1 if positions == "answer" else None
+            if positions == "text":
+                last = [span_length(p, positions) for p in reference]
+            values = mean_head_outputs(model, reference, last)
+            self._fixed = edits.branches(model, values)
+        elif edits.op == "patch":
+            if len(edits.sources) != len(prompts):
+                raise ValueError(
+                    f"patching needs one source for each prompt; {len(edits.sources)} sources and {len(prompts)} "
+                    "prompts were given."
+                )
+            for i, (prompt, source) in enumerate(zip(prompts, edits.sources, strict=True)):
+                m = span_length(prompt, positions)
+                if m > len(source) or (positions == "all" and len(source) != len(prompt)):
+                    needed = "be of equal length" if positions == "all" else f"have at least {m}"
+                    raise ValueError(
+                        f"prompt {i} has {len(prompt)} tokens and its patch source {len(source)}; for "
+                        f"positions={positions!r} they must {needed}."
+                    )
+        else:
+            self._fixed = edits.branches(model)
+        self.n = len(self._fixed) if self._fixed is not None else model.n_layers * model.n_heads
+
+    def of(self, index: int) -> list[Branch]:
+        if self._fixed is not None:
+            return self._fixed
+        m = span_length(self._prompts[index], self._positions)
+        z = head_outputs(self._model, [self._edits.sources[index]], last=m)[0]
+        return self._edits.branches(self._model, z.transpose(1, 2))  # [layer, head, pos, d_head]
+
+
+def _plan(model, prompts, branches, metric, positions, method, check, memory_mib) -> tuple[str, str]:
+    """Fan-out or loop, and what was checked; decided on prompts of all lengths that matter."""
+    if method == "loop":
+        return "loop", "not needed: this is the reference"
+    try:
+        model.require_attention()
+        if model.counts_rows_and_positions():
+            raise UnsupportedAttention(
+                "an active edit counts rows or positions, which a fan-out lays out in its own way"
+            )
+        if check > 0:
+            require_edits_act(model, prompts[0])
+        errors = [
+            _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
+            for i in to_check(model, prompts)
+            if check > 0
+        ]
+        if not errors:
+            return "fan-out", "skipped by the caller"
+        return "fan-out", f"largest difference from plain passes {max(errors):.2g} nats"
+    except (RuntimeError, IndexError) as error:  # the loop needs none of what a fan-out asks of an architecture
+        if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
+            raise
+        warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=4)
+        return "loop", f"fan-out refused: {error}"
+
+
+def _disagreement(model, prompt, branches, positions, metric, check, memory_mib) -> float:
+    """Largest difference between fan-out and plain passes; raises if it is more than rounding."""
+    picks = np.unique(np.linspace(0, len(branches) - 1, check).round().astype(int))
+    chosen = [branches[i] for i in picks]
+    m = span_length(prompt, positions)
+    fast = _fan_out(model, prompt, chosen, m, metric, memory_mib)
+    slow = _loop(model, prompt, chosen, m, metric, memory_mib)
+    model.require_finite(slow[None], [prompt])
+    if isinstance(metric, Probability):  # a difference of small probabilities would always pass
+        fast, slow = fast.log(), slow.log()
+    error = (fast - slow).abs().max().item()
+    half = model.dtype != torch.float32
+    tolerance = (5e-2 if half else 1e-3) * max(1.0, slow.abs().max().item())
+    if half:
+        tolerance = max(tolerance, 4 * torch.finfo(model.dtype).eps * plain_logits(model, prompt).abs().max().item())
+    if not error <= tolerance:
+        raise FanOutDisagreement(
+            f"on prompt {prompt.id or prompt.text[:40]!r} ({len(prompt)} tokens) the fan-out differs from plain "
+            f"passes by {error:.3g} nats; expected at most {tolerance:.2g}. "
+            f"{type(model.hf).__name__} can't take a fan-out"
+        )
+    effect = (slow[1:] - slow[0]).abs().max().item()
+    if half and error > effect / 2:
+        warnings.warn(
+            f"in {str(model.dtype).removeprefix('torch.')} rounding ({error:.2g} nats) is as large as effects "
+            f"({effect:.2g} nats in {len(chosen)} edits tried): single effects mean little. "
+            "Load with dtype=torch.float32.",
+            stacklevel=6,
+        )
+    return error
+
+
+def _fan_out(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
+    """The metric for the unedited run and each branch, by the fan-out."""
+    if metric.needs_vocabulary:
+        return measure(metric, fan_out_logits(model, prompt, branches, m, None, memory_mib), prompt).cpu()
+    groups = metric.tokens(prompt)
+    logits = fan_out_logits(model, prompt, branches, m, _flat(groups), memory_mib)
+    return _from_groups(metric, logits, groups)
+
+
+def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
+    """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
+    inputs = model.inputs([prompt]).inputs
+    groups = metric.tokens(prompt)
+    rows = []
+    for branch in [Branch((), "unedited"), *branches]:
+        tokens = None if metric.needs_vocabulary else _flat(groups)
+        with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=m), unembed_only(model, tokens):
+            output = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()})
+            rows.append(output.logits[0, -1].float())
+    logits = torch.stack(rows)
+    return measure(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)
+
+
+def _flat(groups: tuple[tuple[int, ...], ...]) -> list[int]:
+    return [token for group in groups for token in group]
+
+
+def _from_groups(metric: Metric, logits: Float[Tensor, "row token"], groups) -> Float[Tensor, " row"]:
+    return metric(tuple(logits.split([len(g) for g in groups], dim=1)), None).cpu()

@@ -1,0 +1,139 @@
+"""The command that looks at this machine: what is installed and cached, what fits, and how long work will take."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from probes.cli.study import AsJson, print_whole
+
+if TYPE_CHECKING:
+    from interp.machine import Diagnosis
+
+DEMO, N_DEMO = "smollm2-135m", 200  # as in the Makefile
+# `interp rank negative-attention`: NAS in both orders, direct effects and what the answers hold, one pass each;
+# effects, one scan; and once: its check, the fingerprint, and which prompts may share a pass
+RANKING = {"plain_passes": 4, "scans": 1, "passes_once": 24}
+
+
+def doctor(
+    limit: Annotated[int, typer.Option(min=2, help="Questions of the ranking whose time is estimated.")] = 60,
+    probe: Annotated[bool, typer.Option(help="Time a few forward passes (about 10 s).")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Is everything installed, which models are cached, what fits into memory, and how long will a run take?
+
+    Exit code 0 if all is well, 1 if something required is missing; the remedy is printed. No network is used.
+    """
+    try:
+        from interp.machine import Work, examine
+    except ImportError as error:
+        problem = {
+            "what": f"a required package can't be imported: {error}",
+            "remedy": "Install the packages that are missing: python -m pip install -e . in a checkout of headscope.",
+        }
+        _end([problem], {"problems": [problem]}, as_json)
+        return
+    ranking = f"interp rank negative-attention --limit {limit}"
+    works = [(Work("make demo", N_DEMO, **RANKING), DEMO), (Work(ranking, limit, **RANKING), None)]
+    found = examine(works, probe=probe)
+    if not as_json:
+        _show(found)
+    _end(found.to_dict()["problems"], found.to_dict(), as_json)
+
+
+def _end(problems: list[dict[str, str]], found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        console = Console()
+        for problem in problems:
+            text = f"problem: {problem['what']}. {problem['remedy']}"
+            console.print(text, style="red", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        if not problems:
+            console.print("All is well.", style="green", highlight=False)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _show(found: Diagnosis) -> None:
+    def say(text: str) -> None:
+        console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    console, machine = Console(), found.machine
+    say(f"headscope {found.version}, Python {found.python} on {machine.system}")
+    required = [p for p in found.packages if not p.extra]
+    bad = sum(not p.ok for p in required)
+    say(f"{len(required)} required packages: " + ("all there" if not bad else f"{bad} missing or of another version"))
+    from interp.sources import install_extra
+
+    for extra in dict.fromkeys(p.extra for p in found.packages if p.extra):
+        missing = [p.name for p in found.packages if p.extra == extra and not p.ok]
+        remedy = f"without {', '.join(missing)} ({install_extra(extra)})"
+        say(f"  for {extra}: {remedy if missing else 'all there'}")
+    say(f"{machine.n_cpus} CPUs (threads: {machine.n_threads}); {machine.memory_free_gb:.1f} GB of memory free of "
+        f"{machine.memory_total_gb:.1f}; {machine.disk_free_gb:.1f} GB of disk free at {machine.cache}")  # fmt: skip
+    for name, free, total in machine.gpus:
+        say(f"GPU {name}: {free:.1f} GB free of {total:.1f}")
+    if not machine.gpus:
+        say("no GPU that this PyTorch can use")
+    say("")
+    console.print(_models_table(found))
+    _show_times(found, say)
+
+
+def _models_table(found: Diagnosis) -> Table:
+    """Built-in models: what is cached, and what fits where."""
+    places = list(dict.fromkeys(fit.where for fit in found.fits))
+    dtypes = list(dict.fromkeys(fit.dtype for fit in found.fits))
+    table = Table(title="Models, their sizes in GB, and whether they fit", title_justify="left")
+    table.add_column("model", overflow="fold", min_width=12)
+    table.add_column("cached")
+    for dtype in dtypes:
+        for place in places:
+            table.add_column(dtype if place == "memory" else f"{dtype} on {place}")
+    status = {m.name: m for m in found.models}
+    verdicts = {(fit.model, fit.dtype, fit.where): fit for fit in found.fits}
+    for name in dict.fromkeys((*status, *(fit.model for fit in found.fits))):
+        cells = [verdicts.get((name, dtype, place)) for dtype in dtypes for place in places]
+        table.add_row(
+            name, _cached(status.get(name)), *["" if f is None else f"{f.weights_gb:.1f}, {f.fits}" for f in cells]
+        )
+    return table
+
+
+def _cached(model: Any) -> str:
+    if model is None:
+        return ""
+    said = {"cached": "yes", "not cached": f"no, {model.download_mb:.0f} MB to fetch"}
+    return said.get(model.status, f"{model.status}, {model.on_disk_mb:.0f} MB so far")
+
+
+def _show_times(found: Diagnosis, say: Any) -> None:
+    speed = found.speed
+    if speed is None:
+        say("No time was measured.")
+        return
+    say(
+        f"Measured: {speed.n_passes} forward passes of {speed.tokens} tokens through {speed.of} on {speed.device}, "
+        f"{speed.dtype}, CPU threads: {speed.n_threads}; {speed.tokens_per_second:.0f} tokens a second."
+    )
+    if found.expected:
+        table = Table(title="Likely time, from this measurement (within about a factor of 1.5)", title_justify="left")
+        for column in ("work", "model", "time"):
+            table.add_column(column, justify="right" if column == "time" else "left", overflow="fold")
+        for row in found.expected:
+            table.add_row(row.what, row.model, _duration(row.seconds))
+        print_whole(table)
+    if (found.machine.load or 0) > found.machine.n_cpus:
+        busy = f"load {found.machine.load:.1f} for {found.machine.n_cpus} CPUs"
+        say(f"The machine is busy ({busy}): when it is not, all of this is faster.")
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

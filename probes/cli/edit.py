@@ -1,0 +1,190 @@
+"""The commands on saved edits: look at one, try it, write it into a model, put two side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from probes.cli.study import (
+    AsJson,
+    Device,
+    NoChat,
+    NoSystem,
+    Shown,
+    System,
+    Template,
+    Writing,
+    load_model,
+    print_result,
+    say_system,
+    system_of,
+)
+
+if TYPE_CHECKING:
+    from interp.edits import ModelEdit
+    from interp.models import Model
+
+edit = typer.Typer(help="Saved edits of a model: show, try, write into the weights, compare.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="Folder of a saved edit (edit.json).", show_default=False)]
+OfModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Name, id or directory of the model.", show_default="the one that the edit was made for"
+    ),
+]
+OfDtype = Annotated[
+    str | None, typer.Option("--dtype", help="As in `interp models`.", show_default="the one that the edit is for")
+]
+
+
+@edit.command()
+def show(folder: Folder, as_json: AsJson = False) -> None:
+    """What a saved edit changes, which weights it is for, and where it came from."""
+    import pandas as pd
+
+    from interp import load_edit
+
+    found = load_edit(folder)
+    parts = [{"part": label, "value": _value(t), "numbers": t.numel()} for label, t in found.parts().items()]
+    told = [{"what": name, "is": _text(value)} for name, value in {**found.model, **found.origins()}.items()]
+    tables = [
+        Shown(
+            "parts",
+            pd.DataFrame(parts, columns=["part", "value", "numbers"]),
+            {"part": "part", "value": "value, or norm", "numbers": "numbers"},
+            "What it changes",
+        ),
+        Shown("provenance", pd.DataFrame(told, columns=["what", "is"]), {"what": "", "is": ""}, "Where it came from"),
+    ]
+    print_result([f"{type(found).__name__}. {found.summary()}"], tables, as_json=as_json)
+
+
+@edit.command()
+def apply(
+    folder: Folder,
+    prompt: Annotated[list[str], typer.Option(help="What the model is asked; repeated: several.")],
+    model: OfModel = None,
+    system: System = None,
+    no_system: NoSystem = False,
+    template: Template = None,
+    no_chat: NoChat = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply.")] = 60,
+    dtype: OfDtype = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """The model's replies without the edit and with it, greedy."""
+    import pandas as pd
+
+    from interp import load_edit
+    from interp.reading import generate
+
+    found = load_edit(folder)
+    loaded = _model_of(found, model, dtype, device, Writing.of(template, no_chat))
+    chat = loaded.chat and loaded.chat_template is not None
+    system = system_of(system, no_system)
+    if system is None and chat:
+        say_system(loaded)
+    text_only = loaded.has_vision
+    prompts = [loaded.prompt(text, system=system, chat=chat, text_only=text_only) for text in prompt]
+    before = generate(loaded, prompts, max_new_tokens)
+    with found.apply(loaded, prompts):
+        after = generate(loaded, prompts, max_new_tokens)
+    rows = pd.DataFrame(
+        [{"prompt": p, "before": a, "after": b} for p, (a,), (b,) in zip(prompt, before, after, strict=True)]
+    )
+    n = int((rows["before"] != rows["after"]).sum())
+    columns = {"prompt": "prompt", "before": "without the edit", "after": "with it"}
+    said = [found.summary(), f"{n} of {len(rows)} replies differ."]
+    if as_json:
+        print_result(said, [Shown("replies", rows, columns, "Replies")], as_json=True)
+        return
+    console = Console(soft_wrap=True)
+    for row in rows.to_dict("records"):
+        for name, heading in columns.items():
+            console.print(f"{heading}: {row[name]}", markup=False, emoji=False, highlight=False)
+        console.print()
+    print_result(said, [])
+
+
+@edit.command()
+def fold(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Folder for the edited model; it must not exist, or be empty.")],
+    model: OfModel = None,
+    measures: Annotated[
+        Path | None, typer.Option(help="A .csv table of what the edit does, for the model card.", show_default="none")
+    ] = None,
+    dtype: OfDtype = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the model with the edit in its weights, for plain transformers, checked against the hooked model."""
+    import pandas as pd
+
+    from interp import load_edit
+    from interp.records import holding
+    from probes.rows import read_rows
+
+    found = load_edit(folder)
+    table = None if measures is None else pd.DataFrame([row.fields for row in read_rows(measures)])
+    with holding(out, as_whole=True):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before the model is loaded
+            raise FileExistsError(f"{out} is not an empty directory. Give another --out, or delete it.")
+        found.export(_model_of(found, model, dtype, device), out, measures=table)
+    written = f"Written to {out}, and read again by plain transformers: its logits are those of the hooked model."
+    print_result([found.summary(), written, f"What was checked: {out / 'README.md'}"], [], as_json=as_json)
+
+
+@edit.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="Folder of a saved edit.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Folder of another.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Which heads, layers and directions two saved edits share, and how far apart these are."""
+    from interp import load_edit
+    from interp.edits import compare_edits
+
+    first, second = load_edit(a), load_edit(b)
+    compared = compare_edits(first, second)
+    counts = compared["verdict"].value_counts()
+    verdicts = ", ".join(f"{counts[v]} {v}" for v in ("same", "differs", "only in A", "only in B") if v in counts)
+    said = [f"A: {first.summary()}", f"B: {second.summary()}", f"Of {len(compared)} parts: {verdicts or 'none'}."]
+    ours, theirs = first.model.get("weights_sha256"), second.model.get("weights_sha256")
+    if ours and theirs and ours != theirs:
+        names = " and ".join(
+            f"{e.model.get('name')!r} (weights {e.model['weights_sha256'][:12]})" for e in (first, second)
+        )
+        said.append(f"They are for different weights: {names}.")
+    columns = {"part": "part", "verdict": "verdict", "a": "A", "b": "B", "relative_difference": "|A - B| / |A|"}
+    print_result(said, [Shown("parts", compared, columns | {"cosine": "cosine"}, "Part by part")], as_json=as_json)
+
+
+def _model_of(
+    found: ModelEdit, model: str | None, dtype: str | None, device: str | None, writing: Writing | None = None
+) -> Model:
+    name = model or found.model.get("name")
+    if not name:
+        raise typer.BadParameter("this edit names no model; say which", param_hint="--model")
+    try:
+        return load_model(name, dtype or found.model.get("dtype", "float32"), device, writing or Writing())
+    except (ValueError, OSError) as error:
+        if model is not None:
+            raise
+        raise ValueError(
+            f"{error} The edit is for a model called {name!r}: name its folder or id with --model."
+        ) from None
+
+
+def _value(tensor: Any) -> float:
+    return float(tensor) if tensor.numel() == 1 else float(tensor.double().norm())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

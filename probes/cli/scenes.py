@@ -1,0 +1,194 @@
+"""The commands on edited pictures: pairs of drawn scenes, pairs of a photograph, and a sheet to look at them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from probes.cli.study import Overwrite
+
+if TYPE_CHECKING:
+    from probes.pairs import Editor, Substitution
+
+scenes = typer.Typer(
+    help="Pictures edited in one fact, drawn scenes and photographs: make them, look at them.", no_args_is_help=True
+)
+Decisions = Annotated[
+    Path | None,
+    typer.Option(help="What the sheet's “Save decisions” saved: use only the pairs that were accepted."),
+]
+MaxLeak = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Drop (and list) pairs of which a larger share of the changed pixels is outside the mask; 1 keeps all.",
+    ),
+]
+
+
+class Level(StrEnum):
+    object = "object"
+    attribute = "attribute"
+    relationship = "relationship"
+
+
+class Kind(StrEnum):
+    yes_no = "yes-no"
+    open = "open"
+
+
+class Split(StrEnum):
+    train = "train"
+    validation = "validation"
+    test = "test"
+    ood = "ood"
+
+
+@scenes.command("make")
+def make(
+    out: Annotated[Path, typer.Option(help="Folder for pictures, masks and scenes.jsonl.")],
+    n: Annotated[int, typer.Option("--n", min=1, max=10_000, help="Number of pairs.")] = 20,
+    level: Annotated[Level | None, typer.Option(help="What is edited; default: all three in turn.")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="Of questions; default: both in turn.")] = None,
+    difficulty: Annotated[str, typer.Option(help="easy, medium, hard, or a number from 0 to 1.")] = "medium",
+    split: Annotated[Split, typer.Option(help="Whose combinations of shape, colour and material.")] = Split.test,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
+    pixels: Annotated[int, typer.Option(min=16, max=2048, help="Height and width of a picture.")] = 96,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the scenes in --out.")] = False,
+) -> None:
+    """Scenes with questions, each with a twin in which one fact is changed so that the answer changes."""
+    from probes.pairs import save_scenes
+    from probes.scenes import edited_pairs
+
+    asked = None if kind is None else kind.value.replace("-", "_")
+    pairs = edited_pairs(
+        split.value, n, seed, _difficulty(difficulty), None if level is None else level.value, asked, pixels
+    )
+    written = save_scenes(pairs, out, overwrite)
+    _say(f"{written} pairs in {out} (scenes.jsonl, pictures/).")
+    _say(f"Look at them: interp scenes sheet {out}")
+
+
+@scenes.command("edit-photo")
+def edit_photo(
+    image: Annotated[Path, typer.Argument(help="A photograph.")],
+    out: Annotated[Path, typer.Option(help="Folder of edited photographs; the new pairs are added to it.")],
+    question: Annotated[str, typer.Option(help="About the photograph as it is.")],
+    answer: Annotated[str, typer.Option(help="The right answer before the edit.")],
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y,W,H", help="Pixels that may change: left, top, width, height (may be given again)."),
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Instead of --box: an image that is white where to edit.")] = None,
+    recolour: Annotated[str | None, typer.Option(metavar="OLD:NEW", help="Two colours, such as red:green.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Instead: fill the region from around it.")] = False,
+    answer_after: Annotated[
+        str | None, typer.Option(help="The right answer after the edit, where it doesn't follow from the words.")
+    ] = None,
+    concept: Annotated[
+        str | None, typer.Option(help="The question's word that the edit is about, if not a colour; traces need one.")
+    ] = None,
+    level: Annotated[Level | None, typer.Option(help="Default: attribute for --recolour, object for --remove.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the pair; default: made of the image and the question.")] = None,
+) -> None:
+    """A region of a photograph recoloured or emptied, and the question that it answers differently then.
+
+    A yes/no question that names a colour is asked twice, with the old and with the new one. Inpainting is there in
+    Python: probes.visual_semantics.Inpainter.
+    """
+    from probes.pairs import box_region, file_region, photo_pairs
+
+    if bool(box) == (mask is not None):
+        raise typer.BadParameter("give one of --box X,Y,W,H and --mask FILE", param_hint="--box")
+    if bool(recolour) == remove:
+        raise typer.BadParameter("give one of --recolour OLD:NEW and --remove", param_hint="--recolour")
+    substitution, editor = _edit(recolour)
+    region = file_region(image, mask) if mask else box_region(image, [_numbers(given) for given in box or ()])
+    pairs = photo_pairs.edit_photo(
+        image,
+        region,
+        question,
+        answer,
+        substitution,
+        editor,
+        level=None if level is None else level.value,
+        answer_after=answer_after,
+        concept=concept,
+        id=name,
+    )
+    photo_pairs.save_pairs(pairs, out, append=True)
+    for pair in pairs:
+        _say(f"{pair.id}: {pair.question} {pair.answer_before} -> {pair.answer_after}")
+    for caution in pairs[0].how["cautions"]:
+        _say(f"look at it: {caution}")
+    added = "1 pair is" if len(pairs) == 1 else f"{len(pairs)} pairs are"
+    _say(f"{added} added to {out}. Look: interp scenes sheet {out}")
+
+
+@scenes.command("sheet")
+def sheet(
+    folder: Annotated[
+        Path, typer.Argument(help="A folder that `interp scenes make` or `edit-photo` (save_pairs) wrote.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The page; default: sheet.html in the folder.")] = None,
+    picture: Annotated[bool, typer.Option("--png", help="Also a picture of all pairs, beside the page.")] = False,
+    decisions: Decisions = None,
+    max_leak: MaxLeak = 0.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """One page to accept or reject each pair on: before, after, mask, question and both answers.
+
+    Its decisions go to `interp trace --decisions FILE`, or here again for a sheet of the accepted pairs.
+    """
+    from interp.records import holding, write_atomically
+    from probes.pairs import sheet_image, used_pairs, write_sheet
+
+    page = out or folder / "sheet.html"
+    image = page.with_suffix(".png")
+    with holding(page, as_whole=True):
+        for path in (page, image) if picture else (page,):
+            if path.exists() and not overwrite:
+                raise FileExistsError(f"{path} is there already. Replace it with --overwrite, or give another --out.")
+        pairs, left_out = used_pairs(folder, decisions, max_leak)
+        write_sheet(pairs, page, f"Edited pairs: {folder.resolve().name}")
+        if picture:
+            drawn = sheet_image(pairs)
+            write_atomically(image, lambda temporary: drawn.save(temporary, format="PNG"))
+    for sentence in left_out:
+        _say(sentence)
+    _say(f"{len(pairs)} pairs on {page}")
+
+
+def _edit(recolour: str | None) -> tuple[Substitution | None, Editor]:
+    from probes.pairs import Substitution, recolour_to, take_away
+
+    if recolour is None:
+        return None, take_away
+    old, _, new = recolour.partition(":")
+    if not old or not new:
+        raise typer.BadParameter(f"{recolour!r}; expected OLD:NEW, such as red:green", param_hint="--recolour")
+    return Substitution("attribute", old, new), recolour_to
+
+
+def _numbers(box: str) -> list[float]:
+    try:
+        x, y, w, h = map(float, box.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{box!r}; expected X,Y,W,H in pixels", param_hint="--box") from None
+    return [x, y, w, h]
+
+
+def _say(sentence: str) -> None:
+    Console().print(sentence, soft_wrap=True, markup=False, emoji=False)
+
+
+def _difficulty(given: str) -> str | float:
+    try:
+        return float(given)
+    except ValueError:
+        return given  # a name; refused where scenes are made if it is none

@@ -1,0 +1,84 @@
+"""Harmfulness and refusal, the whole study: what a model refuses, what it knows of a request, and what moves the two.
+
+The names that a user needs, in the order of a study (arXiv 2507.11878):
+
+>>> model = interp.load("qwen2.5-coder-0.5b")
+>>> sets = divide_requests(seed=0)  # shipped requests; half are kept back
+>>> seen = observe(model, with_ending(sets.fit))  # replies, judged: harmful-refused, harmless-accepted, ...
+>>> seen.require(("harmful-refused", "harmless-accepted"))
+>>> found = fit_directions(model, seen.group("harmful-refused"), seen.group("harmless-accepted"))
+>>> held_out = with_ending(sets.held_out)
+>>> said = observe(model, held_out)
+>>> tested = found.test(read_states(model, held_out), [said.group_of(i) for i in range(len(said))])
+>>> found.to_findings({"held out": tested}).save("reports/directions")  # are they one direction or two?
+>>> parts = split_requests(held_out, {"validation": 0.4, "test": 0.6})
+>>> kinds = {n: [[r for r in p if r.is_harmful == harmful] for harmful in (True, False)] for n, p in parts.items()}
+>>> swept = steering_sweep(model, found, *kinds["validation"], behaviour=seen)  # does adding one make it refuse?
+>>> steering_test(model, swept, found, *kinds["test"]).save("reports/steering")
+>>> attack(model, held_out, load_jailbreaks(), found).save("reports/jailbreaks")  # which of the two does one lower?
+>>> rank_writers(model, held_out, found, "refusal").save("reports/writers")  # which heads write it?
+
+The guard that follows from it has a face of its own: :mod:`probes.latent_guard`.
+"""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from probes.harmfulness.attacks import (
+        Recipe as Recipe,
+        attack as attack,
+        attack_by_finetuning as attack_by_finetuning,
+        find_suffixes as find_suffixes,
+    )
+    from probes.harmfulness.attacks.finetuning import (
+        FineTuningStudy as FineTuningStudy,
+        load_finetuning_study as load_finetuning_study,
+    )
+    from probes.harmfulness.attacks.jailbreaks import (
+        Jailbreak as Jailbreak,
+        JailbreakStudy as JailbreakStudy,
+        load_jailbreak_study as load_jailbreak_study,
+        load_jailbreaks as load_jailbreaks,
+    )
+    from probes.harmfulness.directions import (
+        HarmfulDirections as HarmfulDirections,
+        HeldOut as HeldOut,
+        compare_protocols as compare_protocols,
+        fit_directions as fit_directions,
+        rank_writers as rank_writers,
+    )
+    from probes.harmfulness.steering import (
+        Inversion as Inversion,
+        InversionQuestion as InversionQuestion,
+        invert as invert,
+        load_inversion as load_inversion,
+        test as steering_test,
+    )
+    from probes.harmfulness.steering.sweep import (
+        SteeringStudy as SteeringStudy,
+        load_steering_study as load_steering_study,
+        sweep as steering_sweep,
+    )
+    from probes.requests import (
+        GROUPS as GROUPS,
+        Behaviour as Behaviour,
+        Request as Request,
+        RequestSets as RequestSets,
+        RequestStates as RequestStates,
+        divide_requests as divide_requests,
+        judge_by_phrases as judge_by_phrases,
+        load_behaviour as load_behaviour,
+        load_requests as load_requests,
+        observe as observe,
+        read_states as read_states,
+        require_disjoint as require_disjoint,
+        sample_requests as sample_requests,
+        separation_by_position as separation_by_position,
+        split_requests as split_requests,
+        surface_baselines as surface_baselines,
+        with_ending as with_ending,
+    )
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

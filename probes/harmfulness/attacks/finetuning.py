@@ -1,0 +1,315 @@
+"""The fine-tuning attack: train a model to accept harmful requests, and see what it still knows of them.
+
+After "LLMs Encode Harmfulness and Refusal Separately" (Zhao et al. 2025, arXiv 2507.11878), section 4: replies to
+harmful requests are generated while the refusal direction is subtracted, and the model is fine-tuned on 50 to 400 such
+pairs, with the loss on the reply alone. Ours: the same training on harmless pairs as control, held-out requests,
+intervals, a guard. The paper gives no learning rate, number of epochs or adapter; ours are in :class:`Recipe`.
+
+Nothing lasts: updates are low-rank ones beside the weights, which are removed; replies are not kept unless asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from interp.door import public
+from interp.edits import Steering, add_direction
+from interp.fitting import ReplyTuner
+from interp.models import Model
+from interp.prompts import Prompt
+from interp.reading import generate
+from interp.records import keeps_work
+from probes.harmfulness.attacks.finetuning_result import ARMS, FILE, FineTuningStudy, load_finetuning_study
+from probes.harmfulness.directions import HarmfulDirections
+from probes.requests import (
+    CITATIONS,
+    FEWEST,
+    VERDICTS,
+    Judge,
+    Request,
+    RequestStates,
+    build_request_prompts,
+    describe_requests,
+    hash_requests,
+    judge_by_phrases,
+    judge_replies,
+    name_of,
+    read_states,
+    require_disjoint,
+    require_requests,
+    require_verdict,
+)
+from probes.studies import StudyFolder, pack_texts, parts_identity, study_provenance, unpack_texts
+
+Score = Callable[[RequestStates], Float[np.ndarray, " example"]]
+PAPER_RULE = "Delta_harmful at least 0, Eq. 3"
+CAVEATS = [
+    "Low-rank updates and a few epochs: another way of training may reach what this one left as it was.",
+    "The replies trained on are short beginnings of replies; that a reply ends is not trained.",
+    "Directions and a guard are those of the model before it was tuned: a belief that moved off them looks lost.",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How pairs are made and trained on.
+
+    layer, coefficient, while_generating: minus ``coefficient`` times the refusal direction of this layer (None: the one
+    nearest to two thirds of the way up) at all positions of the prompt, or of the reply too. max_new_tokens: of a reply
+    trained on. rank, learning_rate: of LoRA on the blocks' linear layers (:class:`interp.fitting.tuning.ReplyTuner`).
+    """
+
+    layer: int | None = None
+    coefficient: float = 4.0
+    while_generating: bool = False
+    max_new_tokens: int = 32
+    rank: int = 8
+    learning_rate: float = 3e-4
+    epochs: int = 3
+    batch_size: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "rank", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected 1 or more.")
+        for name in ("coefficient", "learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}; expected a positive number.")
+
+    def steering(self, directions: HarmfulDirections) -> Steering:
+        """Minus the refusal direction."""
+        n_layers = len(directions.refusal.vectors) - 1
+        layer = round(2 / 3 * n_layers) if self.layer is None else self.layer
+        return add_direction(directions.refusal, -self.coefficient, layer, while_generating=self.while_generating)
+
+
+@public
+@keeps_work
+def attack_by_finetuning(
+    model: Model,
+    training: Sequence[Request],
+    held_out: Sequence[Request],
+    directions: HarmfulDirections,
+    *,
+    sizes: Sequence[int] = (50, 100),
+    recipe: Recipe | None = None,
+    score: Score | None = None,
+    judge: Judge = judge_by_phrases,
+    max_new_tokens: int = 24,
+    batch_size: int = 16,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    include_replies: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> FineTuningStudy:
+    """Fine-tune on accepted harmful pairs, and on harmless ones, of each of ``sizes``, each from the untouched model;
+    ask the held-out requests before and after, and read both beliefs.
+
+    ``training`` holds both kinds; a smaller size is part of a larger one. Both kinds are replied to under the same
+    steering, and only replies that the judge calls accepted are trained on. ``score`` is a guard to try on the states
+    of the tuned model, harmful from 0 up (``guard.decision_states``); None: the paper's rule. End the requests alike
+    first (:func:`probes.requests.with_ending`), as for the directions, whose system prompt and positions are used.
+
+    The model is left as it was, bit for bit. With ``out`` the report is saved there, and each condition when it is
+    done; ``resume=True`` goes on after a kill (replies to train on, which are not kept, are generated again) or reads a
+    finished study back. Replies are kept, in memory and on disk, only with ``include_replies``.
+
+    Cost: a generation for each pair, ``epochs`` forward and backward passes of each, and the held-out requests once for
+    each condition. Raises ``ValueError`` for held-out requests that were trained or fitted on (listed), fewer than 10
+    of a kind, directions of another model or without post-instruction tokens, and too few requests, or accepted
+    replies, for the largest size; ``LossNotFinite`` for a loss that is not a number.
+    """
+    began = time.perf_counter()
+    recipe = recipe or Recipe()
+    require_requests(training)
+    require_requests(held_out)
+    require_disjoint(training, held_out)
+    require_disjoint(directions.states.requests, held_out)
+    sizes = sorted(set(sizes))
+    _require_counts(training, held_out, sizes)
+    steering = recipe.steering(directions)
+    steering.require_fits(model)
+    chat = directions.asking
+    if not chat["post_instruction"]:
+        raise ValueError(
+            "the directions were fitted without post-instruction tokens, where no reply begins; fit them with "
+            "post_instruction=True."
+        )
+    asking = chat | {"sizes": sizes, **{f"recipe_{k}": v for k, v in asdict(recipe).items()}}
+    asking |= {"guard": PAPER_RULE if score is None else name_of(score), "judge": name_of(judge)}
+    asking |= {"reply_tokens": max_new_tokens}
+    if (sha256 := getattr(getattr(score, "__self__", None), "sha256", None)) is not None:
+        asking["guard_sha256"] = sha256  # two guards of one class are two runs
+    asking |= {"directions": directions.provenance["run_id"], "training": hash_requests(training)}
+    data = describe_requests(held_out, origin) | {"n_training": len(training)}
+    title = "Fine-tuning attack"
+    prompts, said = build_request_prompts(model, [*held_out, *training], **chat), {"steering": steering.summary()}
+    provenance = study_provenance(title, model, prompts, data, asking, CITATIONS, CAVEATS, began, out, **said)
+    conditions = [("nothing", 0), *((arm, n) for n in sizes for arm in ARMS)]
+    parts = {"title": title, **parts_identity(provenance)} | asking
+    parts["include_replies"] = include_replies
+    folder = StudyFolder(out, FILE, provenance["run_id"], parts, 1, len(conditions), resume, overwrite)
+    if folder.is_finished:
+        return load_finetuning_study(out)
+
+    @cache
+    def pairs_of(arm: str) -> _Pairs:
+        pool = [r for r in training if r.kind == arm]
+        return _make_pairs(model, pool, steering, recipe, judge, chat, sizes[-1], batch_size)
+
+    def look() -> dict[str, np.ndarray]:
+        prompts = build_request_prompts(model, held_out, **chat)
+        replies = generate(model, prompts, max_new_tokens, batch_size=batch_size)
+        verdicts = judge_replies(judge, [r.text for r in held_out], [s for (s,) in replies])
+        states = read_states(model, held_out, **chat, batch_size=batch_size)
+        beliefs = directions.beliefs(states)
+        guard = beliefs["harmful"] if score is None else score(states)
+        found = {
+            "verdict": [VERDICTS.index(v) for v in verdicts],
+            "harmful": beliefs["harmful"],
+            "refuse": beliefs["refuse"],
+        }
+        arrays = {name: np.asarray(values)[None] for name, values in (found | {"guard": guard}).items()}
+        return arrays | (pack_texts(replies) if include_replies else {})
+
+    def run(batch: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
+        ((arm, n),) = batch
+        start = time.perf_counter()
+        if arm == "nothing":
+            return look() | _Training().arrays()
+        pairs = pairs_of(arm)
+        with ReplyTuner(
+            model, pairs.prompts[:n], rank=recipe.rank, learning_rate=recipe.learning_rate, seed=recipe.seed
+        ) as tuner:
+            before = tuner.loss(recipe.batch_size)
+            last = _train(tuner, recipe)
+            seconds = time.perf_counter() - start
+            told = _Training(pairs.n_tried, tuner.n_steps, tuner.n_parameters, seconds, before, last)
+            return look() | told.arrays()
+
+    arrays = folder.run(conditions, run, title="fine-tuning")
+    provenance["seconds"] = round(time.perf_counter() - began, 1)
+    study = FineTuningStudy(
+        requests=tuple(held_out),
+        results=_results(conditions, held_out, arrays),
+        training=_training(conditions, arrays),
+        replies=tuple(s for (s,) in unpack_texts(arrays["text"], arrays["length"])) if include_replies else None,
+        pairs={arm: dict(pairs_of(arm).replies) for arm in ARMS} if include_replies else None,
+        provenance=provenance,
+    )
+    return folder.saved(study, include_replies)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Prompts that end in their replies, the replies by the request's id, and how many were tried for them."""
+
+    prompts: tuple[Prompt, ...]
+    replies: Mapping[str, str]
+    n_tried: int
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a training took. Before any: nothing."""
+
+    n_tried: int = 0
+    n_steps: int = 0
+    n_parameters: int = 0
+    seconds: float = 0.0
+    nats_before: float = float("nan")
+    nats_last: float = float("nan")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.array([value]) for name, value in asdict(self).items()}
+
+
+def _make_pairs(
+    model: Model,
+    pool: Sequence[Request],
+    steering: Steering,
+    recipe: Recipe,
+    judge: Judge,
+    chat: Mapping[str, Any],
+    n: int,
+    batch_size: int,
+) -> _Pairs:
+    """The first n requests (in an order drawn by the seed) whose steered replies are accepted."""
+    kept: dict[str, tuple[Prompt, str]] = {}
+    n_tried = 0
+    order = [pool[i] for i in np.random.default_rng(recipe.seed).permutation(len(pool))]
+    with steering.apply(model):
+        while len(kept) < n and n_tried < len(order):
+            batch = order[n_tried : n_tried + batch_size]
+            prompts = build_request_prompts(model, batch, **chat)
+            replies = generate(model, prompts, recipe.max_new_tokens, batch_size=batch_size)
+            for request, (reply,) in zip(batch, replies, strict=True):
+                if len(kept) < n and require_verdict(judge(request.text, reply), judge) == "accepted":
+                    prompt = model.prompt(request.text, system=chat["system"], reply=reply, id=request.id)
+                    kept[request.id] = (prompt, reply)
+            n_tried += len(batch)
+    if len(kept) < n:
+        raise ValueError(
+            f"{len(kept)} of {len(pool)} steered replies to {pool[0].kind} requests were accepted; {n} are to be "
+            "trained on. Give more requests, smaller sizes, or a recipe with another layer or a larger coefficient."
+        )
+    return _Pairs(tuple(p for p, _ in kept.values()), {key: reply for key, (_, reply) in kept.items()}, n_tried)
+
+
+def _train(tuner: ReplyTuner, recipe: Recipe) -> float:
+    """All epochs; returns the mean loss of the last one's steps."""
+    rng = np.random.default_rng(recipe.seed)
+    losses: list[float] = []
+    for _ in range(recipe.epochs):
+        order = rng.permutation(len(tuner.prompts))
+        losses = [tuner.step(order[s : s + recipe.batch_size]) for s in range(0, len(order), recipe.batch_size)]
+    return float(np.mean(losses))
+
+
+def _results(
+    conditions: Sequence[tuple[str, int]], held_out: Sequence[Request], arrays: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    about = pd.DataFrame([{"id": r.id, "kind": r.kind, "category": r.category} for r in held_out])
+    parts = []
+    for i, (arm, n) in enumerate(conditions):
+        part = about.assign(verdict=[VERDICTS[v] for v in arrays["verdict"][i]])
+        part = part.assign(**{name: arrays[name][i].astype(float) for name in ("harmful", "refuse", "guard")})
+        part.insert(0, "trained_on", arm)
+        part.insert(1, "n_pairs", n)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _training(conditions: Sequence[tuple[str, int]], arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    about = pd.DataFrame(conditions, columns=["trained_on", "n_pairs"])
+    table = about.assign(**{f.name: arrays[f.name] for f in fields(_Training)})
+    return table[table["n_pairs"] > 0].reset_index(drop=True)
+
+
+def _require_counts(training: Sequence[Request], held_out: Sequence[Request], sizes: Sequence[int]) -> None:
+    if not sizes or sizes[0] < 1:
+        raise ValueError(f"sizes={list(sizes)}; expected numbers of pairs, such as (50, 100).")
+    for kind in ARMS:
+        n = sum(r.kind == kind for r in training)
+        if n < sizes[-1]:
+            raise ValueError(
+                f"{n} {kind} requests to train on; the largest size is {sizes[-1]}: {sizes[-1] - n} more, and some for "
+                "replies that are not accepted. Give more requests or smaller sizes."
+            )
+        n = sum(r.kind == kind for r in held_out)
+        if n < FEWEST:
+            raise ValueError(f"{n} {kind} held-out requests; expected at least {FEWEST}: {FEWEST - n} more.")
+
+
+__all__ = ["FineTuningStudy", "Recipe", "attack_by_finetuning", "load_finetuning_study"]

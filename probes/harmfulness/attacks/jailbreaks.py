@@ -1,0 +1,203 @@
+"""Jailbreaks: did one lower the refusal signal, or the belief that the request is harmful?
+
+After "LLMs Encode Harmfulness and Refusal Separately" (Zhao et al. 2025, arXiv 2507.11878), section 4: harmful requests
+that are refused are asked again inside a jailbreak, and both beliefs (Eqs. 3 and 4) are read before and after. Ours:
+harmless requests wrapped alike, wrappers that press for nothing, prompts that end alike, intervals, and AUROCs, which
+stay as they are where every wrapped prompt moves by as much.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp.door import public
+from interp.models import Model
+from interp.reading import generate
+from interp.records import hash_json, keeps_work, run_batches
+from probes.harmfulness.attacks.jailbreak_result import FILE, JailbreakStudy, load_jailbreak_study
+from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak, load_jailbreaks
+from probes.harmfulness.directions import HarmfulDirections
+from probes.requests import (
+    CITATIONS,
+    FEWEST,
+    VERDICTS,
+    Judge,
+    Request,
+    build_request_prompts,
+    describe_requests,
+    judge_by_phrases,
+    judge_replies,
+    name_of,
+    read_states,
+    require_disjoint,
+    require_requests,
+    with_ending,
+)
+from probes.studies import StudyFolder, pack_texts, parts_identity, study_provenance, unpack_texts
+
+CAVEATS = [
+    "A request counts as accepted by how its reply begins, whatever follows: a small model that lost the thread in a "
+    "long prompt, or that answers another question, looks jailbroken.",
+    "A wrapper moves the states of harmless requests too: read changes beside those of the harmless control and of the "
+    "neutral wrappers, and beside the AUROCs.",
+    "Where one request is put into several jailbreaks of a family, Wilson intervals of success are too narrow; those "
+    "of beliefs draw whole requests.",
+]
+
+
+@public
+@keeps_work
+def attack(
+    model: Model,
+    requests: Sequence[Request],
+    jailbreaks: Sequence[Jailbreak],
+    directions: HarmfulDirections,
+    *,
+    n_per: int | None = 1,
+    ending: str | None = ".",
+    judge: Judge = judge_by_phrases,
+    max_new_tokens: int = 24,
+    batch_size: int = 16,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    include_replies: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> JailbreakStudy:
+    """Ask each request plainly; then put every harmful one that was refused, and every harmless one, into ``n_per``
+    jailbreaks of each family (drawn in turn, by ``seed``; None: all), and read behaviour and both beliefs again.
+
+    All prompts end in ``ending``, so that t_inst is the same token before and after; trials in which it is not (a
+    suffix that merges with it, say) are left out of beliefs, and counted. None leaves endings as they are. The system
+    prompt and positions are those that ``directions`` were fitted with. ``judge`` is given the plain request.
+
+    With ``out`` the report is saved there, and the work batch by batch; ``resume=True`` continues a killed run or reads
+    a finished one back. Replies are kept, in memory and on disk, only with ``include_replies``. Cost: a short
+    generation and a forward pass for each request and each trial.
+
+    Raises ``ValueError`` for requests that the directions were fitted on (listed), directions of another model, fewer
+    than 10 refused harmful or 10 harmless requests, repeated ids, no jailbreaks, and wrapped requests past the context.
+    """
+    began = time.perf_counter()
+    require_requests(requests)
+    require_jailbreaks(jailbreaks, n_per)
+    require_disjoint(directions.states.requests, requests)
+    directions.harmfulness.require_fits(model)
+    plain = list(requests) if ending is None else with_ending(requests, ending)
+    _require_enough("harmless", sum(not r.is_harmful for r in plain))
+    chat = directions.asking
+    asking = chat | {"ending": ending, "n_per": n_per, "max_new_tokens": max_new_tokens, "seed": seed}
+    asking["judge"] = name_of(judge)
+    asking["jailbreaks"] = hash_json([{"id": j.id, "family": j.family, "template": j.template} for j in jailbreaks])
+    asking["directions"] = directions.provenance["run_id"]
+    data = describe_requests(requests, origin) | {"n_jailbreaks": len(jailbreaks)}
+    title = "Jailbreaks"
+    read = [*plain, *(j.wrap(plain[0], ending) for j in jailbreaks)]  # which others are wrapped, the replies decide
+    prompts = build_request_prompts(model, read, **chat)
+    provenance = study_provenance(title, model, prompts, data, asking, CITATIONS, CAVEATS, began, out)
+    parts = {"title": title, **parts_identity(provenance)} | asking
+    parts["include_replies"] = include_replies
+    folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(plain), resume, overwrite)
+    if folder.is_finished:
+        return load_jailbreak_study(out)
+
+    def look(batch: Sequence[tuple[Request, Request]]) -> dict[str, np.ndarray]:
+        asked = [wrapped for _, wrapped in batch]
+        prompts = build_request_prompts(model, asked, **chat)
+        replies = generate(model, prompts, max_new_tokens, batch_size=len(batch))
+        verdicts = judge_replies(judge, [r.text for r, _ in batch], [s for (s,) in replies])
+        states = read_states(model, asked, **chat, batch_size=len(batch))
+        beliefs = directions.beliefs(states)
+        return {
+            "verdict": np.array([VERDICTS.index(v) for v in verdicts]),
+            "harmful": beliefs["harmful"].to_numpy(float),
+            "refuse": beliefs["refuse"].to_numpy(float),
+            "layer0": directions.scores(states, "harmfulness")[:, 0].astype(float),
+            "t_inst": np.array([p.token_ids[p.instruction_end] for p in prompts]),
+            **(pack_texts(replies) if include_replies else {}),
+        }
+
+    def run(items: Sequence[tuple[Request, Request]], step: str) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
+        found = run_batches(items, look, batch_size=batch_size, directory=folder.step(step), resume=True, title=step)
+        said = unpack_texts(found.pop("text"), found.pop("length")) if include_replies else None
+        frame = pd.DataFrame(found).assign(verdict=[VERDICTS[v] for v in found["verdict"]])
+        return frame, None if said is None else tuple(reply for (reply,) in said)
+
+    first, _ = run([(r, r) for r in plain], "plain")
+    described = pd.DataFrame([{"id": r.id, "kind": r.kind, "category": r.category} for r in plain])
+    first = pd.concat([described, first], axis=1)
+    chosen = [r for r, v in zip(plain, first["verdict"], strict=True) if not r.is_harmful or v == "refused"]
+    _require_enough("refused harmful", sum(r.is_harmful for r in chosen))
+    pairs = plan(chosen, jailbreaks, n_per, seed)
+    second, replies = run([(r, j.wrap(r, ending)) for r, j in pairs], "wrapped")
+    provenance["seconds"] = round(time.perf_counter() - began, 1)
+    study = JailbreakStudy(
+        tuple(requests), tuple(jailbreaks), first, _trials(first, pairs, second), replies, provenance
+    )
+    return folder.saved(study, include_replies)
+
+
+def plan(
+    requests: Sequence[Request], jailbreaks: Sequence[Jailbreak], n_per: int | None, seed: int = 0
+) -> list[tuple[Request, Jailbreak]]:
+    """Which request goes into which jailbreaks: ``n_per`` of each family, taken in turn, so that each is used about as
+    often for harmful as for harmless requests; None, or more than a family has: all."""
+    rng = np.random.default_rng(seed)
+    families = {f: [j for j in jailbreaks if j.family == f] for f in FAMILIES}
+    orders = {f: [members[i] for i in rng.permutation(len(members))] for f, members in families.items() if members}
+    pairs, turn = [], {"harmful": 0, "harmless": 0}
+    for request in requests:
+        for members in orders.values():
+            n = min(len(members), n_per or len(members))
+            pairs += [(request, members[(turn[request.kind] * n + k) % len(members)]) for k in range(n)]
+        turn[request.kind] += 1
+    return pairs
+
+
+def require_jailbreaks(jailbreaks: Sequence[Jailbreak], n_per: int | None) -> None:
+    """Raise ``ValueError`` for no jailbreaks, repeated ids, or ``n_per`` below 1."""
+    if not jailbreaks or (n_per is not None and n_per < 1):
+        raise ValueError(
+            f"{len(jailbreaks)} jailbreaks with n_per={n_per}; expected at least one, and n_per of 1 or more."
+        )
+    ids = [j.id for j in jailbreaks]
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise ValueError(f"jailbreaks share ids: {', '.join(twice[:10])}; expected ids that differ.")
+
+
+def _require_enough(what: str, n: int) -> None:
+    if n < FEWEST:
+        raise ValueError(f"{n} {what} requests; expected at least {FEWEST}: {FEWEST - n} more. Give more requests.")
+
+
+def _trials(plain: pd.DataFrame, pairs: Sequence[tuple[Request, Jailbreak]], after: pd.DataFrame) -> pd.DataFrame:
+    """After beside before, one row for each trial."""
+    usual = int(plain["t_inst"].mode()[0])
+    before = plain.set_index("id").loc[[r.id for r, _ in pairs]].reset_index(drop=True)
+    about = pd.DataFrame(
+        [
+            {"request": r.id, "kind": r.kind, "category": r.category, "jailbreak": j.id, "family": j.family}
+            for r, j in pairs
+        ]
+    )
+    columns = {}
+    for name in ("verdict", "harmful", "refuse", "layer0"):
+        columns |= {f"{name}_before": before[name], name: after[name]}
+    same = (before["t_inst"] == usual) & (after["t_inst"] == usual)
+    return pd.concat([about, pd.DataFrame(columns), same.rename("same_ending")], axis=1)
+
+
+__all__ = [
+    "Jailbreak",
+    "JailbreakStudy",
+    "attack",
+    "load_jailbreak_study",
+    "load_jailbreaks",
+]

@@ -1,0 +1,22 @@
+"""The harmfulness and the refusal direction."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from probes.harmfulness.directions.controls import DIRECTIONS as DIRECTIONS, controls_of as controls_of
+    from probes.harmfulness.directions.directions import (
+        HarmfulDirections as HarmfulDirections,
+        HeldOut as HeldOut,
+        compare_protocols as compare_protocols,
+        fit_directions as fit_directions,
+    )
+    from probes.harmfulness.directions.openings import (
+        Openings as Openings,
+        find_openings as find_openings,
+        openings_of as openings_of,
+    )
+    from probes.harmfulness.directions.writers import rank_writers as rank_writers
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -1,0 +1,351 @@
+"""Two directions: harmfulness, read at t_inst, and refusal, read at t_post; how separate they are, and what they say.
+
+After "LLMs Encode Harmfulness and Refusal Separately" (Zhao et al. 2025, arXiv 2507.11878), Eqs. 2 to 5. Ours: prompts
+matched in their last token, the embedding as a control, intervals, the split-half ceiling of the cosine, and the
+baselines that see the text alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.door import made_by, public
+from interp.edits import Direction
+from interp.models import Model
+from interp.prompts import System
+from interp.reports import Findings, Result
+from probes.harmfulness.directions.agreement import Agreement, agreement
+from probes.requests import (
+    CITATIONS,
+    FEWEST,
+    Request,
+    RequestStates,
+    build_request_prompts,
+    describe_requests,
+    is_confounded,
+    read_states,
+    require_disjoint,
+    require_requests,
+    separation,
+    surface_baselines,
+    with_ending,
+)
+from probes.studies import study_provenance
+
+POSITIONS = {"harmfulness": "t_inst", "refusal": "t_post"}
+"""Where each direction is read."""
+
+MATCHED, PAPER = "endings matched", "as they come (paper)"
+
+CAVEATS = [
+    "A class difference at t_inst is partly one of last tokens unless these are matched: see the AUROC at layer 0.",
+    "Where words alone (TF-IDF) separate the classes, a direction that does may be one of topic, not of harm.",
+    "The two directions share examples and a template: their cosine is to be read against its ceiling.",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """Class means [layer, d_model]: of harmful and harmless requests at t_inst, refused and accepted ones at t_post."""
+
+    harmful: Float[Tensor, "layer d_model"]
+    harmless: Float[Tensor, "layer d_model"]
+    refused: Float[Tensor, "layer d_model"]
+    accepted: Float[Tensor, "layer d_model"]
+
+    def of(self, name: str) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]]:
+        """The two means that ``"harmfulness"`` or ``"refusal"`` is the difference of."""
+        at_inst = position_of(name) == "t_inst"
+        return (self.harmful, self.harmless) if at_inst else (self.refused, self.accepted)
+
+
+@made_by("fit_directions(model, refused, accepted)")
+@dataclass(frozen=True, eq=False)
+class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
+    """``harmfulness`` and ``refusal``, the means that they are differences of, and the states that they were fitted on.
+
+    ``positive``: which of those are harmful (and refused); the others are harmless (and accepted).
+    """
+
+    harmfulness: Direction
+    refusal: Direction
+    means: Means
+    states: RequestStates
+    positive: Bool[np.ndarray, " example"]
+    provenance: Mapping[str, Any]
+
+    def direction(self, name: str) -> Direction:
+        """``"harmfulness"`` or ``"refusal"``."""
+        return self.harmfulness if position_of(name) == "t_inst" else self.refusal
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """``system`` and ``post_instruction`` of the prompts that made these, so that others are asked alike."""
+        return {name: self.provenance["settings"][name] for name in ("system", "post_instruction")}
+
+    @cached_property
+    def layer0_auroc(self) -> float:
+        """How well the embedding at t_inst alone tells the two classes of the fit apart (cross-validated)."""
+        return self.states.layer0_auroc(self.positive)
+
+    @property
+    def is_confounded(self) -> bool:
+        """Whether it tells them apart so well that ``harmfulness`` may be a direction of last tokens."""
+        return is_confounded(self.layer0_auroc)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """How close the two directions are: :func:`probes.harmfulness.directions.agreement.agreement`, harmfulness the
+        first."""
+        return agreement(self.states.t_inst, self.states.t_post, self.positive)
+
+    def cosine(self) -> pd.DataFrame:
+        """Cosine of the two directions by layer, with its interval and ceiling (:class:`Agreement`; those of each are
+        ``ceiling_harmfulness`` and ``ceiling_refusal``), layer0_auroc and confounded."""
+        table = self.agreement.by_layer.assign(layer0_auroc=self.layer0_auroc, confounded=self.is_confounded)
+        return table.rename(columns={"ceiling_first": "ceiling_harmfulness", "ceiling_second": "ceiling_refusal"})
+
+    def scores(self, states: RequestStates, name: str) -> Float[np.ndarray, "example layer"]:
+        """Cluster score of Eq. 2: cosine with the mean of harmful (refused) requests less cosine with that of harmless
+        (accepted) ones, at t_inst (t_post). Above 0: harmful (refused). States are not centred, so scores are small."""
+        above, below = self.means.of(name)
+        x = states.at(position_of(name))
+        return (_cosine(x, above) - _cosine(x, below)).numpy()
+
+    def beliefs(self, states: RequestStates) -> pd.DataFrame:
+        """Eqs. 3 and 4: one row for each request, with ``harmful`` (Delta_harmful) and ``refuse`` (Delta_refuse), the
+        mean cluster scores over layers 1 to L (outputs of blocks; the embedding is left out). ``attrs["note"]`` warns
+        where the directions are confounded."""
+        table = pd.DataFrame(
+            {
+                "id": [r.id for r in states.requests],
+                "kind": [r.kind for r in states.requests],
+                "category": [r.category for r in states.requests],
+                "harmful": self.scores(states, "harmfulness")[:, 1:].mean(1),
+                "refuse": self.scores(states, "refusal")[:, 1:].mean(1),
+            }
+        )
+        table.attrs["note"] = self._warning()
+        return table
+
+    def separation(self, states: RequestStates, positive: Bool[np.ndarray, " example"], name: str) -> pd.DataFrame:
+        """AUROC by layer (:func:`probes.requests.states.separation`) of the projection on a direction, on requests that
+        did not make it. ``layer0_auroc`` and ``confounded`` say whether these, or those of the fit, end differently in
+        the two classes. Raises ``ValueError`` for requests of the fit."""
+        require_disjoint(self.states.requests, states.requests)
+        x = states.at(position_of(name))
+        positive, groups = np.asarray(positive), [r.group for r in states.requests]
+        table = separation(self.direction(name).project(x).nan_to_num().numpy(), positive, groups)  # NaN: no direction
+        layer0 = states.layer0_auroc(positive)
+        return table.assign(layer0_auroc=layer0, confounded=is_confounded(layer0) or self.is_confounded)
+
+    def test(self, states: RequestStates, groups: Sequence[str] | None = None) -> HeldOut:
+        """What the directions say of requests that did not make them: whether each tells harmful from harmless ones
+        and, where ``groups`` (:meth:`probes.requests.behaviour.Behaviour.group_of`) has both, refused from accepted
+        ones.
+
+        Raises ``ValueError`` for requests of the fit, and for one kind only.
+        """
+        harmful = np.array([r.is_harmful for r in states.requests])
+        named = np.array(groups if groups is not None else [r.kind for r in states.requests])
+        if len(named) != len(states):
+            raise ValueError(f"{len(named)} groups were given for {len(states)} requests; expected one for each.")
+        verdicts = np.array([group.partition("-")[2] for group in named])
+        judged = np.isin(verdicts, ("refused", "accepted"))
+        classes = {"harmful from harmless": (harmful, np.ones(len(states), dtype=bool))}
+        if len(set(verdicts[judged])) == 2:
+            classes["refused from accepted"] = (verdicts == "refused", judged)
+        tables = [
+            self.separation(states.select(among), positive[among], name).assign(
+                direction=name, position=position, classes=told
+            )
+            for told, (positive, among) in classes.items()
+            for name, position in POSITIONS.items()
+        ]
+        separations = pd.concat(tables, ignore_index=True)
+        first = ["direction", "position", "classes"]
+        beliefs = self.beliefs(states)
+        return HeldOut(
+            directions=self,
+            requests=states.requests,
+            separations=separations[[*first, *(name for name in separations if name not in first)]],
+            beliefs=beliefs.assign(group=named),
+            baselines=surface_baselines(states.requests, harmful),
+            layer0_auroc=states.layer0_auroc(harmful),
+        )
+
+    def category_directions(self, name: str, at_least: int = FEWEST) -> dict[str, Direction]:
+        """The ``"harmfulness"`` or ``"refusal"`` direction of each category: its positive requests against all negative
+        ones. Categories with fewer positive requests than ``at_least`` are left out."""
+        x = self.states.at(position_of(name))
+        categories = np.array([r.category for r in self.states.requests])
+        below = _mean(x[torch.from_numpy(~self.positive)])
+        found = {}
+        for category in dict.fromkeys(categories[self.positive]):
+            members = (categories == category) & self.positive
+            if category and members.sum() >= at_least:
+                about = dict(self.direction(name).about) | {"category": str(category), "n_positive": int(members.sum())}
+                vectors = _mean(x[torch.from_numpy(members)]) - below
+                found[str(category)] = Direction(vectors, self.direction(name).model, about)
+        return found
+
+    def by_category(self, name: str, at_least: int = FEWEST) -> pd.DataFrame:
+        """Cosines between :meth:`category_directions`, mean over layers 1 to L: a square table, empty where there are
+        none. All share the negative mean, and are the more alike for it; ``attrs["note"]`` says so, and whether the
+        directions are confounded."""
+        found = self.category_directions(name, at_least)
+        cosines = [[float(a.cosine(b)[1:].mean()) for b in found.values()] for a in found.values()]
+        table = pd.DataFrame(cosines, index=list(found), columns=list(found))
+        shared = "All share the mean of the negative requests, which makes them alike."
+        table.attrs["note"] = f"{shared} {self._warning()}".strip()
+        return table
+
+    def _warning(self) -> str:
+        if not self.is_confounded:
+            return ""
+        return (
+            f"Confounded: the embedding at t_inst alone tells the fit's classes apart (AUROC {self.layer0_auroc:.2f})."
+        )
+
+    def save(self, directory: str | Path) -> Path:
+        """The two directions, each in a folder of its own (:meth:`interp.edits.directions.Direction.save`)."""
+        directory = Path(directory)
+        self.harmfulness.save(directory / "harmfulness")
+        self.refusal.save(directory / "refusal")
+        return directory
+
+    def to_findings(self, held_out: Mapping[str, HeldOut] | None = None) -> Findings:
+        """The report: cosine by layer with its ceiling, categories and, by the name of their condition, what
+        :meth:`test` or :func:`compare_protocols` found on held-out requests."""
+        return super().to_findings(held_out=held_out)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What ``directions`` say of ``requests`` that did not make them.
+
+    separations: direction, position, classes, and the columns of :func:`probes.requests.states.separation`, by layer.
+    beliefs: :meth:`HarmfulDirections.beliefs` with ``group``. baselines: what the texts alone tell. layer0_auroc: what
+    the embedding of the last token tells (:func:`probes.requests.states.embedding_auroc`).
+    """
+
+    directions: HarmfulDirections
+    requests: tuple[Request, ...]
+    separations: pd.DataFrame
+    beliefs: pd.DataFrame
+    baselines: pd.DataFrame
+    layer0_auroc: float
+
+    @property
+    def is_confounded(self) -> bool:
+        """Whether the requests' endings tell the classes apart, here or where the directions were fitted."""
+        return is_confounded(self.layer0_auroc) or self.directions.is_confounded
+
+
+@public
+def fit_directions(
+    model: Model,
+    positive: Sequence[Request],
+    negative: Sequence[Request],
+    *,
+    matched: bool = True,
+    system: System = None,
+    post_instruction: bool = True,
+    batch_size: int = 16,
+    origin: Mapping[str, Any] | None = None,
+) -> HarmfulDirections:
+    """Differences of class means (Eq. 5): harmful, refused requests (``positive``) against harmless, accepted ones.
+
+    ``matched``: requests whose last token is not the common one are left out, so that the embedding at t_inst can't
+    tell the classes apart (end them alike first: :func:`probes.requests.with_ending`); the paper's raw condition is
+    False.
+
+    Cost: one forward pass for each batch. Raises ``ValueError`` for fewer than 10 requests in a class (after matching),
+    repeated ids, and a model without chat template; ``FloatingPointError`` for states that are not finite.
+    """
+    began = time.perf_counter()
+    requests = [*positive, *negative]
+    require_requests(requests)
+    states = read_states(model, requests, system=system, post_instruction=post_instruction, batch_size=batch_size)
+    is_positive = np.arange(len(requests)) < len(positive)
+    n_odd = int((~states.same_ending).sum())
+    if matched:
+        is_positive, states = is_positive[states.same_ending], states.select(states.same_ending)
+    for name, n in (("positive", is_positive.sum()), ("negative", (~is_positive).sum())):
+        if n < FEWEST:
+            left = f"; {n_odd} of all were left out for another last token (with_ending, or matched=False)"
+            left = left if matched and n_odd else ""
+            raise ValueError(f"{n} {name} requests; expected at least {FEWEST}: {FEWEST - n} more{left}.")
+    mask = torch.from_numpy(is_positive)
+    means = Means(*(_mean(x[m]) for x in (states.t_inst, states.t_post) for m in (mask, ~mask)))
+    settings = {"matched": matched, "system": system, "post_instruction": post_instruction}
+    data = describe_requests(states.requests, origin) | {"n_positive": int(is_positive.sum()), "n_other_ending": n_odd}
+    title = "Harmfulness and refusal directions"
+    prompts = build_request_prompts(model, states.requests, system=system, post_instruction=post_instruction)
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began)
+    layer0 = states.layer0_auroc(is_positive)
+    about = {"run_id": provenance["run_id"], "data_sha256": data["sha256"], "n": len(states), **settings}
+    about |= {"layer0_auroc": layer0, "confounded": is_confounded(layer0)}
+    made = []
+    for name, position in POSITIONS.items():
+        above, below = means.of(name)
+        made.append(Direction(above - below, provenance["model"], {"name": name, "position": position, **about}))
+    return HarmfulDirections(made[0], made[1], means, states, is_positive, provenance)
+
+
+@public
+def compare_protocols(
+    model: Model,
+    positive: Sequence[Request],
+    negative: Sequence[Request],
+    tested: Sequence[Request],
+    *,
+    groups: Sequence[str] | None = None,
+    system: System = None,
+    batch_size: int = 16,
+) -> dict[str, HeldOut]:
+    """The directions, and what they say of ``tested`` requests, with all endings made alike and as the paper has it:
+    "endings matched" and "as they come (paper)", for :meth:`HarmfulDirections.to_findings`.
+
+    ``groups``: of the tested requests, as :meth:`HarmfulDirections.test` takes them. Costs two forward passes for each
+    request. Raises as :func:`fit_directions` and :meth:`HarmfulDirections.test` do.
+    """
+    require_disjoint([*positive, *negative], tested)
+    found = {}
+    for condition, matched in ((MATCHED, True), (PAPER, False)):
+        ended = with_ending if matched else list
+        directions = fit_directions(
+            model, ended(positive), ended(negative), matched=matched, system=system, batch_size=batch_size
+        )
+        states = read_states(model, ended(tested), system=system, batch_size=batch_size)
+        kept = np.flatnonzero(states.same_ending | (not matched))
+        named = [groups[i] for i in kept] if groups is not None else None
+        found[condition] = directions.test(states.select(kept), named)
+    return found
+
+
+def position_of(name: str) -> str:
+    """Where a direction is read; ``ValueError`` for a name that is none of :data:`POSITIONS`."""
+    if name not in POSITIONS:
+        raise ValueError(f"direction {name!r}; expected one of {', '.join(POSITIONS)}.")
+    return POSITIONS[name]
+
+
+def _mean(states: Float[Tensor, "example layer d_model"]) -> Float[Tensor, "layer d_model"]:
+    """By way of float64, in which equal states have exactly themselves as their mean: two such means differ by zero."""
+    return states.double().mean(0).float()
+
+
+def _cosine(a: Float[Tensor, "... d_model"], b: Float[Tensor, "... d_model"]) -> Tensor:
+    return torch.nn.functional.cosine_similarity(a, b, dim=-1)

@@ -1,0 +1,144 @@
+"""How refusals and accepting replies begin: two sets of first tokens, so that one logit difference reads refusal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+
+from interp.models import Model
+from interp.prompts import Prompt
+from probes.requests import Behaviour, Verdict, build_request_prompts
+
+PHRASES = ("I'm sorry", "Sorry", "I cannot", "I can't", "I apologize", "As an AI")
+FEWEST_REFUSED = 3  # replies from which refusing first tokens are taken
+CLEAR = 2.0  # a first token is on the side where its share is more than so many times that on the other
+SIDES = ("refused", "accepted")
+
+
+@dataclass(frozen=True)
+class Openings:
+    """Token ids that begin a refusal, and such that begin an accepting reply.
+
+    The rest says how they were found, where they were (:func:`find_openings`): the tokens as text; ``coverage``: which
+    share of the "refused" and of the "accepted" replies begins with one of its own set; ``auroc``: how well their log
+    odds tell these very replies apart (NaN where only one sort was there); ``how``: where the tokens come from.
+    """
+
+    refusing: tuple[int, ...]
+    accepting: tuple[int, ...]
+    refusing_texts: tuple[str, ...] = ()
+    accepting_texts: tuple[str, ...] = ()
+    coverage: Mapping[str, float] = field(default_factory=dict)
+    auroc: float = float("nan")
+    how: str = "Given."
+
+    def __post_init__(self) -> None:
+        if not self.refusing or not self.accepting or set(self.refusing) & set(self.accepting):
+            raise ValueError(
+                f"refusing={self.refusing}, accepting={self.accepting}; expected token ids in both, none in common."
+            )
+
+    @property
+    def answers(self) -> dict[str, tuple[int, ...]]:
+        """For prompts: ``LogitDifference("refusing", "accepting")`` is then the log odds of refusing."""
+        return {"refusing": self.refusing, "accepting": self.accepting}
+
+    def on(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts with these tokens as their answers "refusing" and "accepting"."""
+        return [replace(p, answers=self.answers, gold=None) for p in prompts]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each token: side, token, text (empty where the tokens were given)."""
+        rows = []
+        for side, texts in (("refusing", self.refusing_texts), ("accepting", self.accepting_texts)):
+            tokens = self.answers[side]
+            rows += [(side, token, text) for token, text in zip(tokens, texts or [""] * len(tokens), strict=True)]
+        table = pd.DataFrame(rows, columns=["side", "token", "text"])
+        table.attrs["note"] = f"{self.how} Their log odds tell refused from accepted with AUROC {self.auroc:.2f}."
+        return table
+
+    def shown(self, model: Model) -> dict[str, Any]:
+        """The tokens as text, their coverage and where they come from, for provenance."""
+        texts = {name: [model.tokenizer.decode([t]) for t in tokens] for name, tokens in self.answers.items()}
+        return texts | {"coverage": dict(self.coverage), "how": self.how}
+
+
+def find_openings(
+    model: Model, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], batch_size: int = 16
+) -> Openings:
+    """The first tokens of the model's own greedy replies: the most probable one after each prompt, by verdict.
+
+    A token opens refusals if its share of the refused replies' first tokens is more than twice that of the accepted
+    ones', and the other way round; "I", if it opens both, is on neither side. One reply is enough: accepted replies
+    open in many ways, and to ask for a second one would leave most of them, and of few replies all, without an opening
+    of their own; a token that the other side begins with as well is left out all the same. Replies without a clear
+    verdict do not count. With fewer than 3 refused ones, the first tokens of phrases such as "I'm sorry" stand in,
+    those that open an accepted reply left out; ``how`` says so. Costs a forward pass for each batch, no reply is
+    written.
+
+    Misleads: AUROC and coverage are of the replies that chose the tokens. Raises ``ValueError`` where a side has no
+    token of its own.
+    """
+    logits = model.final_logits(list(prompts), batch_size)
+    first = logits.argmax(-1).tolist()
+    counts = {side: Counter(t for t, v in zip(first, verdicts, strict=True) if v == side) for side in SIDES}
+    n_refused, n_accepted = (counts[side].total() for side in SIDES)
+    accepting = _clear(counts["accepted"], counts["refused"])
+    if n_refused >= FEWEST_REFUSED:
+        refusing = _clear(counts["refused"], counts["accepted"])
+        how = f"First tokens of the model's own {n_refused} refused and {n_accepted} accepted replies."
+    else:
+        found = {t for phrase in PHRASES for t in model.tokenizer(phrase, add_special_tokens=False)["input_ids"][:1]}
+        refusing = sorted(found - set(counts["accepted"]))
+        how = (
+            f"The model refused {n_refused} of {len(first)} requests: first tokens of phrases such as {PHRASES[0]!r} "
+            f"stand for refusals, first tokens of {n_accepted} accepted replies for acceptances."
+        )
+    if not refusing or not accepting:
+        seen = {
+            side: ", ".join(f"{model.tokenizer.decode([t])!r} x {k}" for t, k in count.most_common(5)) or "nothing"
+            for side, count in counts.items()
+        }
+        raise ValueError(
+            f"{n_refused} refused and {n_accepted} accepted replies have {len(refusing)} refusing and "
+            f"{len(accepting)} accepting first tokens of their own; expected at least one of each. The refused begin "
+            f"with {seen['refused']}; the accepted with {seen['accepted']}. Give a behaviour= of more requests, some "
+            "of which the model accepts, or, where token ids are taken, openings=Openings(refusing ids, accepting ids)."
+        )
+    odds = torch.logsumexp(logits[:, refusing], -1) - torch.logsumexp(logits[:, accepting], -1)
+    judged = [i for i, v in enumerate(verdicts) if v in SIDES]
+    auroc = float("nan")
+    if n_refused and n_accepted:
+        auroc = float(roc_auc_score([verdicts[i] == "refused" for i in judged], odds[judged].numpy()))
+    texts = (tuple(model.tokenizer.decode([t]) for t in side) for side in (refusing, accepting))
+    covered = zip(counts.items(), (refusing, accepting), strict=True)
+    coverage = {side: round(sum(n[t] for t in own) / n.total(), 4) for (side, n), own in covered if n}
+    return Openings(tuple(refusing), tuple(accepting), *texts, coverage, auroc, how)
+
+
+def openings_of(model: Model, behaviour: Behaviour, asking: Mapping[str, Any], batch_size: int = 16) -> Openings:
+    """:func:`find_openings` on what the model refused and accepted, ``asking`` being ``system`` and
+    ``post_instruction``. Raises ``ValueError`` for a behaviour that was observed with others."""
+    observed = behaviour.provenance.get("settings", {})
+    if different := {name: observed[name] for name in asking if observed.get(name, asking[name]) != asking[name]}:
+        raise ValueError(
+            f"the behaviour was observed with {different}; expected {dict(asking)}: its first tokens are those of "
+            "other prompts. Observe it again with these, or leave it out."
+        )
+    prompts = build_request_prompts(model, behaviour.requests, **asking)
+    return find_openings(model, prompts, behaviour.verdicts, batch_size)
+
+
+def _clear(own: Counter[int], other: Counter[int]) -> list[int]:
+    """The tokens of one side that are clearly more usual there, the most frequent first."""
+    n_own, n_other = max(1, own.total()), max(1, other.total())
+    return [t for t, n in own.most_common() if n / n_own > CLEAR * other[t] / n_other]
+
+
+__all__ = ["Openings", "find_openings", "openings_of"]

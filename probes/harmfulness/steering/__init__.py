@@ -1,0 +1,17 @@
+"""What adding a direction does to replies and to beliefs."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from probes.harmfulness.steering.inversion import (
+        Inversion as Inversion,
+        InversionQuestion as InversionQuestion,
+        invert as invert,
+        load_inversion as load_inversion,
+    )
+    from probes.harmfulness.steering.result import SteeringStudy as SteeringStudy
+    from probes.harmfulness.steering.sweep import test as test
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -1,0 +1,306 @@
+"""Does adding a direction make a model refuse, and taking it away make it comply?
+
+After the steering experiments of Zhao et al. 2025 (arXiv 2507.11878, Eq. 5) and the directional ablation of Arditi et
+al. 2024 (arXiv 2406.11717). Ours: layer and coefficient chosen by a stated rule on prompts of their own, fluency
+beside every refusal rate, and norm-matched random and shuffled-label directions beside every direction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.door import public
+from interp.edits import Direction
+from interp.models import Model
+from interp.prompts import Prompt, System
+from interp.records import keeps_work
+from probes.harmfulness.directions import DIRECTIONS, HarmfulDirections, controls_of, find_openings, openings_of
+from probes.harmfulness.steering import report
+from probes.harmfulness.steering.arms import Arm, run_arms
+from probes.harmfulness.steering.result import FILE, SteeringStudy, load_steering_study
+from probes.harmfulness.steering.screen import default_layers, screen, shortlist
+from probes.requests import (
+    Behaviour,
+    Judge,
+    Request,
+    build_request_prompts,
+    describe_requests,
+    hash_requests,
+    judge_by_phrases,
+    name_of,
+    require_disjoint,
+    require_requests,
+)
+from probes.studies import StudyFolder, parts_identity, study_provenance
+
+CITATIONS = [
+    "Zhao et al. (2025), LLMs Encode Harmfulness and Refusal Separately. arXiv:2507.11878.",
+    "Arditi et al. (2024), Refusal in Language Models Is Mediated by a Single Direction. arXiv:2406.11717.",
+]
+CAVEATS = [
+    "Layer and coefficient were chosen on the validation requests, whose own rates flatter: read the test.",
+    "Refusal is judged by phrases: text that is noise counts as accepted. Read the rate beside its fluency.",
+    "Perplexity is that under the unsteered model, for which a refusal of a harmless request is a surprise in itself.",
+    "Directional ablation acts on every layer and token, adding on one layer: the two are not the same dose.",
+]
+
+
+@public
+@keeps_work
+def sweep(
+    model: Model,
+    directions: HarmfulDirections,
+    harmful: Sequence[Request],
+    harmless: Sequence[Request],
+    *,
+    layers: Sequence[int] | None = None,
+    coefficients: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
+    positions: str = "all",
+    while_generating: bool = False,
+    behaviour: Behaviour | None = None,
+    system: System = None,
+    post_instruction: bool = True,
+    judge: Judge = judge_by_phrases,
+    n_layers: int = 3,
+    fluency_factor: float = 3.0,
+    max_new_tokens: int = 24,
+    batch_size: int = 32,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    include_replies: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> SteeringStudy:
+    """Choose a layer and a coefficient for +refusal, -refusal, +harmfulness and -harmfulness, on validation requests.
+
+    1. First tokens over the whole grid: the log odds of tokens that open refusals against those that open acceptances
+       (:func:`find_openings`, in ``behaviour`` or in the unsteered replies to these requests). Steered at the answer
+       alone it is a fan-out, exact, on every request; steered where ``positions`` says, there is no such short cut for
+       "all", so it is half a loop on 8 requests of a kind. The latter chooses. A span that does not end the prompt
+       ("text") is screened as "all".
+    2. For each of the four, the ``n_layers`` layers where most first tokens turn at the smallest coefficient (and one
+       from the middle third, if none is), each with that coefficient and the next larger one: replies, judged.
+
+    Chosen: the highest refusal rate on harmless requests (the lowest on harmful ones for a minus) among the candidates
+    that stay fluent, which is a perplexity at most ``fluency_factor`` times the unsteered and at most 0.1 more 4-grams
+    repeated; ties by KL, then by coefficient. Where none is fluent, the least perplexing, with a warning.
+
+    ``layers``: inputs of blocks; default up to 14, evenly spread. ``coefficients`` multiply the raw difference of means
+    (the paper's is 1). ``positions``: "all" tokens of the prompt (the paper's), "answer" or a span.
+    ``while_generating``: each new token as well. With ``out``, work is kept batch by batch, then the report;
+    ``resume=True`` goes on after a kill, or reads a finished study back.
+
+    Cost for the default grid (14 layers x 4 coefficients): 112 branches a request at the answer (about two passes) and
+    56 passes for each of 16 requests, then up to 16 short generations for each request.
+
+    Raises ``ValueError`` for requests that fitted the directions, one kind missing, layers or coefficients out of
+    range, and no accepted reply to take first tokens from.
+    """
+    began, requests = time.perf_counter(), [*harmful, *harmless]
+    _require_kinds(harmful, harmless)
+    require_disjoint(directions.states.requests, requests)
+    layers = default_layers(model) if layers is None else tuple(sorted({int(layer) for layer in layers}))
+    _require_grid(model, layers, coefficients, n_layers, fluency_factor)
+    settings = {
+        "directions": directions.provenance["run_id"],
+        "layers": list(layers),
+        "coefficients": sorted(float(c) for c in coefficients),
+        "positions": positions,
+        "while_generating": while_generating,
+        "behaviour": None if behaviour is None else behaviour.provenance["run_id"],
+        "system": system,
+        "post_instruction": post_instruction,
+        "judge": name_of(judge),
+        "n_layers": n_layers,
+        "fluency_factor": fluency_factor,
+        "max_new_tokens": max_new_tokens,
+    }
+    data = describe_requests(requests, origin)
+    title = "Sweep of layers and coefficients"
+    asked = {"system": system, "post_instruction": post_instruction}
+    prompts = build_request_prompts(model, requests, **asked)
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
+    folder = _folder(out, provenance, batch_size, resume, overwrite)
+    if folder.is_finished:
+        return load_steering_study(folder.out)
+    directions.refusal.require_fits(model)
+    vectors = {(name, ""): directions.direction(name) for name in DIRECTIONS}
+    run = _Runner(model, requests, prompts, vectors, judge, settings, folder)
+    unsteered = run([Arm("validation", kind) for kind in ("harmless", "harmful")], "unsteered")
+    said = unsteered[unsteered["verdict"] != ""].set_index("id")["verdict"]
+    if behaviour is None:
+        openings = find_openings(model, prompts, [said[r.id] for r in requests], batch_size)
+    else:
+        openings = openings_of(model, behaviour, asked, batch_size)
+    screened = screen(
+        model,
+        requests,
+        prompts,
+        {name: vectors[name, ""] for name in DIRECTIONS},
+        openings,
+        layers=layers,
+        coefficients=settings["coefficients"],
+        positions=positions,
+        batch_size=batch_size,
+        directory=folder.step("screen"),
+        resume=resume,
+    )
+    last = screened["positions"].iloc[-1]
+    replies = run(shortlist(screened[screened["positions"] == last], n_layers, model.n_layers), "candidates")
+    outcomes = pd.concat([unsteered, replies], ignore_index=True)
+    chosen = choose(report.summarise(outcomes, fluency_factor))
+    provenance["seconds"] = round(time.perf_counter() - began, 1)
+    study = SteeringStudy(screened, outcomes, chosen, openings, tuple(requests), (), provenance)
+    return folder.saved(study, include_replies)
+
+
+@public
+@keeps_work
+def test(
+    model: Model,
+    study: SteeringStudy,
+    directions: HarmfulDirections,
+    harmful: Sequence[Request],
+    harmless: Sequence[Request],
+    *,
+    n_random: int = 3,
+    ablate: Sequence[str] = DIRECTIONS,
+    judge: Judge = judge_by_phrases,
+    seed: int = 0,
+    batch_size: int = 32,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    include_replies: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> SteeringStudy:
+    """The arms that a sweep chose on other requests, beside their controls: the study with the test's outcomes.
+
+    Harmless requests: unsteered, +refusal, +harmfulness. Harmful ones: unsteered, -refusal, -harmfulness, and the
+    directions in ``ablate`` removed from every layer (the row that the minus arm uses). Beside each, at the same layer
+    and coefficient and of the same norm: ``n_random`` random directions and a shuffled-label one.
+
+    Cost: 2 (n_random + 2) + 1 short generations for each harmless request, 4 (n_random + 2) + 1 for each harmful one.
+    ``out``, ``resume``, ``overwrite``: as for :func:`sweep`, in a folder of its own.
+
+    Raises ``ValueError`` for requests that fitted the directions or chose the arms, other directions or another judge
+    than the sweep's, and weights that the directions are not of.
+    """
+    began, requests = time.perf_counter(), [*harmful, *harmless]
+    _require_kinds(harmful, harmless)
+    require_disjoint([*directions.states.requests, *study.validation], requests)
+    settings = {**study.settings, "n_random": n_random, "ablate": list(ablate), "seed": seed}
+    _require_same("judge", name_of(judge), settings["judge"])
+    _require_same("directions", directions.provenance["run_id"], settings["directions"])
+    data = describe_requests(requests, origin) | {"validation_sha256": hash_requests(study.validation)}
+    settings["sweep"] = study.provenance["run_id"]
+    title = "Steering by harmfulness and refusal"
+    prompts = build_request_prompts(model, requests, **{k: settings[k] for k in ("system", "post_instruction")})
+    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
+    folder = _folder(out, provenance, batch_size, resume, overwrite)
+    if folder.is_finished:
+        return load_steering_study(folder.out)
+    directions.refusal.require_fits(model)
+    vectors = {(name, ""): directions.direction(name) for name in DIRECTIONS}
+    for name in DIRECTIONS:
+        vectors |= {(name, c): d for c, d in controls_of(directions, name, n_random, seed).items()}
+    arms = [Arm("test", kind) for kind in ("harmless", "harmful")]
+    for (name, control), sign in ((key, sign) for sign in "+-" for key in vectors):
+        c = study.chosen[sign + name]
+        kind = "harmless" if sign == "+" else "harmful"
+        arms.append(Arm("test", kind, name, "add", c["layer"], c["coefficient"], control))
+    for name, control in vectors:
+        if name in ablate:
+            arms.append(Arm("test", "harmful", name, "remove", study.chosen["-" + name]["layer"], control=control))
+    outcomes = _Runner(model, requests, prompts, vectors, judge, settings, folder)(arms, "test")
+    provenance["seconds"] = round(time.perf_counter() - began, 1)
+    tested = replace(
+        study,
+        outcomes=pd.concat([study.outcomes.query("stage == 'validation'"), outcomes], ignore_index=True),
+        tested=tuple(requests),
+        provenance=provenance,
+    )
+    return folder.saved(tested, include_replies)
+
+
+def choose(summary: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The candidate of each arm by the rule of :func:`sweep`, from the validation rows of its table."""
+    chosen = {}
+    steered = summary[(summary["stage"] == "validation") & (summary["arm"] != "unsteered")]
+    for name, part in steered.groupby("arm", sort=False):
+        sign = -1.0 if name.startswith("+") else 1.0
+        part = part.assign(rank=sign * part["refusal_rate"], size=part["coefficient"].abs())
+        part = part.assign(rank=part["rank"].where(part["fluent"], part["perplexity_ratio"].fillna(float("inf"))))
+        best = part.sort_values(["fluent", "rank", "kl", "size"], ascending=[False, True, True, True]).iloc[0]
+        row = {"layer": int(best["layer"]), "n": int(best["n"]), "fluent": bool(best["fluent"]), "note": best["note"]}
+        chosen[name] = row | {c: float(best[c]) for c in ("coefficient", "refusal_rate", "perplexity_ratio", "kl")}
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class _Runner:
+    """Runs arms on the requests of one stage, as the settings say."""
+
+    model: Model
+    requests: Sequence[Request]
+    prompts: Sequence[Prompt]
+    vectors: Mapping[tuple[str, str], Direction]
+    judge: Judge
+    settings: Mapping[str, Any]
+    folder: StudyFolder
+
+    def __call__(self, arms: Sequence[Arm], part: str) -> pd.DataFrame:
+        return run_arms(
+            self.model,
+            arms,
+            self.requests,
+            self.prompts,
+            self.vectors,
+            self.judge,
+            **{k: self.settings[k] for k in ("positions", "while_generating", "max_new_tokens")},
+            batch_size=self.folder.batch_size,
+            directory=self.folder.step(part),
+            resume=self.folder.resume,
+            title=f"{part} replies",
+        )
+
+
+def _folder(
+    out: str | Path | None, provenance: Mapping[str, Any], batch_size: int, resume: bool, overwrite: bool
+) -> StudyFolder:
+    parts = {"run_id": provenance["run_id"], **parts_identity(provenance), **provenance["settings"]}
+    return StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, provenance["data"]["n"], resume, overwrite)
+
+
+def _require_same(what: str, given: Any, expected: Any) -> None:
+    if given != expected:
+        raise ValueError(f"{what} is {given!r}; the sweep's was {expected!r}. Use the same, or sweep anew.")
+
+
+def _require_kinds(harmful: Sequence[Request], harmless: Sequence[Request]) -> None:
+    require_requests([*harmful, *harmless])
+    for kind, given in (("harmful", harmful), ("harmless", harmless)):
+        if not given or any(r.kind != kind for r in given):
+            odd = [r.id for r in given if r.kind != kind][:5]
+            raise ValueError(f"{len(given)} {kind} requests, of another kind: {odd}; expected one or more, all {kind}.")
+
+
+def _require_grid(model: Model, layers, coefficients, n_layers: int, fluency_factor: float) -> None:
+    if not layers or min(layers) < 0 or max(layers) > model.n_layers:
+        raise ValueError(
+            f"layers={list(layers)}; expected inputs of the blocks of {model.name}, 0 to {model.n_layers - 1} "
+            f"({model.n_layers}: the output of the last)."
+        )
+    if not len(coefficients) or min(coefficients) <= 0 or len(set(coefficients)) < len(coefficients):
+        raise ValueError(f"coefficients={list(coefficients)}; expected distinct numbers above 0: both signs are swept.")
+    if n_layers < 1 or not fluency_factor >= 1:
+        raise ValueError(f"n_layers={n_layers}, fluency_factor={fluency_factor}; expected at least 1 each.")
+
+
+__all__ = ["SteeringStudy", "load_steering_study", "sweep", "test"]

@@ -1,0 +1,17 @@
+"""Latent Guard: requests told harmful by the state, beside guards that read the text."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from probes.latent_guard.classifier import LatentGuard as LatentGuard, load_guard as load_guard
+    from probes.latent_guard.comparison import compare_guards as compare_guards, latency as latency
+    from probes.latent_guard.result import (
+        GuardStudy as GuardStudy,
+        Latency as Latency,
+        load_guard_study as load_guard_study,
+        sounds_dangerous as sounds_dangerous,
+    )
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -1,0 +1,118 @@
+"""What a study of modulation found: candidates, the chosen factors as edits, readings of the test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.edits import ScaledHeads
+from interp.fitting import changed_heads
+from interp.records import keeps_work
+from interp.reports import Result
+from probes.modulation.candidates import Candidate
+from probes.modulation.effects import ReadSet, conditions_frame, effects_frame, verdict_of
+from probes.modulation.offsets import Offsets
+
+
+@dataclass(frozen=True, eq=False)
+class Modulation(Result, report="probes.modulation.report"):
+    """What was tried, what was chosen, and what that does on questions that had no part in it.
+
+    ``chosen``: of each scope ("all", or a level) the family whose best candidate is used. ``validation``: one row for
+    each candidate. ``tests``: the readings of each test set. ``offsets``: of each scope the constants of the rival.
+    ``history``: the searches, look by look. ``edits``: of each scope the chosen factors as an edit.
+    """
+
+    candidates: tuple[Candidate, ...]
+    chosen: Mapping[str, str]
+    validation: pd.DataFrame
+    tests: tuple[ReadSet, ...]
+    offsets: Mapping[str, Offsets]
+    history: pd.DataFrame
+    provenance: Mapping[str, Any]
+    edits: Mapping[str, ScaledHeads] = field(default_factory=dict)
+    _frames: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    @property
+    def target(self) -> float:
+        """The gain in accuracy that was aimed at."""
+        return float(self.provenance["settings"]["target"])
+
+    @property
+    def edit(self) -> ScaledHeads:
+        """The chosen factors, where one edit is for all questions. Raises ``ValueError`` where each level has one."""
+        if len(self.edits) > 1:
+            raise ValueError(f"there is an edit for each of {', '.join(self.edits)}: take one of modulation.edits.")
+        return next(iter(self.edits.values()))
+
+    @property
+    def gains_on_validation(self) -> bool:
+        """Whether what was chosen did better on validation than the unmodulated model, in any scope."""
+        rows = self.validation[self.validation["chosen"]]
+        return bool((rows[f"{self.provenance['settings']['choose_by']}_change"] > 0).any())
+
+    def best(self, scope: str, family: str) -> Candidate:
+        """The candidate of a family that did best on validation."""
+        rows = self.validation[(self.validation["scope"] == scope) & (self.validation["family"] == family)]
+        name = rows.loc[rows["best_of_family"], "candidate"].iloc[0]
+        return next(c for c in self.candidates if (c.scope, c.family, c.name) == (scope, family, name))
+
+    def to_frame(self) -> pd.DataFrame:
+        """What the chosen modulation does: see :func:`probes.modulation.effects.effects_frame`; of accuracies also the
+        ``verdict`` (:func:`probes.modulation.effects.verdict_of`)."""
+        if "effects" not in self._frames:
+            frame = effects_frame(self.tests)
+            verdicts = [verdict_of(row, self.target) for row in frame.to_dict("records")]
+            self._frames["effects"] = frame.assign(verdict=np.where(frame["measure"] == "accuracy", verdicts, ""))
+        return self._frames["effects"].copy()
+
+    def conditions(self) -> pd.DataFrame:
+        """Every condition on every test set: see :func:`probes.modulation.effects.conditions_frame`."""
+        if "conditions" not in self._frames:
+            self._frames["conditions"] = conditions_frame(self.tests)
+        return self._frames["conditions"].copy()
+
+    def measures(self) -> pd.DataFrame:
+        """What the edit does to the measures, for the README of an exported model: overall, on every test set."""
+        frame = self.to_frame()
+        frame = frame[frame["measure"].isin(["accuracy", "gold_prob"])].groupby(["set", "measure"], sort=False).head(1)
+        names = ["set", "measure", "n", "before", "after", "change", "change_low", "change_high", "p", "verdict"]
+        return frame[names]
+
+    def plot(self, test: str | None = None) -> go.Figure:
+        """Changes of accuracy by level, of one test set (the first by default)."""
+        return self.to_findings().figures[f"Changes of accuracy on {test or self.tests[0].name}"]
+
+    @keeps_work
+    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+        """The report in ``out``, and the edit in ``out/edit`` (of levels: ``out/edits/0`` ..., in their order)."""
+        out = self.to_findings().save(out, overwrite=overwrite)
+        for number, edit in enumerate(self.edits.values()):
+            edit.save(out / "edit" if len(self.edits) == 1 else out / "edits" / str(number))
+        return out
+
+    def with_edits(self, described: Mapping[str, Any]) -> Modulation:
+        """The same, with the chosen factors as edits of the weights that ``described`` names."""
+        edits = {}
+        for scope, family in self.chosen.items():
+            candidate = self.best(scope, family)
+            row = self.validation[(self.validation["scope"] == scope) & self.validation["chosen"]].iloc[0]
+            about = {
+                "method": f"modulation of heads: {candidate.name}",
+                "run_id": self.provenance["run_id"],
+                "for_questions": scope,
+                "validation": {name: float(row[name]) for name in ("accuracy", "accuracy_change", "gold_prob")},
+            }
+            edits[scope] = ScaledHeads(dict(described), about, changed_heads(candidate.factors))
+        provenance = {**self.provenance, "edited_model": dict(described)}
+        return replace(self, edits=edits, provenance=provenance, _frames={})
+
+    def __repr__(self) -> str:
+        chosen = "; ".join(f"{scope}: {self.best(scope, family).name}" for scope, family in self.chosen.items())
+        return f"Modulation({len(self.candidates)} candidates; chosen {chosen}; tested on {len(self.tests)} sets)"

@@ -1,0 +1,37 @@
+"""Negative bias, the whole study: measure it, find the heads, test them, correct it, trace it to what the model knows.
+
+The names that a user needs, in the order of a study. Sources: arXiv 2408.00137 (NAS, NASA) and arXiv 2511.10881
+(parametric knowledge).
+"""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from probes.negative_bias.answers import Answers as Answers, answer as answer, bias_measures as bias_measures
+    from probes.negative_bias.causality import causal_test as causal_test
+    from probes.negative_bias.knowledge import (
+        Knowledge as Knowledge,
+        load_knowledge as load_knowledge,
+        sort_by_knowledge as sort_by_knowledge,
+    )
+    from probes.negative_bias.measures import BiasReport as BiasReport, measure as measure
+    from probes.negative_bias.nas import (
+        negative_attention_score as negative_attention_score,
+        rank_by_effect as rank_by_effect,
+        rank_heads as rank_heads,
+        score_prompts as score_prompts,
+    )
+    from probes.negative_bias.nasa import Alignment as Alignment, Settings as Settings, align as align
+    from probes.negative_bias.scenario_study import ALL as ALL_SCENARIOS, scenarios as scenarios
+    from probes.questions import (
+        Instruction as Instruction,
+        Question as Question,
+        build_prompts as build_prompts,
+        load_questions as load_questions,
+        load_texts as load_texts,
+        split_questions as split_questions,
+    )
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -1,0 +1,349 @@
+"""How a model answers yes/no questions, by the first token's probabilities and in words, and how far it leans to No.
+
+The positive class is "the answer is Yes": precision is the share of right ones among the Yes, recall the share of the
+questions with gold answer Yes that get one. A model that leans to No says Yes seldom (low recall) and then rightly
+(high precision). Yes and No here stand for the option words of an instruction, whatever they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.door import public
+from interp.models import Model
+from interp.prompts import Prompt
+from interp.reading import generate
+from interp.reports import LEAST
+from interp.statistics import bootstrap_interval
+from probes.questions import Instruction, Question, build_prompts
+
+Channel = Literal["token", "text", "margin"]
+LEAST_MASS = LEAST  # of the probability on the options, below which a choice between them says little
+NO, YES, ABSTAIN, OUTSIDE = 0, 1, 2, -1  # what an answer can say; the first three index the options
+
+MEASURES = {
+    "accuracy": "share of right answers; an answer outside the options, or an abstention, is wrong",
+    "precision": "of the questions answered Yes, the share whose gold answer is Yes; undefined without a Yes",
+    "recall": "of the questions with gold answer Yes, the share answered Yes",
+    "f1": "harmonic mean of precision and recall",
+    "precision_recall_gap": "precision - recall: above 0, the model leans to No",
+    "negative_bias": "P(says No | gold Yes) - P(says Yes | gold No): +1 always No, -1 always Yes, 0 no bias",
+    "mean_p_no": "mean probability of No, of all tokens",
+    "option_mass": "mean probability of all options together, of all tokens",
+    "ece": "expected calibration error: 10 bins of the probability of what was said, of Yes and No alone",
+    "auroc": "chance that a gold Yes has a higher log P(Yes) - log P(No) than a gold No; no offset changes it",
+    "share_outside": "share of answers that are none of the options",
+    "says_yes": "share of answers that are Yes",
+    "share_abstained": "share of answers that take the third option",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model answered to each question; rows are questions, options are negative, positive[, abstain].
+
+    ``gold``: whether the positive option is right. ``groups``: questions of one passage or pair share a name; a
+    bootstrap draws them together. ``log_probs``: natural log of the probability of each option's first tokens, of all
+    tokens. ``top``: the option that the single most probable token begins, -1 if it begins none. ``replies``: greedy
+    texts.
+    """
+
+    instruction: Instruction
+    ids: tuple[str, ...]
+    gold: Bool[np.ndarray, " example"]
+    domains: tuple[str, ...]
+    groups: tuple[str, ...]
+    log_probs: Float[np.ndarray, "example option"]
+    top: Int[np.ndarray, " example"]
+    replies: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def margin(self) -> Float[np.ndarray, " example"]:
+        """log P(positive) - log P(negative), in nats: above 0, more probability on Yes."""
+        return self.log_probs[:, YES] - self.log_probs[:, NO]
+
+    @property
+    def said(self) -> Int[np.ndarray, " example"]:
+        """The option said by the most probable first token: 0 negative, 1 positive, 2 abstain, -1 none of them."""
+        return self.top
+
+    @property
+    def said_in_text(self) -> Int[np.ndarray, " example"] | None:
+        """The option that each reply names first (:func:`parse_reply`), -1 for none; None without replies."""
+        if self.replies is None:
+            return None
+        return np.array([parse_reply(reply, self.instruction.options) for reply in self.replies], dtype=int)
+
+    def said_by(self, channel: Channel) -> Int[np.ndarray, " example"]:
+        """What was said by ``"token"``, ``"text"`` or ``"margin"`` (the likelier of Yes and No, a forced choice)."""
+        if channel == "token":
+            return self.said
+        if channel == "margin":
+            return (self.margin > 0).astype(int)
+        if channel != "text":
+            raise ValueError(f"channel={channel!r}; expected 'token', 'text' or 'margin'.")
+        if (said := self.said_in_text) is None:
+            raise ValueError("channel='text' needs replies: give generate_tokens=8 or so when asking.")
+        return said
+
+    def word(self, said: int) -> str:
+        """The option word of an answer; "outside" for none."""
+        return "outside" if said == OUTSIDE else self.instruction.options[said]
+
+    def select(self, which: Bool[np.ndarray, " example"] | Sequence[int]) -> Answers:
+        """The answers where a mask is True, or at these positions, in their order."""
+        which = np.asarray(which)
+        if which.dtype == bool and len(which) != len(self):
+            raise ValueError(f"the mask has {len(which)} entries; there are {len(self)} answers.")
+        rows = np.flatnonzero(which) if which.dtype == bool else which.astype(int)
+        texts = {name: getattr(self, name) for name in ("ids", "domains", "groups", "replies")}
+        return replace(
+            self,
+            gold=self.gold[rows],
+            log_probs=self.log_probs[rows],
+            top=self.top[rows],
+            **{name: None if all_ is None else tuple(all_[i] for i in rows) for name, all_ in texts.items()},
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each question: gold, probability of each option, margin, what was said, the reply."""
+        columns = {
+            "id": self.ids,
+            "domain": self.domains,
+            "group": self.groups,
+            "gold": [self.word(YES if g else NO) for g in self.gold],
+            **{f"p({word})": np.exp(self.log_probs[:, i]) for i, word in enumerate(self.instruction.options)},
+            "margin": self.margin,
+            "said": [self.word(s) for s in self.said],
+        }
+        if self.replies is not None:
+            columns |= {"said_in_text": [self.word(s) for s in self.said_in_text], "reply": self.replies}
+        return pd.DataFrame(columns)
+
+
+@public
+def answer(
+    model: Model,
+    questions: Sequence[Question],
+    instruction: Instruction | None = None,
+    *,
+    forms: str = "in_context",
+    generate_tokens: int = 0,
+    batch_size: int = 16,
+) -> Answers:
+    """Ask every question and read the answer from the first token's probabilities; with ``generate_tokens`` also from
+    a greedy reply of that many tokens. Costs a forward pass for each batch, and one for each token generated."""
+    instruction = instruction or Instruction()
+    prompts = build_prompts(model, questions, instruction, forms=forms)
+    return answers_of_prompts(
+        model, prompts, questions, instruction, generate_tokens=generate_tokens, batch_size=batch_size
+    )
+
+
+def answers_of_prompts(
+    model: Model,
+    prompts: Sequence[Prompt],
+    questions: Sequence[Question],
+    instruction: Instruction,
+    *,
+    generate_tokens: int = 0,
+    batch_size: int = 16,
+) -> Answers:
+    """As :func:`answer`, for prompts built elsewhere: one for each question, whose answers are the options."""
+    if not questions or len(prompts) != len(questions):
+        raise ValueError(f"{len(questions)} questions and {len(prompts)} prompts; expected as many, and at least one.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
+    order = by_length(prompts)
+    batches = [[prompts[i] for i in order[s : s + batch_size]] for s in range(0, len(order), batch_size)]
+    parts = [score_prompts(model, batch, instruction, generate_tokens) for batch in batches]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return answers_from_arrays(arrays, [questions[i] for i in order], instruction).select(np.argsort(order))
+
+
+def by_length(prompts: Sequence[Prompt]) -> Int[np.ndarray, " example"]:
+    """The order of the prompts by length, so that batches hold little padding."""
+    return np.argsort([len(p) for p in prompts], kind="stable")
+
+
+def score_prompts(
+    model: Model, prompts: Sequence[Prompt], instruction: Instruction, generate_tokens: int = 0
+) -> dict[str, np.ndarray]:
+    """The arrays of one batch of answers; replies as their bytes one after another, beside the length of each."""
+    arrays = arrays_of_logits(model.final_logits(list(prompts), batch_size=len(prompts)), prompts, instruction)
+    if generate_tokens:
+        replies = [r.encode() for (r,) in generate(model, prompts, generate_tokens, batch_size=len(prompts))]
+        arrays["reply_bytes"] = np.frombuffer(b"".join(replies), dtype=np.uint8)
+        arrays["reply_lengths"] = np.array([len(r) for r in replies])
+    return arrays
+
+
+def arrays_of_logits(
+    logits: Float[Tensor, "example vocabulary"], prompts: Sequence[Prompt], instruction: Instruction
+) -> dict[str, np.ndarray]:
+    """Probability of each option and the most probable one, from the logits at the answer."""
+    log_probs = logits.log_softmax(-1)
+    found, top = np.full((len(prompts), len(instruction.options)), np.nan), np.full(len(prompts), OUTSIDE)
+    for row, (prompt, best) in enumerate(zip(prompts, logits.argmax(-1).tolist(), strict=True)):
+        for option, word in enumerate(instruction.options):
+            tokens = prompt.answer_tokens(word)
+            found[row, option] = log_probs[row, list(tokens)].logsumexp(0)
+            if best in tokens:
+                top[row] = option
+    return {"log_probs": found, "top": top}
+
+
+def answers_from_arrays(
+    arrays: dict[str, np.ndarray], questions: Sequence[Question], instruction: Instruction
+) -> Answers:
+    """The answers to ``questions``, in the same order, from the arrays of :func:`score_prompts`."""
+    replies = None
+    if "reply_lengths" in arrays:
+        text, ends = arrays["reply_bytes"].tobytes(), np.cumsum(arrays["reply_lengths"])
+        replies = tuple(text[end - n : end].decode() for n, end in zip(arrays["reply_lengths"], ends, strict=True))
+    return Answers(
+        instruction=instruction,
+        ids=tuple(q.id for q in questions),
+        gold=np.array([q.answer == "Yes" for q in questions]),
+        domains=tuple(q.domain for q in questions),
+        groups=tuple(q.group for q in questions),
+        log_probs=arrays["log_probs"],
+        top=arrays["top"],
+        replies=replies,
+    )
+
+
+def parse_reply(text: str, words: Sequence[str]) -> int:
+    """Which of the option words a reply names first, as a number; -1 for none.
+
+    A word counts as a whole and in any case ("no," names No; "nothing", "no-one" and "know" do not); of two at one
+    place the longer counts ("No idea" before "No"). One-letter options (A, B) count in their own case, and not where
+    they begin a clause ("A whale is ..."). Misleads: "not yes" names Yes, and a reply that repeats the question names
+    whatever it repeats.
+    """
+    text = text.replace("\u2019", "'")
+    found = [(m.start(), -len(word), i) for i, word in enumerate(words) if (m := _pattern(word).search(text))]
+    return min(found)[2] if found else OUTSIDE
+
+
+def _pattern(word: str) -> re.Pattern[str]:
+    parts = r"\s+".join(map(re.escape, word.replace("\u2019", "'").split()))
+    whole = rf"(?<![^\W_])(?<!\w[-']){parts}(?![^\W_]|[-']\w)"
+    if len(word.strip()) == 1:
+        return re.compile(whole + r"(?!\s+(?!is\b|because\b)[a-z])")
+    return re.compile(whole, re.IGNORECASE)
+
+
+@public
+def bias_measures(answers: Answers, *, channel: Channel = "token") -> pd.DataFrame:
+    """Every measure of :data:`MEASURES` with its 95 % bootstrap interval: columns measure, value, ci_low, ci_high, n.
+
+    ``channel`` says what counts as said: ``"token"``, the most probable first token; ``"text"``, the reply;
+    ``"margin"``, the forced choice between Yes and No, never outside. ``mean_p_no``, ``option_mass`` and ``auroc`` are
+    of probabilities, the same in each. Answers outside the options are wrong, no Yes and no No; so are abstentions,
+    whose share is a row of its own where the instruction has a third option. ``n`` is how many answers a value rests
+    on: those that say Yes for precision and the gap, gold Yes for recall, those that say Yes or No for the calibration
+    error, whose confidence is the probability of what was said, of Yes and No alone.
+
+    NaN: precision and gap if Yes is never said, measures of a gold answer that is absent, all of no answers. The
+    intervals are of whole groups (pairs, passages), from 2000 draws; a quarter of a second for 1000 answers. They have
+    no width where all agree: a precision of 1 from two answers is weak, whatever its interval; read ``n``.
+    Sources: negative bias as a gap of precision and recall, arXiv 2408.00137; calibration, Guo et al. 2017
+    (arXiv 1706.04599), Eq. 3; the difference of the two error rates is our reading of NB.
+    """
+    said = answers.said_by(channel)
+    names = [name for name in MEASURES if name != "share_abstained" or answers.instruction.abstain is not None]
+    n, gold = len(answers), answers.gold
+    rests_on = dict.fromkeys(names, n) | {
+        "precision": int((said == YES).sum()),
+        "precision_recall_gap": int((said == YES).sum()),
+        "recall": int(gold.sum()),
+        "ece": int(np.isin(said, (NO, YES)).sum()),
+    }
+    value = low = high = np.full(len(MEASURES), np.nan)
+    if n:
+        arrays = (gold, said, answers.log_probs)
+        value = _measures(*arrays, np.ones((1, n)))[0]
+        low, high = bootstrap_interval(_measures, *arrays, groups=answers.groups, weighted=True)
+        low, high = np.where(np.isnan(value), np.nan, low), np.where(np.isnan(value), np.nan, high)
+    columns = zip(MEASURES, value, low, high, strict=True)
+    rows = [(name, float(v), float(a), float(b), rests_on[name]) for name, v, a, b in columns if name in names]
+    return pd.DataFrame(rows, columns=["measure", "value", "ci_low", "ci_high", "n"])
+
+
+def _measures(
+    gold: Bool[np.ndarray, " example"],
+    said: Int[np.ndarray, " example"],
+    log_probs: Float[np.ndarray, "example option"],
+    counts: Float[np.ndarray, "draw example"],
+) -> Float[np.ndarray, "draw measure"]:
+    """The measures, in their order, where example i is there ``counts[:, i]`` times."""
+    probability = np.exp(log_probs)
+    margin = log_probs[:, YES] - log_probs[:, NO]
+    no, yes = said == NO, said == YES
+    right = (yes & gold) | (no & ~gold)
+    confidence = 1 / (1 + np.exp(np.where(yes, -margin, margin)))  # of what was said, of Yes and No alone
+    bins = np.minimum((confidence * 10).astype(int), 9)[:, None] == np.arange(10)
+    error = np.where(no | yes, right - confidence, 0.0)[:, None] * bins  # [example, bin]
+    gold_yes, gold_no, n = counts @ gold, counts @ ~gold, counts.sum(1)
+    hits, says_yes = counts @ (yes & gold), counts @ yes
+    precision, recall = _ratio(hits, says_yes), _ratio(hits, gold_yes)
+    columns = {
+        "accuracy": _ratio(counts @ right, n),
+        "precision": precision,
+        "recall": recall,
+        "f1": _ratio(2 * hits, says_yes + gold_yes),
+        "precision_recall_gap": precision - recall,
+        "negative_bias": _ratio(counts @ (no & gold), gold_yes) - _ratio(counts @ (yes & ~gold), gold_no),
+        "mean_p_no": _ratio(counts @ probability[:, NO], n),
+        "option_mass": _ratio(counts @ probability.sum(1), n),
+        "ece": _ratio(np.abs(counts @ error).sum(1), counts @ (no | yes)),
+        "auroc": _auroc(gold, margin, counts),
+        "share_outside": _ratio(counts @ (said == OUTSIDE), n),
+        "says_yes": _ratio(says_yes, n),
+        "share_abstained": _ratio(counts @ (said == ABSTAIN), n),
+    }
+    return np.stack([columns[name] for name in MEASURES], axis=1)
+
+
+def _auroc(
+    gold: Bool[np.ndarray, " example"], margin: Float[np.ndarray, " example"], counts: Float[np.ndarray, "draw example"]
+) -> Float[np.ndarray, " draw"]:
+    """The share of pairs of a gold Yes and a gold No in which the Yes has the higher margin; ties count a half.
+
+    Margins of half-precision logits tie often; float32 rounding of their normaliser must not part them."""
+    margin = np.round(margin, 5)
+    order = np.argsort(margin, kind="stable")
+    first_of_ties = np.flatnonzero(np.diff(margin[order], prepend=np.nan) != 0)
+    yes = np.add.reduceat((counts * gold)[:, order], first_of_ties, axis=1)  # [draw, distinct margin]
+    no = np.add.reduceat((counts * ~gold)[:, order], first_of_ties, axis=1)
+    wins = yes * (np.cumsum(no, axis=1) - no / 2)
+    return _ratio(wins.sum(1), yes.sum(1) * no.sum(1))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where the whole is nothing."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+
+
+def require_options_used(answers: Answers, at_least: float = LEAST_MASS) -> None:
+    """Raise ``ValueError`` if the options hold less than ``at_least`` of the probability on average."""
+    mass = float(np.exp(answers.log_probs).sum(1).mean())
+    if not mass >= at_least:
+        options = " and ".join(map(repr, answers.instruction.options))
+        raise ValueError(
+            f"the options {options} hold {mass:.1%} of the probability of the first token on average; expected at "
+            f"least {at_least:.0%}. The model answers with something else: use option words it says, forms='both', or "
+            "begin the reply (Instruction(reply=...))."
+        )

@@ -1,0 +1,149 @@
+"""What a causal test of heads says: outcomes of answers, their intervals, chance, correlation, and the sentences."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from probes.heads import ALPHA
+
+OUTCOMES = {
+    "nb": "negative bias",
+    "accuracy": "accuracy",
+    "margin": "mean margin (log odds of the negative answer)",
+}
+
+MEASURES = {"nas": "NAS", "nas_order_balanced": "order-balanced NAS"}
+
+
+def verdict_sentences(
+    frame: pd.DataFrame, correlations: pd.DataFrame, baseline: pd.DataFrame, factor: float, reliability: float = np.nan
+) -> list[str]:
+    """The verdict from the tables of a :class:`CausalTest`, and from nothing else."""
+    top = frame[frame["set"] == "top"]
+    said = [_count(rows, *key) for key, rows in top.groupby(["by", "positions"], sort=False)]
+    said += _prediction(correlations)
+    if isfinite(reliability):
+        said.append(f"Between two halves of the questions the effects of heads correlate {reliability:.2f}.")
+    for key, rows in frame.groupby(["by", "positions", "edit"], sort=False):
+        k = max((k for k in rows["k"] if k <= 10), default=rows["k"].min())
+        said += [_comparison(rows[rows["k"] == k].set_index("set"), name, *key, k, factor) for name in ("nb", "margin")]
+    values = [f"{r.outcome} {r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]" for r in baseline.itertuples()]
+    n, n_yes = baseline[["n", "n_yes"]].iloc[0]
+    return [*said, f"Unedited, on {n} questions ({n_yes} gold Yes): {'; '.join(values)}."]
+
+
+def _count(top: pd.DataFrame, by: str, positions: str) -> str:
+    """In how many tests of one measure the top does more than random heads; p has steps of 1 / (1 + n_random)."""
+    able = top[1 / (1 + top["n_random"]) <= ALPHA]
+    said = f"By {name_of(by)}, {where_of(positions)}: "
+    if able.empty:
+        return said + (
+            f"too few random sets for a p of {ALPHA}; {int(np.ceil(1 / ALPHA)) - 1} or more could show whether the top "
+            "heads do more than random heads of their layers."
+        )
+    steps = able["n_random"] + 1
+    by_chance = (np.floor(ALPHA * steps) / steps).sum()
+    more = {name: sum(_does_more(row, name) for _, row in able.iterrows()) for name in ("nb", "margin")}
+    return said + (
+        f"the top heads change the negative bias more than random heads of the same layers in {more['nb']} of "
+        f"{len(able)} tests (numbers of heads and edits; p at most {ALPHA}, by chance in about {by_chance:.1f}), and "
+        f"the mean margin in {more['margin']}."
+    )
+
+
+def _does_more(top: pd.Series, name: str) -> bool:
+    off_zero = top[f"delta_{name}_low"] > 0 or top[f"delta_{name}_high"] < 0
+    return bool(off_zero and top[f"delta_{name}_p_random"] <= ALPHA)
+
+
+def _comparison(rows: pd.DataFrame, name: str, by: str, positions: str, edit: str, k: int, factor: float) -> str:
+    """One edit of the top k against random sets and the bottom k."""
+
+    def change(kind: str) -> str:
+        value, low, high = (rows.loc[kind, f"delta_{name}{end}"] for end in ("", "_low", "_high"))
+        return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+    verb = {"zero": "Zeroing", "mean": "Mean-replacing", "scale": f"Scaling by {factor:g}"}[edit]
+    top = rows.loc["top"]
+    n, p = int(top["n_random"]), top[f"delta_{name}_p_random"]
+    random = "no random set exists"
+    if n:
+        value, low, high = (rows.loc["random", f"delta_{name}{end}"] for end in ("", "_low", "_high"))
+        random = (
+            f"{n} random sets of the same layers by {value:+.3f} on average (95 % of them between {low:+.3f} and "
+            f"{high:+.3f}; p = {p:.3f})"
+        )
+    if not n:
+        verdict = "nothing to compare with"
+    elif _does_more(top, name):
+        verdict = "the top does more than random"
+    elif top[f"delta_{name}_low"] <= 0 <= top[f"delta_{name}_high"]:
+        verdict = "no change that these questions can tell from none"
+    elif p == 1 / (1 + n):
+        verdict = "more than each random set, but these are too few to tell"
+    else:
+        verdict = "the top does no more than random"
+    return (
+        f"{verb} the top {k} heads by {name_of(by)} {where_of(positions)} changes the {OUTCOMES[name]} by "
+        f"{change('top')}; {random}; the bottom {k} by {change('bottom')}: {verdict}."
+    )
+
+
+def _prediction(correlations: pd.DataFrame) -> list[str]:
+    """Which measure goes with the effect of single heads, and which better."""
+    said = []
+    for relation, rows in correlations.groupby("relation", sort=False):
+        predicts = {}
+        for row in rows.itertuples():
+            number = f"{row.spearman:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
+            if " minus " in row.measure:
+                a, b = row.measure.split(" minus ")
+                better = a if row.ci_low > 0 else b if row.ci_high < 0 else None
+                if better is None:
+                    verdict = "neither is shown to predict better"
+                elif predicts[better]:
+                    verdict = f"{name_of(better)} predicts better"
+                else:
+                    verdict = f"{name_of(better)} is higher, but is not shown to predict anything itself"
+                said.append(f"The difference, {name_of(a)} less {name_of(b)}, is {number}: {verdict}.")
+            else:
+                predicts[row.measure] = row.ci_low > 0
+                not_so = "predicts the opposite" if row.ci_high < 0 else "is not shown to predict it"
+                said.append(
+                    f"Over {row.n_heads} heads, the rank correlation of {name_of(row.measure)} with what zeroing the "
+                    f"head alone takes away ({relation}) is {number}: it {'predicts it' if row.ci_low > 0 else not_so}."
+                )
+    return said
+
+
+def name_of(measure: str) -> str:
+    """A measure as the sentences call it."""
+    return MEASURES.get(measure, measure)
+
+
+def where_of(positions: str) -> str:
+    """Positions as the sentences call them."""
+    return "at the answer" if positions == "answer" else "at all positions"
+
+
+def outcomes_of(
+    margin: Float[np.ndarray, "example case"], gold_yes: Bool[np.ndarray, " example"]
+) -> dict[str, np.ndarray]:
+    """Each outcome as contributions of examples, [example, case], whose mean is the outcome.
+
+    NB is the difference of two class means. Its contribution is the example's own error over the share of its class,
+    minus (the class's mean minus NB): a draw with more questions of one class then does not move NB, as if the
+    bootstrap drew within the classes.
+    """
+    says_no = margin >= 0
+    nb = np.zeros(margin.shape)
+    wrong = np.where(gold_yes[:, None], says_no, ~says_no)
+    for sign, members in ((1, gold_yes), (-1, ~gold_yes)):
+        rate = wrong[members].mean(0)
+        nb[members] += sign * (wrong[members] - rate) / members.mean()
+        nb += sign * rate
+    return {"nb": nb, "accuracy": ~wrong * 1.0, "margin": margin.astype(np.float64)}

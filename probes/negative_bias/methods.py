@@ -1,0 +1,445 @@
+"""NASA, the tuning of negative heads one after another, and its rivals, as functions of one validated setting.
+
+Every method gets the same training and validation questions and the same stop, and returns a :class:`Method`: an edit
+of the weights or a constant to add, with what it cost. Source of NASA: arXiv 2408.00137; its learning rate, patience
+and number of heads are not in any source that could be read and are parameters here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from interp.edits import (
+    HeadRows,
+    ModelEdit,
+    ScaledHeads,
+    TunedHeads,
+    current_rows,
+    describe_model,
+    heads_scaled,
+    load_edit,
+)
+from interp.figures import head_label
+from interp.fitting import HeadTuner, Kept, LoraTuner
+from interp.models import Model
+from interp.passes import UpperLayers
+from probes.negative_bias.answers import YES, Answers, answers_from_arrays, arrays_of_logits
+from probes.negative_bias.knowledge import open_prompts
+from probes.negative_bias.nas import score_prompts
+from probes.questions import Instruction, Question, build_prompts
+
+log = logging.getLogger(__name__)
+N_FOR_NAS = 8  # validation prompts on which a head's NAS is followed while it is tuned
+FACTORS = (0.0, 0.5, 1.5)  # tried for each head by the rival that scales
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How heads are tuned. Defaults were chosen on validation questions of SmolLM2-135M and Qwen2.5-Coder-0.5B.
+
+    ``k``: at most so many heads. ``steps``, ``batch_size``, ``weight_decay``: AdamW on each. ``learning_rate``: in
+    units of the root mean square of a head's query rows, which differs 15-fold between models (0.24 in SmolLM2, 0.016
+    in Qwen2.5), so that one value serves both; LoRA's is a plain one. ``check_every``: steps between two looks at the
+    validation questions. ``patience``: a head stops after so many looks that are worse than its best, counted anew from
+    each best. ``tolerance``: the validation gap counts as closed at this size. ``beyond_zero``: if it is still open
+    when every head has stopped at a NAS of 0, go through the heads once more without that stop (ours). ``key_group``:
+    tune the key rows that the head shares with its siblings too. ``keep``: weight of what holds the model to its own
+    short answers to the training questions' open forms, where they have one (ours; 0: the loss of the gold answer
+    alone): without it SmolLM2 loses short answers (tests/benchmarks/negative_bias/choices.md).
+    """
+
+    k: int = 5
+    steps: int = 15
+    batch_size: int = 16
+    learning_rate: float = 0.006
+    weight_decay: float = 0.0
+    check_every: int = 3
+    patience: int = 2
+    tolerance: float = 0.06
+    beyond_zero: bool = True
+    key_group: bool = False
+    keep: float = 1.0
+    lora_rank: int = 8
+    lora_learning_rate: float = 3e-4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("k", "steps", "check_every", "patience", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected 1 or more.")
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise ValueError(f"batch_size={self.batch_size}; expected an even number: half Yes and half No.")
+        for name in ("learning_rate", "lora_learning_rate"):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name}={getattr(self, name)}; expected a number above 0.")
+        if not (isfinite(self.keep) and self.keep >= 0):
+            raise ValueError(f"keep={self.keep}; expected 0 or more.")
+        if not (0 <= self.weight_decay < 1 and 0 <= self.tolerance < 1):
+            raise ValueError(
+                f"weight_decay={self.weight_decay}, tolerance={self.tolerance}; expected 0 or more, and below 1."
+            )
+
+
+@dataclass(frozen=True)
+class State:
+    """What validation says at one moment. ``gap`` is precision - recall of Yes under the forced choice, with a
+    precision of 1 where Yes is never said (there is then no wrong Yes), so that it is 1 there instead of undefined.
+    ``bias`` is a smooth measure of the same: |mean P(Yes) - share of gold Yes|, P being of the two options, over all
+    questions plus its mean over the domains, so that opposite biases of two domains do not cancel.
+    """
+
+    gap: float
+    bias: float
+    accuracy: float
+    auroc: float
+    loss: float
+    says_yes: float
+
+    def better_than(self, other: State) -> bool:
+        """Less bias; where it is the same, a lower loss."""
+        return (self.bias, self.loss) < (other.bias, other.loss)
+
+    def worse_than(self, other: State, slack: float = 0.02) -> bool:
+        """More bias, beyond the noise of a question or two, or a higher loss on the gold answers."""
+        return self.bias > other.bias + slack or self.loss > other.loss
+
+    def closed(self, settings: Settings) -> bool:
+        """Whether the gap counts as closed."""
+        return abs(self.gap) <= settings.tolerance
+
+    def improves(self, best: State, before: State, settings: Settings) -> bool:
+        """Whether to keep this rather than ``best``: better or closed, and not worse than ``before`` the update."""
+        return not self.worse_than(before) and (self.better_than(best) or self.closed(settings))
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One way to correct the bias: an edit, or a constant added to the logit of the positive option."""
+
+    name: str
+    edit: ModelEdit | None = None
+    offset: float = 0.0
+    n_parameters: int = 0
+    seconds: float = 0.0
+    note: str = ""
+    validation: State | None = None
+
+    def applied(self, model: Model) -> AbstractContextManager[None]:
+        return nullcontext() if self.edit is None else self.edit.apply(model)
+
+    def adjust(self, answers: Answers) -> Answers:
+        """The answers with the constant in: probabilities of Yes and No move, their sum stays."""
+        if not self.offset:
+            return answers
+        both = np.logaddexp(answers.log_probs[:, 0], answers.log_probs[:, YES])
+        margin = answers.margin + self.offset
+        log_probs = answers.log_probs.copy()
+        log_probs[:, YES] = both - np.logaddexp(0, -margin)
+        log_probs[:, 0] = both - np.logaddexp(0, margin)
+        top = np.where(answers.top < 0, answers.top, (margin > 0).astype(int))
+        return replace(answers, log_probs=log_probs, top=top)
+
+
+@dataclass(eq=False)
+class Bench:
+    """The model, the two sets of questions as prompts, and the settings: what every method works with. ``about``:
+    what every edit made here says of its origin."""
+
+    model: Model
+    training: Sequence[Question]
+    validation: Sequence[Question]
+    instruction: Instruction
+    settings: Settings
+    about: Mapping[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.training_prompts = build_prompts(self.model, self.training, self.instruction)
+        self.validation_prompts = build_prompts(self.model, self.validation, self.instruction)
+        by_subject = {q.subject: q for q in self.training if q.open_question}
+        self.kept = None  # what the untouched model says to the training questions' open forms
+        if by_subject and self.settings.keep:
+            asked = open_prompts(self.model, list(by_subject.values()))
+            self.kept = Kept.of(self.model, asked, self.settings.keep)
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The weights that edits are for; hashing them takes a second for each GB."""
+        return describe_model(self.model)
+
+    @cached_property
+    def untouched(self) -> Answers:
+        """The validation questions answered by the untouched model: to be read before anything is changed."""
+        return self.ask()
+
+    def ask(self) -> Answers:
+        """The validation questions answered by the model as it is now."""
+        return self.answers(self.model.final_logits(self.validation_prompts, batch_size=16))
+
+    def answers(self, logits) -> Answers:
+        arrays = arrays_of_logits(logits, self.validation_prompts, self.instruction)
+        return answers_from_arrays(arrays, self.validation, self.instruction)
+
+    def batches(self, n_steps: int, stream: int) -> Iterator[tuple[list[int], list[int]]]:
+        """Positions of training questions, half Yes and half No in each batch, and of as many of what is kept; none
+        twice in an epoch."""
+        rng = np.random.default_rng((self.settings.seed, stream))
+        gold = np.array([q.answer == "Yes" for q in self.training])
+        size = self.settings.batch_size
+        kept = np.arange(len(self.kept.prompts) if self.kept else 0)
+        drawn = zip(
+            _epochs(rng, np.flatnonzero(~gold), size // 2, n_steps),
+            _epochs(rng, np.flatnonzero(gold), size // 2, n_steps),
+            _epochs(np.random.default_rng((self.settings.seed, stream, 1)), kept, size, n_steps),
+            strict=True,
+        )
+        return ((no + yes, same) for no, yes, same in drawn)
+
+    def note(self, method: str, what: str, step: int, event: str, state: State, **more: Any) -> None:
+        self.history.append({"method": method, "what": what, "step": step, "event": event, **asdict(state), **more})
+        numbers = " ".join(f"{k} {v:.3f}" for k, v in {**asdict(state), **more}.items() if isinstance(v, float))
+        log.info("%s %s step %d, %s: %s", method, what, step, event, numbers)
+
+
+def _epochs(rng: np.random.Generator, items: np.ndarray, size: int, n_steps: int) -> Iterator[list[int]]:
+    """``n_steps`` batches of ``size`` items, in a new order each time all were drawn; empty ones if there are none."""
+    queue: list[int] = []
+    for _ in range(n_steps):
+        while len(items) and len(queue) < size:
+            queue += rng.permutation(items).tolist()
+        yield queue[:size]
+        queue = queue[size:]
+
+
+def validation_state(answers: Answers) -> State:
+    """Gaps, accuracy and AUROC of the forced choice, and the mean loss of the gold answer in nats."""
+    says_yes, gold = answers.margin > 0, answers.gold
+    loss = -answers.log_probs[np.arange(len(gold)), gold.astype(int)].mean()
+    p_yes = 1 / (1 + np.exp(-answers.margin))
+    by_domain = pd.DataFrame({"domain": answers.domains, "p": p_yes, "gold": gold}).groupby("domain").mean()
+    return State(
+        gap=_gap(says_yes, gold),
+        bias=float(abs(p_yes.mean() - gold.mean()) + (by_domain.p - by_domain.gold).abs().mean()),
+        accuracy=float((says_yes == gold).mean()),
+        auroc=auroc(gold, answers.margin),
+        loss=float(loss),
+        says_yes=float(says_yes.mean()),
+    )
+
+
+def auroc(gold: np.ndarray, margin: np.ndarray) -> float:
+    """Of one draw, by ranks, ties counting a half; NaN with one class only."""
+    n_yes = gold.sum()
+    if n_yes in (0, len(gold)):
+        return float("nan")
+    ranks = pd.Series(margin).rank().to_numpy()
+    return float((ranks[gold].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * (len(gold) - n_yes)))
+
+
+def _gap(says_yes: np.ndarray, gold: np.ndarray) -> float:
+    hits = (says_yes & gold).sum()
+    return float((hits / says_yes.sum() if says_yes.any() else 1.0) - hits / gold.sum())
+
+
+def tune_heads(
+    bench: Bench,
+    heads: Sequence[tuple[int, int]],
+    name: str,
+    *,
+    steps: Sequence[int] | None = None,
+    progress: Path | None = None,
+    key: str = "",
+) -> Method:
+    """Tune heads one after another, each from where the last left the model; the model is as before afterwards.
+
+    A head stops when its NAS is no longer above 0 (in the first round), when validation has been worse than its best
+    for ``patience`` looks, or when the gap is closed; its best rows are kept, or cancelled if they leave validation
+    worse than it was. All stops when the gap is closed. With ``steps``, each of ``heads`` gets so many, whatever its
+    NAS: for heads that are not chosen by it; a head may then come again. With ``progress``, each finished head is saved
+    there and a second call goes on.
+    """
+    began, kept, undo, start, key = time.perf_counter(), [], [], 0, f"{key} {name}"
+    model, settings, described, before = bench.model, bench.settings, bench.described, None
+    if progress is not None and (found := _progress_of(progress, key)) is not None:
+        kept, start, before = list(found.rows), found.about["n_done"], State(**found.about["validation"])
+        began -= found.about["seconds"]
+        bench.history += found.about["history"]
+        undo.append(TunedHeads(described, {}, found.rows)._write(model))
+    try:
+        if before is None:  # kept with the progress: read again it would be rounded otherwise
+            before = validation_state(bench.untouched)
+            bench.note(name, "untouched", 0, "start", before)
+        plan = _plan(heads, steps, settings)
+        for number, (layer, head, given) in list(enumerate(plan))[start:]:
+            if before.closed(settings):
+                break
+            rows, before = _tune_one(bench, name, layer, head, number, before, given)
+            if rows:
+                kept = [r for r in kept if (r.layer, r.head, r.kind) not in {(n.layer, n.head, n.kind) for n in rows}]
+                kept += rows
+                undo.append(TunedHeads(described, {}, rows)._write(model))
+            if progress is not None:
+                history = [h for h in bench.history if h["method"] == name]
+                about = {"key": key, "n_done": number + 1, "history": history, "seconds": time.perf_counter() - began}
+                about["validation"] = asdict(before)
+                TunedHeads(described, about, tuple(kept)).save(progress)
+    finally:
+        for edit in reversed(undo):
+            edit._write(model)
+    n = sum(r.n_parameters for r in kept)
+    about = {"method": name, "settings": asdict(settings), "validation": asdict(before)}
+    edit = TunedHeads(described, {**bench.about, **about}, tuple(kept))
+    labels = ", ".join(r.label for r in kept) or "every update was cancelled"
+    return Method(name, edit, 0.0, n, time.perf_counter() - began, labels, before)
+
+
+def _plan(
+    heads: Sequence[tuple[int, int]], steps: Sequence[int] | None, settings: Settings
+) -> list[tuple[int, int, int | None]]:
+    """Each head with its number of steps, None where the head's NAS may stop it."""
+    if steps is not None:
+        return [(*head, n) for head, n in zip(heads, steps, strict=True)]
+    again = [(*head, settings.steps) for head in heads] if settings.beyond_zero else []
+    return [(*head, None) for head in heads] + again
+
+
+def _progress_of(directory: Path, key: str) -> TunedHeads | None:
+    if not (directory / "edit.json").is_file():
+        return None
+    try:
+        found = load_edit(directory)
+    except (ValueError, FileNotFoundError) as error:  # killed between its two files, or damaged
+        warnings.warn(f"what was tuned before is not used, and tuned again: {error}", stacklevel=3)
+        return None
+    return found if isinstance(found, TunedHeads) and found.about.get("key") == key else None
+
+
+def _tune_one(
+    bench: Bench, name: str, layer: int, head: int, number: int, before: State, steps: int | None
+) -> tuple[tuple[HeadRows, ...], State]:
+    """The rows to keep (none if no look improved on the state before), and the state of validation with them."""
+    model, settings, label = bench.model, bench.settings, head_label(layer, head)
+    tuner = HeadTuner(
+        model,
+        layer,
+        head,
+        bench.training_prompts,
+        learning_rate=settings.learning_rate * row_size(model, layer, head),
+        weight_decay=settings.weight_decay,
+        key_group=settings.key_group,
+        kept=bench.kept,
+    )
+    upper = UpperLayers(model, bench.validation_prompts, layer)
+    followed = bench.validation_prompts[:N_FOR_NAS]
+    best, rows, strikes, why = before, (), 0, "steps used up"
+    siblings = ", ".join(head_label(layer, h) for h in tuner.siblings)
+    n_steps = steps or settings.steps
+    for step, (batch, kept) in enumerate(bench.batches(n_steps, number), start=1):
+        loss = tuner.step(batch, kept)
+        if step % settings.check_every and step < n_steps:
+            continue
+        with tuner.applied():
+            now = validation_state(bench.answers(upper.all_logits()))
+            nas = float(score_prompts(model, followed)[:, layer, head].mean())
+        bench.note(name, label, step, "look", now, training_loss=loss, nas=nas, siblings=siblings)
+        if improved := now.improves(best, before, settings):
+            best, rows, strikes = now, tuner.rows, 0
+        else:
+            strikes += now.worse_than(best)
+        if improved and now.closed(settings):
+            why = "gap closed"
+        elif steps is None and nas <= 0:
+            why = "NAS has reached zero"
+        elif strikes >= settings.patience:
+            why = "validation got worse"
+        else:
+            continue
+        break
+    bench.note(name, label, step, f"{'kept' if rows else 'cancelled'} ({why})", best)
+    return rows, best
+
+
+def row_size(model: Model, layer: int, head: int) -> float:
+    """Root mean square of a head's query rows."""
+    return float(current_rows(model, layer, head).weight.float().pow(2).mean().sqrt())
+
+
+def train_lora(bench: Bench, n_steps: int, n_parameters: int) -> Method:
+    """All query and key projections by LoRA, with as many steps as NASA took and at least as many numbers."""
+    began, settings, model = time.perf_counter(), bench.settings, bench.model
+    rows, before = (), validation_state(bench.untouched)
+    best = before
+    with LoraTuner(
+        model,
+        bench.training_prompts,
+        rank=settings.lora_rank,
+        learning_rate=settings.lora_learning_rate,
+        kept=bench.kept,
+        seed=settings.seed,
+    ) as tuner:
+        trained = tuner.n_parameters
+        for step, (batch, kept) in enumerate(bench.batches(n_steps, 1000), start=1):
+            loss = tuner.step(batch, kept)
+            if step % settings.check_every and step < n_steps:
+                continue
+            now = validation_state(bench.ask())
+            bench.note("LoRA", f"rank {settings.lora_rank}", step, "look", now, training_loss=loss)
+            if now.improves(best, before, settings):
+                best, rows = now, tuner.rows
+                if now.closed(settings):
+                    break
+    edit = TunedHeads(bench.described, {**bench.about, "method": "LoRA", "settings": asdict(settings)}, rows)
+    note = f"rank {settings.lora_rank}, {step} steps" + ("" if trained >= n_parameters else ", FEWER numbers than NASA")
+    return Method("LoRA", edit, 0.0, trained, time.perf_counter() - began, note, best)
+
+
+def scale_heads(bench: Bench, heads: Sequence[tuple[int, int]], factors: Sequence[float] = FACTORS) -> Method:
+    """A factor for each head's output, found one head after another on the validation questions; nothing is trained."""
+    began, model, chosen = time.perf_counter(), bench.model, {}
+    best = validation_state(bench.untouched)
+    for layer, head in heads:
+        if best.closed(bench.settings):
+            break
+        lower = {place: f for place, f in chosen.items() if place[0] < layer}
+        with heads_scaled(model, lower):
+            upper = UpperLayers(model, bench.validation_prompts, layer)
+            tried: dict[float, State] = {}
+            for factor in factors:
+                with heads_scaled(model, chosen_above(chosen, layer) | {(layer, head): factor}):
+                    tried[factor] = validation_state(bench.answers(upper.all_logits()))
+                bench.note("scaled heads", head_label(layer, head), 0, f"factor {factor:g}", tried[factor])
+        if better := [f for f in factors if tried[f].improves(best, best, bench.settings)]:
+            factor = min(better, key=lambda f: (tried[f].bias, tried[f].loss))
+            best, chosen[layer, head] = tried[factor], factor
+    edit = ScaledHeads(bench.described, {**bench.about, "method": "scaled heads"}, chosen)
+    note = edit.summary() if chosen else "no factor helped"
+    return Method("scaled heads", edit, 0.0, len(chosen), time.perf_counter() - began, note, best)
+
+
+def chosen_above(chosen: Mapping[tuple[int, int], float], layer: int) -> dict[tuple[int, int], float]:
+    """The factors of heads in this layer and above: those below act already on what enters the layer."""
+    return {place: factor for place, factor in chosen.items() if place[0] >= layer}
+
+
+def fit_offset(answers: Answers) -> Method:
+    """The constant that, added to the margin of Yes, makes the model say Yes as often as it is right to: the honest
+    simple rival. It can't change AUROC."""
+    began = time.perf_counter()
+    margin = np.sort(answers.margin)[::-1]
+    n_yes = int(answers.gold.sum())
+    offset = float(-(margin[n_yes - 1] + margin[n_yes]) / 2)
+    method = Method("constant offset", None, offset, 1, 0.0, f"{offset:+.3f} added to the margin of Yes")
+    state = validation_state(method.adjust(answers))
+    return replace(method, seconds=time.perf_counter() - began, validation=state)

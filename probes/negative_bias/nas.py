@@ -1,0 +1,318 @@
+"""Negative Attention Score: which heads attend to "No" in the instructions of a yes/no question, whatever it asks?
+
+Negative Attention Score (NAS) after Yu et al. 2025, "Correcting Negative Bias in Large Language Models through
+Negative Attention Score Alignment" (arXiv 2408.00137). The paper's limits of the sum over query tokens could only be
+read second-hand; they are the parameter ``query_span`` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.door import public
+from interp.models import Model
+from interp.prompts import Prompt
+from interp.rankings import HeadRanking
+from interp.reading import LogitDifference, attention_log_probs
+from interp.records import keeps_work
+from interp.scans import Positions
+from probes.heads import Ablation, HeadEffects, token_views, why_no_attribution
+from probes.questions import Instruction, Question, build_prompts, describe_questions
+from probes.studies import Run, mass_read
+
+QuerySpan = Literal["after_instruction", "answer", "all", "question"]
+
+CITATIONS = [
+    "Yu, S., Song, J., Hwang, B., Kang, H., Cho, S., Choi, J., Joe, S., Lee, T., Gwon, Y., Yoon, S. (2025). "
+    "Correcting Negative Bias in Large Language Models through Negative Attention Score Alignment. NAACL 2025 "
+    "(Long Papers), 9979-10001. arXiv:2408.00137.",
+    "Effects at the answer: exact ablations by headscope's fan-out scan, and direct logit attribution after Elhage "
+    "et al. (2021), A Mathematical Framework for Transformer Circuits.",
+]
+CAVEATS = [
+    "NAS says where a head looks, not what it does: read it beside the effects.",
+    "The usual instruction names Yes before No, so a preference for later tokens alone gives NAS above 0. Heads whose "
+    "sign turns with the swapped order are about position; the order-balanced NAS keeps what is about the word.",
+    "The paper's exact limits of the sum and its probing sets were not available; query_span is our parameter.",
+    "A sign-flip p value speaks of the mean over these questions; it does not say that a head matters.",
+]
+
+
+@public
+def negative_attention_score(
+    log_probs: Float[Tensor, "layer head query 2"],
+) -> Float[Tensor, "layer head"]:
+    """NAS from log attention to (positive, negative) option words: sum over queries of (A_yes + A_no) log(A_no/A_yes).
+
+    Above 0: more attention to the negative word; near 0: equal attention, or a head that looks at neither. Swapping
+    the words negates it; it is additive over query positions. Queries from which either word is masked (beyond a
+    sliding window) are left out; NaN stays NaN. Source: arXiv 2408.00137, as given in the survey arXiv 2409.03752,
+    Eq. 7.
+    """
+    positive, negative = log_probs.unbind(-1)
+    seen = (positive > -torch.inf) & (negative > -torch.inf)
+    ratio = torch.where(seen, negative - positive, 0.0)
+    weight = torch.where(seen, positive.exp() + negative.exp(), 0.0)
+    return (weight * ratio).sum(-1)
+
+
+def query_positions(prompt: Prompt, span: QuerySpan) -> tuple[int, ...]:
+    """The query positions that NAS sums over.
+
+    ``after_instruction``: every token after the instruction, to the last of the template; ``question``: the
+    question's own; ``answer``: the last; ``all``: every position that can see both option words.
+    """
+    end = len(prompt)
+    last_option = max(*prompt.span("positive"), *prompt.span("negative"))
+    if span == "answer":
+        return (end - 1,)
+    if span == "all":
+        return tuple(range(last_option, end))
+    if span == "question":
+        return tuple(p for p in prompt.span("question") if p >= last_option)
+    if span == "after_instruction":
+        return tuple(range(prompt.span("instruction")[-1] + 1, end))
+    raise ValueError(f"query_span={span!r}; expected 'after_instruction', 'answer', 'all' or 'question'.")
+
+
+def require_query_span(prompts: Sequence[Prompt], span: QuerySpan) -> list[tuple[int, ...]]:
+    """The query positions of each prompt; ``ValueError`` for an unknown span or a prompt in which it is empty."""
+    queries = [query_positions(p, span) for p in prompts]
+    if empty := [p.id for p, q in zip(prompts, queries, strict=True) if not q]:
+        raise ValueError(
+            f"query_span={span!r} is empty for prompt {empty[0]!r}: the question stands before the options. "
+            "Use query_span='answer', or a layout with the instruction first."
+        )
+    return queries
+
+
+@public
+def score_prompts(
+    model: Model, prompts: Sequence[Prompt], query_span: QuerySpan = "after_instruction"
+) -> Float[np.ndarray, "example layer head"]:
+    """NAS of every head for one batch of prompts: one forward pass, no S x S tensor."""
+    return _score_and_masked(model, prompts, query_span)[0]
+
+
+def _score_and_masked(
+    model: Model, prompts: Sequence[Prompt], query_span: QuerySpan
+) -> tuple[Float[np.ndarray, "example layer head"], Float[np.ndarray, " example"]]:
+    """NAS, and the share of a prompt's queries (over heads) that cannot see one of the option words."""
+    queries = require_query_span(prompts, query_span)
+    keys = [(p.span("positive"), p.span("negative")) for p in prompts]
+    log_probs = attention_log_probs(model, prompts, queries, keys)
+    masked = [torch.isneginf(lp).any(-1).float().mean() for lp in log_probs]
+    return torch.stack([negative_attention_score(lp) for lp in log_probs]).numpy(), torch.stack(masked).numpy()
+
+
+@public
+@keeps_work
+def rank_heads(
+    model: Model,
+    questions: Sequence[Question],
+    *,
+    query_span: QuerySpan = "after_instruction",
+    instruction: Instruction | None = None,
+    forms: str = "in_context",
+    effects: Ablation | None = None,
+    n_views: int = 3,
+    batch_size: int = 8,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> HeadRanking:
+    """Rank every head by Negative Attention Score over a set of questions.
+
+    The measures are ``nas`` (ranked), ``nas_swapped_order`` (the control: options in the other order) and
+    ``nas_order_balanced`` (their mean). With ``effects``, also ``total_effect`` (exact: log odds of "No" against
+    "Yes" lost at the answer when the head is ablated so) and ``direct_effect`` (direct logit attribution).
+
+    Two forward passes for each question; with effects about six. With ``out``, the report is saved there, and the
+    work before it batch by batch: ``resume=True`` continues a killed run (or reads a finished one back), and
+    ``overwrite=True`` replaces the report of another run.
+
+    Raises ``ValueError`` for no questions, options that share a token, instructions without them; ``OSError`` for a
+    folder that can't be written; ``FileExistsError`` for one that holds another run's report or work.
+
+    ``forms="both"`` sums an answer word with and without a leading space (there is then no direct effect, a log of a
+    sum not being one). ``origin`` is recorded as where the questions came from.
+    """
+    instruction = instruction or Instruction()
+    effects = effects.replace("-", "_") if effects else None  # type: ignore[assignment]
+    plain, swapped = _both_orders(model, questions, instruction, forms)
+    require_query_span([*plain, *swapped], query_span)
+    settings = {"instruction": asdict(instruction), "forms": forms, "query_span": query_span, "effects": effects}
+    run = Run(
+        "Negative Attention Score",
+        model,
+        [*plain, *swapped],
+        describe_questions(questions, origin),
+        settings,
+        batch_size,
+        out,
+        resume,
+        overwrite,
+    )
+    if (finished := run.finished()) is not None:
+        return finished
+    mass = mass_read(model, plain, batch_size=batch_size)
+    metric = LogitDifference(instruction.negative, instruction.positive)
+    measured = HeadEffects(model, plain, metric, effects) if effects else None
+
+    def score(batch: Sequence[tuple[Prompt, Prompt]]) -> dict[str, np.ndarray]:
+        first, second = ([pair[i] for pair in batch] for i in (0, 1))
+        nas, masked = _score_and_masked(model, first, query_span)
+        control, _ = _score_and_masked(model, second, query_span)
+        found = {"nas": nas, "nas_swapped_order": control, "masked_queries": masked}
+        return found | (measured.measure(first) if measured else {})
+
+    arrays = run.score(list(zip(plain, swapped, strict=True)), score)
+    arrays["nas_order_balanced"] = (arrays["nas"] + arrays["nas_swapped_order"]) / 2
+    method = f"NAS over query span {query_span!r}, both orders of the options"
+    ranking = _ranking(run, "nas", arrays, questions, instruction, method, measured, mass)
+    return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
+
+
+@public
+@keeps_work
+def rank_by_effect(
+    model: Model,
+    questions: Sequence[Question],
+    *,
+    ablation: Ablation = "zero",
+    positions: Positions = "answer",
+    instruction: Instruction | None = None,
+    forms: str = "in_context",
+    n_views: int = 3,
+    batch_size: int = 4,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> HeadRanking:
+    """Rank every head by what ablating it does to the answer: exact, in logits of "No" against "Yes".
+
+    The score ``total_effect`` is clean minus ablated: above 0, the head pushes toward "No". Beside it the same in
+    the swapped order (the control), and at positions="answer" the ``direct_effect``. About five forward passes for
+    each question at the answer; at "all", half a pass for each head and order. ``out``, ``resume``, ``overwrite`` and
+    errors as in :func:`rank_heads`.
+    """
+    instruction = instruction or Instruction()
+    ablation = ablation.replace("-", "_")  # type: ignore[assignment]
+    plain, swapped = _both_orders(model, questions, instruction, forms)
+    settings = {"instruction": asdict(instruction), "forms": forms, "ablation": ablation, "positions": positions}
+    data, both = describe_questions(questions, origin), [*plain, *swapped]
+    run = Run("Head effect", model, both, data, settings, batch_size, out, resume, overwrite)
+    if (finished := run.finished()) is not None:
+        return finished
+    mass = mass_read(model, plain, batch_size=batch_size)
+    metric = LogitDifference(instruction.negative, instruction.positive)
+    in_order = HeadEffects(model, plain, metric, ablation, positions)
+    in_other = HeadEffects(model, swapped, metric, ablation, positions)
+
+    def score(batch: Sequence[tuple[Prompt, Prompt]]) -> dict[str, np.ndarray]:
+        first, second = ([pair[i] for pair in batch] for i in (0, 1))
+        control = in_other.measure(second, direct=False)["total_effect"]
+        return in_order.measure(first) | {"total_effect_swapped_order": control}
+
+    arrays = run.score(list(zip(plain, swapped, strict=True)), score)
+    method = f"{ablation} ablation at positions {positions!r}, exact"
+    ranking = _ranking(run, "total_effect", arrays, questions, instruction, method, in_order, mass)
+    return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
+
+
+def _both_orders(model, questions, instruction, forms) -> tuple[list[Prompt], list[Prompt]]:
+    if not questions:
+        raise ValueError("no questions were given; a ranking needs at least one.")
+    plain, swapped = (
+        build_prompts(model, questions, order, forms=forms) for order in (instruction, instruction.swapped())
+    )
+    return plain, swapped
+
+
+def _ranking(
+    run: Run,
+    score: str,
+    arrays: dict[str, np.ndarray],
+    questions: Sequence[Question],
+    instruction: Instruction,
+    method: str,
+    effects: HeadEffects | None,
+    mass: dict[str, Any],
+) -> HeadRanking:
+    descriptions = _descriptions(instruction)
+    measures = {name: arrays[name].astype(np.float32) for name in descriptions if name in arrays}
+    more: dict[str, Any] = dict(mass)
+    if "masked_queries" in arrays:
+        more["share_of_queries_that_cannot_see_an_option"] = float(arrays["masked_queries"].mean())
+    if effects is not None:
+        more["scan"] = {"how": effects.how, "check": effects.check}
+        more["behaviour"] = _behaviour(arrays["clean"], questions)
+    return HeadRanking(
+        score=score,
+        measures=measures,
+        controls=tuple(name for name in measures if name.endswith("swapped_order")),
+        example_ids=tuple(q.id for q in questions),
+        descriptions={name: descriptions[name] for name in measures},
+        provenance=run.provenance(method, CITATIONS, CAVEATS, **more),
+    )
+
+
+def _descriptions(instruction: Instruction) -> dict[str, str]:
+    """What each measure means, in the order of the table's columns."""
+    yes, no = instruction.positive, instruction.negative
+    return {
+        "nas": f"Negative Attention Score (nats): above 0, the head attends more to {no!r} than to {yes!r} in the "
+        "instruction; near 0, equally or to neither.",
+        "nas_swapped_order": f"NAS with {yes!r} and {no!r} in each other's place: a head about the word keeps its "
+        "sign, one about position turns it.",
+        "nas_order_balanced": "Mean NAS of the two orders: what is left when position is balanced out.",
+        "total_effect": f"What the head adds to logit({no}) - logit({yes}) at the answer, through every path (clean "
+        f"minus ablated, logits): above 0, it pushes toward {no!r}.",
+        "total_effect_swapped_order": "The total effect with the options in the other order (logits).",
+        "direct_effect": f"What the head itself writes toward logit({no}) - logit({yes}), without what later layers "
+        "make of it (direct logit attribution, logits).",
+    }
+
+
+def _behaviour(clean: np.ndarray, questions: Sequence[Question]) -> dict[str, Any]:
+    """How the unedited model answers by its two options: counts, not yet the bias measures."""
+    gold_yes = np.array([q.answer == "Yes" for q in questions])
+    says_yes = clean < 0
+    return {
+        "n": len(questions),
+        "says_yes": int(says_yes.sum()),
+        "gold_yes": int(gold_yes.sum()),
+        "accuracy": round(float((says_yes == gold_yes).mean()), 4),
+        "mean_log_odds_of_no": round(float(clean.mean()), 4),
+    }
+
+
+def _with_views(
+    ranking: HeadRanking,
+    model: Model,
+    prompts: Sequence[Prompt],
+    questions: Sequence[Question],
+    metric: LogitDifference,
+    n: int,
+) -> HeadRanking:
+    """The ranking with token views of its top five heads on the first n questions, gold answers in turn."""
+    if n == 0:
+        return ranking
+    if refused := why_no_attribution(model, prompts[0], metric):
+        return replace(ranking, provenance={**ranking.provenance, "attribution": f"left out: {refused}"})
+    yes, no = ([i for i, q in enumerate(questions) if q.answer == gold] for gold in ("Yes", "No"))
+    chosen = [i for couple in zip_longest(yes, no) for i in couple if i is not None][:n]
+    titles = [f"{questions[i].text} (gold: {questions[i].answer})" for i in chosen]
+    views = token_views(model, [prompts[i] for i in chosen], titles, ranking.select(top=5), metric)
+    return replace(ranking, views=views)

@@ -1,0 +1,56 @@
+"""Harmful and harmless requests, what a model says to them, and its states meanwhile."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from probes.requests.behaviour import (
+        CITATIONS as CITATIONS,
+        GROUPS as GROUPS,
+        Behaviour as Behaviour,
+        describe_requests as describe_requests,
+        load_behaviour as load_behaviour,
+        observe as observe,
+        require_requests as require_requests,
+    )
+    from probes.requests.prompts import (
+        build_request_prompts as build_request_prompts,
+        positions_of as positions_of,
+        until_instruction_end as until_instruction_end,
+    )
+    from probes.requests.refusal import (
+        VERDICTS as VERDICTS,
+        Judge as Judge,
+        Verdict as Verdict,
+        judge_by_phrases as judge_by_phrases,
+        judge_replies as judge_replies,
+        name_of as name_of,
+        require_verdict as require_verdict,
+    )
+    from probes.requests.requests import (
+        FEWEST as FEWEST,
+        Kind as Kind,
+        Request as Request,
+        bare as bare,
+        hash_requests as hash_requests,
+        load_requests as load_requests,
+        read_texts as read_texts,
+        require_disjoint as require_disjoint,
+        sample_requests as sample_requests,
+        split_requests as split_requests,
+        with_ending as with_ending,
+    )
+    from probes.requests.sets import RequestSets as RequestSets, divide_requests as divide_requests
+    from probes.requests.states import (
+        CONFOUNDED as CONFOUNDED,
+        RequestStates as RequestStates,
+        is_confounded as is_confounded,
+        read_states as read_states,
+        separation as separation,
+        separation_by_position as separation_by_position,
+        surface_baselines as surface_baselines,
+        words_classifier as words_classifier,
+    )
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

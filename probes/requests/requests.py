@@ -1,0 +1,282 @@
+"""Requests, harmful and harmless: read them from a file of any known shape, sample, split, end them alike, hash."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from interp.door import made_by, public
+from probes.requests.formats import FORMATS, lower_names, refuse_templates
+from probes.rows import (
+    AS_IT_IS,
+    Cells,
+    Format,
+    Reading,
+    deal,
+    hash_items,
+    known,
+    read_items,
+    require_fractions,
+    stem_of,
+)
+from probes.rows.formats import Fields
+
+FEWEST = 10  # requests in a class
+
+Kind = Literal["harmful", "harmless"]
+
+BUILTIN = Path(__file__).with_name("requests.jsonl")
+
+SHIPPED, SCARY = "shipped", "shipped-scary"
+"""Sources of the built-in requests: matched harmful and harmless ones, and safe ones that sound dangerous."""
+
+_FINAL = " \t\n.?!…,;:\"'“”‘’«»`"
+
+
+@made_by("load_requests(file), or Request(id, text, kind)")
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for, and whether that is harmful. Texts that do not apply are "".
+
+    ``pair`` joins requests that were made from one another: a harmful one and its harmless twin.
+    """
+
+    id: str
+    text: str
+    kind: Kind
+    category: str = ""  # "fraud", "violence", ... or what the data set calls it
+    source: str = ""  # the data set
+    pair: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind={self.kind!r}; expected 'harmful' or 'harmless'.")
+        if not self.text.strip() or not self.id:
+            raise ValueError(f"id={self.id!r}, text={self.text!r}; expected both to be filled in.")
+
+    @property
+    def is_harmful(self) -> bool:
+        return self.kind == "harmful"
+
+    @property
+    def group(self) -> str:
+        """What is drawn and resampled together: its pair, else the request alone."""
+        return self.pair or self.id
+
+
+@public
+def load_requests(
+    source: str | Path = "builtin",
+    *,
+    kind: Kind | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[Request]:
+    """The requests of the built-in set or of a file, in the file's order.
+
+    The built-in set has harmful requests and harmless ones that match them one by one in wording and topic (source
+    "shipped", joined by ``pair``) and safe ones that sound dangerous ("shipped-scary"). A file is .jsonl, .json, .csv,
+    .tsv or .parquet (gzipped too), "-" (standard input) or a pipe; its shape is told from its columns, or set by
+    ``format``: "advbench", "jailbreakbench", "sorrybench", "xstest", "alpaca", "catqa", "harmbench", "strongreject",
+    "plain" (text or prompt; kind, id, category, source, pair), or, for files of one column, its name: "instruction",
+    "goal", "bad_q", "behavior". ``columns`` gives the file's name for one of these, such as {"text": "query"}. A file
+    of jailbreaks (texts with [INSERT PROMPT HERE] or the like) is refused: see :func:`load_jailbreaks`.
+
+    ``kind`` keeps the requests of one kind. Where the shape does not say it (JailbreakBench, whose two files look the
+    same, and a plain file without a column "kind"), it is what all of them are taken for. ``limit``: see
+    :func:`sample_requests`; None: all.
+
+    Raises ``FileNotFoundError``, or ``ValueError`` naming the row (from 1), what is wrong, and the remedy.
+
+    >>> len(load_requests(kind="harmful", limit=10))
+    10
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}; expected 1 or more requests, or None for all.")
+    if kind is not None:
+        known(f"kind={kind!r}", kind, list(get_args(Kind)))
+    if format is not None:
+        known(f"format={format!r}", format, list(FORMATS))
+    builtin = source == "builtin"
+    if builtin and (format or columns):
+        raise ValueError("format= is for files, and so are columns; leave them out to read the built-in requests.")
+    path = BUILTIN if builtin else source
+    if builtin and not BUILTIN.is_file():
+        raise FileNotFoundError(f"the built-in requests are missing ({path}); install headscope again.")
+    requests = _read(path, Reading(format, columns or {}), lambda form, cells: _made(form, cells, path, kind))
+    kept = [r for r in requests if kind in (None, r.kind)]
+    if not kept:
+        raise ValueError(f"{path} has no {kind} requests, only {len(requests)} of the other kind; give another kind=.")
+    return kept if limit is None else sample_requests(kept, limit, seed)
+
+
+def read_texts(source: str | Path, reading: Reading = AS_IT_IS) -> list[Request]:
+    """The texts of a file of requests whose kind nobody needs to know, such as those to judge: where a row does not say
+    it, it is taken for harmless. Templates are texts like others here."""
+    return _read(source, reading, lambda form, cells: _made(form, {"kind": "harmless"} | cells, source, None), None)
+
+
+def _read(
+    source: str | Path,
+    reading: Reading,
+    make: Callable[[Format, Fields], Request],
+    check: Callable[[Sequence[tuple[str, Cells]]], None] | None = refuse_templates,
+) -> list[Request]:
+    ours = [*(f.name for f in dataclasses.fields(Request)), "prompt"]
+    return read_items(source, FORMATS, make, reading, otherwise="plain", ours=ours, prepare=lower_names, check=check)
+
+
+def _made(form: Format, cells: Fields, source: str | Path, kind: Kind | None) -> Request:
+    named = stem_of(source) if form.name in ("plain", form.text) else form.name
+    given = {"kind": kind} | cells | {"source": cells.get("source") or named}
+    if given["kind"] is None:
+        raise ValueError(
+            "nothing says whether the request is harmful; give kind='harmful' or kind='harmless' for the whole file, "
+            "or a column 'kind'"
+        )
+    return Request(**given)
+
+
+@public
+def hash_requests(requests: Sequence[Request]) -> str:
+    """SHA-256 (hex) of the requests in their order, every field included, for provenance."""
+    return hash_items(requests)
+
+
+def bare(text: str) -> str:
+    """A request's text up to case, space, and final punctuation and quotes: equal for what counts as a duplicate."""
+    return " ".join(text.casefold().split()).strip(_FINAL)
+
+
+@public
+def with_ending(requests: Sequence[Request], ending: str = ".") -> list[Request]:
+    """The requests with their final punctuation and quotes replaced, so that all end alike.
+
+    Without this, the last token tells which data set a request is of (of arXiv 2507.11878's sets, the harmful ones have
+    no full stop, the harmless ones do), and so does whatever is read there. Raises ``ValueError`` for a request of
+    nothing else.
+    """
+    ended = []
+    for r in requests:
+        text = r.text.rstrip(_FINAL)
+        if not text:
+            raise ValueError(f"request {r.id} is {r.text!r}, nothing but punctuation; remove it.")
+        ended.append(dataclasses.replace(r, text=text + ending))
+    return ended
+
+
+@public
+def require_disjoint(fitted: Sequence[Request], tested: Sequence[Request]) -> None:
+    """Raise ``ValueError`` listing the requests of ``tested`` that ``fitted`` has too: the same id, the same text up to
+    case, space and final punctuation, or the same pair."""
+    ids, texts, pairs = {r.id for r in fitted}, {bare(r.text) for r in fitted}, {r.pair for r in fitted if r.pair}
+    shared = [r.id for r in tested if r.id in ids or bare(r.text) in texts or r.pair in pairs]
+    if shared:
+        listed = ", ".join(shared[:20]) + (f" and {len(shared) - 20} more" if len(shared) > 20 else "")
+        raise ValueError(
+            f"{len(shared)} of {len(tested)} requests to test on were fitted on too, by id, text or pair: {listed}. "
+            "Remove them from one of the two, or split with split_requests, which keeps pairs together."
+        )
+
+
+@public
+def split_requests(
+    requests: Sequence[Request], fractions: Mapping[str, float], seed: int = 0
+) -> dict[str, list[Request]]:
+    """Disjoint lists, one for each name in ``fractions``, that together hold every request.
+
+    Each has the kinds, sources and categories of the whole in about the same proportions. Pairs and duplicates stay
+    together, so that :func:`require_disjoint` holds. Raises ``ValueError`` when the fractions are not positive or do
+    not add up to 1, or when a list would be empty.
+    """
+    require_fractions(fractions)
+    strata = _strata(requests, seed, by_kind_only=True)
+    members = deal(((kinds, unit) for kinds, units in strata for unit in units), fractions)
+    if empty := [name for name, indices in members.items() if not indices]:
+        raise ValueError(
+            f"no request left for {', '.join(empty)}: {len(requests)} requests were given (pairs stay together). Give "
+            f"more of them or larger shares than {dict(fractions)}."
+        )
+    return {name: [requests[i] for i in indices] for name, indices in members.items()}
+
+
+@public
+def sample_requests(requests: Sequence[Request], n: int, seed: int = 0) -> list[Request]:
+    """At most ``n`` requests in their order, with kinds, sources and categories in proportion, pairs kept together.
+
+    A larger ``n`` adds requests to the same ones; where a pair would not fit any more, there is one less. All of them
+    where there are no more. Raises ``ValueError`` where
+    ``n`` is smaller than a pair.
+    """
+    if n >= len(requests):
+        return list(requests)
+    ranked = []
+    for place, (_, units) in enumerate(_strata(requests, seed)):
+        ranked += [((j + 0.5) / len(units), place, unit) for j, unit in enumerate(units)]
+    chosen: list[int] = []
+    for _, _, unit in sorted(ranked):
+        if len(chosen) + len(unit) > n:
+            break
+        chosen += unit
+    if not chosen:
+        raise ValueError(f"n={n}, but these requests come in pairs, which are kept together; expected 2 or more.")
+    return [requests[i] for i in sorted(chosen)]
+
+
+def _strata(
+    requests: Sequence[Request], seed: int, by_kind_only: bool = False
+) -> list[tuple[Hashable, list[list[int]]]]:
+    """Units (indices that must stay together) by what they are alike in, in seeded order.
+
+    ``by_kind_only`` merges the sources and categories of one kind, one after the other: each second unit of such a list
+    is then about every second one of each category.
+    """
+    rng = random.Random(seed)
+    units = _units(requests)
+    rng.shuffle(units)
+    strata: dict[tuple, list[list[int]]] = {}
+    for unit in units:
+        kinds = tuple(sorted(requests[i].kind for i in unit))
+        strata.setdefault((kinds, requests[unit[0]].source, requests[unit[0]].category), []).append(unit)
+    if not by_kind_only:
+        names = sorted(strata)
+        rng.shuffle(names)
+        return [(name, strata[name]) for name in names]
+    merged: dict[Hashable, list[list[int]]] = {}
+    for name in sorted(strata):
+        merged.setdefault(name[0], []).extend(strata[name])
+    return list(merged.items())
+
+
+def _units(requests: Sequence[Request]) -> list[list[int]]:
+    """Indices of requests that share a pair or a text, directly or through others."""
+    unit_of: dict[tuple[str, str], list[int]] = {}
+    units: dict[int, list[int]] = {}
+    for i, r in enumerate(requests):
+        keys = [("text", bare(r.text)), *([("pair", r.pair)] if r.pair else [])]
+        joined = {id(unit_of[k]): unit_of[k] for k in keys if k in unit_of}
+        unit = sorted([i, *(j for members in joined.values() for j in members)])
+        for old in joined.values():
+            units.pop(old[0])
+            unit_of.update({k: unit for k, members in unit_of.items() if members is old})
+        unit_of.update(dict.fromkeys(keys, unit))
+        units[unit[0]] = unit
+    return list(units.values())
+
+
+__all__ = [
+    "Kind",
+    "Request",
+    "hash_requests",
+    "load_requests",
+    "require_disjoint",
+    "sample_requests",
+    "split_requests",
+    "with_ending",
+]

@@ -1,0 +1,25 @@
+"""What every study is made of: what it is, where it is kept, what was left out."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from probes.studies.left_out import said_of_data as said_of_data, shortened as shortened
+    from probes.studies.runs import (
+        Run as Run,
+        mass_read as mass_read,
+        parts_identity as parts_identity,
+        require_place as require_place,
+        study_provenance as study_provenance,
+    )
+    from probes.studies.study_files import (
+        StudyFolder as StudyFolder,
+        finished as finished,
+        pack_texts as pack_texts,
+        read_study as read_study,
+        unpack_texts as unpack_texts,
+        write_study as write_study,
+    )
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

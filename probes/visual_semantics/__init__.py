@@ -1,0 +1,122 @@
+"""Visual semantics, the whole study: what an image means, edited, and the heads that help and hurt answers about it.
+
+The names that a user needs, in the order of a study (V-SEAM, arXiv 2509.14837):
+
+>>> model = interp.load("scenes-smollm2")  # or a hub id: LLaVA, InstructBLIP, Qwen-VL, ...
+>>> examples = scene_examples(model, scene_split("validation", 200, difficulty="medium"))
+>>> heads = rank_visual_heads(model, examples)  # S+, S- and D of every head, with floors, intervals, p
+>>> heads.save("reports/visual-heads")
+>>> heads.ranking("s_plus", level="object").top(10)  # one score as a ranking of heads
+>>> head_overlap(heads, "s_plus").to_frame()  # are they shared within a level, and between levels?
+>>> others = scene_examples(model, scene_split("validation", 100, seed=1, difficulty="medium"))
+>>> study_levels(model, heads, others).save("reports/levels")  # each claim of the paper, and what ablating shows
+>>> trace_pairs(model, list(edited_pairs("test", 40))).save("reports/trace")  # which states carry what an edit changes
+>>> tests = {split: scene_examples(model, scene_split(split, 100)) for split in ("test", "ood")}
+>>> modulation = modulate(model, heads, examples, others, tests)  # heads turned up and down: does it help elsewhere?
+>>> modulation.edit.save("reports/edit")  # read back by interp.load_edit: apply it, fold it, export it
+
+A photograph, edited at one of the three levels, then looked at, accepted, and traced like scenes:
+
+>>> cup = box_region("cup.jpg", (173, 19, 236, 266))
+>>> red_to_green = Substitution("attribute", "red", "green")
+>>> pairs = edit_photo("cup.jpg", cup, "Is the cup red?", "Yes", red_to_green, recolour_to)  # take_away, Inpainter
+>>> save_pairs(pairs, "photos")
+>>> write_sheet(load_picture_pairs("photos"), "photos/sheet.html")  # its "Save decisions" gives decisions.json
+>>> kept, left_out = used_pairs("photos", "decisions.json")  # accepted, and nothing changed outside the mask
+>>> trace_pairs(model, kept)
+
+Factors are fitted on ``examples`` (which may have made the ranking), chosen on ``others``, and read once on ``tests``:
+a picture in two of these is refused.
+"""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from probes.modulation import Modulation as Modulation, Settings as Settings, load_modulation as load_modulation
+    from probes.pairs import (
+        Decision as Decision,
+        Inpainter as Inpainter,
+        InpaintSettings as InpaintSettings,
+        PhotoEdit as PhotoEdit,
+        PhotoPair as PhotoPair,
+        PicturePair as PicturePair,
+        Region as Region,
+        Substitution as Substitution,
+        UsedPairs as UsedPairs,
+        accepted as accepted,
+        box_region as box_region,
+        detected_region as detected_region,
+        edit_photo as edit_photo,
+        file_region as file_region,
+        leaks as leaks,
+        load_decisions as load_decisions,
+        load_detector as load_detector,
+        load_inpainting as load_inpainting,
+        load_pairs as load_pairs,
+        load_picture_pairs as load_picture_pairs,
+        load_scenes as load_scenes,
+        load_segmenter as load_segmenter,
+        picture_pair as picture_pair,
+        recolour as recolour,
+        recolour_to as recolour_to,
+        remove as remove,
+        save_pairs as save_pairs,
+        save_scenes as save_scenes,
+        sheet_image as sheet_image,
+        substitution_for as substitution_for,
+        swap_texture as swap_texture,
+        take_away as take_away,
+        used_pairs as used_pairs,
+        without_leaks as without_leaks,
+        write_sheet as write_sheet,
+    )
+    from probes.scenes import (
+        EditedPair as EditedPair,
+        Scene as Scene,
+        SceneObject as SceneObject,
+        ask as ask,
+        ask_pair as ask_pair,
+        edit as edit,
+        edited_pairs as edited_pairs,
+        render as render,
+        sample_scene as sample_scene,
+        scene_split as scene_split,
+    )
+    from probes.scenes.questions import Question as Question
+    from probes.visual_semantics.heads import (
+        Claim as Claim,
+        HeadOverlap as HeadOverlap,
+        SetAblation as SetAblation,
+        VisualHeads as VisualHeads,
+        claims_of as claims_of,
+        cross_level_ablation as cross_level_ablation,
+        head_overlap as head_overlap,
+        load_visual_heads as load_visual_heads,
+        plot_effects as plot_effects,
+        rank_visual_heads as rank_visual_heads,
+        study_levels as study_levels,
+    )
+    from probes.visual_semantics.modulation import modulate as modulate
+    from probes.visual_semantics.questions import (
+        Asked as Asked,
+        VisualExample as VisualExample,
+        VisualExamples as VisualExamples,
+        VisualQuestion as VisualQuestion,
+        VisualSource as VisualSource,
+        benchmark_examples as benchmark_examples,
+        load_visual_questions as load_visual_questions,
+        photo_pair_examples as photo_pair_examples,
+        read_source as read_source,
+        saved_scene_examples as saved_scene_examples,
+        scene_examples as scene_examples,
+        visual_examples as visual_examples,
+    )
+    from probes.visual_semantics.tracing import trace_pairs as trace_pairs
+    from probes.visual_semantics.tracing.tracing import (
+        VisualTraces as VisualTraces,
+        load_visual_traces as load_visual_traces,
+    )
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -1,0 +1,266 @@
+"""What a ranking of visual heads says, as sentences, tables and figures; and the way of its questions into a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from interp.door import public
+from interp.figures import head_label, heads_by_level, strongest_examples
+from interp.reports import Findings, load_findings
+from probes.heads import interval_of
+from probes.studies import said_of_data
+from probes.visual_semantics.heads.result import VisualHeads
+from probes.visual_semantics.heads.scores import FEWEST, NAMES, RELU, largest_by_chance
+from probes.visual_semantics.questions import Asked
+from probes.visual_semantics.questions.prompts import NO, YES
+
+_SHOWN = 20  # heads of each level in the tables of the page
+
+_TOP = 10  # heads that the sentences speak of, as in the paper's code
+
+QUESTIONS = "Questions"
+
+ARRAYS = (
+    "is_correct",
+    "option_prob",
+    "option_correct",
+    "gold_prob",
+    "gold_prob_ablated",
+    "yes_margin",
+    "yes_margin_ablated",
+)
+
+
+def findings_of(heads: VisualHeads) -> Findings:
+    """The report of a ranking."""
+    counts = heads.counts()
+    counts.attrs["note"] = (
+        "Correct: the most probable token of the whole vocabulary is the gold answer's first. Reliability: Spearman's "
+        "correlation of two halves of the questions, corrected to all of them (Spearman and Brown)."
+    )
+    tables: dict[str, pd.DataFrame] = {"Questions by level and kind": counts}
+    said = [_counted(heads), *said_of_data(heads.provenance)]
+    figures = {}
+    for score in heads.provenance["settings"]["scores"]:
+        counted = [level for level in heads.levels if heads.chosen(level, score=score).any()]
+        if counted:
+            title, k = f"{NAMES[score]} of each head, by level", min(_TOP, heads.n_layers * heads.n_heads)
+            means = {level or "all": heads.mean_score(score, level) for level in counted}
+            framed = {level or "all": heads.top(score, k, level) for level in counted}
+            moved = {level or "all": _most_moved(heads, score, level) for level in counted}
+            figures[title] = heads_by_level(means, title, "probability", framed, moved)
+            figures[title].update_layout(meta={"note": f"{_UNITS[score]}; framed: the first {k}."})
+        shown = []
+        for level in heads.levels:
+            if not heads.chosen(level, score=score).any():
+                said.append(f"{NAMES[score]} of {_named(level)}: no question is answered {_NEEDS[score]}.")
+                continue
+            frame = heads.table(score, level)
+            shown.append(frame.head(_SHOWN).assign(level=level or "all"))
+            said.append(_sentence(heads, score, level, frame))
+        if shown:
+            table = pd.concat(shown, ignore_index=True)
+            tables[first_heads(score)] = table[["level", *table.columns.drop("level")]]
+            tables[first_heads(score)].attrs["note"] = _NOTE
+    scores = heads.provenance["settings"]["scores"]
+    apart = [
+        gold_table(heads, score, level, min(_TOP, heads.n_layers * heads.n_heads))
+        for score in [s for s in scores if s in RELU] or scores
+        for level in heads.levels
+        if has_both_golds(heads, level) and heads.chosen(level, "yes_no", score=score).any()
+    ]
+    if apart:
+        both = pd.concat(apart, ignore_index=True)
+        both.attrs["note"] = (
+            "The first heads by their score on yes/no questions. p - p_h (of all questions) apart for gold Yes and "
+            "gold No: a head that helps with both sees something; one that helps with Yes and hurts with No says Yes."
+        )
+        tables["Gold Yes and gold No apart"] = both
+        said += _yes_sentences(both)
+    elif any(q.kind == "yes_no" for q in heads.asked):
+        said.append("No level has yes/no questions of both gold answers: heads that say Yes can't be told apart.")
+    tables[QUESTIONS] = questions_table(heads)
+    return Findings(
+        title=heads.provenance["title"],
+        statement=said,
+        tables=tables,
+        figures=figures,
+        provenance=dict(heads.provenance),
+        arrays={name: getattr(heads, name) for name in ARRAYS},
+    )
+
+
+def _most_moved(heads: VisualHeads, score: str, level: str) -> np.ndarray:
+    """[layer, head]: the question whose answer ablating the head changes most, and by how much."""
+    chosen = heads.chosen(level, score=score)
+    asked = [f"{q.question_text} {q.gold}" for q, is_in in zip(heads.asked, chosen, strict=True) if is_in]
+    return strongest_examples(heads.change(score, chosen), asked)
+
+
+def first_heads(score: str) -> str:
+    """The name of the table of a score's first heads."""
+    kinds = {"s_plus": "Positive heads, S+", "s_minus": "Negative heads, S−", "signed_drop": "Signed effects, D"}
+    return f"{kinds[score]}: the first {_SHOWN}"
+
+
+def questions_table(heads: VisualHeads) -> pd.DataFrame:
+    """One row for each question: what was asked, the gold answer and its probability, and whether it was given."""
+    rows = [
+        {
+            "id": q.id,
+            "question": q.question_text,
+            "gold": q.gold,
+            "level": q.level,
+            "kind": q.kind,
+            "form": q.form,
+            "split": q.split,
+            "picture": q.image_id,
+            "picture_sha256": q.image_sha256,
+            "options": json.dumps(q.options),
+        }
+        for q in heads.asked
+    ]
+    frame = pd.DataFrame(rows)
+    frame.insert(3, "correct", heads.is_correct)
+    frame.insert(4, "gold_prob", heads.gold_prob)
+    return frame
+
+
+def asked_from(table: pd.DataFrame) -> tuple[Asked, ...]:
+    """The questions of :func:`questions_table`."""
+    return tuple(
+        Asked(
+            id=row["id"],
+            question_text=row["question"],
+            gold=row["gold"],
+            options=tuple(json.loads(row["options"])),
+            level=row["level"],
+            kind=row["kind"],
+            split=row["split"],
+            form=row["form"],
+            image_id=row["picture"],
+            image_sha256=row["picture_sha256"],
+        )
+        for row in table.fillna("").to_dict("records")
+    )
+
+
+def has_both_golds(heads: VisualHeads, level: str | None) -> bool:
+    """Whether a level has yes/no questions of both gold answers, 10 of each at least."""
+    kinds = {q.kind for q in heads.asked if level is None or q.level == level}
+    return "yes_no" in kinds and all(heads.chosen(level, "yes_no", gold).sum() >= FEWEST for gold in (YES, NO))
+
+
+_NEEDS = {"s_plus": "correctly", "s_minus": "wrongly", "signed_drop": "at all"}
+
+_UNITS = {
+    "s_plus": "mean of max(0, p - p_h) over correctly answered questions (probability): high, the head helps",
+    "s_minus": "mean of max(0, p_h - p) over wrongly answered questions (probability): high, the head hurts",
+    "signed_drop": "mean of p - p_h over all questions (probability): orange, the head helps; blue, it hurts",
+}
+
+_NOTE = (
+    "floor: what the score would be if each picture's changes had a random sign, floor_95 its 95th percentile. p and q "
+    "test mean_change, whole pictures being flipped. yes_push: what the head adds to logit(yes) - logit(no)."
+)
+
+
+def _named(level: str) -> str:
+    return f"{level} questions" if level else "all questions"
+
+
+def _counted(heads: VisualHeads) -> str:
+    n, right = len(heads.asked), int(heads.is_correct.sum())
+    settings = heads.provenance["settings"]
+    return (
+        f"{n} questions about {len(set(heads.pictures))} pictures, {right} answered correctly and {n - right} wrongly "
+        f"(first token, whole vocabulary); every head ablated by {settings['ablation'].replace('_', ' ')}, positions "
+        f"{settings['positions']!r}."
+    )
+
+
+def _sentence(heads: VisualHeads, score: str, level: str, frame: pd.DataFrame) -> str:
+    """The top of one score at one level against its floor, and how many heads have a direction at all."""
+    top, name, n = frame.iloc[0], NAMES[score], int(frame["n"].iloc[0])
+    if n < FEWEST:
+        return f"{name} of {_named(level)}: only {n} questions count, too few to say anything."
+    found = frame[frame["q"] < 0.05]
+    up = int((found["mean_change"] > 0).sum())
+    said = f"{name} of {_named(level)} ({n}): the highest is {top.label}, {top.score:.4f} [{top.score_low:.4f}, "
+    said += f"{top.score_high:.4f}]"
+    if score in RELU:
+        chosen = heads.chosen(level, score=score)
+        by_chance = largest_by_chance(heads.change(score, chosen), heads.pictures[chosen])
+        above = int((frame["score"] > by_chance).sum())
+        said += (
+            f", its floor for random signs {top.floor:.4f}; {above} of {len(frame)} heads stand above {by_chance:.4f}, "
+            "what random signs hardly ever (5 %) give any head"
+        )
+    what = "help" if score != "s_minus" else "hurt"
+    other = "hurt" if score != "s_minus" else "help"
+    return said + (f"; at a false discovery rate of 5 % {up} heads {what} in the mean and {len(found) - up} {other}.")
+
+
+def _yes_sentences(apart: pd.DataFrame) -> list[str]:
+    said = []
+    for (score, level), rows in apart.groupby(["score_name", "level"], sort=False):
+        counts = rows["verdict"].value_counts()
+        listed = ", ".join(f"{int(n)} {verdict}" for verdict, n in counts.items())
+        first = f"Of the first {len(rows)} heads by {score} on yes/no {level} questions"
+        said.append(f"{first}, gold answers apart: {listed}.")
+    return said
+
+
+@public
+def load_visual_heads(directory: str | Path) -> VisualHeads:
+    """What :meth:`VisualHeads.save` wrote: equal questions, arrays bit for bit, and provenance.
+
+    Raises ``FileNotFoundError`` and ``ValueError`` as :func:`interp.load_findings`, and ``ValueError`` for the report
+    of another study.
+    """
+    found = load_findings(directory)
+    if missing := [name for name in ARRAYS if name not in found.arrays]:
+        raise ValueError(
+            f"{directory} holds the report {found.title!r}, which has no {missing[0]}: it is not a ranking of visual "
+            "heads. Make one: `interp rank visual-heads`, or rank_visual_heads in Python."
+        )
+    asked = asked_from(found.tables[QUESTIONS])
+    return VisualHeads(asked, **{name: found.arrays[name] for name in ARRAYS}, provenance=found.provenance)
+
+
+def gold_table(heads: VisualHeads, score: str, level: str | None, k: int = 10) -> pd.DataFrame:
+    """The first k heads by a score on yes/no questions, gold Yes and gold No apart.
+
+    ``score_yes``, ``score_no``: the score over questions of that gold answer alone (NaN where none counts), and
+    ``score_balanced``, their mean.
+    ``drop_yes``, ``drop_no``: mean p - p_h over all of them, answered correctly or not, with 95 % intervals;
+    ``yes_push`` over both. ``verdict``, from intervals off zero: "help with both", "say yes" (help with Yes, hurt with
+    No), "say no", "hurt both", else "unclear".
+    """
+    push = heads.yes_push[of_both := heads.chosen(level, "yes_no")]
+    drops = {gold: heads.chosen(level, "yes_no", gold) for gold in (YES, NO)}
+    means = {gold: heads.mean_score(score, level, "yes_no", gold) for gold in drops}
+    rows = []
+    for layer, head in heads.top(score, k, level, "yes_no"):
+        row = {"score_name": NAMES[score], "level": level or "all", "label": head_label(layer, head)}
+        row["score"] = float(heads.mean_score(score, level, "yes_no")[layer, head])
+        signs = []
+        for gold, chosen in drops.items():
+            row[f"score_{gold}"] = float(means[gold][layer, head])
+            drop = heads.drop[chosen][:, layer, head, None].astype(np.float64)
+            low, high = (float(end[0]) for end in interval_of(drop, heads.pictures[chosen]))
+            row |= {f"drop_{gold}": float(drop.mean()), f"drop_{gold}_low": low, f"drop_{gold}_high": high}
+            signs.append(int(low > 0) - int(high < 0))
+        row["score_balanced"] = (row[f"score_{YES}"] + row[f"score_{NO}"]) / 2
+        pushes = push[:, layer, head, None].astype(np.float64)
+        low, high = (float(end[0]) for end in interval_of(pushes, heads.pictures[of_both]))
+        row |= {"yes_push": float(pushes.mean()), "yes_push_low": low, "yes_push_high": high}
+        rows.append(row | {"verdict": _VERDICTS.get(tuple(signs), "unclear")})
+    return pd.DataFrame(rows)
+
+
+_VERDICTS = {(1, 1): "help with both", (1, -1): "say yes", (-1, 1): "say no", (-1, -1): "hurt both"}

@@ -1,0 +1,236 @@
+"""The HTML report: what it says follows from the numbers; nothing is loaded; all text is escaped."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from plotly.offline import get_plotlyjs
+
+from interp.figures.views import TokenView
+from interp.rankings import report
+from interp.rankings.controls import sign_keepers
+from interp.rankings.ranking import HeadRanking
+
+EVIL = "</script><script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Elements with attributes, the visible text, and the content of each script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif self.inside != "style":
+            self.text.append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+def make_ranking(**changes) -> HeadRanking:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 0.2, size=(30, 4, 3))
+    scores[:, 2, 1] += 1.0
+    scores[:, 0, 2] += 0.5
+    swapped = scores.copy()
+    swapped[:, 0, 2] *= -1
+    total, direct = 2 * scores, scores / 2
+    heads = {
+        (2, 1): {"attention": [0.9, 0.1], "contribution": [0.5, -0.25]},
+        (0, 2): {"attention": [0.5, 0.5]},
+    }
+    arguments = {
+        "score": "nas",
+        "measures": {"nas": scores, "swapped": swapped, "total_effect": total, "direct_effect": direct},
+        "example_ids": tuple(f"e{i}" for i in range(30)),
+        "descriptions": {"nas": "High: looks at No.", "swapped": "Options swapped."},
+        "provenance": {
+            "run_id": "run-7",
+            "title": "A title",
+            "model": {"name": "tiny-model", "sha256": "abc123"},
+            "seed": 3,
+            "citation": ["Someone (2024), https://example.org/paper"],
+            "caveats": ["Only one template."],
+        },
+        "views": (TokenView("e0", "Is it so?", ("It", " is\n"), heads),),
+    }
+    return HeadRanking(**(arguments | changes))
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return report.render(make_ranking())
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
+
+
+def test_statement_follows_from_the_numbers():
+    ranking = make_ranking()
+    best = ranking.top(1).iloc[0]
+    text = " ".join(report.statement(ranking))
+    assert "tiny-model, 30 examples: of 12 heads, L2H1 has the highest mean nas" in text
+    assert f"{best.score:#.3g}, 95 % interval {best.ci_low:#.3g} to {best.ci_high:#.3g}" in text
+    assert "No control was named" in text
+    alone = make_ranking(measures={"nas": ranking.scores}, descriptions={})
+    assert "No control was named: the ranking stands on this one score." in report.statement(alone)
+    above = make_ranking(measures={"nas": ranking.scores + 1}, descriptions={})
+    assert "The most negative" not in " ".join(report.statement(above))
+    negative = make_ranking(measures={"nas": -ranking.scores}, descriptions={})
+    last = negative.to_frame().iloc[-1]
+    assert f"The most negative is L2H1, {report.number(last.score)}, 95 % interval" in " ".join(
+        report.statement(negative)
+    )
+
+
+def test_statement_speaks_of_the_controls_before_other_measures():
+    ranking = make_ranking(controls=("swapped",))
+    verdicts = ranking.top(10)["swapped_verdict"].tolist()
+    assert verdicts[:2] == ["keeps sign", "changes sign"] and verdicts.count("changes sign") == 1
+    keeps, unclear = verdicts.count("keeps sign"), verdicts.count("unclear")
+    text = " ".join(report.statement(ranking))
+    assert re.search(
+        rf"Under swapped, {keeps} of the top 10 heads keeps? (its|their) sign with both intervals off zero and 1 "
+        rf"changes it, {unclear} (is|are) unclear: a head that changes sign is not about what the control leaves",
+        text,
+    )
+    assert f"keep their sign under it: {', '.join(sign_keepers(ranking))}." in text and "L2H1" in sign_keepers(ranking)
+    assert text.index("Under swapped") < text.index("Other measures")
+    assert "opposite sign there: 0 by total_effect, 0 by direct_effect." in text  # a control is not among them
+    both = " ".join(report.statement(make_ranking(controls=("direct_effect", "swapped"))))
+    assert both.index("Under direct_effect") < both.index("Under swapped") and "under every control: L2H1" in both
+    flipped = make_ranking(
+        measures={"nas": ranking.scores, "swapped": -ranking.scores}, descriptions={}, controls=("swapped",)
+    )
+    assert "None of the top 12 heads keeps its sign under it." in report.statement(flipped)
+    itself = report.statement(flipped.by("swapped"))
+    assert "No control was named but swapped, by which the heads are ranked." in itself
+
+
+def test_method_states_the_smallest_p_and_q():
+    def text(n: int, shape: tuple[int, int]) -> str:
+        measures = {"nas": np.ones((n, *shape), dtype=np.float32)}
+        ids = tuple(map(str, range(n)))
+        return report._floor_sentence(make_ranking(measures=measures, example_ids=ids, descriptions={}, views=()))
+
+    assert "With 27,000 sign flips no p can be below 7.41e−05, so no single head's q below 0.0200" in text(30, (30, 9))
+    assert "With 8 sign flips no p can be below 0.250, so no single head's q below 1.00" in text(3, (4, 3))
+    assert "2 sign flips no p can be below 1.00" in text(1, (1, 1))
+
+
+def test_page_shows_verdicts_and_separates_controls_from_other_measures():
+    ranking = make_ranking(controls=("swapped",))
+    text = report.render(ranking).replace(get_plotlyjs(), "")
+    changed = (ranking.to_frame()["swapped_verdict"] == "changes sign").sum()
+    assert changed and text.count('data-v="-1">changes sign</td>') == changed
+    assert "swapped verdict</button>" in text and "total_effect verdict" not in text
+    section = text[text.index('<section id="controls">') : text.index('<section id="provenance">')]
+    first, second = section.split("<h3>Other measures</h3>")
+    assert "<code>swapped</code></td>" in first and "<code>total_effect</code></td>" not in first
+    assert "<code>total_effect</code></td>" in second and "<code>swapped</code></td>" not in second
+    assert "Heads of the top 12 that keep their sign under every control" in first
+    assert ", ".join(sign_keepers(ranking)) in first
+    assert "no p can be below" in text
+
+
+def test_statement_about_reliability():
+    ids = tuple("abc")
+    few = make_ranking(measures={"nas": make_ranking().scores[:3]}, example_ids=ids, descriptions={})
+    assert "too few examples" in " ".join(report.statement(few))
+    rng = np.random.default_rng(0)
+    noise = make_ranking(measures={"nas": rng.normal(size=(30, 20, 15))}, descriptions={})
+    assert "the order of most heads is noise" in " ".join(report.statement(noise))
+    graded = make_ranking(measures={"nas": noise.scores + np.arange(300).reshape(20, 15)}, descriptions={})
+    assert "the order would be much the same in another sample" in " ".join(report.statement(graded))
+
+
+def test_page_holds_everything_a_reader_needs(page):
+    text = " ".join(" ".join(page.text).split())
+    for expected in (
+        "A title", "tiny-model", "run-7", "model.sha256", "abc123", "Only one template.", "looks at No.",
+        "Someone (2024), https://example.org/paper", "Options swapped.", "1 of 10", "Is it so?", "is↵",
+    ):  # fmt: skip
+        assert expected in text
+    rows = [attributes for tag, attributes in page.elements if tag == "tr" and "data-label" in attributes]
+    assert [row["data-label"] for row in rows] == make_ranking().to_frame()["label"].tolist()
+    titles = [attributes["title"] for tag, attributes in page.elements if tag == "span" and "title" in attributes]
+    assert len(titles) == 6 and "0: 'It' contribution 0.5" in titles
+
+
+def test_figures_are_valid_json_with_one_place_each(page):
+    plots = [attributes["data-for"] for tag, attributes in page.elements if attributes.get("class") == "plot"]
+    places = [attributes["id"] for tag, attributes in page.elements if attributes.get("class") == "figure"]
+    assert sorted(plots) == sorted(places) and len(plots) == 6  # heat, bars, three measures, direct against total
+    for script in page.scripts[1:-1]:
+        json.loads(script)
+    assert len(make_ranking().others) == 3
+
+
+def test_nothing_is_loaded_from_anywhere(html, page):
+    assert html.count(get_plotlyjs()) == 1
+    own = html.replace(get_plotlyjs(), "")
+    assert not re.search(r"""(src|href|action|data|poster|srcset)\s*=\s*["']?\s*(https?:)?//""", own)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(|<link|<iframe|<img|sendBeacon|WebSocket", own)
+    for tag, attributes in page.elements:
+        assert "src" not in attributes
+        assert attributes.get("href", "#").startswith("#"), tag
+    policies = [a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies and policies[0].startswith("default-src 'none'") and "http" not in policies[0]
+
+
+def test_all_text_is_escaped(page):
+    shape = (30, 4, 3)
+    measures = {EVIL: np.random.default_rng(0).normal(size=shape), "other" + EVIL: np.ones(shape)}
+    heads = {(2, 1): {"attention": [0.9, 0.1], "contribution": [0.5, -0.25]}}
+    evil = report.render(
+        make_ranking(
+            score=EVIL,
+            measures=measures,
+            descriptions={EVIL: EVIL, "other" + EVIL: EVIL},
+            provenance={
+                "title": EVIL, "model": {"name": EVIL}, EVIL: EVIL, "run_id": EVIL, "citation": EVIL,
+                "caveats": [EVIL], "list": [EVIL], "nested": [{"a": EVIL}],
+            },
+            views=(TokenView(EVIL, EVIL, (EVIL, '"><script>alert(2)</script>'), heads),),
+        )
+    )  # fmt: skip
+    parsed = Page(evil)
+    assert "alert(1)" in "".join(parsed.text)  # it is there, as text
+    own = evil.replace(get_plotlyjs(), "")
+    assert "<script>alert" not in own
+    assert parsed.count("script") == len(parsed.scripts) == 3 + 3  # plotly, templates, ours; heat, bars, one scatter
+    for script in parsed.scripts[1:-1]:
+        json.loads(script)
+
+
+def test_a_bare_ranking_renders():
+    bare = HeadRanking("nas", {"nas": np.zeros((1, 1, 1))}, ("e0",), {}, {})
+    text = " ".join(Page(report.render(bare)).text)
+    assert "Model not named" in text and "nan" not in text.lower().replace("provenance", "")
+
+
+def test_numbers_are_short_and_mark_what_is_missing():
+    assert [report.number(value) for value in (0.84, -1.23456, 0.0, 12, 7.4e-05, float("nan"), None, 1234.6)] == [
+        "0.840", "−1.23", "0.00", "12", "7.40e−05", "–", "–", "1235",
+    ]  # fmt: skip

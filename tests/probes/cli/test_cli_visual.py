@@ -1,0 +1,198 @@
+"""The commands on visual heads, called as a shell would: one whole run of each, and bad input as one message."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp.reports.findings import load_findings
+from probes.cli import visual as cli_visual
+from probes.pairs.photo_pairs import save_pairs
+from probes.pairs.scene_files import save_scenes
+from probes.scenes.edits import edited_pairs
+from probes.visual_semantics.heads import levels as visual_levels
+from probes.visual_semantics.heads.heads import rank_visual_heads
+from probes.visual_semantics.heads.levels import study_levels
+from probes.visual_semantics.heads.report import load_visual_heads
+from probes.visual_semantics.questions.sources import read_source
+from tests.interp.tiny_vision import picture
+from tests.probes.pairs.test_pair_files import photo
+from tests.probes.visual_tiny import PLANTED, llava, tiny_llava
+from tests.tiny import tiny, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """The tiny LLaVA as a directory, as transformers saves it. It has learnt nothing: all its answers are wrong."""
+    folder, loaded = tmp_path_factory.mktemp("models") / "tiny-llava", llava(PLANTED)
+    loaded.hf.save_pretrained(folder)
+    tiny_llava().processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranked(model, tmp_path_factory) -> Path:
+    folder, loaded = tmp_path_factory.mktemp("ranked") / "heads", interp.load(str(model))
+    examples = read_source("scenes:test:easy:10", seed=1).examples(loaded)
+    rank_visual_heads(loaded, examples, scores=("s_minus", "signed_drop"), positions="answer", out=folder)
+    return folder
+
+
+def rank(run, model, out, *more, data="scenes:test:easy:2"):
+    return run(
+        *("rank", "visual-heads", "--model", model, "--data", data, "--out", out, "--positions", "answer"),
+        *("--score", "s-minus", "--score", "signed-drop", *more),
+    )
+
+
+def test_one_run(run, model, tmp_path):
+    levels = ("--level", "object", "--level", "attribute")
+    code, out, err = rank(run, model, tmp_path / "r", "--rankings", *levels)
+    assert code == 0, err
+    assert "2 scenes of scenes:test:easy:2; loading" in err and "a question: about" in err
+    assert "questions about 2 pictures, 0 answered correctly" in out and "Unedited model" in out
+    assert "S−: the first 5 heads, in thousandths of probability" in out
+    heads = load_visual_heads(tmp_path / "r")
+    assert set(heads.levels) == {"object", "attribute"} and heads.provenance["data"]["source"] == "scenes:test"
+    ranking = interp.load_ranking(tmp_path / "r" / "rankings" / "object-s-minus")
+    assert ranking.score == "s_minus" and ranking.n_examples == heads.chosen("object").sum()
+    assert err.count("report: ") == 5
+    code, _, err = rank(run, model, tmp_path / "r", *levels)
+    assert code == 1 and "already holds the report" in err
+    code, again, err = rank(run, model, tmp_path / "r", *levels, "--resume")
+    assert code == 0 and "a question: about" not in err and again == out
+
+
+def test_as_json(run, model, tmp_path):
+    code, out, _ = rank(run, model, tmp_path / "r", "--level", "object", "--json", "--limit", 3)
+    found = json.loads(out)
+    assert code == 0 and found["reports"] == [str(tmp_path / "r")] and "counts" in found["tables"]
+    assert len(load_visual_heads(tmp_path / "r").asked) == 3 and len(found["tables"]["signed_drop"]) == 16
+
+
+def test_nothing_answered_correctly_is_said_before_the_scan(run, model, tmp_path):
+    arguments = ("rank", "visual-heads", "--model", model, "--data", "scenes:test:easy:2", "--out", tmp_path / "r")
+    code, out, err = run(*arguments)
+    assert code == 1 and not out and "heads ablated" not in err
+    assert "0 of 18 questions are answered correctly and 18 wrongly; S+ is a mean over" in err
+
+
+def test_a_folder_of_scenes(run, model, tmp_path):
+    save_scenes(edited_pairs("test", 3, difficulty="easy", pixels=32), tmp_path / "scenes")
+    code, out, err = rank(run, model, tmp_path / "r", data=f"scenes:{tmp_path / 'scenes'}")
+    assert code == 0 and "3 questions about 3 pictures" in out, err
+
+
+def test_a_folder_of_photographs(run, model, tmp_path, monkeypatch):
+    save_pairs([photo("spilt", 4, seed=15), *(photo(f"p{i}", seed=i) for i in range(10))], tmp_path / "photos")
+    data = f"scenes:{tmp_path / 'photos'}"
+    code, out, err = rank(run, model, tmp_path / "r", data=data)
+    assert code == 0 and "20 questions about 10 pictures" in out, err
+    dropped = "1 of 11 pairs are dropped: spilt: 20.0% of the changed pixels are outside the mask"
+    assert f"warning: {dropped}" in err and "asked before and after the edit; loading" in err
+    found = load_findings(tmp_path / "r")
+    assert any(s.startswith(dropped) for s in found.statement) and found.provenance["data"]["source"] == "scenes:photos"
+    assert dropped in found.provenance["data"]["left_out"][0]
+    code, out, err = rank(run, model, tmp_path / "all", "--max-leak", "1", data=data)
+    assert code == 0 and "22 questions about 11 pictures" in out and "dropped" not in err, err
+    code, _, err = rank(run, model, tmp_path / "n", "--decisions", tmp_path / "no.json", data=data)
+    assert code == 1 and "no such file" in err
+
+    monkeypatch.setattr(
+        visual_levels, "overlaps_of", partial(visual_levels.overlaps_of, n_halves=20, n_permutations=19)
+    )
+    save_pairs([photo("spilt", 4, seed=9), *(photo(f"t{i}", seed=20 + i) for i in range(10))], tmp_path / "others")
+    levels = ("test", "visual-levels", "--model", model, "--ranking", tmp_path / "r", "--positions", "answer")
+    levels = (*levels, "--k", 2, "--random-sets", 1, "--out", tmp_path / "l")
+    code, _, err = run(*levels, "--data", f"scenes:{tmp_path / 'others'}")
+    assert code == 0, err
+    assert any(s.startswith(dropped) for s in load_findings(tmp_path / "l").statement) and f"warning: {dropped}" in err
+
+
+def test_a_benchmark_and_its_images(run, model, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = []
+    for i in range(4):
+        picture(i).save(images / f"{i}.png")
+        rows.append({"question_id": i, "image": f"{i}.png", "text": "Is there a star?", "label": "yes"})
+    (tmp_path / "pope.json").write_text("\n".join(map(json.dumps, rows)))
+    data = f"pope:{tmp_path / 'pope.json'}"
+    code, out, err = rank(run, model, tmp_path / "p", "--images", images, data=data)
+    assert code == 0 and "4 questions about 4 pictures" in out, err
+    assert "warning: 4 of 4 answers are 'Yes'" in err
+    (images / "2.png").unlink()
+    code, _, err = rank(run, model, tmp_path / "q", "--images", images, data=data)
+    assert code == 1 and "1 of 4 questions have no image" in err and not (tmp_path / "q").exists()
+    code, out, err = rank(run, model, tmp_path / "q", "--images", images, "--missing", "skip", data=data)
+    assert code == 0 and "1 questions without an image are left out (pope-2)." in err
+    found, said = load_findings(tmp_path / "q"), " ".join(out.split())
+    assert "3 questions about 3 pictures" in said and "3 of 3 answers are 'Yes': scores on this set" in said
+    assert "Left out without an image: 1 (pope-2; reasons in the provenance)." in found.statement
+    assert found.provenance["left_out"] == {"pope-2": "no image: 2.png is not in the folder."}
+    assert found.provenance["data"]["skipped"] == ["pope-2"] and "3 of 3" in found.provenance["data"]["one_sided"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("scenes:test:tricky:5", "difficulty='tricky'"),
+        ("scenes:test", "expected scenes:test:DIFFICULTY:N"),
+        ("scenes:nowhere", "has no scenes.jsonl"),
+        ("gqa:questions.json", "needs a folder of images"),
+        ("hello", "needs a folder of images"),
+    ],
+)
+def test_bad_sources_fail_before_the_model_is_loaded(run, tmp_path, data, message):
+    code, out, err = rank(run, "no-such-model", tmp_path / "r", data=data)
+    assert code == 1 and not out and message in err and "loading" not in err
+
+
+def test_a_model_without_eyes(run, tmp_path):
+    tiny("llama", vocab_size=400).save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    code, _, err = rank(run, tmp_path / "m", tmp_path / "r")
+    assert code == 1 and "this model has no vision part" in err and not (tmp_path / "r").exists()
+
+
+def test_levels_are_compared(run, model, ranked, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        visual_levels, "overlaps_of", partial(visual_levels.overlaps_of, n_halves=20, n_permutations=19)
+    )
+    settings = ("--positions", "answer", "--k", 2, "--random-sets", 1, "--edit", "zero")
+
+    def test_levels(out, data, ranking=ranked, *more):
+        asked = ("--model", model, "--ranking", ranking, "--data", data, "--out", out)
+        return run("test", "visual-levels", *asked, *settings, *more)
+
+    code, out, err = test_levels(tmp_path / "l", "scenes:validation:easy:2")
+    assert code == 0, err
+    assert "sets of heads by the fan-out" in err and "90 others made the ranking" in err
+    assert "Negative heads generalise across levels (V-SEAM)" in out and "Claims" in out
+    found = load_findings(tmp_path / "l")
+    assert set(found.tables["Claims"]["verdict"]) <= {"shown", "not shown", "reversed", "not tested"}
+    code, _, err = test_levels(tmp_path / "m", "scenes:test:easy:1", ranked, "--seed", 1)
+    assert code == 1 and "9 of 9 questions made the ranking" in err
+    code, _, err = test_levels(tmp_path / "n", "scenes:test:easy:1", tmp_path)
+    assert code == 1 and "not a finished, saved study" in err
+
+
+def test_defaults_are_those_of_the_functions():
+    """One that differs between command and function would make two runs of one study differ."""
+    for command, function in ((cli_visual.visual_heads, rank_visual_heads), (cli_visual.visual_levels, study_levels)):
+        ours, theirs = (inspect.signature(f).parameters for f in (command, function))
+        for name, other in {
+            "batch_size": "batch_size",
+            "k": "k",
+            "memory": "memory_mib",
+            "random_sets": "n_random",
+        }.items():
+            if name in ours:
+                assert ours[name].default == theirs[other].default, name
+        for name in {"positions", "ablation"} & set(ours):
+            assert ours[name].default.value.replace("-", "_") == theirs[name].default

@@ -1,0 +1,233 @@
+"""Reply inversion: a planted belief turns No into Certainly where it should, masks are masks, controls stand beside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import interp
+from interp.edits.steering import add_direction
+from interp.records.work import OtherRunError
+from probes.harmfulness.directions.directions import fit_directions
+from probes.harmfulness.steering import inversion as module
+from probes.harmfulness.steering.inversion import (
+    QUESTIONS,
+    build_inversion_prompts,
+    first_word,
+    invert,
+    load_inversion,
+)
+from probes.harmfulness.steering.inversion_report import EVERY, MASKS, inversion_sentences, inversion_table
+from probes.requests.requests import Request
+from tests.tiny import tiny, tiny_tokenizer
+
+
+def requests(kind: str, start: int, n: int) -> list[Request]:
+    verb = "Break" if kind == "harmful" else "Paint"
+    return [Request(f"{kind}-{i}", f"{verb} the door number {i}.", kind, "doors") for i in range(start, start + n)]
+
+
+ASKED = (requests("harmful", 50, 3), requests("harmless", 50, 3))
+
+
+@pytest.fixture(scope="module")
+def model() -> interp.Model:
+    return interp.load(tiny("llama", vocab_size=400, max_position_embeddings=1024), tokenizer=tiny_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def planted(model):
+    """On all tokens, "harmfulness" makes the first token that of Certainly rather than that of No; refusal is small."""
+    fitted = fit_directions(model, requests("harmful", 0, 12), requests("harmless", 0, 12))
+    prompt = build_inversion_prompts(model, ASKED[0][:1], QUESTIONS[0])[0]
+    rows = model.components.unembedding.weight.detach()
+    (yes,), (no,) = prompt.answers["Certainly"], prompt.answers["No"]
+    vectors = fitted.harmfulness.vectors.clone()
+    vectors[1:] = 10 * (rows[yes] - rows[no])
+    return replace(
+        fitted,
+        harmfulness=replace(fitted.harmfulness, vectors=vectors),
+        refusal=replace(fitted.refusal, vectors=fitted.refusal.vectors * 0.01),
+    )
+
+
+@pytest.fixture(scope="module")
+def inverted(model, planted):
+    return invert(model, planted, *ASKED, layer=3, coefficient=2, n_random=1)
+
+
+def test_every_condition_is_asked(inverted):
+    frame = inverted.outcomes
+    assert len(frame) == 6 * 3 * (1 + 2 * 3 * 2 * 2) and set(frame["said"]) <= {"Certainly", "No", "other"}
+    steered = frame[frame["direction"] != ""]
+    assert set(steered["control"]) == {"", "random 0", "shuffled"} and set(steered["sign"]) == {"+", "-"}
+    assert set(steered["positions"]) == {"before_question", "all"} and np.isfinite(frame["margin"]).all()
+    table = inverted.to_frame()
+    assert set(table["mask"]) == {"", *MASKS} and set(table["question"]) == {*(q.name for q in QUESTIONS), EVERY}
+    assert len(table) == (2 + 3 * 2 * 3 * 2 * 2) * 4
+    shares = table[["certainly", "no", "other"]].sum(axis=1)
+    assert np.allclose(shares, 1) and (table["n"] == table["question"].map(lambda q: 9 if q == EVERY else 3)).all()
+
+
+def test_the_planted_direction_moves_the_margin_and_the_others_do_not(inverted):
+    table = inverted.to_frame().set_index(["mask", "direction", "condition", "sign", "kind", "question"]).sort_index()
+    everywhere = table.loc[("both on all tokens", "harmfulness")]
+    plus = everywhere.loc[("direction", "+", "harmless", EVERY)]
+    assert plus["change_margin_low"] > 1 and plus["n"] == 9
+    assert everywhere.loc[("direction", "-", "harmless", EVERY)]["change_margin_high"] < -0.5
+    small = table.loc[("both on all tokens", "refusal", "direction", "+", "harmless", EVERY)]
+    assert abs(small["change_margin"]) < 0.2 < plus["change_margin"]
+    for name, column in (("harmfulness", "both before the question"), ("refusal", "both on all tokens")):
+        pd.testing.assert_frame_equal(table.loc[("paper", name)], table.loc[(column, name)])
+
+
+def test_margins_are_those_of_plain_steering(model, planted, inverted):
+    """One condition against a loop over prompts, with the mask counted by hand."""
+    for positions in ("before_question", "all"):
+        chosen = "direction == 'refusal' and control == '' and sign == '-' and question == 'harm'"
+        rows = inverted.outcomes.query(f"{chosen} and positions == @positions")
+        for request, margin in zip([*ASKED[0], *ASKED[1]], rows["margin"], strict=True):
+            (prompt,) = build_inversion_prompts(model, [request], QUESTIONS[0])
+            with add_direction(planted.refusal, -2, 3, positions=positions).apply(model, [prompt]):
+                logits = model.final_logits([prompt])[0]
+            yes, no = (logits[list(prompt.answers[w])].logsumexp(-1) for w in ("Certainly", "No"))
+            assert margin == pytest.approx((yes - no).item(), abs=1e-3)
+
+
+def test_the_question_is_after_the_mask(model):
+    for question in QUESTIONS:
+        (prompt,) = build_inversion_prompts(model, ASKED[0][:1], question)
+        before = prompt.span("before_question")
+        assert before == tuple(range(len(before))) and before[: len(prompt.span("prefix"))] == prompt.span("prefix")
+        text = "".join(prompt.tokens[i] for i in before)
+        assert text.endswith(f"{ASKED[0][0].text}\n") and question.question not in text
+        assert "".join(prompt.tokens[len(before) :]).startswith(question.question)
+        assert set(prompt.answers) == {"Certainly", "No"} and "'Certainly'" in question.question
+    assert len({q.name for q in QUESTIONS}) == 3 and all(q.after for q in QUESTIONS)
+
+
+def test_replies_count_by_their_first_word(model, monkeypatch):
+    for reply, word in {
+        "Certainly, it": "Certainly", "'Certainly'": "Certainly", "**no**": "No", "No.": "No", "Not so": "other",
+        "Nothing": "other", "": "other", "...": "other", "Yes": "other", "\nNo": "No", "Certain": "other",
+    }.items():  # fmt: skip
+        assert first_word(reply) == word, reply
+    prompts = build_inversion_prompts(model, ASKED[0], QUESTIONS[0])
+    no = prompts[0].answers["No"][0]
+    asked = []
+
+    def logits(given, batch_size=8):
+        rows = torch.zeros(len(given), 400)
+        rows[0, no] = 9.0  # the first prompt's reply begins with the whole word
+        rows[1:, 300] = 9.0
+        return rows
+
+    monkeypatch.setattr(type(model), "final_logits", lambda self, given, batch_size=8: logits(given))
+    monkeypatch.setattr(module, "generate", lambda m, p, *a, **k: [asked.append(x.id) or ["'No' it is"] for x in p])
+    replies, margins = module.answers_to(model, prompts)
+    assert replies == ["No", "'No' it is", "'No' it is"] and asked == [p.id for p in prompts[1:]]
+    assert margins == [-9.0, 0.0, 0.0]
+
+
+def outcomes(flips: dict[tuple[str, str, str], str]) -> pd.DataFrame:
+    """Two harmless requests, one question, all No unsteered; what each (direction, control, positions) says with +."""
+    rows = []
+    plain = {"direction": "", "control": "", "positions": "", "sign": "", "question": "harm", "kind": "harmless"}
+    for i in range(8):
+        rows.append(plain | {"id": str(i), "said": "No", "margin": -1.0})
+        for name in ("harmfulness", "refusal"):
+            for control in ("", "random 0", "random 1", "shuffled"):
+                for positions in ("before_question", "all"):
+                    said = flips.get((name, control, positions), "No")
+                    row = plain | {"direction": name, "control": control, "positions": positions, "sign": "+"}
+                    rows.append(row | {"id": str(i), "said": said, "margin": 1.0 if said == "Certainly" else -1.0})
+    return pd.DataFrame(rows)
+
+
+def verdicts(flips) -> dict[str, str]:
+    said = inversion_sentences(inversion_table(outcomes(flips)))
+    return {mask: next(s for s in said if s.startswith(f"Mask '{mask}', +")) for mask in MASKS}
+
+
+def test_the_verdict_depends_on_the_mask_and_the_controls():
+    found = verdicts({("harmfulness", "", "before_question"): "Certainly"})
+    assert "harmfulness turns No into Certainly and refusal does not" in found["paper"]
+    assert "refusal does not, as the paper found" in found["both before the question"]
+    assert "neither direction" in found["both on all tokens"]
+    both = {(n, "", p): "Certainly" for n in ("harmfulness", "refusal") for p in ("before_question", "all")}
+    assert all("both directions" in sentence for sentence in verdicts(both).values())
+    controlled = {("harmfulness", c, "before_question"): "Certainly" for c in ("", "random 0", "random 1")}
+    assert "neither direction" in verdicts(controlled)["paper"]  # random ones do as much
+    one_seed = {("harmfulness", c, "before_question"): "Certainly" for c in ("", "random 1")}
+    assert "neither direction" in verdicts(one_seed)["paper"]  # one seed of two does as much, whatever their mean
+    reverse = {("refusal", "", "all"): "Certainly"}
+    assert "the reverse of the paper's finding" in verdicts(reverse)["paper"]
+
+
+def test_flips_and_seeds_by_hand():
+    table = inversion_table(outcomes({("harmfulness", c, "all"): "Certainly" for c in ("", "random 1")}))
+    rows = table[table["mask"] == "both on all tokens"].set_index(["direction", "condition"])
+    own, random = rows.loc[("harmfulness", "direction")], rows.loc[("harmfulness", "random")]
+    assert (own["certainly"], own["flipped"], own["n_flippable"], own["change_no"]) == (1, 1, 8, -1)
+    assert (random["certainly"], random["change_certainly"], random["n"]) == (0.5, 0.5, 8)  # the mean of two seeds
+    assert (random["change_certainly_most"], random["change_no_most"]) == (1, 0)
+    assert own["change_margin"] == 2 and own["certainly_low"] > 0.5 and own["change_certainly_low"] > 0.4
+    assert rows.loc[("refusal", "shuffled"), "flipped"] == 0
+
+
+def test_saved_and_loaded_without_replies(inverted, tmp_path):
+    inverted.save(tmp_path / "a")
+    again = load_inversion(tmp_path / "a")
+    pd.testing.assert_frame_equal(again.to_frame(), inverted.to_frame())
+    assert again.statement() == inverted.statement() and again.questions == inverted.questions
+    assert again.requests == inverted.requests and set(again.outcomes["reply"]) == {""}
+    findings = inverted.to_findings()
+    assert list(findings.tables) == ["Answers", "Questions"] and len(findings.figures) == 2
+    assert ASKED[0][0].text not in (tmp_path / "a" / "report.html").read_text()
+    assert "request" in inverted.to_findings(include_replies=True).tables["Replies"]
+    with pytest.raises(ValueError, match="asked about were"):
+        inverted.plot("scary")
+
+
+def test_a_killed_run_goes_on(model, planted, inverted, tmp_path, monkeypatch):
+    real, calls = module.answers_to, []
+    settings = dict(layer=3, coefficient=2, n_random=1, batch_size=64)
+
+    def failing(*args, **more):
+        calls.append(1)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    monkeypatch.setattr(module, "answers_to", failing)
+    with pytest.raises(KeyboardInterrupt):
+        invert(model, planted, *ASKED, **settings, out=tmp_path)
+    monkeypatch.setattr(module, "answers_to", real)
+    with pytest.raises(OtherRunError, match="coefficient"):
+        invert(model, planted, *ASKED, **settings | dict(coefficient=1), out=tmp_path, resume=True)
+    resumed = invert(model, planted, *ASKED, **settings, out=tmp_path, resume=True)
+    pd.testing.assert_frame_equal(resumed.outcomes, inverted.outcomes, rtol=1e-3, atol=1e-3)
+    monkeypatch.setattr(module, "answers_to", None)
+    loaded = invert(model, planted, *ASKED, **settings, out=tmp_path, resume=True)
+    assert loaded.provenance["run_id"] == inverted.provenance["run_id"]
+
+
+def test_refusals(model, planted):
+    with pytest.raises(ValueError, match=r"fitted on too.*harmful-0"):
+        invert(model, planted, requests("harmful", 0, 2), ASKED[1], layer=2)
+    with pytest.raises(ValueError, match=r"layer=\{'harmfulness': 9\}.*0 to 4"):
+        invert(model, planted, *ASKED, layer={"harmfulness": 9, "refusal": 2})
+    with pytest.raises(ValueError, match="expected a number, or one for each of"):
+        invert(model, planted, *ASKED, layer={"harm": 2})
+    with pytest.raises(ValueError, match="both signs are run"):
+        invert(model, planted, *ASKED, layer=2, coefficient=-1)
+    with pytest.raises(ValueError, match="n_random=-1"):
+        invert(model, planted, *ASKED, layer=2, n_random=-1)
+    with pytest.raises(ValueError, match="a name of its own"):
+        invert(model, planted, *ASKED, layer=2, questions=[QUESTIONS[0], QUESTIONS[0]])
+    with pytest.raises(ValueError, match=r"has no \{request\}"):
+        invert(model, planted, *ASKED, layer=2, questions=[replace(QUESTIONS[0], lead="A user says:")])
