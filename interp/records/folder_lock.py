@@ -106,7 +106,7 @@ def holding_unless_held(folder: Path | None) -> AbstractContextManager[Any]:
 def keeps_work(
     study: Callable[Given, Result] | None = None, *, as_whole: bool = False
 ) -> Callable[Given, Result] | Callable[[Callable[Given, Result]], Callable[Given, Result]]:
-    """Hold the folder ``out`` of a study (or ``directory`` of a ``save``), if one is given, for as long as it runs: for
+    """Hold the folder of a study (its ``keep``; ``directory`` of a ``save``), if one is given, while it runs: for
     every function that keeps work in part files or overwrites a report. ``as_whole``: as in :func:`holding`."""
     if study is None:
         return functools.partial(keeps_work, as_whole=as_whole)  # type: ignore[return-value]
@@ -116,7 +116,8 @@ def keeps_work(
     def locked(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         try:
             given = signature.bind_partial(*args, **kwargs).arguments
-            out = given.get("out", given.get("directory"))
+            out = given.get("out", given.get("directory", given.get("keep")))
+            out = getattr(out, "out", out)  # of a Keep
         except TypeError:  # the call itself says it better
             out = None
         if not isinstance(out, (str, os.PathLike)) or not str(out):

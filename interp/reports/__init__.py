@@ -23,6 +23,6 @@ if TYPE_CHECKING:
         number as number,
         render_page as render_page,
     )
-    from interp.reports.result import Result as Result
+    from interp.reports.result import Result as Result, load_result as load_result
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -29,8 +29,9 @@ from interp.records import keeps_work, understood, write_csv
 from interp.reports import folder as storage
 from interp.reports.mass import with_mass
 from interp.reports.page import figure_entry, number, render_page
+from interp.reports.tables import is_missing, read_table, stored_table, tidy
 
-_RECORD = "findings.json"
+RECORD = "findings.json"
 _MOST_ROWS = 500  # of a table on the page; the CSV has all
 _TALL_ROWS = 25  # a longer table scrolls in its box
 _LONG_TEXT = 28  # characters from which a column's text is wrapped
@@ -63,17 +64,30 @@ class Findings:
             raise ValueError(f"statement is {self.statement!r}; expected a list of sentences, the verdict first.")
         sentences = with_mass([str(sentence) for sentence in self.statement], self.provenance)
         object.__setattr__(self, "statement", sentences)
-        object.__setattr__(self, "tables", {name: _tidy(name, table) for name, table in self.tables.items()})
+        object.__setattr__(self, "tables", {name: tidy(name, table) for name, table in self.tables.items()})
 
     @keeps_work
-    def save(self, directory: str | Path, overwrite: bool = False) -> Path:
+    def save(
+        self,
+        directory: str | Path,
+        overwrite: bool = False,
+        *,
+        result: Mapping[str, Any] | None = None,
+        raw: Mapping[str, np.ndarray] | None = None,
+    ) -> Path:
         """Write the files of this module's first lines into `directory`, which is made if needed; returns it.
+
+        result, raw: the value that these findings are of, as JSON and arrays (:mod:`interp.reports.saved`), for
+        :func:`interp.load_result`.
 
         A report of the same run (equal `provenance["run_id"]`) is replaced. Raises FileExistsError if the directory
         holds a report of another run, of whatever kind, or of one that cannot be told, unless `overwrite`.
         """
         return storage.save_report(
-            directory, lambda folder: _write(self, folder), self.provenance.get("run_id"), overwrite=overwrite
+            directory,
+            lambda folder: _write(self, folder, result, dict(raw or {})),
+            self.provenance.get("run_id"),
+            overwrite=overwrite,
         )
 
     def _repr_html_(self) -> str:
@@ -89,19 +103,19 @@ def load_findings(directory: str | Path) -> Findings:
     Cells of a table come back equal if they are numbers, truth values, text or dates; other objects as their text.
     """
     directory = Path(directory)
-    if (directory / "report.json").is_file() and not (directory / _RECORD).is_file():
+    if (directory / "report.json").is_file() and not (directory / RECORD).is_file():
         raise FileNotFoundError(f"{directory} holds a ranking, not findings: read it with `interp.load_ranking`.")
-    data = storage.read_record(directory, _RECORD, needs=(), kind="study")
-    with understood(directory / _RECORD):
+    data = storage.read_record(directory, RECORD, needs=(), kind="study")
+    with understood(directory / RECORD):
         has_arrays = "arrays.safetensors" in data["sha256"]
     if has_arrays and not (directory / "arrays.safetensors").is_file():
-        raise FileNotFoundError(f"{directory} has no arrays.safetensors, which {_RECORD} lists. Copy it again.")
+        raise FileNotFoundError(f"{directory} has no arrays.safetensors, which {RECORD} lists. Copy it again.")
     arrays = storage.read_tensors(directory / "arrays.safetensors", data) if has_arrays else {}
-    with understood(directory / _RECORD):
+    with understood(directory / RECORD):
         return Findings(
             title=data["title"],
             statement=data["statement"],
-            tables={name: _read_table(table) for name, table in data["tables"].items()},
+            tables={name: read_table(table) for name, table in data["tables"].items()},
             figures={},
             provenance=data["provenance"],
             arrays={name: arrays[name] for name in data["arrays"]},
@@ -135,14 +149,16 @@ def render(findings: Findings) -> str:
     )
 
 
-def _write(findings: Findings, folder: Path) -> Sequence[str]:
+def _write(
+    findings: Findings, folder: Path, result: Mapping[str, Any] | None, raw: Mapping[str, np.ndarray]
+) -> Sequence[str]:
     """All files, named in order of arrival."""
     files = _file_names(findings.tables)
     for name, table in findings.tables.items():
         write_csv(table, folder / files[name])
     names = list(files.values())
-    if findings.arrays:
-        arrays = {name: np.asarray(array, order="C") for name, array in findings.arrays.items()}
+    if findings.arrays or raw:
+        arrays = {name: np.asarray(array, order="C") for name, array in (*findings.arrays.items(), *raw.items())}
         for name, array in arrays.items():
             if array.dtype.kind not in "biuf":
                 raise ValueError(f"the array {name!r} has dtype {array.dtype}; expected numbers or truth values.")
@@ -155,24 +171,13 @@ def _write(findings: Findings, folder: Path) -> Sequence[str]:
         "title": findings.title,
         "statement": findings.statement,
         "provenance": findings.provenance,
-        "tables": {name: _stored_table(table) | {"file": files[name]} for name, table in findings.tables.items()},
+        "tables": {name: stored_table(table) | {"file": files[name]} for name, table in findings.tables.items()},
         "figures": list(findings.figures),
         "arrays": list(findings.arrays),
+        **({} if result is None else {"result": result}),
     }
-    storage.write_record(folder / _RECORD, data, names)
-    return [*names, _RECORD]
-
-
-def _tidy(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """A copy whose index is row numbers and whose columns are distinct texts."""
-    note = table.attrs.get("note")
-    is_row_number = table.index.nlevels == 1 and table.index.name is None and table.index.dtype.kind in "iu"
-    table = table.reset_index(drop=is_row_number)
-    if table.columns.nlevels > 1 or not table.columns.is_unique:
-        raise ValueError(f"the table {name!r} has columns {table.columns.tolist()}; expected plain, distinct names.")
-    table.columns = [str(column) for column in table.columns]
-    table.attrs = {"note": str(note)} if note else {}
-    return table
+    storage.write_record(folder / RECORD, data, names)
+    return [*names, RECORD]
 
 
 def _file_names(tables: Mapping[str, Any]) -> dict[str, str]:
@@ -186,39 +191,6 @@ def _file_names(tables: Mapping[str, Any]) -> dict[str, str]:
             file = f"{slug}-{count}.csv"
         names[name] = file
     return names
-
-
-def _stored_table(table: pd.DataFrame) -> dict[str, Any]:
-    columns = [
-        {"name": name, "dtype": str(series.dtype), "values": [_stored(value) for value in series]}
-        for name, series in table.items()
-    ]
-    return {"note": table.attrs.get("note"), "n_rows": len(table), "columns": columns}
-
-
-def _stored(value: Any) -> Any:
-    """JSON for a cell: null for what is missing, text for the infinities and for any object that is not plain."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if _is_missing(value):
-        return None
-    if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _read_table(data: Mapping[str, Any]) -> pd.DataFrame:
-    columns = {}
-    for column in data["columns"]:
-        dtype, values = column["dtype"], pd.Series(column["values"], dtype=object)
-        columns[column["name"]] = values.astype("str" if dtype == "category" else dtype)
-    table = pd.DataFrame(columns, index=range(data["n_rows"]))
-    table.attrs = {"note": data["note"]} if data["note"] else {}
-    return table
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
 
 
 def _shown_table(table: pd.DataFrame) -> dict[str, Any]:
@@ -273,13 +245,13 @@ def _intervals(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 
 def _is_text(series: pd.Series) -> bool:
-    return any(not _is_missing(value) and not isinstance(value, (bool, int, float, np.generic)) for value in series)
+    return any(not is_missing(value) and not isinstance(value, (bool, int, float, np.generic)) for value in series)
 
 
 def _cell(value: Any, column: str = "") -> str:
     if isinstance(value, np.generic):
         value = value.item()
-    if _is_missing(value):
+    if is_missing(value):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -291,7 +263,7 @@ def _cell(value: Any, column: str = "") -> str:
 
 
 def _sort_key(value: Any) -> str:
-    return "" if _is_missing(value) else repr(float(value))
+    return "" if is_missing(value) else repr(float(value))
 
 
 def _facts(provenance: Mapping[str, Any]) -> list[str]:

@@ -1,33 +1,94 @@
-"""What every result of a study can do, however it is reported.
+"""What every result of a study can do: say its verdict first, make its report, be saved and read back.
 
-A result is a value: numbers, and where they come from. Its report (:class:`interp.reports.findings.Findings`) is made
-by ``findings_of`` of another module, which the class names. So a result is read and compared without its figures.
+A result is a frozen dataclass: numbers, and where they come from (``provenance``). Its report
+(:class:`interp.reports.findings.Findings`) is made by ``findings_of`` of another module, which the class names; so a
+result is read and compared without its figures. Saving writes the report and the value itself, field by field
+(:mod:`interp.reports.saved`), and :func:`load_result` reads any of them.
 """
 
 from __future__ import annotations
 
+import html
+import inspect
+from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar
 
-from interp.reports.findings import Findings
+import numpy as np
+
+from interp.door import public
+from interp.records import keeps_work, understood
+from interp.reports.findings import RECORD, Findings, load_findings
+from interp.reports.folder import read_record, read_tensors
+from interp.reports.saved import packed, unpacked
+
+_SHOWN = 10  # rows of the table in a notebook
 
 
 class Result:
-    """A result, whose report is made by ``findings_of(result, **options)`` of the module ``report``:
+    """A result, whose report is made by ``findings_of(result, ...)`` of the module ``report``:
 
-    >>> class Beans(Result, report="beans.report"): ...
+    >>> @dataclass(frozen=True, eq=False)
+    ... class Beans(Result, report="beans.report"):
+    ...     counts: pd.DataFrame
+    ...     replies: tuple[str, ...] | None = field(metadata={"withheld": True})  # kept only if asked for
+    ...     provenance: Mapping[str, Any]
+
+    ``findings_of`` takes the result, ``include_replies`` if it has texts to show, and further options by name.
     """
 
+    provenance: Mapping[str, Any]
     _report: ClassVar[str] = ""
 
     def __init_subclass__(cls, report: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)
         cls._report = report or cls._report
 
-    def to_findings(self, **options: Any) -> Findings:
-        """Sentences, tables, figures and raw numbers, ready to be read and saved."""
-        return import_module(self._report).findings_of(self, **options)
+    def to_findings(self, include_replies: bool = False, **options: Any) -> Findings:
+        """Sentences, tables, figures and raw numbers, ready to be read and saved. Texts of requests and replies stand
+        in it only with ``include_replies``."""
+        report = import_module(self._report).findings_of
+        takes = inspect.signature(report).parameters
+        return report(self, **({"include_replies": include_replies} if "include_replies" in takes else {}), **options)
 
     def statement(self) -> list[str]:
         """The verdict first, in sentences, from the numbers alone."""
         return list(self.to_findings().statement)
+
+    @keeps_work
+    def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
+        """Write the report, and the value that :func:`interp.load_result` reads back, into a folder; returns it.
+
+        Texts of requests and replies are kept out unless asked for. Raises ``FileExistsError`` for a folder that holds
+        another run's report, unless ``overwrite``."""
+        arrays: dict[str, np.ndarray] = {}
+        value = packed(self, arrays, withhold=not include_replies)
+        findings = self.to_findings(include_replies)
+        return findings.save(directory, overwrite=overwrite, result=value, raw=arrays)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.statement()[0]}"
+
+    def _repr_html_(self) -> str:
+        findings = self.to_findings()
+        table = next(iter(findings.tables.values()), None)
+        shown = "" if table is None else table.head(_SHOWN).to_html(index=False, float_format="{:.3g}".format)
+        return f"<p><b>{html.escape(findings.statement[0])}</b></p>{shown}"
+
+
+@public
+def load_result(directory: str | Path) -> Any:
+    """The result in a folder, whatever study it is of: what its ``save`` was given, less the texts that were withheld.
+
+    Of findings that were saved by themselves, the findings. Raises ``FileNotFoundError`` for a folder without a
+    finished report, ``ValueError`` (:class:`interp.records.records.RecordError`) for one that was changed or damaged.
+    """
+    directory = Path(directory)
+    record = read_record(directory, RECORD, needs=(), kind="result")
+    if "result" not in record:
+        return load_findings(directory)
+    has_arrays = "arrays.safetensors" in record.get("sha256", {})
+    arrays = read_tensors(directory / "arrays.safetensors", record) if has_arrays else {}
+    with understood(directory / RECORD):
+        return unpacked(record["result"], arrays)

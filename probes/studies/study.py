@@ -1,0 +1,132 @@
+"""One run of a study, from start to end: what it is, where it is kept, how far it is, and what is said of it.
+
+The science of a study is a function of a batch. All else is here, once:
+
+>>> study = Study("Jailbreaks", model, prompts, data=data, settings=settings, n_items=len(requests), keep=keep)
+>>> if study.found is not None:  # these very settings, finished before
+...     return study.found
+>>> arrays = study.run(requests, look)
+>>> return study.done(JailbreakStudy(arrays, study.provenance(CITATIONS, CAVEATS)))
+
+What a run *is*: the weights, adapters and edits that computed, the token ids of its prompts, its data, its settings
+(:mod:`interp.passes.identity`). Part files and the report carry that; what is of another run is never taken for this.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from interp.models import Model
+from interp.prompts import Prompt
+from interp.records import Keep, Kept, clear_parts, keep_of, keep_parts_of, run_batches
+from interp.reports import is_whole, load_result, saved_run
+from probes.studies.runs import parts_identity, require_place, study_provenance
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Arrays = dict[str, np.ndarray]
+
+
+class Study:
+    """One run of a study.
+
+    Args:
+        title: of the study; with the model's name that of its report.
+        prompts: all that the model reads: their token ids are a part of what the run is.
+        data: what provenance says of the data; ``sha256`` and ``n`` at least.
+        settings: what changes a number. Sizes of batches do not.
+        n_items: what part files count, so that no run is taken for one of another size.
+        keep: where it is kept, if anywhere.
+        with_replies: whether part files hold texts where ``keep`` asks for them.
+        need_mib: of disk, beside the report.
+
+    Raises ``OtherRunError`` before any work for a folder that holds another run, and ``OSError`` for one that can't be
+    written or has no room.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        model: Model,
+        prompts: Iterable[Prompt],
+        *,
+        data: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        n_items: int,
+        batch_size: int = 8,
+        keep: Kept = None,
+        with_replies: bool = False,
+        citation: Sequence[str] = (),
+        caveats: Sequence[str] = (),
+        need_mib: float = 20.0,
+    ) -> None:
+        self.began = time.perf_counter()
+        self.title, self.model, self.batch_size = title, model, batch_size
+        self.keep: Keep = keep_of(keep)
+        self.settings = dict(settings)
+        self._provenance = study_provenance(
+            title, model, prompts, dict(data), self.settings, citation, caveats, self.began, self.keep.folder
+        )
+        parts = {"title": title, **parts_identity(self._provenance), **self.settings}
+        if with_replies:
+            parts["include_replies"] = self.keep.include_replies
+        self._parts = {"batch_size": batch_size, "n_items": n_items, **parts}
+        self._has_steps = False
+        self.found: Any = self._finished(need_mib)
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits: the same computation, prompts, data and settings give the same."""
+        return self._provenance["run_id"]
+
+    def run(
+        self, items: Sequence[Item], score: Callable[[Sequence[Item]], Arrays], step: str | None = None
+    ) -> Arrays:
+        """``score`` over batches of the items, joined; kept batch by batch as they come. A study of several steps names
+        them."""
+        return run_batches(
+            items,
+            score,
+            batch_size=self.batch_size,
+            directory=self.keep.folder if step is None else self.step(step),
+            settings=self._parts if step is None else None,
+            resume=self.keep.resume or step is not None,
+            title=step or self.title,
+        )
+
+    def step(self, name: str) -> Path | None:
+        """The folder of one step's part files; None where nothing is kept."""
+        if self.keep.folder is None:
+            return None
+        if not self._has_steps:
+            keep_parts_of(self.keep.folder, self._parts, self.keep.resume, discard=self.keep.overwrite)
+            self._has_steps = True
+        return self.keep.folder / "parts" / name
+
+    def provenance(self, **more: Any) -> dict[str, Any]:
+        """What the result needs to be traced and repeated, with the time until now."""
+        return self._provenance | {"seconds": round(time.perf_counter() - self.began, 1)} | more
+
+    def done(self, result: Result, **more: Any) -> Result:
+        """The result, its report written and the part files cleared."""
+        if self.keep.folder is not None:
+            if self.keep.include_replies:
+                more["include_replies"] = True
+            result.save(self.keep.folder, overwrite=self.keep.overwrite, **more)  # type: ignore[attr-defined]
+            clear_parts(self.keep.folder)
+        return result
+
+    def _finished(self, need_mib: float) -> Any:
+        """The result of these very settings, if it is there and asked for."""
+        folder = self.keep.folder
+        if folder is None:
+            return None
+        require_place(folder, self.id, self._parts, self.keep.resume, self.keep.overwrite, need_mib)
+        if self.keep.resume and (saved_run(folder) or {}).get("run_id") == self.id and is_whole(folder):
+            return load_result(folder)
+        return None
