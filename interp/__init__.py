@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from interp.reading import capture as capture
     from interp.reading.attribution import Attribution as Attribution, attribute as attribute
     from interp.reading.metrics import LogitDifference as LogitDifference, Probability as Probability
+    from interp.records.keep import Keep as Keep
     from interp.reports.findings import Findings as Findings, load_findings as load_findings
     from interp.reports.mass import AnswerMass as AnswerMass
+    from interp.reports.result import Result as Result, load_result as load_result
     from interp.scans.scan import ScanResult as ScanResult, scan as scan
     from interp.scans.tracing import trace as trace
     from interp.vision.images import read_image as read_image

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from interp.records.keep import Keep as Keep, Kept as Kept, keep_of as keep_of
     from interp.records.artefact import load_artefact as load_artefact, save_artefact as save_artefact
     from interp.records.csv_files import is_of_report as is_of_report, unguarded as unguarded, write_csv as write_csv
     from interp.records.folder_lock import NAME as NAME, holding as holding, keeps_work as keeps_work
+    from interp.records.keep import Keep as Keep, Kept as Kept, keep_of as keep_of
     from interp.records.provenance import (
         hash_json as hash_json,
         hash_text as hash_text,

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,14 +23,17 @@ from interp.reports.findings import RECORD, Findings, load_findings
 from interp.reports.folder import read_record, read_tensors
 from interp.reports.saved import packed, unpacked
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 _SHOWN = 10  # rows of the table in a notebook
 
 
 class Result:
-    """A result, whose report is made by ``findings_of(result, ...)`` of the module ``report``:
+    """A result. Its report is made by ``findings_of(result, ...)`` of the module ``report``; ``figure``: its main one.
 
-    >>> @dataclass(frozen=True, eq=False)
-    ... class Beans(Result, report="beans.report"):
+    >>> @dataclass(frozen=True, eq=False, repr=False)
+    ... class Beans(Result, report="beans.report", figure="Beans by colour"):
     ...     counts: pd.DataFrame
     ...     replies: tuple[str, ...] | None = field(metadata={"withheld": True})  # kept only if asked for
     ...     provenance: Mapping[str, Any]
@@ -41,9 +44,11 @@ class Result:
     provenance: Mapping[str, Any]
     _report: ClassVar[str] = ""
 
-    def __init_subclass__(cls, report: str = "", **more: Any) -> None:
+    _figure: ClassVar[str] = ""
+
+    def __init_subclass__(cls, report: str = "", figure: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)
-        cls._report = report or cls._report
+        cls._report, cls._figure = report or cls._report, figure or cls._figure
 
     def to_findings(self, include_replies: bool = False, **options: Any) -> Findings:
         """Sentences, tables, figures and raw numbers, ready to be read and saved. Texts of requests and replies stand
@@ -55,6 +60,14 @@ class Result:
     def statement(self) -> list[str]:
         """The verdict first, in sentences, from the numbers alone."""
         return list(self.to_findings().statement)
+
+    def plot(self, name: str | None = None) -> go.Figure:
+        """A figure of the report, by its name; if none is given, the one that the class names, else the first."""
+        figures = self.to_findings().figures
+        name = name or self._figure or next(iter(figures), "")
+        if name not in figures:
+            raise KeyError(f"{type(self).__name__} has no figure {name!r}; it has {list(figures)}.")
+        return figures[name]
 
     @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from probes.harmfulness.attacks.jailbreaks import (
         Jailbreak as Jailbreak,
         JailbreakStudy as JailbreakStudy,
-        load_jailbreak_study as load_jailbreak_study,
         load_jailbreaks as load_jailbreaks,
     )
     from probes.harmfulness.directions import (

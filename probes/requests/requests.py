@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -37,10 +37,15 @@ SHIPPED, SCARY = "shipped", "shipped-scary"
 _FINAL = " \t\n.?!…,;:\"'“”‘’«»`"
 
 
+WITHHELD = "(withheld)"
+"""Stands for the text of a request in a file that was saved without texts."""
+
+
 @made_by("load_requests(file), or Request(id, text, kind)")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Request:
-    """What a user asks for, and whether that is harmful. Texts that do not apply are "".
+    """What a user asks for, and whether that is harmful. Texts that do not apply are "". Its text is in no repr, and in
+    no saved result unless asked for (``Keep(include_replies=True)``).
 
     ``pair`` joins requests that were made from one another: a harmful one and its harmless twin.
     """
@@ -57,6 +62,13 @@ class Request:
             raise ValueError(f"kind={self.kind!r}; expected 'harmful' or 'harmless'.")
         if not self.text.strip() or not self.id:
             raise ValueError(f"id={self.id!r}, text={self.text!r}; expected both to be filled in.")
+
+    def __repr__(self) -> str:
+        return f"Request({self.id!r}, {self.kind}, {len(self.text)} characters)"
+
+    def withheld(self) -> Request:
+        """The same without its text, as files have it."""
+        return replace(self, text=WITHHELD)
 
     @property
     def is_harmful(self) -> bool:

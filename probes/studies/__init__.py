@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         require_place as require_place,
         study_provenance as study_provenance,
     )
+    from probes.studies.study import Study as Study
     from probes.studies.study_files import (
         StudyFolder as StudyFolder,
         finished as finished,

@@ -84,9 +84,7 @@ class Study:
         """Twelve hex digits: the same computation, prompts, data and settings give the same."""
         return self._provenance["run_id"]
 
-    def run(
-        self, items: Sequence[Item], score: Callable[[Sequence[Item]], Arrays], step: str | None = None
-    ) -> Arrays:
+    def run(self, items: Sequence[Item], score: Callable[[Sequence[Item]], Arrays], step: str | None = None) -> Arrays:
         """``score`` over batches of the items, joined; kept batch by batch as they come. A study of several steps names
         them."""
         return run_batches(

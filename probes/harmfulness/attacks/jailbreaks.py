@@ -8,10 +8,7 @@ stay as they are where every wrapped prompt moves by as much.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,8 +16,8 @@ import pandas as pd
 from interp.door import public
 from interp.models import Model
 from interp.reading import generate
-from interp.records import hash_json, keeps_work, run_batches
-from probes.harmfulness.attacks.jailbreak_result import FILE, JailbreakStudy, load_jailbreak_study
+from interp.records import Kept, hash_json, keep_of, keeps_work
+from probes.harmfulness.attacks.jailbreak_result import JailbreakStudy
 from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak, load_jailbreaks
 from probes.harmfulness.directions import HarmfulDirections
 from probes.requests import (
@@ -39,7 +36,7 @@ from probes.requests import (
     require_requests,
     with_ending,
 )
-from probes.studies import StudyFolder, pack_texts, parts_identity, study_provenance, unpack_texts
+from probes.studies import Study, pack_texts, unpack_texts
 
 CAVEATS = [
     "A request counts as accepted by how its reply begins, whatever follows: a small model that lost the thread in a "
@@ -65,11 +62,7 @@ def attack(
     max_new_tokens: int = 24,
     batch_size: int = 16,
     seed: int = 0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    include_replies: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> JailbreakStudy:
     """Ask each request plainly; then put every harmful one that was refused, and every harmless one, into ``n_per``
     jailbreaks of each family (drawn in turn, by ``seed``; None: all), and read behaviour and both beliefs again.
@@ -78,14 +71,13 @@ def attack(
     suffix that merges with it, say) are left out of beliefs, and counted. None leaves endings as they are. The system
     prompt and positions are those that ``directions`` were fitted with. ``judge`` is given the plain request.
 
-    With ``out`` the report is saved there, and the work batch by batch; ``resume=True`` continues a killed run or reads
-    a finished one back. Replies are kept, in memory and on disk, only with ``include_replies``. Cost: a short
+    ``keep``: where the work and the report are kept; replies only with ``Keep(include_replies=True)``. Cost: a short
     generation and a forward pass for each request and each trial.
 
     Raises ``ValueError`` for requests that the directions were fitted on (listed), directions of another model, fewer
     than 10 refused harmful or 10 harmless requests, repeated ids, no jailbreaks, and wrapped requests past the context.
     """
-    began = time.perf_counter()
+    keep = keep_of(keep)
     require_requests(requests)
     require_jailbreaks(jailbreaks, n_per)
     require_disjoint(directions.states.requests, requests)
@@ -97,16 +89,24 @@ def attack(
     asking["judge"] = name_of(judge)
     asking["jailbreaks"] = hash_json([{"id": j.id, "family": j.family, "template": j.template} for j in jailbreaks])
     asking["directions"] = directions.provenance["run_id"]
-    data = describe_requests(requests, origin) | {"n_jailbreaks": len(jailbreaks)}
-    title = "Jailbreaks"
+    data = describe_requests(requests, keep.origin) | {"n_jailbreaks": len(jailbreaks)}
     read = [*plain, *(j.wrap(plain[0], ending) for j in jailbreaks)]  # which others are wrapped, the replies decide
     prompts = build_request_prompts(model, read, **chat)
-    provenance = study_provenance(title, model, prompts, data, asking, CITATIONS, CAVEATS, began, out)
-    parts = {"title": title, **parts_identity(provenance)} | asking
-    parts["include_replies"] = include_replies
-    folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(plain), resume, overwrite)
-    if folder.is_finished:
-        return load_jailbreak_study(out)
+    study = Study(
+        "Jailbreaks",
+        model,
+        prompts,
+        data=data,
+        settings=asking,
+        n_items=len(plain),
+        batch_size=batch_size,
+        keep=keep,
+        with_replies=True,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+    if study.found is not None:
+        return study.found
 
     def look(batch: Sequence[tuple[Request, Request]]) -> dict[str, np.ndarray]:
         asked = [wrapped for _, wrapped in batch]
@@ -121,12 +121,12 @@ def attack(
             "refuse": beliefs["refuse"].to_numpy(float),
             "layer0": directions.scores(states, "harmfulness")[:, 0].astype(float),
             "t_inst": np.array([p.token_ids[p.instruction_end] for p in prompts]),
-            **(pack_texts(replies) if include_replies else {}),
+            **(pack_texts(replies) if keep.include_replies else {}),
         }
 
     def run(items: Sequence[tuple[Request, Request]], step: str) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
-        found = run_batches(items, look, batch_size=batch_size, directory=folder.step(step), resume=True, title=step)
-        said = unpack_texts(found.pop("text"), found.pop("length")) if include_replies else None
+        found = study.run(items, look, step)
+        said = unpack_texts(found.pop("text"), found.pop("length")) if keep.include_replies else None
         frame = pd.DataFrame(found).assign(verdict=[VERDICTS[v] for v in found["verdict"]])
         return frame, None if said is None else tuple(reply for (reply,) in said)
 
@@ -137,11 +137,8 @@ def attack(
     _require_enough("refused harmful", sum(r.is_harmful for r in chosen))
     pairs = plan(chosen, jailbreaks, n_per, seed)
     second, replies = run([(r, j.wrap(r, ending)) for r, j in pairs], "wrapped")
-    provenance["seconds"] = round(time.perf_counter() - began, 1)
-    study = JailbreakStudy(
-        tuple(requests), tuple(jailbreaks), first, _trials(first, pairs, second), replies, provenance
-    )
-    return folder.saved(study, include_replies)
+    trials = _trials(first, pairs, second)
+    return study.done(JailbreakStudy(tuple(requests), tuple(jailbreaks), first, trials, replies, study.provenance()))
 
 
 def plan(
@@ -198,6 +195,5 @@ __all__ = [
     "Jailbreak",
     "JailbreakStudy",
     "attack",
-    "load_jailbreak_study",
     "load_jailbreaks",
 ]

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import interp
+from interp import load_result
+from interp.records.keep import Keep
 from interp.records.work import OtherRunError
 from probes.harmfulness.attacks import jailbreaks
-from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbreak_study, load_jailbreaks
+from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbreaks
 from probes.harmfulness.attacks.suffixes import find_suffixes
 from probes.harmfulness.directions.directions import fit_directions
 from probes.requests.requests import Request
@@ -108,12 +110,12 @@ def test_an_attack_takes_what_was_found(model, found, monkeypatch, tmp_path):
     monkeypatch.setattr(jailbreaks, "generate", generate)
     first = requests("first")
     directions = fit_directions(model, first[: len(THINGS)], first[len(THINGS) :])
-    study = attack(model, requests("second"), found, directions, n_per=None, out=tmp_path / "attack")
+    study = attack(model, requests("second"), found, directions, n_per=None, keep=tmp_path / "attack")
     assert len(study.trials) == 2 * 2 * len(THINGS) and set(study.trials["family"]) == {"suffix"}
-    again = load_jailbreak_study(tmp_path / "attack")
+    again = load_result(tmp_path / "attack")
     assert [j.origin for j in again.jailbreaks] == [j.origin for j in found]
     plain = [replace(j, origin=None) for j in found]  # how a text was found does not make another run
-    same = attack(model, requests("second"), plain, directions, n_per=None, out=tmp_path / "attack", resume=True)
+    same = attack(model, requests("second"), plain, directions, n_per=None, keep=Keep(tmp_path / "attack", resume=True))
     assert same.provenance["run_id"] == study.provenance["run_id"]
 
 

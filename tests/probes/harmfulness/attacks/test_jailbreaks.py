@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 import interp
+from interp import load_result
+from interp.records.keep import Keep
 from interp.records.work import OtherRunError
 from probes.harmfulness.attacks import jailbreaks as module
 from probes.harmfulness.attacks.jailbreak_result import ATTACKS, JailbreakStudy
-from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbreak_study, load_jailbreaks, plan
+from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbreaks, plan
 from probes.harmfulness.attacks.statistics import mean_contrast
 from probes.harmfulness.attacks.texts import FAMILIES
 from probes.harmfulness.directions.directions import fit_directions
@@ -290,19 +292,21 @@ def test_figures(model, directions, scripted):
 
 
 def test_saved_and_loaded_without_replies(model, directions, scripted, tmp_path):
-    study = attack(model, requests("second"), load_jailbreaks(), directions, out=tmp_path / "a")
-    again = load_jailbreak_study(tmp_path / "a")
+    study = attack(model, requests("second"), load_jailbreaks(), directions, keep=tmp_path / "a")
+    again = load_result(tmp_path / "a")
     pd.testing.assert_frame_equal(again.trials, study.trials)
     pd.testing.assert_frame_equal(again.plain, study.plain)
-    assert again.requests == study.requests and again.jailbreaks == study.jailbreaks
+    assert again.requests == tuple(r.withheld() for r in study.requests) and again.jailbreaks == study.jailbreaks
     assert again.statement() == study.statement() and again.replies is None
     assert not [p for p in (tmp_path / "a").rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
     scripted.clear()
-    attack(model, requests("second"), load_jailbreaks(), directions, out=tmp_path / "a", resume=True)
+    attack(model, requests("second"), load_jailbreaks(), directions, keep=Keep(tmp_path / "a", resume=True))
     assert scripted == []
-    shown = attack(model, requests("second"), load_jailbreaks(), directions, out=tmp_path / "b", include_replies=True)
+    shown = attack(
+        model, requests("second"), load_jailbreaks(), directions, keep=Keep(tmp_path / "b", include_replies=True)
+    )
     assert len(shown.replies) == len(shown.trials) and SECRET in (tmp_path / "b" / "trials.csv").read_text()
-    assert load_jailbreak_study(tmp_path / "b").replies == shown.replies
+    assert load_result(tmp_path / "b").replies == shown.replies
 
 
 def test_a_killed_run_goes_on_and_keeps_no_reply(model, directions, scripted, monkeypatch, tmp_path):
@@ -318,15 +322,15 @@ def test_a_killed_run_goes_on_and_keeps_no_reply(model, directions, scripted, mo
 
     monkeypatch.setattr(module, "generate", failing)
     with pytest.raises(KeyboardInterrupt):
-        attack(model, requests("second"), load_jailbreaks(), **settings, out=tmp_path)
+        attack(model, requests("second"), load_jailbreaks(), **settings, keep=tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
-    with pytest.raises(FileNotFoundError, match="run the same again: it goes on"):
-        load_jailbreak_study(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run the same command again: it continues"):
+        load_result(tmp_path)
     monkeypatch.setattr(module, "generate", real)
     with pytest.raises(OtherRunError, match="seed"):
-        attack(model, requests("second"), load_jailbreaks(), **settings, seed=1, out=tmp_path, resume=True)
+        attack(model, requests("second"), load_jailbreaks(), **settings, seed=1, keep=Keep(tmp_path, resume=True))
     scripted.clear()
-    resumed = attack(model, requests("second"), load_jailbreaks(), **settings, out=tmp_path)
+    resumed = attack(model, requests("second"), load_jailbreaks(), **settings, keep=tmp_path)
     assert len(scripted) == len(whole.trials) - 20
     pd.testing.assert_frame_equal(resumed.trials, whole.trials)
     assert not (tmp_path / "parts").exists()
