@@ -158,7 +158,7 @@ def test_two_processes_at_once_convert_once(tmp_path):
         from pathlib import Path
         sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]
         import test_sources as t
-        from interp import sources
+        from interp.sources import resolve as sources
 
         def slow_convert(path, target, provenance):
             with open({str(tmp_path / "conversions")!r}, "a") as log:
