@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from interp.models import Model
     from interp.rankings import HeadRanking
+    from interp.records import Keep
     from probes.questions import Question
 
 Result = TypeVar("Result")
@@ -169,6 +170,12 @@ class Study:
             "overwrite": self.overwrite,
             "origin": self.origin() | origin,
         }
+
+    def keep(self, folder: Path | None = None, include_replies: bool = False, **origin: Any) -> Keep:
+        """Where a study keeps its work (``out``, if no folder is named), and where its questions come from."""
+        from interp.records import Keep
+
+        return Keep(folder or self.out, self.resume, self.overwrite, include_replies, self.origin() | origin)
 
     def questions(self) -> list[Question]:
         """The questions of a single source."""
