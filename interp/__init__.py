@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from interp.door.faces import hands_on
+from interp.door.moved import follow_moved
 
 if TYPE_CHECKING:
     from interp.edits.composed import Edits as Edits, load_edit as load_edit
@@ -49,4 +50,5 @@ if TYPE_CHECKING:
     from interp.scans.tracing import trace as trace
     from interp.vision.images import read_image as read_image
 
+follow_moved()
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

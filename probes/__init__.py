@@ -1,1 +1,5 @@
-"""The questions: one package of studies on top of `interp`, and the command line."""
+"""The questions: a room for each study, on top of `interp`, and the command line."""
+
+from interp.door.moved import follow_moved
+
+follow_moved()

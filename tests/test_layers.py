@@ -23,6 +23,7 @@ FLOORS = [
     ["interp.scans", "interp.overlays"],
     ["interp.fitting"],
     ["interp"],
+    ["probes"],
     ["probes.rows", "probes.scenes"],
     ["probes.pairs", "probes.questions"],
     ["probes.studies"],
@@ -33,7 +34,7 @@ FLOORS = [
     ["probes.harmfulness", "probes.visual_semantics"],
     ["probes.cli"],
 ]
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | {"probes": -1}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def files(package: str) -> list[Path]:

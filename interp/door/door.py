@@ -33,6 +33,10 @@ _UNTOLD = object()  # the annotation says nothing that can be checked
 _NOT_LISTS = (str, bytes, Mapping, set, frozenset)
 
 
+_KEPT = frozenset(("out", "resume", "overwrite", "include_replies", "origin"))
+"""Fields of ``keep`` (:class:`interp.records.keep.Keep`), which a study also takes by name."""
+
+
 class WrongArgument(TypeError, ValueError):
     """An argument of another type than the function takes. A ValueError too, which many of these were before."""
 
@@ -57,9 +61,12 @@ def public(function: _Public) -> _Public:
         function.__init__ = public(function.__init__)
         return function
     signature = inspect.signature(function)
+    kept = _KEPT - set(signature.parameters) if "keep" in signature.parameters else frozenset()
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        if kept and "keep" not in kwargs and (named := kept & set(kwargs)):
+            kwargs["keep"] = {name: kwargs.pop(name) for name in sorted(named)}
         try:
             given = signature.bind(*args, **kwargs)
         except TypeError as error:

@@ -117,12 +117,12 @@ def keeps_work(
         try:
             given = signature.bind_partial(*args, **kwargs).arguments
             out = given.get("out", given.get("directory", given.get("keep")))
-            out = getattr(out, "out", out)  # of a Keep
+            out = out.get("out") if isinstance(out, dict) else getattr(out, "out", out)  # of a Keep, or its fields
         except TypeError:  # the call itself says it better
             out = None
         if not isinstance(out, (str, os.PathLike)) or not str(out):
             return study(*args, **kwargs)
-        with holding(Path(out), as_whole=as_whole):
+        with holding(Path(out).expanduser(), as_whole=as_whole):
             return study(*args, **kwargs)
 
     return locked

@@ -15,7 +15,8 @@ from interp.door import made_by, public
 @made_by("Keep(folder), or the folder itself")
 @dataclass(frozen=True)
 class Keep:
-    """Where the work of a study is kept, and what of it. A folder alone means ``Keep(folder)``.
+    """Where the work of a study is kept, and what of it. A folder alone means ``Keep(folder)``; a study also takes the
+    fields by name: ``rank_heads(model, questions, out="reports/heads", resume=True)``.
 
     Args:
         out: the folder of the report, and of the part files while the study runs; None keeps nothing. A run of the same
@@ -38,12 +39,14 @@ class Keep:
         return None if self.out is None else Path(self.out).expanduser()
 
 
-Kept = Keep | str | Path | None
-"""What a study's parameter ``keep`` takes: a :class:`Keep`, its folder alone, or None to keep nothing."""
+Kept = Keep | str | Path | Mapping[str, Any] | None
+"""What a study's parameter ``keep`` takes: a :class:`Keep`, its folder alone, its fields, or None to keep nothing."""
 
 
 def keep_of(given: Kept) -> Keep:
-    """A :class:`Keep`, also from a folder alone, or from None."""
+    """A :class:`Keep`, also from a folder alone, from its fields, or from None."""
     if isinstance(given, Keep):
         return given
+    if isinstance(given, Mapping):
+        return Keep(**given)
     return Keep(None if given is None else os.fspath(given))

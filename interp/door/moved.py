@@ -1,0 +1,106 @@
+"""Where the modules of the flat layout went: an import by an old path gets the module at its new one, and a warning.
+
+Scripts and notebooks from before the move to rooms go on working. To be dropped with the first release.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_ROOMS = """
+interp.door: plain_values callers
+interp.records: provenance writing folder_lock parts csv_files work artefact
+interp.architecture: components adapters active_edits bridge_twin weight_hash turns compiled hooks foreign_parts
+    attention
+interp.sources: conversions gguf_config gguf_tokens gguf testbeds model_names installation
+interp.statistics: rank_agreement
+interp.figures: figure_style:style interval_figures:intervals level_figures:levels tracing_figures:traces views
+interp.vision: images vision_grids:grids vision_processors:processors vision_encoder:encoder vision_adapters:adapters
+    picture
+interp.prompts: prompt batch reader fits chat_templates answer_tokens vision_inputs:pictures
+interp.passes: handle pass_lengths:lengths plain_passes:plain looks_ahead identity independence shared_prefix
+    vision_features:inputs
+interp.models: model answer_mass acting loadable loading adapter_repairs
+interp.machine: speed doctor
+interp.reports: mass page report_folder:folder findings result
+interp.rankings: ranking ranking_controls:controls ranking_report:report ranking_files:files comparison
+    comparison_sentences:sentences comparison_figures:figures depth_profiles side_by_side
+interp.reading: capture residual attribution generation perplexity metrics
+interp.scans: fanout scan state_patches tracing trace_regions:regions trace_results:traces head_writing readings
+interp.edits: weight_identity:identity weight_writing:weights fold_check edit_export:export edit_family:family
+    replaced_weights:replaced head_weights:head_rows head_scales directions steering steered_positions steering_fold
+    composed_edits:composed edit_diff:diff control_vectors
+interp.fitting: tuning modulation factor_search factor_gradient
+interp.overlays: picture_patches:patches picture_overlays:overlays
+probes.rows: cells json_rows formats item_sets placeholders
+probes.studies: runs study_files left_out
+probes.questions: question_formats:formats question_forms:forms held_out instructions open_answers texts
+probes.heads: head_effects:effects head_sets:sets set_statistics
+probes.requests: request_formats:formats request_prompts:prompts request_states:states request_sets:sets refusal
+    behaviour
+probes.scenes: scene_renderer:renderer scene_programs:programs scene_questions:questions scene_splits:splits
+    scene_edits:edits
+probes.pairs: pair_sheet:sheet pair_files:files scene_files photo_masks:masks photo_edits photo_pairs inpainting
+    word_substitutions:substitutions
+probes.modulation: answer_readings:readings answer_offsets:offsets modulation_candidates:candidates
+    modulation_effects:effects modulation_report:report modulation_results:result modulation_work:work
+probes.negative_bias: negative_attention:nas answers bias_report:measures causality causal_verdict:causal_report
+    alignment:nasa alignment_methods:methods alignment_fits:fits knowledge scenario_forms scenario_statistics
+    scenario_results:scenario_result scenarios:scenario_study
+probes.harmfulness.directions: direction_controls:controls harmful_directions:directions direction_agreement:agreement
+    harmful_report:report refusal_writers:writers refusal_openings:openings
+probes.harmfulness.steering: steering_arms:arms steering_screen:screen refusal_steering:sweep steering_study:result
+    steering_report:report reply_inversion:inversion inversion_report
+probes.harmfulness.attacks: jailbreak_texts:texts jailbreaks jailbreak_results:jailbreak_result
+    gradient_suffixes:suffixes finetuning_attack:finetuning finetuning_results:finetuning_result
+    belief_statistics:statistics
+probes.latent_guard: guard_classifier:classifier guard_rules:rules guard_verdict:report guard_report:result
+    guard_readouts:readouts guard_inputs:inputs
+probes.visual_semantics.questions: visual_prompts:prompts visual_sources:sources visual_benchmarks:benchmarks
+    visual_benchmark_formats:formats photo_questions
+probes.visual_semantics.heads: visual_scan:passes visual_heads:heads visual_head_results:result
+    visual_head_report:report visual_head_tables:scores visual_head_overlap:overlap visual_set_ablation:ablation
+    visual_level_claims:claims visual_levels:levels
+probes.visual_semantics.tracing: question_roles:roles pair_prompts:prompts traced_heads:heads traced_readers:readers
+    tracing_tables:report tracing_sentences:sentences visual_tracing:tracing visual_tracing_results:result
+probes.visual_semantics: visual_modulation:modulation
+probes.cli: cli_study:study cli_negative_bias:negative_bias cli_requests:requests cli_harmfulness:harmfulness
+    cli_guard:guard cli_compare:compare cli_doctor:doctor cli_edit:edit cli_scenes:scenes cli_visual:visual
+    cli_trace:trace cli_modulate:modulate cli_wording:wording modulation_sources
+"""
+
+
+def _places() -> dict[str, str]:
+    found, room = {}, ""
+    for word in _ROOMS.split():
+        if word.endswith(":"):
+            room = word[:-1]
+        else:
+            old, _, new = word.partition(":")
+            found[f"{room.partition('.')[0]}.{old}"] = f"{room}.{new or old}"
+    return found
+
+
+PLACES = _places()
+
+
+class _Moved(MetaPathFinder, Loader):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in PLACES else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        warnings.warn(f"{name} is now {PLACES[name]}; import it from there.", DeprecationWarning, stacklevel=2)
+        sys.modules[name] = import_module(PLACES[name])
+
+
+def follow_moved() -> None:
+    """Let imports by old paths find their modules, after all other ways have failed."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())

@@ -1,0 +1,35 @@
+"""Faces hand names on when they are asked for, and old paths find what moved."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import interp
+from interp.door.moved import PLACES
+
+
+def test_names_are_handed_on_when_asked_for():
+    code = "import sys, interp; assert 'torch' not in sys.modules; interp.load; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(interp.__all__) <= set(dir(interp)) and callable(interp.load)
+    assert interp.capture is import_module("interp.reading.capture")
+    with pytest.raises(AttributeError, match="has no attribute 'lode'"):
+        _ = interp.lode
+
+
+@pytest.mark.parametrize("old", ["interp.capture", "probes.negative_attention", "probes.jailbreaks", "interp.prompt"])
+def test_old_paths_find_what_moved(old):
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {PLACES[old]}"):
+        assert import_module(old) is import_module(PLACES[old])
+    assert import_module(PLACES[old]).__spec__.name == PLACES[old]
+
+
+def test_every_old_path_leads_somewhere():
+    from tests.test_layers import MODULES
+
+    assert set(PLACES.values()) <= set(MODULES) and not set(PLACES) & set(MODULES)
