@@ -1,6 +1,6 @@
 """Values as JSON beside arrays, and back: what a result is made of, whatever its class.
 
-Numbers, texts, lists, mappings, tables, arrays and dataclasses of these. A dataclass is written as its module, its name
+Numbers, texts, lists, mappings, tables, arrays, tensors and dataclasses of these. A dataclass is written as its module, its name
 and its fields, and built again from them: nothing else of a file is ever called. Texts that may be harmful are left out
 unless asked for: a value with a method ``withheld`` is written as what that returns, a field with
 ``metadata={"withheld": True}`` as None.
@@ -43,6 +43,9 @@ def packed(value: Any, arrays: dict[str, np.ndarray], name: str = "result", with
     if isinstance(value, np.ndarray):
         arrays[name] = np.asarray(value, order="C")
         return {_KIND: "array", "is": name}
+    if _is_tensor(value):
+        arrays[name] = _bits(value)
+        return {_KIND: "tensor", "is": name, "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, pd.DataFrame):
         return {_KIND: "table", "is": stored_table(value)}
     if is_dataclass(value) and not isinstance(value, type):
@@ -70,7 +73,7 @@ def packed(value: Any, arrays: dict[str, np.ndarray], name: str = "result", with
         return {_KIND: "mapping", "is": pairs}
     raise TypeError(
         f"{name} is a {type(value).__name__}, which has no form in a record; expected numbers, texts, "
-        "lists, mappings, tables, arrays, or dataclasses of these."
+        "lists, mappings, tables, arrays, tensors, or dataclasses of these."
     )
 
 
@@ -88,6 +91,8 @@ def unpacked(stored: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return float(inside)
     if kind == "array":
         return arrays[inside]
+    if kind == "tensor":
+        return _tensor(arrays[inside], stored["dtype"])
     if kind == "table":
         return read_table(inside)
     if kind == "tuple":
@@ -114,6 +119,25 @@ def class_of(name: str) -> type:
     if not (isinstance(found, type) and (is_dataclass(found) or hasattr(found, "_fields"))):
         raise RecordError(f"{name} is no result's class: the record was edited.")
     return found
+
+
+def _is_tensor(value: Any) -> bool:
+    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
+
+
+def _bits(tensor: Any) -> np.ndarray:
+    """The tensor as an array, bit for bit: bfloat16, which numpy does not have, as whole numbers of its size."""
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def _tensor(array: np.ndarray, dtype: str) -> Any:
+    import torch
+
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 
 def _key(value: Any) -> Any:

@@ -23,6 +23,7 @@ import numpy as np
 
 from interp.models import Model
 from interp.prompts import Prompt
+from interp.rankings import load_ranking
 from interp.records import Keep, Kept, clear_parts, keep_of, keep_parts_of, run_batches
 from interp.reports import is_whole, load_result, saved_run
 from probes.studies.runs import parts_identity, require_place, study_provenance
@@ -40,6 +41,8 @@ class Study:
         prompts: all that the model reads: their token ids are a part of what the run is.
         data: what provenance says of the data; ``sha256`` and ``n`` at least.
         settings: what changes a number. Sizes of batches do not.
+        afterwards: settings of what is made of the numbers, once all are there: a part of the run, not of its part
+            files, which a run with others goes on from.
         n_items: what part files count, so that no run is taken for one of another size.
         keep: where it is kept, if anywhere.
         with_replies: whether part files hold texts where ``keep`` asks for them.
@@ -58,6 +61,7 @@ class Study:
         data: Mapping[str, Any],
         settings: Mapping[str, Any],
         n_items: int,
+        afterwards: Mapping[str, Any] | None = None,
         batch_size: int = 8,
         keep: Kept = None,
         with_replies: bool = False,
@@ -68,11 +72,12 @@ class Study:
         self.began = time.perf_counter()
         self.title, self.model, self.batch_size = title, model, batch_size
         self.keep: Keep = keep_of(keep)
-        self.settings = dict(settings)
+        self.settings = {**settings, **(afterwards or {})}
         self._provenance = study_provenance(
             title, model, prompts, dict(data), self.settings, citation, caveats, self.began, self.keep.folder
         )
-        parts = {"title": title, **parts_identity(self._provenance), **self.settings}
+        self._provenance["settings"] = self.settings | {"batch_size": batch_size}  # how it was run; no part of the id
+        parts = {"title": title, **parts_identity(self._provenance), **settings}
         if with_replies:
             parts["include_replies"] = self.keep.include_replies
         self._parts = {"batch_size": batch_size, "n_items": n_items, **parts}
@@ -126,5 +131,5 @@ class Study:
             return None
         require_place(folder, self.id, self._parts, self.keep.resume, self.keep.overwrite, need_mib)
         if self.keep.resume and (saved_run(folder) or {}).get("run_id") == self.id and is_whole(folder):
-            return load_result(folder)
+            return load_ranking(folder) if (folder / "report.json").is_file() else load_result(folder)
         return None

@@ -1,0 +1,19 @@
+"""Values as a record and arrays, and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from interp.edits.head_rows import HeadRows, TunedHeads
+from interp.reports.saved import packed, unpacked
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+def test_a_tensor_inside_a_value_comes_back_bit_for_bit(dtype):
+    weight = (torch.randn(3, 4) * 100).to(dtype)
+    edit = TunedHeads({}, {"why": float("nan")}, (HeadRows(1, 2, "query", weight.T),))
+    arrays = {}
+    again = unpacked(packed(edit, arrays), arrays)
+    assert type(again) is TunedHeads and again.about["why"] != again.about["why"]
+    assert torch.equal(again.rows[0].weight, weight.T) and again.rows[0].weight.dtype is dtype
