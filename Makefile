@@ -36,7 +36,7 @@ evaluate: $(SETUP)  ## every number of the studies; hours on 2 cores, continues 
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-1.5b
 	$(BIN)/python -m tests.benchmarks.visual_semantics scenes-llava-tiny
 	$(BIN)/python -m tests.benchmarks.visual_semantics scenes-smollm2
-	$(BIN)/python -m tests.benchmarks.train_scenes_llava_tiny reports/evaluate/training 6
+	$(BIN)/python -m probes.scenes.training.llava_tiny reports/evaluate/training 6
 	$(BIN)/python -m tests.benchmarks.visual_semantics reports/evaluate/training/scenes-llava-tiny-seed-6 ranking levels modulation
 
 notebooks: $(SETUP)  ## execute the notebooks in full and save their outputs

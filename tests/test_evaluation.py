@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import interp
+from interp.reports.markdown import markdown
 from probes.questions.held_out import overlap
 from probes.questions.questions import load_questions
 from probes.requests.behaviour import Behaviour
@@ -26,7 +27,6 @@ from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets
 from tests.benchmarks.negative_bias import target_sentences
 from tests.benchmarks.probing_sets import SEEN, balanced, shipped, twins
 from tests.benchmarks.request_sets import Counts, observed, request_sets
-from tests.benchmarks.tables import markdown
 from tests.tiny import tiny, tiny_tokenizer
 
 NAN = float("nan")

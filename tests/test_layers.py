@@ -25,7 +25,7 @@ FLOORS = [
     ["interp"],
     ["probes"],
     ["probes.rows", "probes.scenes"],
-    ["probes.pairs", "probes.questions"],
+    ["probes.pairs", "probes.questions", "probes.scenes.training"],
     ["probes.studies"],
     ["probes.heads", "probes.requests", "probes.visual_semantics.questions"],
     ["probes.harmfulness.directions", "probes.latent_guard", "probes.modulation", "probes.negative_bias"],

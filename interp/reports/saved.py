@@ -1,8 +1,8 @@
 """Values as JSON beside arrays, and back: what a result is made of, whatever its class.
 
-Numbers, texts, lists, mappings, tables, arrays, tensors and dataclasses of these. A dataclass is written as its module, its name
-and its fields, and built again from them: nothing else of a file is ever called. Texts that may be harmful are left out
-unless asked for: a value with a method ``withheld`` is written as what that returns, a field with
+Numbers, texts, lists, mappings, tables, arrays, tensors and dataclasses of these. A dataclass is written as its module,
+its name and its fields, and built again from them: nothing else of a file is ever called. Texts that may be harmful are
+left out unless asked for: a value with a method ``withheld`` is written as what that returns, a field with
 ``metadata={"withheld": True}`` as None.
 """
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from interp.reports.findings import Findings
+from interp.reports.markdown import write_page
 from probes.harmfulness import (
     GROUPS,
     HarmfulDirections,
@@ -58,7 +59,6 @@ from tests.benchmarks.harmfulness_tables import (
 )
 from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets, surface_sentences
 from tests.benchmarks.request_sets import PAPER as PAPER_SOURCES, observed, of_kind
-from tests.benchmarks.tables import write_page
 
 TABLES = Path(__file__).parent / "harmfulness"
 PARTS = (

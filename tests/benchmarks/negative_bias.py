@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 
 import interp
 from interp.reading.perplexity import perplexity, perplexity_ratio
+from interp.reports.markdown import write_page
 from interp.statistics.estimates import mean_interval
 from probes import negative_bias
 from probes.negative_bias.answers import bias_measures
@@ -29,7 +30,6 @@ from probes.negative_bias.knowledge import answer_open
 from probes.negative_bias.nasa import RIVALS
 from probes.questions.questions import load_questions
 from tests.benchmarks.probing_sets import SEEN, balanced, held_out, probing_sets, reworded, shipped
-from tests.benchmarks.tables import write_page
 
 TABLES = Path(__file__).parent / "negative_bias"
 REPORTS = Path("reports/evaluate")

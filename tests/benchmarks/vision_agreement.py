@@ -14,7 +14,7 @@ import torch
 
 import interp
 from interp.records.work import write_atomically
-from tests.benchmarks.tables import markdown
+from interp.reports.markdown import markdown
 from tests.interp.tiny_vision import NAMES, loaded
 from tests.interp.vision.test_vision_models import PICTURES, QUESTIONS, ask, plain_logits
 

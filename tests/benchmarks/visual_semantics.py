@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.visual_semantics MODEL [PART ...]
 
-MODEL: a testbed's name, or the folder of one trained with another seed (train_scenes_llava_tiny WORK SEED).
+MODEL: a testbed's name, or the folder of one trained with another seed (probes.scenes.training.llava_tiny WORK SEED).
 
 Needs no data: scenes are drawn. Each part writes its report under reports/evaluate/MODEL/visual_semantics (a killed
 run continues where it was) and its tables to tests/benchmarks/visual_semantics/MODEL. Heads are ranked, and factors
@@ -27,6 +27,7 @@ import pandas as pd
 import interp
 from interp.reading.metrics import Probability
 from interp.reports.findings import Findings
+from interp.reports.markdown import write_page
 from probes.modulation.candidates import Settings
 from probes.visual_semantics import (
     VisualExamples,
@@ -40,7 +41,6 @@ from probes.visual_semantics import (
     trace_pairs,
 )
 from probes.visual_semantics.modulation import modulate
-from tests.benchmarks.tables import write_page
 from tests.twins import released_formulas
 
 TABLES = Path(__file__).parent / "visual_semantics"

@@ -24,9 +24,9 @@ from interp.sources.conversions import FORMAT_VERSION, PROVENANCE_FILE, read_pro
 from interp.sources.testbeds import TESTBEDS, assemble, check_weights, insert_trained
 from probes.scenes.renderer import render
 from probes.scenes.splits import scene_split
-from tests.benchmarks.scene_alignment import NOTHING, disguise, label_patches
-from tests.benchmarks.scene_packing import Template, pack, pixel_values, target_logits
-from tests.benchmarks.scene_training import draw
+from probes.scenes.training.alignment import NOTHING, disguise, label_patches
+from probes.scenes.training.packing import Template, pack, pixel_values, target_logits
+from probes.scenes.training.training import draw
 
 TINY, SMOLLM2 = "scenes-llava-tiny", "scenes-smollm2"
 MOST_MB = 15

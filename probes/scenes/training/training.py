@@ -15,11 +15,12 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from interp.records import load_artefact, save_artefact
 from probes.scenes.questions import Question
 from probes.scenes.renderer import render
 from probes.scenes.scenes import ATTRIBUTES, Scene
-from tests.benchmarks.scene_alignment import label_patches
-from tests.benchmarks.scene_packing import Asked, Packed, Template, pack
+from probes.scenes.training.alignment import label_patches
+from probes.scenes.training.packing import Asked, Packed, Template, pack
 
 DRAWN = 96  # pixels; what the tower takes is scaled from it, as the processor would
 
@@ -110,21 +111,27 @@ def train(
 
     The result depends on seeds and number of steps alone: ``loss_of`` draws its batch from the step's number.
     """
-    path, log = work / f"{stage.name}.pt", []
+    log: list[dict[str, Any]] = []
     optimizer = torch.optim.AdamW(list(weights.values()), lr=stage.rate, betas=(0.9, 0.98), weight_decay=stage.decay)
     first, spent_s = 0, 0.0
-    if path.is_file():
-        state = torch.load(path, weights_only=True)
-        first, spent_s, log = state["step"], state["spent_s"], state["log"]
-        optimizer.load_state_dict(state["optimizer"])
+    if (work / f"{stage.name}.json").is_file():
+        record, kept = load_artefact(work, stage.name)
+        first, spent_s, log = record["step"], record["spent_s"], record["log"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in kept.items():
+            if name.startswith("adam/"):
+                _, number, moment = name.split("/")
+                moments.setdefault(int(number), {})[moment] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(state["weights"][name])
+                weight.copy_(kept[f"weights/{name}"])
 
     def save(step: int) -> None:
-        state = {"step": step, "spent_s": spent_s, "log": log, "optimizer": optimizer.state_dict()}
-        torch.save(state | {"weights": {n: w.detach() for n, w in weights.items()}}, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        tensors = {f"weights/{name}": weight.detach() for name, weight in weights.items()}
+        for number, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{number}/{name}": torch.as_tensor(moment) for name, moment in moments.items()}
+        save_artefact(work, stage.name, {"step": step, "spent_s": spent_s, "log": log}, tensors)
 
     saved, recent = time.monotonic(), []
     for step in range(first, stage.n_steps):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.records.work import write_atomically
+from interp.records.writing import write_atomically
 
 
 def write_page(path: Path, title: str, content: Mapping[str, list[str] | pd.DataFrame]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from interp.reports.markdown import markdown
 from interp.sources.conversions import sha256_of
-from tests.benchmarks.scene_evaluation import log_summary, tabulate, tabulate_forms
-from tests.benchmarks.tables import markdown
+from probes.scenes.training.evaluation import log_summary, tabulate, tabulate_forms
 
 
 def write_card(

@@ -1,6 +1,6 @@
 """Train what `scenes-smollm2` adds to SmolLM2-135M-Instruct, and write it with its model card into interp/data.
 
-    python -m tests.benchmarks.train_scenes_smollm2 WORK
+    python -m probes.scenes.training.smollm2 WORK
 
 WORK keeps checkpoints: a killed run continues. Seeds and step counts are fixed. About an hour on one thread of a CPU
 with AVX-512 bfloat16.
@@ -29,7 +29,7 @@ from interp.sources.resolve import local_directory
 from interp.sources.testbeds import ADAPTED, DATA, TESTBEDS, around_language_model, image_tokenizer, insert_trained
 from probes.scenes.scenes import ATTRIBUTES
 from probes.scenes.splits import scene_split
-from tests.benchmarks.scene_alignment import (
+from probes.scenes.training.alignment import (
     Words,
     alignment_loss,
     alignment_shares,
@@ -37,11 +37,11 @@ from tests.benchmarks.scene_alignment import (
     image_features,
     places,
 )
-from tests.benchmarks.scene_card import write_card
-from tests.benchmarks.scene_evaluation import answer_pool
-from tests.benchmarks.scene_packing import Template, answer_loss, pixel_values, target_logits
-from tests.benchmarks.scene_processor import make_processor
-from tests.benchmarks.scene_training import Pool, Stage, draw, draw_batch, joined, random_state, train
+from probes.scenes.training.card import write_card
+from probes.scenes.training.evaluation import answer_pool
+from probes.scenes.training.packing import Template, answer_loss, pixel_values, target_logits
+from probes.scenes.training.processor import make_processor
+from probes.scenes.training.training import Pool, Stage, draw, draw_batch, joined, random_state, train
 
 NAME = "scenes-smollm2"
 SEED = 5
@@ -70,7 +70,7 @@ CHAT_TEMPLATE = (
 FACTS = {
     "name": NAME,
     "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "script": "tests.benchmarks.train_scenes_smollm2",
+    "script": "probes.scenes.training.smollm2",
     "what": "SmolLM2-135M-Instruct (4-bit weights written out in float32, see `interp models`) with eyes: LLaVA's "
     "architecture (transformers' `LlavaForConditionalGeneration`), a small vision tower and projector, and low-rank "
     "changes of attention, trained on drawn scenes. Here is what was trained; it is merged with the language model the "
@@ -84,7 +84,7 @@ FACTS = {
     "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of {ALIGNED_BATCH} "
     "pictures): projected patches are aligned with the language model's word embeddings of their object's shape, "
     "colour, size and pattern, and its place is written along right minus left and bottom minus top. Pictures are "
-    "disguised so that no property can be read off another (`tests/benchmarks/scene_alignment.py`): some have hues "
+    "disguised so that no property can be read off another (`probes/scenes/training/alignment.py`): some have hues "
     "turned or are negatives, and may look like a held-out combination, but carry no colour label then. After that, "
     f"through the language model, in batches of {BATCH} pictures with {N_QUESTIONS} questions each, packed behind the "
     f"picture: open questions on the easier scenes for {OPEN.n_steps} steps, then all on all scenes for {ALL.n_steps}. "
@@ -270,7 +270,7 @@ def shipped_weights(model: Any) -> dict[str, Tensor]:
 
 def main() -> None:
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m tests.benchmarks.train_scenes_smollm2 WORK")
+        sys.exit("usage: python -m probes.scenes.training.smollm2 WORK")
     work = Path(sys.argv[1])
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)

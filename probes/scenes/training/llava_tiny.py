@@ -1,6 +1,6 @@
 """Train `scenes-llava-tiny` and write its weights and model card into interp/data.
 
-    python -m tests.benchmarks.train_scenes_llava_tiny WORK [SEED]
+    python -m probes.scenes.training.llava_tiny WORK [SEED]
 
 WORK keeps checkpoints: a killed run continues. Seeds and step counts are fixed, so the same versions of torch and of
 the scenes give the same weights. About ten minutes on one thread. With a SEED the model is another one, written to
@@ -36,7 +36,7 @@ from interp.sources.testbeds import DATA, IMAGE_TOKEN
 from probes.scenes.questions import Question, ask_many
 from probes.scenes.scenes import ATTRIBUTES, SIZES, Scene, SceneObject, combinations, direction
 from probes.scenes.splits import scene_split
-from tests.benchmarks.scene_alignment import (
+from probes.scenes.training.alignment import (
     Words,
     alignment_loss,
     alignment_shares,
@@ -44,11 +44,11 @@ from tests.benchmarks.scene_alignment import (
     image_features,
     places,
 )
-from tests.benchmarks.scene_card import write_card
-from tests.benchmarks.scene_evaluation import answer_pool
-from tests.benchmarks.scene_packing import Template, answer_loss, pixel_values, target_logits
-from tests.benchmarks.scene_processor import make_processor
-from tests.benchmarks.scene_training import Pool, Stage, draw, draw_batch, random_state, train
+from probes.scenes.training.card import write_card
+from probes.scenes.training.evaluation import answer_pool
+from probes.scenes.training.packing import Template, answer_loss, pixel_values, target_logits
+from probes.scenes.training.processor import make_processor
+from probes.scenes.training.training import Pool, Stage, draw, draw_batch, random_state, train
 
 NAME = "scenes-llava-tiny"
 SEED = 5
@@ -71,7 +71,7 @@ CHAT_TEMPLATE = (
 )
 FACTS = {
     "name": NAME,
-    "script": "tests.benchmarks.train_scenes_llava_tiny",
+    "script": "probes.scenes.training.llava_tiny",
     "what": "A vision-language model small enough for tests: LLaVA's architecture (transformers' "
     "`LlavaForConditionalGeneration`), trained from nothing to answer questions on easy drawn scenes of two or three "
     "objects. It speaks no language but these questions. For tests and the tour, not for findings.",
@@ -83,7 +83,7 @@ FACTS = {
     "training": f"Seed {SEED}; AdamW. First tower and projector alone ({ALIGNING.n_steps} batches of 64 pictures): "
     "projected patches are aligned with the words of what they show, and its place is written along right minus left "
     "and below minus above. Pictures are disguised so that no property can be read off another "
-    "(`tests/benchmarks/scene_alignment.py`): some have hues turned or are negatives, and may look like a held-out "
+    "(`probes/scenes/training/alignment.py`): some have hues turned or are negatives, and may look like a held-out "
     "combination, but carry no colour label then. After that the language model's layers alone, in batches of "
     f"{BATCH} pictures with {N_QUESTIONS} questions each, packed behind the picture: open questions for "
     f"{OPEN.n_steps} steps, then all for {ALL.n_steps}. Attention started as a search by content (W_K equal to W_Q, "
@@ -252,7 +252,7 @@ def learn(
 
 def main() -> None:
     if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python -m tests.benchmarks.train_scenes_llava_tiny WORK [SEED]")
+        sys.exit("usage: python -m probes.scenes.training.llava_tiny WORK [SEED]")
     work, seed = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else SEED
     target = DATA / NAME if seed == SEED else work / f"{NAME}-seed-{seed}"
     work.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from interp.statistics.estimates import wilson_share
-from tests.benchmarks.scene_packing import Template, pack, pixel_values, target_logits
-from tests.benchmarks.scene_training import Pool
+from probes.scenes.training.packing import Template, pack, pixel_values, target_logits
+from probes.scenes.training.training import Pool
 
 YES = "yes"
 
