@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import importlib
 import inspect
 import os
 import types
@@ -19,10 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from interp.door.plain_values import described
+from interp.door.plain_values import described, is_tensor
 
 _Public = TypeVar("_Public", bound=Callable[..., Any])
 _LEAST = {
@@ -111,22 +110,27 @@ class _Names(dict):
     def __missing__(self, name: str) -> Any:
         if name in self.globals or hasattr(builtins, name):
             raise KeyError(name)
-        return _for_type_checkers(self.globals["__name__"]).get(name, Any)
+        place = _for_type_checkers(self.globals["__name__"]).get(name)
+        if place is None:
+            return Any
+        module, inner = place
+        found = importlib.import_module(module)
+        return getattr(found, inner) if inner else found
 
 
 @functools.cache
-def _for_type_checkers(module: str) -> dict[str, Any]:
-    """What a module imports under ``if TYPE_CHECKING:``."""
+def _for_type_checkers(module: str) -> dict[str, tuple[str, str]]:
+    """What a module imports under ``if TYPE_CHECKING:``: name -> the module it is in, and its name there."""
     import ast
-    import importlib
 
-    found: dict[str, Any] = {}
+    found: dict[str, tuple[str, str]] = {}
     for block in ast.parse(inspect.getsource(importlib.import_module(module))).body:
         if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING"):
             for node in block.body:
                 if isinstance(node, ast.ImportFrom):
-                    source = importlib.import_module(node.module)
-                    found |= {a.asname or a.name: getattr(source, a.name) for a in node.names}
+                    found |= {a.asname or a.name: (str(node.module), a.name) for a in node.names}
+                elif isinstance(node, ast.Import):
+                    found |= {a.asname or a.name: (a.name, "") for a in node.names}
     return found
 
 
@@ -217,9 +221,13 @@ def _as_truth(value: Any) -> bool:
     return bool(value)
 
 
+def _holds_truth(value: Any) -> bool:
+    """Whether numpy's or torch's value is of True and False."""
+    return "bool" in str(getattr(value, "dtype", ""))
+
+
 def _as_integer(value: Any) -> int:
-    kind = getattr(value, "dtype", None)
-    if isinstance(value, bool) or not hasattr(value, "__index__") or kind in (np.bool_, torch.bool):
+    if isinstance(value, bool) or not hasattr(value, "__index__") or _holds_truth(value):
         raise _OtherType
     try:
         return value.__index__()
@@ -230,7 +238,11 @@ def _as_integer(value: Any) -> int:
 def _as_real(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         number = value  # 2 stays 2, in what is recorded too
-    elif isinstance(value, np.generic | np.ndarray | Tensor) and np.ndim(value) == 0 and "bool" not in str(value.dtype):
+    elif (
+        (isinstance(value, np.generic | np.ndarray) or is_tensor(value))
+        and np.ndim(value) == 0
+        and "bool" not in str(value.dtype)
+    ):
         try:
             number = value.item() if not isinstance(value.item(), str | bytes | complex) else None
         except (ValueError, RuntimeError):

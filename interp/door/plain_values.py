@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is one of torch's, which is not imported for that: where it was not, there are none."""
+    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
 
 
 def as_numbers(values: Any, name: str, n_axes: int | None = None) -> np.ndarray:
     """Numbers in any array, list or column, as float64: no small type rounds, and no unsigned one wraps.
 
     What is missing (NaN, None, pandas' NA, a masked cell) is NaN; a text is refused, also one of digits."""
-    if isinstance(values, Tensor):
-        values = values.detach().to("cpu", torch.float64 if values.is_floating_point() else values.dtype).numpy()
+    if is_tensor(values):
+        values = (values.detach().double() if values.is_floating_point() else values.detach()).cpu().numpy()
     elif isinstance(values, np.ma.MaskedArray):
         values = values.astype(np.float64).filled(np.nan)
     elif isinstance(values, Iterator | range):
         values = list(values)
-    if isinstance(values, list | tuple) and any(isinstance(v, Tensor) for v in values):
-        values = [v.tolist() if isinstance(v, Tensor) else v for v in values]
+    if isinstance(values, list | tuple) and any(is_tensor(v) for v in values):
+        values = [v.tolist() if is_tensor(v) else v for v in values]
     try:
         array = np.asarray(values)
         if array.dtype.kind == "O" and all(map(_is_number_or_missing, array.ravel())):
@@ -47,7 +54,9 @@ def _is_number_or_missing(value: Any) -> bool:
 
 def as_tensor(values: Any, name: str) -> Tensor:
     """A tensor as it is; numbers in an array or a list as a float32 tensor."""
-    return values if isinstance(values, Tensor) else torch.tensor(as_numbers(values, name), dtype=torch.float32)
+    import torch
+
+    return values if is_tensor(values) else torch.tensor(as_numbers(values, name), dtype=torch.float32)
 
 
 def as_items(values: Any, name: str) -> list[Hashable]:
@@ -64,7 +73,7 @@ def as_items(values: Any, name: str) -> list[Hashable]:
 def _item(value: Any) -> Hashable:
     if isinstance(value, np.floating):
         return float(value)  # long doubles have no other Python value
-    value = value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) or is_tensor(value) else value
     return tuple(map(_item, value)) if isinstance(value, list | tuple) else value
 
 

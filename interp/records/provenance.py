@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def hash_text(text: str) -> str:
@@ -32,6 +33,8 @@ def hash_weights(model: nn.Module, without: Sequence[str] = ()) -> str:
     Weights that accelerate keeps on the CPU or the disk are read from there: the same model has the same hash. It reads
     everything; :func:`interp.architecture.weight_hash.weights_sha256` does only if something changed.
     """
+    import torch
+
     digest = hashlib.sha256()
     offloaded = offloaded_weights(model)
     for name, tensor in sorted(model.state_dict().items()):

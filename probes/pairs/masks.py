@@ -8,15 +8,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 from PIL import Image
 
 from interp.door import public
 from interp.vision import ImageLike, read_image
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_OVERRUN = 2
 """Pixels by which an annotated box may reach over the image's edge: GQA's do, by rounding. The rest is refused."""
@@ -189,6 +191,8 @@ def segment(image: ImageLike, boxes: Sequence[Box], segmenter: Segmenter) -> Reg
     ``how`` has SAM's own ratings (its guess of the overlap with the truth, 0 to 1) and the share of the mask that lies
     outside the boxes. Raises ``ValueError`` where SAM finds nothing.
     """
+    import torch
+
     picture = read_image(image)
     listed = [_box(box) for box in boxes]
     asked = [[float(v) for v in _corners(box, picture)] for box in listed]

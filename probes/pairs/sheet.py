@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw, ImageFont
 from interp.door import made_by, public
 from interp.records import hash_json, hash_text, versions
 from interp.records.work import write_atomically
-from interp.reports import render_page
 from probes.scenes import EditedPair, render
 
 FORMAT_VERSION = 1
@@ -131,6 +130,8 @@ def sheet(pairs: Sequence[PicturePair], title: str = "Edited pairs") -> str:
     "Save decisions" downloads ``decisions.json`` for :func:`load_decisions`; the browser also remembers them for this
     very sheet. All texts are escaped. About 3 times the size of the pictures as PNG (96 pixels: 40 kB a pair).
     """
+    from interp.reports import render_page
+
     listed = _named(pairs)
     levels = list(dict.fromkeys(p.level for p in listed if p.level))
     digest = hash_text(" ".join(f"{p.name} {p.digest}" for p in listed))[:16]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interp.door import made_by, public
-from interp.models import Model
-from interp.prompts import Prompt, System
 from probes.questions.questions import Question
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt, System
 
 
 @public

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from interp.reports import Findings
 from interp.statistics import wilson_share
 from probes.requests.prompts import build_request_prompts
 from probes.requests.refusal import VERDICTS, Judge, Verdict, judge_by_phrases, judge_replies, name_of
-from probes.requests.requests import Request, hash_requests
+from probes.requests.requests import Request, hash_requests, require_requests
 from probes.studies import (
     StudyFolder,
     pack_texts,
@@ -219,14 +218,6 @@ def load_behaviour(directory: str | Path) -> Behaviour:
 def refusal_rate(refused: Sequence[bool] | np.ndarray) -> dict[str, float]:
     """Share refused with its 95 % Wilson interval: refusal_rate, refusal_rate_low, refusal_rate_high."""
     return wilson_share(refused).columns("refusal_rate")
-
-
-def require_requests(requests: Sequence[Request]) -> None:
-    """Raise ``ValueError`` for no requests or repeated ids."""
-    if not requests:
-        raise ValueError("no requests were given; give at least one.")
-    if twice := sorted(i for i, n in Counter(r.id for r in requests).items() if n > 1):
-        raise ValueError(f"requests share ids: {', '.join(twice[:10])}; expected ids that differ.")
 
 
 def describe_requests(requests: Sequence[Request], origin: Mapping[str, Any] | None = None) -> dict[str, Any]:

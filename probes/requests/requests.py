@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,6 +182,14 @@ def with_ending(requests: Sequence[Request], ending: str = ".") -> list[Request]
             raise ValueError(f"request {r.id} is {r.text!r}, nothing but punctuation; remove it.")
         ended.append(dataclasses.replace(r, text=text + ending))
     return ended
+
+
+def require_requests(requests: Sequence[Request]) -> None:
+    """Raise ``ValueError`` for no requests or repeated ids."""
+    if not requests:
+        raise ValueError("no requests were given; give at least one.")
+    if twice := sorted(i for i, n in Counter(r.id for r in requests).items() if n > 1):
+        raise ValueError(f"requests share ids: {', '.join(twice[:10])}; expected ids that differ.")
 
 
 @public

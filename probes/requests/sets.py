@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.door import public
-from probes.requests.behaviour import require_requests
 from probes.requests.requests import (
     FEWEST,
     Kind,
@@ -14,6 +13,7 @@ from probes.requests.requests import (
     bare,
     load_requests,
     require_disjoint,
+    require_requests,
     sample_requests,
     split_requests,
 )

@@ -12,22 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from interp.door import public
-from interp.models import Model
 from probes.pairs import PAIRS, RECORDS, UsedPairs, used_pairs
 from probes.scenes import SPLITS, SceneSplit, scene_split
 from probes.studies import shortened
 from probes.visual_semantics.questions.benchmarks import VisualQuestions, load_visual_questions
-from probes.visual_semantics.questions.photo_questions import photo_pair_examples
-from probes.visual_semantics.questions.prompts import (
-    Cases,
-    VisualExamples,
-    benchmark_examples,
-    saved_scene_examples,
-    scene_examples,
-)
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from probes.visual_semantics.questions.prompts import Cases, VisualExamples
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,9 @@ class VisualSource:
     ) -> VisualExamples:
         """The questions as prompts of a model. ``instruction``: a sentence after the question; by default none for
         scenes, and V-SEAM's for benchmarks."""
+        from probes.visual_semantics.questions.photo_questions import photo_pair_examples
+        from probes.visual_semantics.questions.prompts import benchmark_examples, saved_scene_examples, scene_examples
+
         if isinstance(self.content, VisualQuestions):
             return benchmark_examples(model, self.content, instruction=instruction, cases=cases)
         if isinstance(self.content, Path):
