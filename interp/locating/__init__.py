@@ -1,0 +1,10 @@
+"""Which heads matter: many ways to find them, one interface."""
+
+from typing import TYPE_CHECKING
+
+from interp.door.faces import hands_on
+
+if TYPE_CHECKING:
+    from interp.locating.rewriting import heads_rewritten as heads_rewritten
+
+__getattr__, __dir__, __all__ = hands_on(__name__, __file__)
