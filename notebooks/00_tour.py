@@ -141,7 +141,7 @@ knowledge.to_frame()[["open_question", "open_answer", "greedy", "label"]].head(6
 # %%
 forms = ("plain", "turned_round") if FAST else ("plain", "relevant_passage", "idk", "turned_round", "multiple_choice")
 scenarios = negative_bias.scenarios(model, facts, knowledge, which=forms, min_per_class=5)
-scenarios.plot("log_odds_no")
+scenarios.plot("Log odds of No by scenario and knowledge")
 
 # %%
 claims = scenarios.claims()

@@ -73,13 +73,13 @@ test = negative_bias.causal_test(
     edits=("zero",) if FAST else ("zero", "mean"),
     n_random=4 if FAST else 20,
 )
-test.plot("margin")
+test.plot("Change of mean margin (log odds of the negative answer), at the answer")
 
 # %%
-test.plot("nb")
+test.plot("Change of negative bias, at the answer")
 
 # %%
-print("\n".join(test.verdict()[:10]))
+print("\n".join(test.statement()[:10]))
 
 # %% [markdown]
 # ## NASA, and its rivals
@@ -105,7 +105,7 @@ nasa.plot()
 
 # %%
 columns = ["method", "n", "precision_recall_gap", "accuracy", "accuracy_change", "auroc", "auroc_change", "says_yes"]
-found = nasa.test({"unseen domains": held_out})
+found = nasa.test(model, {"unseen domains": held_out})
 found[columns].round(3)
 
 # %%

@@ -78,7 +78,7 @@ found.plot()
 # Where NB is at its ceiling, differences can't show in it. The log odds of "No" do not saturate:
 
 # %%
-found.plot("log_odds_no")
+found.plot("Log odds of No by scenario and knowledge")
 
 # %%
 found.to_frame().head(20)

@@ -248,7 +248,7 @@ tests = {"test": ask("test", N_TESTED, seed=4), "ood": ask("ood", N_OOD, seed=4)
 modulation = vs.modulate(
     model, heads, fitted_on, chosen_on, tests, each_level=True, settings=settings, batch_size=15, **kept("modulation")
 )
-modulation.plot("test")
+modulation.plot("Changes of accuracy on test")
 
 # %%
 frame = modulation.to_frame()

@@ -191,7 +191,7 @@ def negative_attention(
             instruction=asked,
             forms=forms.value,
             batch_size=batch_size,
-            **study.keeping(),
+            keep=study.keep(),
         ),
         f"{len(questions)} questions from {data}",
     )
@@ -238,7 +238,7 @@ def head_effect(
             instruction=asked,
             forms=forms.value,
             batch_size=batch_size,
-            **study.keeping(),
+            keep=study.keep(),
         ),
         f"{len(questions)} questions from {data}",
     )

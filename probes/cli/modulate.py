@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -189,7 +190,7 @@ def modulate(
             batch_size=batch_size,
             memory_mib=memory,
             say=say,
-            **(study.keeping() | {"origin": material.origin()}),
+            keep=replace(study.keep(), origin=material.origin()),
         )
         if export is not None and found.gains_on_validation:
             found.edit.export(loaded, export, measures=found.measures())

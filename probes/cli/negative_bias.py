@@ -98,7 +98,7 @@ def measure_negative_bias(
             forms=forms.value,
             generate_tokens=generate_tokens,
             batch_size=batch_size,
-            **study.keeping(),
+            keep=study.keep(),
         ),
         f"{len(questions)} questions from {data}",
     )
@@ -192,7 +192,7 @@ def negative_heads(
                 instruction=asked,
                 forms=forms.value,
                 batch_size=batch_size,
-                **study.keeping(out / "ranking", half="ranking"),
+                keep=study.keep(out / "ranking", half="ranking"),
             )
         return negative_bias.causal_test(
             loaded,
@@ -208,7 +208,7 @@ def negative_heads(
             forms=forms.value,
             batch_size=batch_size,
             seed=seed,
-            **study.keeping(**({} if saved else {"half": "test"})),
+            keep=study.keep(**({} if saved else {"half": "test"})),
         )
 
     folders = [out] if saved else [out, out / "ranking"]
@@ -221,7 +221,7 @@ def negative_heads(
     columns = {name: name for name in ("positions", "edit", "k")} | changes
     by_nas = top[top["by"] == "nas"]
     shown = [Shown("top_heads", by_nas, columns, "Change when the top k heads by NAS are edited together")]
-    print_result(result.verdict()[:n_answers], shown, folders, as_json)
+    print_result(result.statement()[:n_answers], shown, folders, as_json)
 
 
 @align.command("nasa")
@@ -272,6 +272,7 @@ def nasa(
     """
     from interp.records import prepare_directory
     from probes import negative_bias
+    from probes.negative_bias.alignment_result import HELD_OUT
     from probes.negative_bias.nasa import RIVALS, require_probing_set
     from probes.questions import divide
 
@@ -303,20 +304,20 @@ def nasa(
             instruction=asked,
             settings=settings,
             rivals=RIVALS if rivals else (),
-            **study.keeping(test={name: len(questions) for name, questions in sets.tests.items()}),
+            tests=sets.tests,
+            keep=study.keep(test={name: len(questions) for name, questions in sets.tests.items()}),
         )
-        found = alignment.test(sets.tests)
-        alignment.save(out, {"Held-out questions": found}, overwrite=overwrite)
         if export is not None:
             alignment.edit.export(loaded, export)
-        return alignment, found
+        return alignment
 
     repeated = f", {sets.n_repeated} repeated ones left out" if sets.n_repeated else ""
     n_test = sum(map(len, sets.tests.values()))
     counts = f"{len(sets.training)} questions to train on, {len(sets.validation)} to validate, {n_test} to test"
-    alignment, found = study.run(work, counts + repeated, [out], export)
+    alignment = study.run(work, counts + repeated, [out], export)
     shown = {"precision_recall_gap": "precision - recall", "accuracy": "accuracy", "auroc": "AUROC"}
     columns = {"set": "set", "method": "method", "n": "n"} | shown
+    found = alignment.tests[HELD_OUT]
     tables = [Shown("held_out", found, columns, "Questions that no method saw, with 95 % intervals")]
     print_result(alignment.statement(), tables, [out], as_json)
     if export is not None:
@@ -373,7 +374,7 @@ def knowledge(
             temperature=temperature,
             seed=seed,
             batch_size=batch_size,
-            **study.keeping(out / "knowledge"),
+            keep=study.keep(out / "knowledge"),
         )
         if not scenarios:
             return known, None
@@ -385,7 +386,7 @@ def knowledge(
             n_reasoning_tokens=reasoning_tokens,
             seed=seed,
             batch_size=batch_size,
-            **study.keeping(out / "scenarios"),
+            keep=study.keep(out / "scenarios"),
         )
 
     folders = [out / "knowledge", out / "scenarios"][: 1 + scenarios]
@@ -429,5 +430,5 @@ def _require_place_for_export(export: Path, out: Path) -> None:
     if export.exists() and (not export.is_dir() or any(export.iterdir())):
         raise FileExistsError(f"--export {export} is not an empty directory. Give another, or delete it.")
     report = out.resolve()
-    if export.resolve() in (report, *report.parents, *(report / name for name in ("edit", "fits", "parts"))):
+    if export.resolve() in (report, *report.parents, *(report / name for name in ("edit", "parts"))):
         raise ValueError(f"--export {export} would hold files of the report in --out {out}. Give another directory.")

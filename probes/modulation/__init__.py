@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     )
     from probes.modulation.effects import ALL as ALL
     from probes.modulation.readings import Item as Item, ItemSet as ItemSet
-    from probes.modulation.report import load_modulation as load_modulation
     from probes.modulation.result import Modulation as Modulation
     from probes.modulation.study import modulate as modulate, question_items as question_items
 

@@ -1,26 +1,22 @@
-"""What a modulation's numbers say, as sentences, tables and figures; and the way back from its report."""
+"""What a modulation's numbers say, as sentences, tables and figures."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.door import public
 from interp.figures import heads_by_level
 from interp.figures.heads import interval_bars, interval_lines
 from interp.fitting import largest_change
-from interp.reports import Findings, load_findings, with_mass
-from probes.modulation.candidates import RELEASED, Candidate
+from interp.reports import Findings, with_mass
+from probes.modulation.candidates import RELEASED
 from probes.modulation.effects import ALL, RANDOM, ReadSet
 from probes.modulation.offsets import offsets_frame
-from probes.modulation.readings import Item, Readings
 from probes.modulation.result import Modulation
 from probes.studies import said_of_data
 
@@ -56,47 +52,8 @@ def findings_of(modulation: Modulation) -> Findings:
     figures[CANDIDATES] = _plot_candidates(modulation)
     if HISTORY in tables:
         figures[HISTORY] = _plot_history(modulation.history)
-    arrays = {"factors": np.stack([c.factors for c in modulation.candidates])}
-    for number, test in enumerate(modulation.tests):
-        own = {"log_prob": test.readings.log_prob, "top": test.readings.top, "rest_top": test.readings.rest_top}
-        arrays |= {f"test_{number}_{name}": array for name, array in (own | {"chosen": test.chosen}).items()}
     provenance = dict(modulation.provenance)
-    provenance["tested"] = [{"name": test.name, "conditions": list(test.conditions)} for test in modulation.tests]
-    return Findings(provenance["title"], sentences(modulation), tables, figures, provenance, arrays)
-
-
-def content_from(found: Findings, directory: Any) -> dict[str, Any]:
-    """What a :class:`~probes.modulation.result.Modulation` is made of, from its report."""
-    if "tested" not in found.provenance or CANDIDATES not in found.tables:
-        raise ValueError(
-            f"{directory} holds the report {found.title!r}, which is not of a modulation. Make one: interp modulate."
-        )
-    validation, offsets, asked = found.tables[CANDIDATES], found.tables[OFFSETS], found.tables[QUESTIONS]
-    candidates = tuple(
-        Candidate(row["scope"], row["family"], row["candidate"], found.arrays["factors"][i], row["note"])
-        for i, row in enumerate(validation.to_dict("records"))
-    )
-    tests = []
-    for number, test in enumerate(found.provenance["tested"]):
-        items = tuple(_item(row) for row in asked[asked["set"] == test["name"]].to_dict("records"))
-        own = {name: found.arrays[f"test_{number}_{name}"] for name in ("log_prob", "top", "rest_top", "chosen")}
-        chosen = own.pop("chosen")
-        tests.append(ReadSet(test["name"], Readings(items, **own), tuple(test["conditions"]), chosen))
-    scopes = list(dict.fromkeys(validation["scope"]))
-    chosen = validation[validation["chosen"]]
-    return {
-        "candidates": candidates,
-        "chosen": dict(zip(chosen["scope"], chosen["family"], strict=True)),
-        "validation": validation,
-        "tests": tuple(tests),
-        "offsets": {
-            scope: {(r["kind"], r["option"]): r["offset_logits"] for r in rows.to_dict("records")}
-            for scope in scopes
-            for rows in [offsets[offsets["scope"] == scope]]
-        },
-        "history": found.tables.get(HISTORY, pd.DataFrame()),
-        "provenance": {name: value for name, value in found.provenance.items() if name != "tested"},
-    }
+    return Findings(provenance["title"], sentences(modulation), tables, figures, provenance)
 
 
 def sentences(modulation: Modulation) -> list[str]:
@@ -288,13 +245,8 @@ def _questions(modulation: Modulation) -> pd.DataFrame:
             row = {"set": test.name, "id": item.id, "level": item.level, "kind": item.kind, "gold": item.gold}
             for measure, (before, after) in read.items():
                 row |= {f"{measure}_before": float(before[i]), f"{measure}_after": float(after[i])}
-            rows.append(row | {"group": item.group, "yes": item.yes, "options": json.dumps(item.options)})
+            rows.append(row | {"group": item.group})
     return pd.DataFrame(rows)
-
-
-def _item(row: Mapping[str, Any]) -> Item:
-    names = ("id", "gold", "level", "kind", "group", "yes")
-    return Item(**{name: row[name] for name in names}, options=tuple(json.loads(row["options"])))
 
 
 def _plot_candidates(modulation: Modulation) -> go.Figure:
@@ -326,13 +278,3 @@ def _plot_history(history: pd.DataFrame) -> go.Figure:
         reference=None,
         labels={"step": "step or round", "held_back": "loss of the gold answer (nats)"},
     )
-
-
-@public
-def load_modulation(directory: str | Path) -> Modulation:
-    """What :meth:`Modulation.save` wrote: equal tables, readings and edits.
-
-    Raises ``FileNotFoundError`` and ``ValueError`` as :func:`interp.load_findings`, and ``ValueError`` for the report
-    of another study."""
-    found = Modulation(**content_from(load_findings(directory), directory))
-    return found.with_edits(found.provenance["edited_model"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from interp.edits import ScaledHeads
 from interp.fitting import changed_heads
@@ -20,13 +20,13 @@ from probes.modulation.effects import ReadSet, conditions_frame, effects_frame, 
 from probes.modulation.offsets import Offsets
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Modulation(Result, report="probes.modulation.report"):
     """What was tried, what was chosen, and what that does on questions that had no part in it.
 
     ``chosen``: of each scope ("all", or a level) the family whose best candidate is used. ``validation``: one row for
     each candidate. ``tests``: the readings of each test set. ``offsets``: of each scope the constants of the rival.
-    ``history``: the searches, look by look. ``edits``: of each scope the chosen factors as an edit.
+    ``history``: the searches, look by look.
     """
 
     candidates: tuple[Candidate, ...]
@@ -36,8 +36,22 @@ class Modulation(Result, report="probes.modulation.report"):
     offsets: Mapping[str, Offsets]
     history: pd.DataFrame
     provenance: Mapping[str, Any]
-    edits: Mapping[str, ScaledHeads] = field(default_factory=dict)
-    _frames: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def edits(self) -> Mapping[str, ScaledHeads]:
+        """Of each scope the chosen factors as an edit of the weights that they were chosen on."""
+        edits = {}
+        for scope, family in self.chosen.items():
+            candidate = self.best(scope, family)
+            row = self.validation[(self.validation["scope"] == scope) & self.validation["chosen"]].iloc[0]
+            about = {
+                "method": f"modulation of heads: {candidate.name}",
+                "run_id": self.provenance["run_id"],
+                "for_questions": scope,
+                "validation": {name: float(row[name]) for name in ("accuracy", "accuracy_change", "gold_prob")},
+            }
+            edits[scope] = ScaledHeads(dict(self.provenance["edited_model"]), about, changed_heads(candidate.factors))
+        return edits
 
     @property
     def target(self) -> float:
@@ -63,20 +77,24 @@ class Modulation(Result, report="probes.modulation.report"):
         name = rows.loc[rows["best_of_family"], "candidate"].iloc[0]
         return next(c for c in self.candidates if (c.scope, c.family, c.name) == (scope, family, name))
 
+    @cached_property
+    def _effects(self) -> pd.DataFrame:
+        frame = effects_frame(self.tests)
+        verdicts = [verdict_of(row, self.target) for row in frame.to_dict("records")]
+        return frame.assign(verdict=np.where(frame["measure"] == "accuracy", verdicts, ""))
+
     def to_frame(self) -> pd.DataFrame:
         """What the chosen modulation does: see :func:`probes.modulation.effects.effects_frame`; of accuracies also the
         ``verdict`` (:func:`probes.modulation.effects.verdict_of`)."""
-        if "effects" not in self._frames:
-            frame = effects_frame(self.tests)
-            verdicts = [verdict_of(row, self.target) for row in frame.to_dict("records")]
-            self._frames["effects"] = frame.assign(verdict=np.where(frame["measure"] == "accuracy", verdicts, ""))
-        return self._frames["effects"].copy()
+        return self._effects.copy()
+
+    @cached_property
+    def _conditions(self) -> pd.DataFrame:
+        return conditions_frame(self.tests)
 
     def conditions(self) -> pd.DataFrame:
         """Every condition on every test set: see :func:`probes.modulation.effects.conditions_frame`."""
-        if "conditions" not in self._frames:
-            self._frames["conditions"] = conditions_frame(self.tests)
-        return self._frames["conditions"].copy()
+        return self._conditions.copy()
 
     def measures(self) -> pd.DataFrame:
         """What the edit does to the measures, for the README of an exported model: overall, on every test set."""
@@ -85,34 +103,11 @@ class Modulation(Result, report="probes.modulation.report"):
         names = ["set", "measure", "n", "before", "after", "change", "change_low", "change_high", "p", "verdict"]
         return frame[names]
 
-    def plot(self, test: str | None = None) -> go.Figure:
-        """Changes of accuracy by level, of one test set (the first by default)."""
-        return self.to_findings().figures[f"Changes of accuracy on {test or self.tests[0].name}"]
-
     @keeps_work
-    def save(self, out: str | Path, overwrite: bool = False) -> Path:
-        """The report in ``out``, and the edit in ``out/edit`` (of levels: ``out/edits/0`` ..., in their order)."""
-        out = self.to_findings().save(out, overwrite=overwrite)
+    def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
+        """As :meth:`interp.reports.result.Result.save`, and the edit in ``edit`` (of levels: ``edits/0`` ..., in their
+        order)."""
+        directory = super().save(directory, include_replies=include_replies, overwrite=overwrite)
         for number, edit in enumerate(self.edits.values()):
-            edit.save(out / "edit" if len(self.edits) == 1 else out / "edits" / str(number))
-        return out
-
-    def with_edits(self, described: Mapping[str, Any]) -> Modulation:
-        """The same, with the chosen factors as edits of the weights that ``described`` names."""
-        edits = {}
-        for scope, family in self.chosen.items():
-            candidate = self.best(scope, family)
-            row = self.validation[(self.validation["scope"] == scope) & self.validation["chosen"]].iloc[0]
-            about = {
-                "method": f"modulation of heads: {candidate.name}",
-                "run_id": self.provenance["run_id"],
-                "for_questions": scope,
-                "validation": {name: float(row[name]) for name in ("accuracy", "accuracy_change", "gold_prob")},
-            }
-            edits[scope] = ScaledHeads(dict(described), about, changed_heads(candidate.factors))
-        provenance = {**self.provenance, "edited_model": dict(described)}
-        return replace(self, edits=edits, provenance=provenance, _frames={})
-
-    def __repr__(self) -> str:
-        chosen = "; ".join(f"{scope}: {self.best(scope, family).name}" for scope, family in self.chosen.items())
-        return f"Modulation({len(self.candidates)} candidates; chosen {chosen}; tested on {len(self.tests)} sets)"
+            edit.save(directory / "edit" if len(self.edits) == 1 else directory / "edits" / str(number))
+        return directory

@@ -7,26 +7,23 @@ factors, beside constants added to the answers' logits, and unmodulated.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from interp.door import public
 from interp.edits import describe_model
 from interp.fitting import require_shape
 from interp.models import Model
-from interp.records import clear_parts, hash_json, keep_parts_of, keeps_work
+from interp.records import Keep, Kept, hash_json, keep_of, keeps_work
 from probes.modulation.candidates import FAMILIES, HeadScores, Settings
 from probes.modulation.effects import ALL
 from probes.modulation.readings import Item, ItemSet, width_of
-from probes.modulation.report import load_modulation
 from probes.modulation.result import Modulation
 from probes.modulation.work import ModulationWork, require_apart
 from probes.questions import Instruction, Question, build_prompts, hash_questions, marks
-from probes.studies import Run, mass_read
+from probes.studies import Study, mass_read
 
 CITATIONS = [
     "V-SEAM: Visual Semantic Editing and Attention Modulating for Causal Interpretability of Vision-Language Models. "
@@ -43,6 +40,7 @@ CAVEATS = [
 ]
 
 
+@public
 @keeps_work
 def modulate(
     model: Model,
@@ -55,11 +53,8 @@ def modulate(
     title: str = "Modulation of heads",
     batch_size: int = 16,
     memory_mib: float = 1024.0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
     say: Callable[[str], None] | None = None,
+    keep: Kept = None,
 ) -> Modulation:
     """Try modulations, choose one on ``validation``, and read it once on each of ``tests``.
 
@@ -70,32 +65,30 @@ def modulate(
 
     Cost in passes: of validation 1 + candidates (20 to 32 by default), of each test set 1 + families + random draws
     (15), and the searches (:mod:`interp.fitting.factor_search`, :mod:`interp.fitting.factor_gradient`).
-    ``say`` gets a sentence before each long step. With ``out``, work is kept there: ``resume=True`` goes on after a
-    kill (or reads a finished run back), ``overwrite=True`` replaces another run's.
+    ``say`` gets a sentence before each long step. ``keep``: where work is kept, and then the report
+    (:class:`interp.Keep`).
 
     Raises ``ValueError`` for a question (or its picture, passage, twin) in more than one of fit, validation and test,
     or in validation or test and among those that made the scores, all listed; for scores of another model; for sets
     without questions, and for levels without scores.
     """
-    began = time.perf_counter()
     settings = settings or Settings()
     by_scope = dict(scores) if isinstance(scores, Mapping) else {ALL: scores}
     sets = {"fit": fit, "validation": validation, **tests}
     _require(model, by_scope, sets, tests)
-    run = _run_of(model, by_scope, sets, settings, title, batch_size, out, resume, overwrite, origin, began)
-    if run.is_finished():
-        return load_modulation(run.out)
+    study = _study_of(model, by_scope, sets, settings, title, batch_size, keep_of(keep))
+    if study.found is not None:
+        return study.found
     mass = mass_read(model, validation.prompts, batch_size)
-    folder = None if run.out is None else keep_parts_of(run.out, run.parts_settings, resume, discard=overwrite)
-    work = ModulationWork(model, run, settings, folder, width_of(*sets.values()), memory_mib, say)
+    work = ModulationWork(model, study, settings, width_of(*sets.values()), memory_mib, say)
     scopes = [work.scope(number, name, of, sets) for number, (name, of) in enumerate(by_scope.items())]
     tested = tuple(work.tested(number, name, given, scopes) for number, (name, given) in enumerate(tests.items()))
-    provenance = run.provenance(
-        "factors on the outputs of heads, chosen on validation, read once on test; first token of the gold answer",
-        CITATIONS,
-        CAVEATS,
+    provenance = study.provenance(
+        method="factors on the outputs of heads, chosen on validation, read once on test; first token of the gold "
+        "answer",
         scores={scope: dict(s.about) | {"name": s.name} for scope, s in by_scope.items()},
         families=FAMILIES,
+        edited_model=describe_model(model),
         **mass,
     )
     found = Modulation(
@@ -106,11 +99,8 @@ def modulate(
         offsets={scope.name: scope.offsets for scope in scopes},
         history=pd.DataFrame([row for scope in scopes for row in scope.history]),
         provenance=provenance,
-    ).with_edits(describe_model(model))
-    if run.out is not None:
-        found.save(run.out, overwrite=overwrite)
-        clear_parts(run.out)
-    return found
+    )
+    return study.done(found)
 
 
 def question_items(
@@ -135,9 +125,17 @@ def question_items(
     return ItemSet(items, build_prompts(model, questions, instruction, forms=forms), described)
 
 
-def _run_of(model, by_scope, sets, settings, title, batch_size, out, resume, overwrite, origin, began) -> Run:
+def _study_of(model, by_scope, sets, settings, title, batch_size, keep: Keep) -> Study:
+    here = describe_model(model)["weights_sha256"]
+    for scope, s in by_scope.items():
+        there = s.about.get("weights_sha256")
+        if there is not None and there != here:
+            raise ValueError(
+                f"the scores {s.name!r} ({scope}) are of weights {there[:12]}; {model.name!r} has {here[:12]}. Rank "
+                "the heads of this model (an edited model is another one)."
+            )
     data = {
-        **(origin or {}),
+        **(keep.origin or {}),
         "sha256": hash_json({name: given.described.get("sha256", "") for name, given in sets.items()}),
         "n": sum(map(len, sets.values())),
         "sets": {name: given.described | {"n": len(given)} for name, given in sets.items()},
@@ -147,18 +145,18 @@ def _run_of(model, by_scope, sets, settings, title, batch_size, out, resume, ove
         for scope, s in by_scope.items()
     }
     described = {**asdict(settings), "scores_sha256": of_scores}
-    place = None if out is None else Path(out)
-    prompts = (prompt for given in sets.values() for prompt in given.prompts)
-    run = Run(title, model, prompts, data, described, batch_size, place, resume, overwrite, began)
-    here = run.described_model["weights_sha256"]
-    for scope, s in by_scope.items():
-        there = s.about.get("weights_sha256")
-        if there is not None and there != here:
-            raise ValueError(
-                f"the scores {s.name!r} ({scope}) are of weights {there[:12]}; {model.name!r} has {here[:12]}. Rank "
-                "the heads of this model (an edited model is another one)."
-            )
-    return run
+    return Study(
+        title,
+        model,
+        (prompt for given in sets.values() for prompt in given.prompts),
+        data=data,
+        settings=described,
+        n_items=data["n"],
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
 
 
 def _require(model: Model, by_scope, sets: Mapping[str, ItemSet], tests: Mapping[str, ItemSet]) -> None:

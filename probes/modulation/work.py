@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ import pandas as pd
 
 from interp.fitting import Factors, random_factors
 from interp.models import Model
-from interp.records import count_left, hash_json, run_batches
+from interp.records import count_left, hash_json
 from probes.modulation.candidates import FAMILIES, Candidate, HeadScores, Settings, planned, searched
 from probes.modulation.effects import ALL, OFFSET, RANDOM, UNMODULATED, ReadSet, paired
 from probes.modulation.offsets import Offsets, fit_offsets, offsets_of
 from probes.modulation.readings import Arrays, ItemSet, Readings, read_answers
-from probes.studies import Run
+from probes.studies import Study
 
 _TIMED = 2  # questions that a time estimate is measured on
 
@@ -44,13 +43,12 @@ class Scope:
 
 @dataclass(frozen=True, eq=False)
 class ModulationWork:
-    """Reads and fits with one model, and keeps what is done in ``folder``, if there is one. ``width``: most options of
-    any question. ``say`` gets a sentence before each long step."""
+    """Reads and fits with one model, and keeps what is done as steps of the study. ``width``: most options of any
+    question. ``say`` gets a sentence before each long step."""
 
     model: Model
-    run: Run
+    study: Study
     settings: Settings
-    folder: Path | None
     width: int
     memory_mib: float
     say: Callable[[str], None] | None
@@ -64,10 +62,10 @@ class ModulationWork:
             scores,
             fit,
             self.settings,
-            batch_size=self.run.batch_size,
+            batch_size=self.study.batch_size,
             memory_mib=self.memory_mib,
-            folder=None if self.folder is None else self.folder / f"scope-{number}",
-            key=f"{self.run.id} {number}",
+            folder=self.study.step(f"scope-{number}"),
+            key=f"{self.study.id} {number}",
             say=self.say,
         )
         candidates = (*planned(name, scores, self.settings), *by_search)
@@ -103,8 +101,7 @@ class ModulationWork:
 
     def read(self, step: str, given: ItemSet, tables: Sequence[Factors]) -> Readings:
         """Every item under every table, kept batch by batch."""
-        kept = None if self.folder is None else self.folder / step
-        left = count_left(len(given), kept, self.run.batch_size)
+        left = count_left(len(given), self.study.step(step), self.study.batch_size)
         if self.say is not None and left:
             first, began = given.at(range(min(_TIMED, len(given)))), time.perf_counter()
             read_answers(self.model, first, tables[:1], self.width)
@@ -114,15 +111,7 @@ class ModulationWork:
         def score(batch: range) -> Arrays:
             return read_answers(self.model, given.at(batch), tables, self.width)
 
-        found = run_batches(
-            range(len(given)),
-            score,
-            batch_size=self.run.batch_size,
-            directory=kept,
-            settings=self.run.parts_settings | {"tables": hash_json([table.tolist() for table in tables])},
-            resume=True,
-            title=step,
-        )
+        found = self.study.run(range(len(given)), score, step, tables=hash_json([table.tolist() for table in tables]))
         return Readings(given.items, **found)
 
 

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from probes.negative_bias.alignment_result import Alignment as Alignment
     from probes.negative_bias.answers import Answers as Answers, answer as answer, bias_measures as bias_measures
+    from probes.negative_bias.bias_result import BiasReport as BiasReport
     from probes.negative_bias.causality import causal_test as causal_test
-    from probes.negative_bias.knowledge import (
-        Knowledge as Knowledge,
-        load_knowledge as load_knowledge,
-        sort_by_knowledge as sort_by_knowledge,
-    )
-    from probes.negative_bias.measures import BiasReport as BiasReport, measure as measure
+    from probes.negative_bias.knowledge import sort_by_knowledge as sort_by_knowledge
+    from probes.negative_bias.knowledge_result import Knowledge as Knowledge
+    from probes.negative_bias.measures import measure as measure
+    from probes.negative_bias.methods import Settings as Settings
     from probes.negative_bias.nas import (
         negative_attention_score as negative_attention_score,
         rank_by_effect as rank_by_effect,
         rank_heads as rank_heads,
         score_prompts as score_prompts,
     )
-    from probes.negative_bias.nasa import Alignment as Alignment, Settings as Settings, align as align
+    from probes.negative_bias.nasa import align as align
     from probes.negative_bias.scenario_study import ALL as ALL_SCENARIOS, scenarios as scenarios
     from probes.questions import (
         Instruction as Instruction,

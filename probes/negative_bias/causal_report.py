@@ -1,22 +1,80 @@
-"""What a causal test of heads says: outcomes of answers, their intervals, chance, correlation, and the sentences."""
+"""The report of a causal test of heads: sentences from its tables alone, and changes against k."""
 
 from __future__ import annotations
 
 from math import isfinite
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
 
+from interp.figures import heads as figures
+from interp.reports import Findings, mass_of
+from interp.statistics import split_half
 from probes.heads import ALPHA
+from probes.negative_bias.causal_result import OUTCOMES, CausalTest
 
-OUTCOMES = {
-    "nb": "negative bias",
-    "accuracy": "accuracy",
-    "margin": "mean margin (log odds of the negative answer)",
-}
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 MEASURES = {"nas": "NAS", "nas_order_balanced": "order-balanced NAS"}
+
+
+def findings_of(test: CausalTest) -> Findings:
+    """Verdict, tables and figures."""
+    frame, correlations = test.to_frame(), test.correlations()
+    frame.attrs["note"] = (
+        "Edited minus unedited. Top and bottom: 95 % bootstrap intervals over questions; random: mean and central "
+        "95 % of the random sets. p: share of random sets that change it at least as much, either way."
+    )
+    correlations.attrs["note"] = (
+        "Spearman's correlation over heads of the mean score with the mean total effect; 95 % bootstrap intervals "
+        "over layers."
+    )
+    shown = [(o, p) for p in dict.fromkeys(frame["positions"]) for o in OUTCOMES]
+    return Findings(
+        title=test.provenance["title"],
+        statement=statement_of(test),
+        tables={
+            "Unedited model": test.baseline(),
+            "Sets of heads": frame,
+            "Score against effect": correlations,
+            "Heads of the sets": test.sets(),
+            "Heads": test.heads(),
+        },
+        figures={f"Change of {OUTCOMES[o]}, {where_of(p)}": plot_of(test, o, p) for o, p in shown},
+        provenance=dict(test.provenance),
+    )
+
+
+def statement_of(test: CausalTest) -> list[str]:
+    """What the numbers say, in sentences; the first ones are the answer. Of the tables alone."""
+    reliability = split_half(test.effects).mean
+    said = verdict_sentences(
+        test.to_frame(), test.correlations(), test.baseline(), test.provenance["settings"]["factor"], reliability
+    )
+    mass = mass_of(test.provenance)
+    return said if mass is None else [*said, mass.sentence()]
+
+
+def plot_of(test: CausalTest, outcome: str, positions: str) -> go.Figure:
+    """Change of an outcome ("nb", "accuracy", "margin") against k: top, bottom and random sets, edit by edit."""
+    frame = test.to_frame()
+    frame = frame[frame["positions"] == positions]
+    y = f"delta_{outcome}"
+    panel = frame["edit"] + ", by " + frame["by"].map(name_of)
+    what = OUTCOMES[outcome]
+    return figures.interval_lines(
+        frame.dropna(subset=y).assign(panel=panel),
+        x="k",
+        y=y,
+        low=f"{y}_low",
+        high=f"{y}_high",
+        color="set",
+        facet="panel",
+        title=f"Change of {what} when k heads are edited together, {where_of(positions)}",
+        labels={"k": "heads", y: "change", "set": "heads edited"},
+    )
 
 
 def verdict_sentences(
@@ -128,22 +186,3 @@ def name_of(measure: str) -> str:
 def where_of(positions: str) -> str:
     """Positions as the sentences call them."""
     return "at the answer" if positions == "answer" else "at all positions"
-
-
-def outcomes_of(
-    margin: Float[np.ndarray, "example case"], gold_yes: Bool[np.ndarray, " example"]
-) -> dict[str, np.ndarray]:
-    """Each outcome as contributions of examples, [example, case], whose mean is the outcome.
-
-    NB is the difference of two class means. Its contribution is the example's own error over the share of its class,
-    minus (the class's mean minus NB): a draw with more questions of one class then does not move NB, as if the
-    bootstrap drew within the classes.
-    """
-    says_no = margin >= 0
-    nb = np.zeros(margin.shape)
-    wrong = np.where(gold_yes[:, None], says_no, ~says_no)
-    for sign, members in ((1, gold_yes), (-1, ~gold_yes)):
-        rate = wrong[members].mean(0)
-        nb[members] += sign * (wrong[members] - rate) / members.mean()
-        nb += sign * rate
-    return {"nb": nb, "accuracy": ~wrong * 1.0, "margin": margin.astype(np.float64)}

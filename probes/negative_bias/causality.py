@@ -8,35 +8,25 @@ the same layers (how deep a head sits decides much of what removing it does) and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from math import isfinite
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Bool, Float
 
 from interp.door import public
-from interp.edits import require_edits
-from interp.figures import head_label, heads as figures
+from interp.edits import describe_model, require_edits
 from interp.interventions import Branch, HeadEdit
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking
 from interp.reading import LogitDifference, mean_head_outputs
-from interp.records import hash_json, keeps_work
-from interp.reports import Findings, load_findings, mass_of
+from interp.records import Kept, hash_json, keep_of, keeps_work
 from interp.scans.scan import scan
-from interp.statistics import split_half
-from probes.heads import Case, Head, check_once, interval_of, permutation_p, plan_cases, spearman_over_heads
-from probes.negative_bias.causal_report import OUTCOMES, name_of, outcomes_of, verdict_sentences, where_of
+from probes.heads import Case, Head, check_once, plan_cases
+from probes.negative_bias.causal_result import CausalTest
 from probes.questions import Instruction, Question, build_prompts, describe_questions
-from probes.studies import Run, mass_read
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from probes.studies import Study, mass_read
 
 Edit = Literal["zero", "mean", "scale"]
 Arrays = dict[str, np.ndarray]
@@ -78,11 +68,8 @@ def causal_test(
     instruction: Instruction | None = None,
     forms: str = "in_context",
     batch_size: int = 8,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
     seed: int = 0,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> CausalTest:
     """Edit the top k heads of a ranking together, and see whether that does more than editing random heads.
 
@@ -97,8 +84,7 @@ def causal_test(
 
     Cost: about 5 scans of all single heads. Measured on SmolLM2 (270 heads, prompts of 50 to 70 tokens, one CPU core):
     850 distinct edits and 3.5 s a question, 6 minutes for 100 questions; "all" adds 90 edits and 15 s a question, 25
-    minutes for 100. With ``out``, the report is saved there, and the work before it batch by batch, as in
-    :func:`probes.negative_bias.nas.rank_heads`; ``resume=True`` continues a killed run or reads a finished one back.
+    minutes for 100. ``keep``: where the report is saved, and the work before it batch by batch (:class:`interp.Keep`).
 
     Raises ``ValueError`` for a ranking from another model or (where it names them) other weights, a measure it does
     not have, more heads than the model has, questions that made the ranking, questions of one answer only.
@@ -109,6 +95,7 @@ def causal_test(
     _require(model, questions, ranking, by, edits, grid, factor)
     instruction = instruction or Instruction()
     prompts = build_prompts(model, questions, instruction, forms=forms)
+    _require_same_weights(model, ranking)
     cases = plan_cases(ranking, by, edits, grid, seed)
     settings = {
         "instruction": asdict(instruction),
@@ -121,12 +108,21 @@ def causal_test(
         "seed": seed,
         "cases_sha256": hash_json([asdict(case) for case in cases]),
     }
-    data = describe_questions(questions, origin)
-    run = Run("Causal test of heads", model, prompts, data, settings, batch_size, out, resume, overwrite)
-    _require_same_weights(run.described_model, ranking)
-    if run.is_finished():
-        done = load_findings(out)
-        return _result(cases, done.arrays, questions, model, ranking, done.provenance)
+    keep = keep_of(keep)
+    study = Study(
+        "Causal test of heads",
+        model,
+        prompts,
+        data=describe_questions(questions, keep.origin),
+        settings=settings,
+        n_items=len(questions),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+    if study.found is not None:
+        return study.found
 
     mass = mass_read(model, prompts, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
@@ -139,7 +135,7 @@ def causal_test(
         scans = {where: plan.scan(batch) for where, plan in plans.items()}
         return {"clean": scans["answer"].clean} | {where: found.values for where, found in scans.items()}
 
-    arrays = run.score(prompts, score)
+    arrays = study.run(prompts, score)
     n_single = model.n_layers * model.n_heads
     column = {where: {key: i for i, key in enumerate(plan.keys)} for where, plan in plans.items()}
     arrays = {
@@ -147,15 +143,14 @@ def causal_test(
         "margins": np.stack([arrays[c.positions][:, column[c.positions][c.edit, c.heads]] for c in cases], axis=1),
         "single": arrays["answer"][:, :n_single],
     }
-    provenance = run.provenance(
-        f"Sets of heads edited together ({', '.join(edits)}), exact, against random heads of the same layers",
-        CITATIONS,
-        CAVEATS,
+    method = f"Sets of heads edited together ({', '.join(edits)}), exact, against random heads of the same layers"
+    provenance = study.provenance(
+        method=method,
         **mass,
         scan={where: {"how": plan.how, "check": plan.check} for where, plan in plans.items()},
         ranking={key: ranking.provenance.get(key) for key in ("run_id", "title", "data", "settings")},
     )
-    return run.save(_result(cases, arrays, questions, model, ranking, provenance))
+    return study.done(_result(cases, arrays, questions, model, ranking, provenance))
 
 
 class _Plan:
@@ -184,192 +179,6 @@ class _Plan:
     def scan(self, batch: Sequence[Prompt]):
         model, metric, positions = self._where
         return scan(model, batch, self.branches, metric=metric, positions=positions, method=self.how, check=0)
-
-
-@dataclass(frozen=True, eq=False)
-class CausalTest:
-    """What editing sets of heads did to yes/no answers, question by question.
-
-    ``margins`` [example, case] and ``clean`` [example]: log P(negative) - log P(positive) at the answer, in logits,
-    above 0 for No. ``effects`` [example, layer, head]: what a single head adds to it (clean minus zeroed at the
-    answer). ``scores``: mean of each measure in the ranking, [layer, head]. ``groups``: questions of one passage or
-    one pair, which are resampled together. The tables are computed at first use and kept.
-    """
-
-    cases: tuple[Case, ...]
-    margins: Float[np.ndarray, "example case"]
-    clean: Float[np.ndarray, " example"]
-    gold_yes: Bool[np.ndarray, " example"]
-    groups: tuple[str, ...]
-    effects: Float[np.ndarray, "example layer head"]
-    scores: Mapping[str, Float[np.ndarray, "layer head"]]
-    provenance: Mapping[str, Any]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row for each measure (``by``), ``edit``, ``positions``, ``k`` and ``set``: top, bottom and random.
-
-        ``delta_nb``, ``delta_accuracy`` and ``delta_margin``: edited minus unedited, of NB = P(No | gold Yes) -
-        P(Yes | gold No), of accuracy, and of the mean margin (logits). ``*_low``, ``*_high``: for top and bottom the
-        95 % bootstrap interval over questions (paired with the unedited run); for random the 2.5 and 97.5
-        percentiles of the ``n_random`` sets. ``*_p_random`` of the top: (1 + c) / (1 + n_random), where c random sets
-        change it at least as much, either way. The bottom stands in other layers: it has no p.
-        """
-        return self._frame.copy()
-
-    @cached_property
-    def _frame(self) -> pd.DataFrame:
-        edited, clean = outcomes_of(self.margins, self.gold_yes), outcomes_of(self.clean[:, None], self.gold_yes)
-        change = {name: edited[name] - clean[name] for name in OUTCOMES}
-        mean = {name: change[name].mean(0) for name in OUTCOMES}
-        single = [i for i, case in enumerate(self.cases) if case.set != "random"]
-        intervals = {name: interval_of(change[name][:, single], self.groups) for name in OUTCOMES}
-        members: dict[tuple, dict[str, list[int]]] = {}
-        for i, c in enumerate(self.cases):
-            sets = members.setdefault((c.by, c.edit, c.positions, c.k), {"top": [], "bottom": [], "random": []})
-            sets[c.set].append(i)
-        rows = []
-        for key, sets in members.items():
-            for kind, indices in sets.items():
-                row = dict(zip(("by", "edit", "positions", "k"), key, strict=True))
-                row |= {"set": kind, "n_random": len(sets["random"])}
-                for name in OUTCOMES:
-                    changes, p = mean[name][indices], np.nan
-                    if kind == "random":
-                        low, high = np.percentile(changes, [2.5, 97.5]) if indices else (np.nan, np.nan)
-                    else:
-                        low, high = (end[single.index(indices[0])] for end in intervals[name])
-                    if kind == "top":
-                        p = permutation_p(changes[0], mean[name][sets["random"]])
-                    row[f"delta_{name}"] = changes.mean() if indices else np.nan
-                    row |= {f"delta_{name}_low": low, f"delta_{name}_high": high, f"delta_{name}_p_random": p}
-                rows.append(row)
-        return pd.DataFrame(rows)
-
-    def baseline(self) -> pd.DataFrame:
-        """The unedited model on these questions: outcome, value, ci_low, ci_high, n, n_yes (gold Yes)."""
-        outcomes = outcomes_of(self.clean[:, None], self.gold_yes)
-        rows = []
-        for name, meaning in OUTCOMES.items():
-            low, high = interval_of(outcomes[name], self.groups)
-            rows.append((meaning, outcomes[name].mean(), low[0], high[0], len(self.clean), int(self.gold_yes.sum())))
-        return pd.DataFrame(rows, columns=["outcome", "value", "ci_low", "ci_high", "n", "n_yes"])
-
-    @cached_property
-    def _correlations(self) -> pd.DataFrame:
-        effect = self.effects.astype(np.float64).mean(0)
-        rows = []
-        for relation, of in (("sign and size", lambda a: a), ("size alone", np.abs)):
-            found = spearman_over_heads({by: of(score) for by, score in self.scores.items()}, of(effect))
-            rows += [{"relation": relation, **row, "n_heads": effect.size} for row in found]
-        return pd.DataFrame(rows)
-
-    def correlations(self) -> pd.DataFrame:
-        """Does the score of a head predict what the head does? Spearman's correlation over heads between each measure
-        (mean over the ranking's questions) and the head's total effect (mean over these).
-
-        ``relation``: "sign and size" of both, or "size alone" (absolute values). A measure "a minus b" is the
-        difference of two correlations. ``ci_low``, ``ci_high``: 95 % bootstrap intervals, in which whole layers are
-        drawn (heads of a layer share depth and keys), the same ones for both measures of a difference. They speak of
-        heads like these, not of other questions.
-        """
-        return self._correlations.copy()
-
-    def heads(self) -> pd.DataFrame:
-        """One row for each head: its scores, and its total effect with the 95 % interval over questions."""
-        effects = self.effects.astype(np.float64).reshape(len(self.effects), -1)
-        low, high = interval_of(effects, self.groups)
-        layer, head = (index.ravel() for index in np.indices(self.effects.shape[1:]))
-        label = [head_label(*pair) for pair in zip(layer, head, strict=True)]
-        columns = {"layer": layer, "head": head, "label": label} | {by: s.ravel() for by, s in self.scores.items()}
-        columns |= {"effect": effects.mean(0), "effect_low": low, "effect_high": high}
-        frame = pd.DataFrame(columns).sort_values(next(iter(self.scores)), ascending=False, kind="stable")
-        return frame.reset_index(drop=True)
-
-    def sets(self) -> pd.DataFrame:
-        """Which heads each top and bottom set holds, and how many random sets each top is compared with."""
-        rows = {}
-        for case in self.cases:
-            row = rows.setdefault((case.by, case.positions, case.k), {"n_random": 0, "random_that_share": 0})
-            if case.set != "random":
-                row[case.set] = ", ".join(head_label(*head) for head in case.heads)
-                row[f"{case.set}_heads"] = set(case.heads)
-            elif case.edit == self.cases[0].edit:
-                row["n_random"] += 1
-                row["random_that_share"] += bool(row["top_heads"] & set(case.heads))
-        columns = ["top", "bottom", "n_random", "random_that_share"]
-        return pd.DataFrame(
-            [{"by": by, "positions": p, "k": k} | {c: row[c] for c in columns} for (by, p, k), row in rows.items()]
-        )
-
-    def verdict(self) -> list[str]:
-        """What the numbers say, in sentences; the first ones are the answer. Nothing here but the tables."""
-        reliability = split_half(self.effects).mean
-        said = verdict_sentences(
-            self._frame, self._correlations, self.baseline(), self.provenance["settings"]["factor"], reliability
-        )
-        mass = mass_of(self.provenance)
-        return said if mass is None else [*said, mass.sentence()]
-
-    def plot(self, outcome: str = "nb", positions: str = "answer") -> go.Figure:
-        """Change of an outcome ("nb", "accuracy", "margin") against k: top, bottom and random sets, edit by edit."""
-        if outcome not in OUTCOMES:
-            raise ValueError(f"outcome={outcome!r}; expected one of {sorted(OUTCOMES)}.")
-        frame = self._frame[self._frame["positions"] == positions]
-        if frame.empty:
-            raise ValueError(f"positions={positions!r}; tested were {sorted(set(self._frame['positions']))}.")
-        y = f"delta_{outcome}"
-        panel = frame["edit"] + ", by " + frame["by"].map(name_of)
-        what = OUTCOMES[outcome]
-        return figures.interval_lines(
-            frame.dropna(subset=y).assign(panel=panel),
-            x="k",
-            y=y,
-            low=f"{y}_low",
-            high=f"{y}_high",
-            color="set",
-            facet="panel",
-            title=f"Change of {what} when k heads are edited together, {where_of(positions)}",
-            labels={"k": "heads", y: "change", "set": "heads edited"},
-        )
-
-    def to_findings(self) -> Findings:
-        """Verdict, tables, figures and raw numbers, ready to be saved or shown."""
-        frame, correlations = self.to_frame(), self.correlations()
-        frame.attrs["note"] = (
-            "Edited minus unedited. Top and bottom: 95 % bootstrap intervals over questions; random: mean and central "
-            "95 % of the random sets. p: share of random sets that change it at least as much, either way."
-        )
-        correlations.attrs["note"] = (
-            "Spearman's correlation over heads of the mean score with the mean total effect; 95 % bootstrap intervals "
-            "over layers."
-        )
-        shown = [(o, p) for p in dict.fromkeys(frame["positions"]) for o in OUTCOMES]
-        return Findings(
-            title=self.provenance["title"],
-            statement=self.verdict(),
-            tables={
-                "Unedited model": self.baseline(),
-                "Sets of heads": frame,
-                "Score against effect": correlations,
-                "Heads of the sets": self.sets(),
-                "Heads": self.heads(),
-            },
-            figures={f"Change of {OUTCOMES[o]}, {where_of(p)}": self.plot(o, p) for o, p in shown},
-            provenance=dict(self.provenance),
-            arrays={
-                "clean": self.clean,
-                "margins": self.margins,
-                "single": self.clean[:, None] - self.effects.reshape(len(self.clean), -1),
-            },
-        )
-
-    @keeps_work
-    def save(self, out: str | Path, overwrite: bool = False) -> Path:
-        """Write the report into a folder; see :meth:`interp.reports.findings.Findings.save`."""
-        return self.to_findings().save(out, overwrite=overwrite)
-
-    def __repr__(self) -> str:
-        return f"CausalTest({len(self.clean)} questions, {len(self.cases)} edits of sets of heads)"
 
 
 def _result(cases, arrays: Arrays, questions, model: Model, ranking: HeadRanking, provenance) -> CausalTest:
@@ -422,7 +231,8 @@ def _require(model, questions, ranking, by, edits, grid, factor) -> None:
         )
 
 
-def _require_same_weights(described: Mapping[str, Any], ranking: HeadRanking) -> None:
+def _require_same_weights(model: Model, ranking: HeadRanking) -> None:
+    described = describe_model(model)
     of = ranking.provenance.get("model") or {}
     there, here = of.get("weights_sha256"), described["weights_sha256"]
     if there is not None and there != here:

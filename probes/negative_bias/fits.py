@@ -9,60 +9,49 @@ from pathlib import Path
 from typing import Any
 
 from interp.edits import load_edit
-from interp.records import clear_parts, keep_parts_of, prepare_directory, read_record, understood, write_record
-from interp.reports import hash_file, refuse_other_run
+from interp.records import clear_parts, read_record, understood, write_record
+from interp.reports import hash_file
 from probes.negative_bias.methods import Method, State
+from probes.studies import Study
 
 
 class Fits:
-    """The fitted methods of one run under ``out``: in ``parts`` while it works, in ``fits`` when it is saved.
+    """The fitted methods of a study: each in its part files as soon as it is fitted, all in its result when it is done.
 
-    Raises ``FileExistsError`` (``OtherRunError``) where another run's report or unfinished work is; ``overwrite``
-    discards them. Unfinished work of the same settings goes on; ``resume`` reads a finished run's methods back too.
+    Unfinished work of the same settings goes on; with ``resume``, a finished run's methods are read back too.
     """
 
-    def __init__(
-        self, out: str | Path | None, run_id: str, settings: Mapping[str, Any], resume: bool, overwrite: bool
-    ) -> None:
-        self.run_id, self.resume = run_id, resume
-        self.out = None if out is None else Path(out)
-        if self.out is None:
-            return
-        if not overwrite:
-            refuse_other_run(self.out, run_id)
-        prepare_directory(self.out, need_mib=300)
-        keep_parts_of(self.out, settings, resume, discard=overwrite)
+    def __init__(self, study: Study) -> None:
+        self.study = study
 
     def progress(self, name: str) -> Path | None:
         """Where a method keeps what it has so far."""
-        return None if self.out is None else self.out / "parts" / f"{_slug(name)}-progress"
+        return self.study.step(f"{_slug(name)}-progress")
+
+    def are_all_of(self, names: Sequence[str]) -> bool:
+        """Whether the finished run has these methods and no others."""
+        return self.study.found is not None and {m.name for m in self.study.found.methods} == set(names)
 
     def get(self, name: str) -> tuple[Method, list[dict[str, Any]]] | None:
         """A method of this very run that is fitted already, with its looks at the validation questions."""
-        if self.out is None:
-            return None
-        finished = [self.out / "fits" / _slug(name)] if self.resume else []
-        for folder in (self.out / "parts" / _slug(name), *finished):
-            if (found := read_method(folder, self.run_id, name)) is not None:
-                return found
+        folder, finished = self.study.step(_slug(name)), self.study.found
+        if folder is not None and (kept := read_method(folder, self.study.id, name)) is not None:
+            return kept
+        for method in finished.methods if finished is not None else ():
+            if method.name == name:
+                looks = finished.history[finished.history["method"] == name]
+                return method, looks.to_dict("records")
         return None
 
     def tidy(self) -> None:
         """Leave no trace of a run that has fitted nothing yet."""
-        if self.out is not None and [p.name for p in (self.out / "parts").iterdir()] == ["run.json"]:
-            clear_parts(self.out)
+        out = self.study.keep.folder
+        if out is not None and [p.name for p in (out / "parts").iterdir()] == ["run.json"]:
+            clear_parts(out)
 
     def put(self, method: Method, history: Sequence[Mapping[str, Any]]) -> None:
-        if self.out is not None:
-            write_method(self.out / "parts" / _slug(method.name), method, history, self.run_id)
-
-
-def write_all(out: Path, methods: Sequence[Method], history: Sequence[Mapping[str, Any]], run_id: str) -> None:
-    """The methods of a finished run under ``out/fits``; its part files go."""
-    for method in methods:
-        rows = [row for row in history if row["method"] == method.name]
-        write_method(out / "fits" / _slug(method.name), method, rows, run_id)
-    clear_parts(out)
+        if (folder := self.study.step(_slug(method.name))) is not None:
+            write_method(folder, method, history, self.study.id)
 
 
 def write_method(folder: Path, method: Method, history: Sequence[Mapping[str, Any]], run_id: str) -> None:

@@ -7,10 +7,9 @@ read second-hand; they are the parameter ``query_span`` here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +22,11 @@ from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking
 from interp.reading import LogitDifference, attention_log_probs
-from interp.records import keeps_work
+from interp.records import Kept, keep_of, keeps_work
 from interp.scans import Positions
 from probes.heads import Ablation, HeadEffects, token_views, why_no_attribution
 from probes.questions import Instruction, Question, build_prompts, describe_questions
-from probes.studies import Run, mass_read
+from probes.studies import Study, mass_read
 
 QuerySpan = Literal["after_instruction", "answer", "all", "question"]
 
@@ -126,10 +125,7 @@ def rank_heads(
     effects: Ablation | None = None,
     n_views: int = 3,
     batch_size: int = 8,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> HeadRanking:
     """Rank every head by Negative Attention Score over a set of questions.
 
@@ -137,34 +133,23 @@ def rank_heads(
     ``nas_order_balanced`` (their mean). With ``effects``, also ``total_effect`` (exact: log odds of "No" against
     "Yes" lost at the answer when the head is ablated so) and ``direct_effect`` (direct logit attribution).
 
-    Two forward passes for each question; with effects about six. With ``out``, the report is saved there, and the
-    work before it batch by batch: ``resume=True`` continues a killed run (or reads a finished one back), and
-    ``overwrite=True`` replaces the report of another run.
+    Two forward passes for each question; with effects about six. ``keep``: where the report is saved, and the work
+    before it batch by batch (:class:`interp.Keep`); its ``origin`` is recorded as where the questions came from.
 
     Raises ``ValueError`` for no questions, options that share a token, instructions without them; ``OSError`` for a
     folder that can't be written; ``FileExistsError`` for one that holds another run's report or work.
 
     ``forms="both"`` sums an answer word with and without a leading space (there is then no direct effect, a log of a
-    sum not being one). ``origin`` is recorded as where the questions came from.
+    sum not being one).
     """
     instruction = instruction or Instruction()
     effects = effects.replace("-", "_") if effects else None  # type: ignore[assignment]
     plain, swapped = _both_orders(model, questions, instruction, forms)
     require_query_span([*plain, *swapped], query_span)
     settings = {"instruction": asdict(instruction), "forms": forms, "query_span": query_span, "effects": effects}
-    run = Run(
-        "Negative Attention Score",
-        model,
-        [*plain, *swapped],
-        describe_questions(questions, origin),
-        settings,
-        batch_size,
-        out,
-        resume,
-        overwrite,
-    )
-    if (finished := run.finished()) is not None:
-        return finished
+    study = _study("Negative Attention Score", model, plain, swapped, questions, settings, batch_size, keep)
+    if study.found is not None:
+        return study.found
     mass = mass_read(model, plain, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
     measured = HeadEffects(model, plain, metric, effects) if effects else None
@@ -176,11 +161,11 @@ def rank_heads(
         found = {"nas": nas, "nas_swapped_order": control, "masked_queries": masked}
         return found | (measured.measure(first) if measured else {})
 
-    arrays = run.score(list(zip(plain, swapped, strict=True)), score)
+    arrays = study.run(list(zip(plain, swapped, strict=True)), score)
     arrays["nas_order_balanced"] = (arrays["nas"] + arrays["nas_swapped_order"]) / 2
     method = f"NAS over query span {query_span!r}, both orders of the options"
-    ranking = _ranking(run, "nas", arrays, questions, instruction, method, measured, mass)
-    return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
+    ranking = _ranking(study, "nas", arrays, questions, instruction, method, measured, mass)
+    return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
 @public
@@ -195,26 +180,22 @@ def rank_by_effect(
     forms: str = "in_context",
     n_views: int = 3,
     batch_size: int = 4,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> HeadRanking:
     """Rank every head by what ablating it does to the answer: exact, in logits of "No" against "Yes".
 
     The score ``total_effect`` is clean minus ablated: above 0, the head pushes toward "No". Beside it the same in
     the swapped order (the control), and at positions="answer" the ``direct_effect``. About five forward passes for
-    each question at the answer; at "all", half a pass for each head and order. ``out``, ``resume``, ``overwrite`` and
-    errors as in :func:`rank_heads`.
+    each question at the answer; at "all", half a pass for each head and order. ``keep`` and errors as in
+    :func:`rank_heads`.
     """
     instruction = instruction or Instruction()
     ablation = ablation.replace("-", "_")  # type: ignore[assignment]
     plain, swapped = _both_orders(model, questions, instruction, forms)
     settings = {"instruction": asdict(instruction), "forms": forms, "ablation": ablation, "positions": positions}
-    data, both = describe_questions(questions, origin), [*plain, *swapped]
-    run = Run("Head effect", model, both, data, settings, batch_size, out, resume, overwrite)
-    if (finished := run.finished()) is not None:
-        return finished
+    study = _study("Head effect", model, plain, swapped, questions, settings, batch_size, keep)
+    if study.found is not None:
+        return study.found
     mass = mass_read(model, plain, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
     in_order = HeadEffects(model, plain, metric, ablation, positions)
@@ -225,10 +206,10 @@ def rank_by_effect(
         control = in_other.measure(second, direct=False)["total_effect"]
         return in_order.measure(first) | {"total_effect_swapped_order": control}
 
-    arrays = run.score(list(zip(plain, swapped, strict=True)), score)
+    arrays = study.run(list(zip(plain, swapped, strict=True)), score)
     method = f"{ablation} ablation at positions {positions!r}, exact"
-    ranking = _ranking(run, "total_effect", arrays, questions, instruction, method, in_order, mass)
-    return run.save(_with_views(ranking, model, plain, questions, metric, n_views))
+    ranking = _ranking(study, "total_effect", arrays, questions, instruction, method, in_order, mass)
+    return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
 def _both_orders(model, questions, instruction, forms) -> tuple[list[Prompt], list[Prompt]]:
@@ -240,8 +221,25 @@ def _both_orders(model, questions, instruction, forms) -> tuple[list[Prompt], li
     return plain, swapped
 
 
+def _study(title, model, plain, swapped, questions, settings, batch_size, keep: Kept) -> Study:
+    """The run of a ranking: it reads each question in both orders."""
+    keep = keep_of(keep)
+    return Study(
+        title,
+        model,
+        [*plain, *swapped],
+        data=describe_questions(questions, keep.origin),
+        settings=settings,
+        n_items=len(questions),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+
+
 def _ranking(
-    run: Run,
+    study: Study,
     score: str,
     arrays: dict[str, np.ndarray],
     questions: Sequence[Question],
@@ -264,7 +262,7 @@ def _ranking(
         controls=tuple(name for name in measures if name.endswith("swapped_order")),
         example_ids=tuple(q.id for q in questions),
         descriptions={name: descriptions[name] for name in measures},
-        provenance=run.provenance(method, CITATIONS, CAVEATS, **more),
+        provenance=study.provenance(method=method, **more),
     )
 
 

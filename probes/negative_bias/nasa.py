@@ -6,31 +6,25 @@ After "Correcting Negative Bias in Large Language Models through Negative Attent
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from interp.architecture import weights_sha256
 from interp.door import public
-from interp.edits import ModelEdit, describe_model, require_edits
+from interp.edits import describe_model, require_edits
 from interp.models import Model, measured_mass
 from interp.rankings import HeadRanking
-from interp.records import hash_json, keeps_work
-from interp.reports import refuse_other_run, with_mass
-from interp.statistics import bootstrap_interval
-from probes.negative_bias.answers import LEAST_MASS, Answers, answer, bias_measures, require_options_used
-from probes.negative_bias.fits import Fits, write_all
+from interp.records import Kept, hash_json, keep_of, keeps_work
+from probes.negative_bias.alignment_result import HELD_OUT, Alignment
+from probes.negative_bias.answers import require_options_used
+from probes.negative_bias.fits import Fits
 from probes.negative_bias.methods import (
     Bench,
     Method,
     Settings,
-    auroc,
     fit_offset,
     scale_heads,
     train_lora,
@@ -39,10 +33,7 @@ from probes.negative_bias.methods import (
 )
 from probes.negative_bias.nas import CITATIONS, score_prompts
 from probes.questions import FEWEST, Instruction, Question, hash_questions, overlap
-from probes.studies import parts_identity, study_provenance
-
-if TYPE_CHECKING:
-    from interp.reports import Findings
+from probes.studies import Study
 
 N_RANKED = 128  # training prompts that NAS is measured on
 RIVALS = ("random heads", "LoRA", "scaled heads", "constant offset")
@@ -51,142 +42,6 @@ CAVEATS = [
     "A constant offset is the simple rival: where it closes the gap as well, tuning heads added nothing to that.",
     "On questions that the model knows nothing about, accuracy and AUROC stay near a half whatever the correction.",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """NASA and its rivals, fitted. ``edit`` is NASA's: apply, save, fold or export it. ``history``: every look at the
-    validation questions. ``before``: validation untouched. ``ranked_on``: ids of the questions that chose the heads."""
-
-    model: Model
-    instruction: Instruction
-    methods: tuple[Method, ...]
-    history: pd.DataFrame
-    heads: tuple[tuple[int, int], ...]
-    before: dict[str, float]
-    fitted_on: tuple[Question, ...]
-    ranked_on: frozenset[str]
-    provenance: dict[str, Any]
-
-    @property
-    def edit(self) -> ModelEdit:
-        return next(m for m in self.methods if m.name == "NASA").edit  # type: ignore[return-value]
-
-    def methods_table(self) -> pd.DataFrame:
-        """One row for each method: numbers trained, time, what it chose, and validation afterwards."""
-        rows = [{"method": "untouched", "n_parameters": 0, "seconds": 0.0, "chose": "", **self.before}]
-        for m in self.methods:
-            state = asdict(m.validation) if m.validation else {}
-            rows.append(
-                {"method": m.name, "n_parameters": m.n_parameters, "seconds": m.seconds, "chose": m.note, **state}
-            )
-        return pd.DataFrame(rows)
-
-    def test(
-        self,
-        sets: Mapping[str, Sequence[Question] | tuple[Sequence[Question], Instruction]],
-        *,
-        methods: Sequence[str] | None = None,
-        batch_size: int = 16,
-    ) -> pd.DataFrame:
-        """Every method on sets of questions that none of them saw: one row for each set and method.
-
-        A set is questions, or questions with the instruction to ask them with. The measures are of the forced choice
-        (``bias_measures(channel="margin")``), each with its interval; ``accuracy_change`` and ``auroc_change`` are
-        paired with the untouched model's; ``note`` says where the options hold less than a tenth of the probability.
-        Raises ``ValueError`` for questions that a method was fitted on, their twins and copies, and for those that made
-        the ranking. Costs a forward pass of every question for each method with an edit.
-        """
-        for name, given in sets.items():
-            questions, _ = self._asked(given)
-            if seen := sorted({*overlap(questions, self.fitted_on)} | ({q.id for q in questions} & self.ranked_on)):
-                raise ValueError(
-                    f"{len(seen)} questions of {name!r} were used for fitting or chose the heads: "
-                    f"{', '.join(seen[:10])}"
-                    f"{' ...' if len(seen) > 10 else ''}. Test on others (probes.questions.split_questions)."
-                )
-        chosen = [m for m in self.methods if methods is None or m.name in methods]
-        untouched = {name: self._ask(given, batch_size) for name, given in sets.items()}
-        rows = [_row(name, "untouched", answers, answers) for name, answers in untouched.items()]
-        for method in chosen:
-            with method.applied(self.model):
-                for name, given in sets.items():
-                    plain = untouched[name]
-                    answers = plain if method.edit is None else self._ask(given, batch_size)
-                    rows.append(_row(name, method.name, method.adjust(answers), plain))
-        frame = pd.DataFrame(rows)
-        order = {name: i for i, name in enumerate(sets)}
-        return frame.sort_values("set", key=lambda s: s.map(order), kind="stable").reset_index(drop=True)
-
-    def _asked(self, given) -> tuple[Sequence[Question], Instruction]:
-        return given if isinstance(given, tuple) else (given, self.instruction)
-
-    def _ask(self, given, batch_size: int) -> Answers:
-        questions, instruction = self._asked(given)
-        return answer(self.model, questions, instruction, batch_size=batch_size)
-
-    def plot(self) -> go.Figure:
-        """Validation gap and the tuned heads' NAS, look by look, of NASA."""
-        from interp.figures.heads import TEMPLATES
-
-        nasa = self.history[self.history["method"] == "NASA"]
-        looks = nasa[nasa["event"] == "look"].reset_index(drop=True)
-        hover = looks["what"] + ", step " + looks["step"].astype(str)
-        figure = go.Figure(
-            [
-                go.Scatter(x=looks.index, y=looks["gap"], name="precision - recall", mode="lines+markers", text=hover),
-                go.Scatter(x=looks.index, y=looks["auroc"], name="AUROC", mode="lines+markers", text=hover),
-                go.Scatter(x=looks.index, y=looks["loss"], name="loss of the gold answer", mode="lines", text=hover),
-            ]
-        )
-        for start, name in zip(*_starts(looks), strict=True):
-            figure.add_vline(x=start - 0.5, line_width=1, line_dash="dot", annotation_text=name)
-        figure.update_layout(
-            template=TEMPLATES["light"],
-            xaxis_title="look at the validation questions",
-            yaxis_title="",
-            height=420,
-            legend={"y": 1.02, "yanchor": "bottom"},  # the axis has a title below
-        )
-        return figure
-
-    def statement(self) -> list[str]:
-        """What fitting did, in sentences made from the numbers alone."""
-        nasa = next(m for m in self.methods if m.name == "NASA")
-        state, before = nasa.validation, self.before
-        assert state is not None
-        sentences = [
-            f"NASA kept new rows of {sum(r.kind == 'query' for r in self.edit.rows)} heads ({nasa.note}; "
-            f"{nasa.n_parameters:,} numbers). On the validation questions precision - recall went from "
-            f"{before['gap']:.2f} to {state.gap:.2f}, accuracy from {before['accuracy']:.2f} to {state.accuracy:.2f}, "
-            f"AUROC from {before['auroc']:.2f} to {state.auroc:.2f}."
-        ]
-        closed = [m.name for m in self.methods if m.name != "NASA" and m.validation and abs(m.validation.gap) <= 0.15]
-        if closed:
-            sentences.append(f"Also to a gap of at most 0.15 on validation: {', '.join(closed)}.")
-        return with_mass(sentences, self.provenance)
-
-    def to_findings(self, tests: Mapping[str, pd.DataFrame] | None = None) -> Findings:
-        from interp.reports import Findings
-
-        return Findings(
-            title=self.provenance["title"],
-            statement=self.statement(),
-            tables={**(tests or {}), "Methods": self.methods_table(), "Validation, look by look": self.history},
-            figures={"NASA on the validation questions": self.plot()},
-            provenance=self.provenance,
-        )
-
-    @keeps_work
-    def save(self, out: str | Path, tests: Mapping[str, pd.DataFrame] | None = None, overwrite: bool = False) -> Path:
-        """The report in ``out``, NASA's edit in ``out/edit``, every fitted method in ``out/fits``."""
-        out = Path(out)
-        if not overwrite:
-            refuse_other_run(out, self.provenance["run_id"])
-        self.edit.save(out / "edit")
-        write_all(out, self.methods, self.history.to_dict("records"), self.provenance["run_id"])
-        self.to_findings(tests).save(out, overwrite=overwrite)
-        return out
 
 
 @public
@@ -200,17 +55,15 @@ def align(
     instruction: Instruction | None = None,
     settings: Settings | None = None,
     rivals: Sequence[str] = RIVALS,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    tests: Mapping[str, Sequence[Question] | tuple[Sequence[Question], Instruction]] | None = None,
+    keep: Kept = None,
 ) -> Alignment:
     """Fit NASA, and the rivals on the same data, with the same stop.
 
     Heads are tuned in descending NAS (of ``ranking``, or measured on the training questions), those above 0 only. The
-    model is left as it was: ``alignment.edit`` is the correction. With ``out``, what is fitted is kept there head by
-    head, and ``resume=True`` goes on after a kill, or reads a finished run back; the report is written by
-    ``alignment.save(out)``.
+    model is left as it was: ``alignment.edit`` is the correction. ``tests``: sets of questions that every method is
+    tested on, as by :meth:`Alignment.test`. ``keep``: where what is fitted is kept head by head, and then the report
+    (:class:`interp.Keep`); a finished run gets further rivals and tests with ``resume=True``.
 
     Rivals: ``"random heads"`` (as many, with as many steps each, none of the 2 ``k`` of highest NAS), ``"LoRA"`` (all
     query and key projections, at least as many numbers, as many steps), ``"scaled heads"`` (factors for NASA's heads,
@@ -221,7 +74,7 @@ def align(
     of the probability, a ranking of other weights, fused or quantised projections; ``ArithmeticError`` for a loss that
     is not finite.
     """
-    began = time.perf_counter()
+    keep = keep_of(keep)
     instruction, settings = instruction or Instruction(), settings or Settings()
     require_probing_set("training", training)
     require_probing_set("validation", validation)
@@ -230,7 +83,7 @@ def align(
         raise ValueError(f"rivals {sorted(unknown)}; expected some of {RIVALS}.")
     bench = Bench(model, training, validation, instruction, settings)
     data = {
-        **(origin or {}),
+        **(keep.origin or {}),
         "sha256": hash_json([hash_questions(training), hash_questions(validation)]),
         "n_training": len(training),
         "n_validation": len(validation),
@@ -240,10 +93,22 @@ def align(
     if ranking is not None:
         require_ranking_of(ranking, model)
         described["ranking"] = ranking.provenance.get("run_id")
-    title = "Negative Attention Score Alignment"
-    prompts, more = [*bench.training_prompts, *bench.validation_prompts], {"rivals": list(rivals)}
-    provenance = study_provenance(title, model, prompts, data, described, CITATIONS, CAVEATS, began, out, **more)
-    key = provenance["run_id"]
+    study = Study(
+        "Negative Attention Score Alignment",
+        model,
+        [*bench.training_prompts, *bench.validation_prompts],
+        data=data,
+        settings=described,
+        n_items=len(training) + len(validation),
+        batch_size=settings.batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+        need_mib=300,
+    )
+    fits = Fits(study)
+    if not tests and fits.are_all_of(["NASA", *rivals]):
+        return study.found
     untouched = bench.untouched
     held = np.exp(untouched.log_probs).sum(1)
     read = measured_mass(model, bench.validation_prompts, held=held)
@@ -251,9 +116,8 @@ def align(
         require_options_used(untouched)
     except ValueError as error:
         raise ValueError(f"{error} {read.instead()}" if read is not None else str(error)) from None
-    provenance |= {} if read is None else {"answer_mass": read.to_dict()}
     bench.about = {
-        "run_id": key,
+        "run_id": study.id,
         "data_sha256": data["sha256"],
         "instruction": asdict(instruction),
         "validation_before": asdict(validation_state(untouched)),
@@ -266,7 +130,6 @@ def align(
             f"{model.name} has {len(others)} heads besides the {len(negative)} of highest NAS; the rival 'random "
             f"heads' needs {len(heads)}. Lower k, or leave that rival out."
         )
-    fits = Fits(out, key, {**parts_identity(provenance), **described}, resume, overwrite)
 
     def fitted(name: str, fit: Callable[[], Method]) -> Method:
         if (found := fits.get(name)) is not None:
@@ -277,7 +140,7 @@ def align(
         return method
 
     def tuned(name: str, chosen: Sequence[tuple[int, int]], steps: Sequence[int] | None = None) -> Method:
-        return tune_heads(bench, chosen, name, steps=steps, progress=fits.progress(name), key=key)
+        return tune_heads(bench, chosen, name, steps=steps, progress=fits.progress(name), key=study.id)
 
     try:
         nasa = fitted("NASA", lambda: tuned("NASA", heads))
@@ -295,17 +158,18 @@ def align(
         "constant offset": lambda: fit_offset(untouched),
     }
     methods = [nasa, *(fitted(name, fit[name]) for name in RIVALS if name in rivals)]
-    return Alignment(
-        model=model,
+    mass = {} if read is None else {"answer_mass": read.to_dict()}
+    found = Alignment(
         instruction=instruction,
         methods=tuple(methods),
         history=pd.DataFrame(bench.history),
         heads=tuple(heads),
         before=asdict(validation_state(untouched)),
         fitted_on=(*training, *validation),
-        ranked_on=frozenset(ranking.example_ids if ranking is not None else ()),
-        provenance=provenance | {"seconds": round(time.perf_counter() - began, 1)},
+        ranked_on=tuple(ranking.example_ids if ranking is not None else ()),
+        provenance=study.provenance(rivals=list(rivals), **mass),
     )
+    return study.done(found.with_tests({HELD_OUT: found.test(model, tests)}) if tests else found)
 
 
 def negative_heads(bench: Bench, ranking: HeadRanking | None, k: int) -> list[tuple[int, int]]:
@@ -365,40 +229,3 @@ def require_ranking_of(ranking: HeadRanking, model: Model) -> None:
             f"{model.name!r} ({model.n_layers} x {model.n_heads}). Rank this model's heads, or leave out ranking=."
         )
     require_edits(describe_model(model), known if isinstance(known, dict) else {}, "the ranking")
-
-
-def _row(name: str, method: str, answers: Answers, untouched: Answers) -> dict[str, Any]:
-    measured = bias_measures(answers, channel="margin").set_index("measure")
-    row: dict[str, Any] = {"set": name, "method": method, "n": len(answers)}
-    shown = ("precision", "recall", "precision_recall_gap", "negative_bias", "accuracy", "auroc", "ece", "says_yes")
-    for measure in (*shown, "option_mass"):
-        row |= {measure: measured.value[measure]}
-        row |= {f"{measure}_low": measured.ci_low[measure], f"{measure}_high": measured.ci_high[measure]}
-    for measure in ("accuracy", "auroc"):
-        value, (low, high) = paired_change(answers, untouched, measure)
-        row |= {f"{measure}_change": value, f"{measure}_change_low": low, f"{measure}_change_high": high}
-    mass = measured.value["option_mass"]
-    unused = f"the options hold {mass:.0%} of the probability: the model would rather say something else"
-    return row | {"note": unused if mass < LEAST_MASS else ""}
-
-
-def paired_change(answers: Answers, untouched: Answers, measure: str) -> tuple[float, tuple[float, float]]:
-    """Accuracy or AUROC minus the untouched model's on the same questions, with a paired bootstrap interval."""
-
-    def difference(gold, margin, margin_before):
-        if measure == "accuracy":
-            return float(((margin > 0) == gold).mean() - ((margin_before > 0) == gold).mean())
-        return auroc(gold, margin) - auroc(gold, margin_before)
-
-    arrays = (answers.gold, answers.margin, untouched.margin)
-    low, high = bootstrap_interval(difference, *arrays, groups=answers.groups)
-    return difference(*arrays), (float(low), float(high))
-
-
-def _starts(looks: pd.DataFrame) -> tuple[list[int], list[str]]:
-    """Where each head's looks begin."""
-    first = looks.drop_duplicates("what")
-    return first.index.tolist(), first["what"].tolist()
-
-
-__all__ = ["Alignment", "Settings", "align"]

@@ -1,4 +1,4 @@
-"""What a run of scenarios gives: answers, tables, claims, figure and report."""
+"""What a run of scenarios gives: answers, tables and claims."""
 
 from __future__ import annotations
 
@@ -6,34 +6,24 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from interp.figures.heads import interval_bars
-from interp.records import keeps_work
-from interp.reports import LEAST, Findings, load_findings, with_mass
+from interp.reports import Result
 from interp.statistics import estimates as statistics
 from probes.negative_bias.answers import Answers, answers_from_arrays
-from probes.negative_bias.knowledge import LABELS
+from probes.negative_bias.knowledge_result import LABELS
 from probes.negative_bias.scenario_forms import SCENARIOS
 from probes.negative_bias.scenario_statistics import Numbers, Outcomes, claims_table, compute, parts_table
 from probes.questions import Question
-from probes.studies import read_study, write_study
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 Channel = Literal["token", "margin"]
-FILE = "scenarios.json"
-NEGATIVE_BIAS = "Negative bias by scenario and knowledge"
-LOG_ODDS = "Log odds of No by scenario and knowledge"
 
 
-@dataclass(frozen=True, eq=False)
-class Scenarios:
+@dataclass(frozen=True, eq=False, repr=False)
+class Scenarios(Result, report="probes.negative_bias.scenario_report"):
     """Answers to the same questions under every scenario, and the subsets of knowledge, if it was given.
 
     ``labels[i]`` is the knowledge label of question i; ``reasoning[i]`` what the model wrote before it answered in
@@ -114,72 +104,6 @@ class Scenarios:
             frames.append(frame.assign(log_odds_no=self.outcomes.log_odds_no[:, i]))
         return pd.concat(frames, ignore_index=True)
 
-    def plot(self, value: Literal["negative_bias", "log_odds_no"] = "negative_bias") -> go.Figure:
-        """NB, or the log odds of No, by scenario and subset with intervals. Subsets too small for it are left out."""
-        frame = self.to_frame().rename(columns={"log_odds_no_low": "low", "log_odds_no_high": "high"})
-        shown = frame[frame["enough"]] if frame["enough"].any() else frame
-        low, high = ("ci_low", "ci_high") if value == "negative_bias" else ("low", "high")
-        title = {"negative_bias": NEGATIVE_BIAS, "log_odds_no": LOG_ODDS}[value]
-        return interval_bars(shown, "scenario", value, low, high, color="subset", title=title)
-
-    def to_findings(self) -> Findings:
-        """The report: verdicts, claims, parts, every cell, the figure, and the raw numbers."""
-        claims, cells, parts = self.claims(), self.to_frame(), self.parts()
-        claims.attrs["note"] = (
-            "The verdict is the rule of the interval: shown, reversed, not shown (it holds 0), or too few questions. "
-            "log_odds_no is the same on a scale that does not saturate."
-        )
-        parts.attrs["note"] = "Half sums and half differences; word 1 and meaning 0 is a model that always says No."
-        cells.attrs["note"] = (
-            "change: the difference from plain, paired. Cells with enough = False are not in the figure."
-        )
-        forms = pd.DataFrame(
-            {
-                "scenario": name,
-                "description": SCENARIOS[name].description,
-                "instruction": SCENARIOS[name].instruction.text,
-                "question": SCENARIOS[name].wrapper,
-            }
-            for name in self.answers
-        )
-        bias, odds = self.plot(), self.plot("log_odds_no")
-        bias.update_layout(meta={"note": "Above 0: No where Yes is right more often than the reverse. 95 % intervals."})
-        odds.update_layout(meta={"note": "In nats, over gold Yes and gold No in equal parts. It does not saturate."})
-        arrays: dict[str, np.ndarray] = {}
-        for name, answers in self.answers.items():
-            arrays |= {f"log_probs/{name}": answers.log_probs, f"top/{name}": np.asarray(answers.top, dtype=np.int64)}
-        return Findings(
-            title=str(self.provenance["title"]),
-            statement=self._statement(claims),
-            tables={
-                "Claims": claims,
-                "Parts of the bias": parts,
-                "Cells": cells,
-                "Scenarios": forms,
-                "Answers": self.examples(),
-            },
-            figures={NEGATIVE_BIAS: bias, LOG_ODDS: odds},
-            provenance=dict(self.provenance),
-            arrays=arrays,
-        )
-
-    @keeps_work
-    def save(self, out: str | Path, overwrite: bool = False) -> Path:
-        """Write the report's files and ``scenarios.json`` (for :func:`load_scenarios`) to a directory.
-
-        Raises ``FileExistsError`` if another run's report is there, unless ``overwrite``.
-        """
-        directory = Path(self.to_findings().save(out, overwrite=overwrite))
-        write_study(
-            directory / FILE,
-            self.questions,
-            scenarios=list(self.answers),
-            labels=self.labels,
-            reasoning=self.reasoning,
-            provenance=dict(self.provenance),
-        )
-        return directory
-
     def _cell(self, k: int, subset: str, mask: np.ndarray, i: int, name: str) -> dict[str, Any]:
         answers, outcomes, numbers = self.answers[name], self.outcomes, self.numbers
         answered = mask & ~outcomes.abstains[:, i]
@@ -202,44 +126,6 @@ class Scenarios:
         row["share_outside"] = float((answers.top[mask] < 0).mean())
         row["share_abstained"] = float(outcomes.abstains[mask, i].mean())
         return row
-
-    def _statement(self, claims: pd.DataFrame) -> list[str]:
-        value, low, high = self.numbers.at("bias", 0, self.outcomes.index("plain"))
-        lines = [
-            f"Asked plainly, {self.provenance['model']['name']} has a negative bias of {value:+.2f} "
-            f"({low:+.2f} to {high:+.2f}) on {len(self.questions)} questions."
-        ]
-        for row in claims.drop_duplicates("claim").itertuples() if len(claims) else ():
-            number = f"{row.negative_bias:+.2f}, {row.negative_bias_low:+.2f} to {row.negative_bias_high:+.2f}"
-            lines.append(f"{row.claim}: {row.verdict} ({row.contrast}: {number}; n = {row.n}).")
-        if self.reasoning is not None:
-            words = np.median([len(text.split()) for text in self.reasoning])
-            lines.append(f"In chain_of_thought the model wrote {words:.0f} words before its answer (median).")
-        if self.labels is None:
-            lines.append("Knowledge was not given, so nothing is said of the subsets; see sort_by_knowledge.")
-        low = {name: float(np.exp(a.log_probs).sum(1).mean()) for name, a in self.answers.items()}
-        if low := {name: mass for name, mass in low.items() if name != "plain" and mass < LEAST}:
-            named = ", ".join(f"{name} ({mass:.1%})" for name, mass in low.items())
-            lines.append(
-                f"The options hold less than {LEAST:.0%} of the first token's probability in {named}: there the model "
-                "answers with something else, and its bias says little."
-            )
-        return with_mass(lines, self.provenance)
-
-
-def load_scenarios(directory: str | Path) -> Scenarios:
-    """The scenarios that ``Scenarios.save`` wrote. Raises ``FileNotFoundError`` or ``ValueError`` with the remedy."""
-
-    def build(questions: tuple[Question, ...], data: dict[str, Any]) -> Scenarios:
-        arrays = load_findings(directory).arrays
-        answers = {
-            name: read_answers(name, questions, arrays[f"log_probs/{name}"], arrays[f"top/{name}"])
-            for name in data["scenarios"]
-        }
-        labels, reasoning = (tuple(data[k]) if data[k] is not None else None for k in ("labels", "reasoning"))
-        return Scenarios(questions, answers, labels, reasoning, data["provenance"])
-
-    return read_study(Path(directory) / FILE, build, of=Question)
 
 
 def read_answers(name: str, questions: Sequence[Question], log_probs: np.ndarray, top: np.ndarray) -> Answers:

@@ -7,23 +7,21 @@ After Song et al. 2025 (arXiv 2511.10881), whose prompts and numbers could not b
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interp.door import public
-from interp.edits import require_edits
+from interp.edits import describe_model, require_edits
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate
-from interp.records import clear_parts, hash_json, keeps_work, run_batches
+from interp.records import Kept, hash_json, keep_of, keeps_work
 from interp.statistics import estimates as statistics
 from probes.negative_bias.answers import answers_of_prompts
-from probes.negative_bias.knowledge import Knowledge
+from probes.negative_bias.knowledge_result import Knowledge
 from probes.negative_bias.scenario_forms import (
     ALL,
     SCENARIOS,
@@ -32,11 +30,11 @@ from probes.negative_bias.scenario_forms import (
     join_reasoning,
     require_scenarios,
 )
-from probes.negative_bias.scenario_result import FILE, Channel, Scenarios, load_scenarios, read_answers
+from probes.negative_bias.scenario_result import Channel, Scenarios, read_answers
 from probes.questions import Question, build_prompts, describe_questions
-from probes.studies import finished, mass_read, pack_texts, parts_identity, study_provenance, unpack_texts
+from probes.studies import Study, mass_read, pack_texts, unpack_texts
 
-__all__ = ["ALL", "SCENARIOS", "Scenarios", "load_scenarios", "scenarios"]
+__all__ = ["ALL", "SCENARIOS", "Scenarios", "scenarios"]
 
 CITATIONS = [
     "Song, J., Yu, S., Yoon, S. (2025). A Multifaceted Analysis of Negative Bias in Large Language Models through the "
@@ -69,17 +67,14 @@ def scenarios(
     n_resamples: int = statistics.N_BOOTSTRAP,
     seed: int = 0,
     batch_size: int = 16,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> Scenarios:
     """Put every question in every scenario of ``which`` and measure the negative bias of each, in each subset of
     ``knowledge``.
 
     ``plain`` is what ``probes.negative_bias.answers.answer`` gives. ``seed`` draws the irrelevant passages and the
-    resamples. Reasoning is greedy. ``out`` gets part files as the work goes (``resume=True`` continues them, or loads
-    the finished report), then the report.
+    resamples. Reasoning is greedy. ``keep``: where part files are kept as the work goes, and then the report
+    (:class:`interp.Keep`).
 
     Costs one forward pass for each question and scenario, and for chain_of_thought the generation of
     ``n_reasoning_tokens``, which takes longer than all the rest.
@@ -87,41 +82,43 @@ def scenarios(
     Raises ``ValueError`` for unknown scenarios, ``which`` without ``plain``, questions of one gold answer only,
     repeated ids, questions without a fact for the passages, and knowledge of other questions or of another model.
     """
-    began = time.perf_counter()
+    keep = keep_of(keep)
     which, questions = tuple(which), tuple(questions)
     _require(questions, which, n_reasoning_tokens, channel, min_per_class)
-    data = describe_questions(questions, origin)
-    settings = {
+    wordings = describe_scenarios(which)
+    asked_with = {
         "which": list(which),
         "n_reasoning_tokens": n_reasoning_tokens,
+        "forms": forms,
+        "seed": seed,
+        "wordings_sha256": hash_json(wordings),
+    }
+    read_by = {
         "channel": channel,
         "min_per_class": min_per_class,
-        "forms": forms,
         "n_resamples": n_resamples,
-        "seed": seed,
         "knowledge": knowledge.provenance.get("run_id") if knowledge is not None else None,
-        "wordings_sha256": hash_json(describe_scenarios(which)),
     }
     passages = irrelevant_passages(questions, seed) if "irrelevant_passage" in which else [""] * len(questions)
     prompts = [p for name in which for p in _first_prompts(model, name, questions, passages, forms)]
-    title = "Negative bias by scenario"
-    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
-    provenance["wordings"] = describe_scenarios(which)
-    labels = _labels(knowledge, questions, provenance["model"]) if knowledge is not None else None
-    asked_with = {k: settings[k] for k in ("which", "n_reasoning_tokens", "forms", "seed", "wordings_sha256")}
-    parts = {"title": "scenarios", **parts_identity(provenance)} | asked_with
+    labels = _labels(knowledge, questions, describe_model(model)) if knowledge is not None else None
     items = [(name, i) for name in which for i in range(len(questions))]
-    if out is not None and finished(out, FILE, provenance["run_id"], parts, batch_size, len(items), resume, overwrite):
-        return load_scenarios(out)
-    arrays = run_batches(
-        items,
-        lambda batch: _score(model, questions, passages, batch, n_reasoning_tokens, forms),
+    study = Study(
+        "Negative bias by scenario",
+        model,
+        prompts,
+        data=describe_questions(questions, keep.origin),
+        settings=asked_with,
+        afterwards=read_by,
+        n_items=len(items),
         batch_size=batch_size,
-        directory=Path(out) if out is not None else None,
-        settings=parts,
-        resume=resume,
-        title="scenarios",
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
     )
+    if study.found is not None:
+        return study.found
+    arrays = study.run(items, lambda batch: _score(model, questions, passages, batch, n_reasoning_tokens, forms))
     n = len(questions)
     answers = {
         name: read_answers(
@@ -133,18 +130,9 @@ def scenarios(
     if "chain_of_thought" in which:
         at = which.index("chain_of_thought") * n
         reasoning = tuple(row[0] for row in unpack_texts(arrays["text"], arrays["length"])[at : at + n])
-    provenance |= mass_read(
-        model,
-        build_prompts(model, questions, SCENARIOS["plain"].instruction, forms=forms),
-        batch_size,
-        np.exp(answers["plain"].log_probs).sum(1),
-    )
-    provenance["seconds"] = round(time.perf_counter() - began, 1)
-    result = Scenarios(questions, answers, labels, reasoning, provenance)
-    if out is not None:
-        result.save(out, overwrite=overwrite)
-        clear_parts(Path(out))
-    return result
+    plain = build_prompts(model, questions, SCENARIOS["plain"].instruction, forms=forms)
+    mass = mass_read(model, plain, batch_size, np.exp(answers["plain"].log_probs).sum(1))
+    return study.done(Scenarios(questions, answers, labels, reasoning, study.provenance(wordings=wordings, **mass)))
 
 
 def _score(

@@ -24,7 +24,7 @@ import numpy as np
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import load_ranking
-from interp.records import Keep, Kept, clear_parts, keep_of, keep_parts_of, run_batches
+from interp.records import Keep, Kept, clear_parts, keep_of, keep_parts_of, now, run_batches
 from interp.reports import is_whole, load_result, saved_run
 from probes.studies.runs import parts_identity, require_place, study_provenance
 
@@ -46,7 +46,7 @@ class Study:
         n_items: what part files count, so that no run is taken for one of another size.
         keep: where it is kept, if anywhere.
         with_replies: whether part files hold texts where ``keep`` asks for them.
-        need_mib: of disk, beside the report.
+        need_mib: of disk; by default the page, and some scores of every head for every item.
 
     Raises ``OtherRunError`` before any work for a folder that holds another run, and ``OSError`` for one that can't be
     written or has no room.
@@ -67,7 +67,7 @@ class Study:
         with_replies: bool = False,
         citation: Sequence[str] = (),
         caveats: Sequence[str] = (),
-        need_mib: float = 20.0,
+        need_mib: float | None = None,
     ) -> None:
         self.began = time.perf_counter()
         self.title, self.model, self.batch_size = title, model, batch_size
@@ -82,22 +82,29 @@ class Study:
             parts["include_replies"] = self.keep.include_replies
         self._parts = {"batch_size": batch_size, "n_items": n_items, **parts}
         self._has_steps = False
-        self.found: Any = self._finished(need_mib)
+        scores_mib = 8 * n_items * model.n_layers * model.n_heads * 4 / 2**20
+        self.found: Any = self._finished(20 + 3 * scores_mib if need_mib is None else need_mib)
 
     @property
     def id(self) -> str:
         """Twelve hex digits: the same computation, prompts, data and settings give the same."""
         return self._provenance["run_id"]
 
-    def run(self, items: Sequence[Item], score: Callable[[Sequence[Item]], Arrays], step: str | None = None) -> Arrays:
+    def run(
+        self,
+        items: Sequence[Item],
+        score: Callable[[Sequence[Item]], Arrays],
+        step: str | None = None,
+        **of_step: Any,
+    ) -> Arrays:
         """``score`` over batches of the items, joined; kept batch by batch as they come. A study of several steps names
-        them."""
+        them, with what the steps before it decided that its numbers depend on."""
         return run_batches(
             items,
             score,
             batch_size=self.batch_size,
             directory=self.keep.folder if step is None else self.step(step),
-            settings=self._parts if step is None else None,
+            settings=self._parts if step is None else of_step,
             resume=self.keep.resume or step is not None,
             title=step or self.title,
         )
@@ -113,7 +120,8 @@ class Study:
 
     def provenance(self, **more: Any) -> dict[str, Any]:
         """What the result needs to be traced and repeated, with the time until now."""
-        return self._provenance | {"seconds": round(time.perf_counter() - self.began, 1)} | more
+        timed = {"created": now(), "seconds": round(time.perf_counter() - self.began, 1)}
+        return self._provenance | timed | more
 
     def done(self, result: Result, **more: Any) -> Result:
         """The result, its report written and the part files cleared."""

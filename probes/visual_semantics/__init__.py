@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.modulation import Modulation as Modulation, Settings as Settings, load_modulation as load_modulation
+    from probes.modulation import Modulation as Modulation, Settings as Settings
     from probes.pairs import (
         Decision as Decision,
         Inpainter as Inpainter,

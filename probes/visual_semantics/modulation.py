@@ -6,8 +6,6 @@ See :mod:`probes.modulation`, which does the work for text and vision models ali
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +13,7 @@ from interp.door import public
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking
-from interp.records import keeps_work
+from interp.records import Kept, keeps_work
 from probes.modulation import (
     ALL,
     HeadScores,
@@ -46,11 +44,8 @@ def modulate(
     settings: Settings | None = None,
     batch_size: int = 16,
     memory_mib: float = 1024.0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
     say: Callable[[str], None] | None = None,
+    keep: Kept = None,
 ) -> Modulation:
     """Turn heads up and down by a ranking of visual heads, or by search; choose on validation, read once on ``tests``.
 
@@ -62,7 +57,7 @@ def modulate(
     What is tried, the controls, cost, resumption and errors: :func:`probes.modulation.modulate`. A question, or its
     picture, that stands in two sets is refused, as is one of validation or test that made the ranking.
 
-    >>> modulation = modulate(model, heads, train, validation, {"test": test, "ood": ood}, out="reports/modulation")
+    >>> modulation = modulate(model, heads, train, validation, {"test": test, "ood": ood}, keep="reports/modulation")
     >>> print(*modulation.statement(), sep="\\n")
     >>> modulation.edit.export(model, "modulated", measures=modulation.measures())
     """
@@ -77,11 +72,8 @@ def modulate(
         title="Modulation of visual heads",
         batch_size=batch_size,
         memory_mib=memory_mib,
-        out=out,
-        resume=resume,
-        overwrite=overwrite,
-        origin=origin,
         say=say,
+        keep=keep,
     )
 
 

@@ -94,7 +94,7 @@ class Evaluation:
         self.write(
             "causality",
             {
-                "Verdict": [*found.verdict(), *everywhere.verdict()],
+                "Verdict": [*found.statement(), *everywhere.statement()],
                 "Effects of sets of heads, at the answer": found.to_frame(),
                 "Effects of sets of heads, at all positions": everywhere.to_frame(),
                 "Correlation of scores with single-head effects": found.correlations(),
@@ -113,15 +113,16 @@ class Evaluation:
             overwrite=True,
         )
         sets = held_out(self.data, self.strategyqa_test, self.size.held_out)
-        table = found.test(sets)
-        wordings = found.test(reworded(self.strategyqa_test, round(80 * self.size.held_out)), methods=["NASA"])
+        table = found.test(self.model, sets)
+        others = reworded(self.strategyqa_test, round(80 * self.size.held_out))
+        wordings = found.test(self.model, others, methods=["NASA"])
         tests = {
             "Held-out questions": table,
             "Unseen wordings": wordings,
             "Ability kept": self.ability(found),
             "Folded and exported": self.fold(found),
         }
-        found.save(self.out / "alignment", tests, overwrite=True)
+        found.with_tests(tests).save(self.out / "alignment", overwrite=True)
         targets = target_sentences(table, tests["Ability kept"])
         self.write(
             "alignment",

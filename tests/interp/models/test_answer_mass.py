@@ -117,7 +117,7 @@ def test_measures_carry_it_and_so_do_their_reports(thinking, tmp_path):
         test = negative_bias.causal_test(
             thinking, QUESTIONS[2:], ranking, by=["nas"], ks=(1,), n_random=1, edits=["zero"]
         )
-    assert mass_of(test.provenance).is_low and mass_of(test.provenance).sentence() in test.verdict()
+    assert mass_of(test.provenance).is_low and mass_of(test.provenance).sentence() in test.statement()
 
 
 def test_findings_say_it_once(thinking):

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 import interp
 from interp import load_findings
 from interp.fitting.modulation import as_edit
-from probes.modulation.report import load_modulation
 from probes.pairs.photo_pairs import save_pairs
 from tests.interp.tiny_vision import picture, tiny_vision
 from tests.probes.modulation_tiny import HARMFUL, asked_in_text, harm, llama
@@ -64,7 +63,7 @@ def test_from_a_ranking_to_an_exported_model(run, made, arguments, tmp_path):
     assert "it helps" in out and "Candidates on the validation questions" in out and "searched head by head" in out
     assert "report.html" in err and "modulated model:" in err and "yes/no questions; loading" in err
     assert "table of factors" in err or "tables of factors" in err
-    found = load_modulation(tmp_path / "out")
+    found = interp.load_result(tmp_path / "out")
     assert found.edit.factors[HARMFUL] == 0
     sets = found.provenance["data"]["sets"]
     assert sets["fit"]["n"] >= 30 and sets["validation"]["n"] + sets["test"]["n"] <= 60
@@ -94,7 +93,7 @@ def test_rules_and_levels(run, arguments, tmp_path):
     few = ("--test", other, "--random-draws", 2, "--limit", 20, "--choose-by", "gold-prob", "--batch-size", 32)
     code, out, err = run(*arguments, *tried, *few)
     assert code == 0, err
-    found = load_modulation(tmp_path / "out")
+    found = interp.load_result(tmp_path / "out")
     assert [test.name for test in found.tests] == ["test", "other"] and "On other (2 questions)" in out
     assert {c.family for c in found.candidates} == {"released rule, λ = 1", "rule", "top-k"}
     assert found.provenance["scores"]["all"]["measure"] == "nas_order_balanced"
@@ -152,12 +151,12 @@ def test_pictures(run, tmp_path):
     code, out, err = run(*call, "--out", tmp_path / "out")
     assert code == 0, err
     assert "it is not shown to help, nor is a gain of 3 points excluded" in out and "On out of distribution" in out
-    found = load_modulation(tmp_path / "out")
+    found = interp.load_result(tmp_path / "out")
     assert found.provenance["data"]["out of distribution"]["source"] == "scenes:ood"
     assert found.provenance["scores"]["all"]["measure"] == "D, S+, S-"
     code, out, err = run(*call, "--each-level", "--out", tmp_path / "levels")
     assert code == 0, err
-    assert len(load_modulation(tmp_path / "levels").edits) > 1
+    assert len(interp.load_result(tmp_path / "levels").edits) > 1
     code, _, err = run(*call, "--measure", "s_plus", "--out", tmp_path / "bad")
     assert code == 2 and "not for visual heads" in err
     code, _, err = run("modulate", tmp_path / "ranking", *model, "--data", "builtin", *few, "--out", tmp_path / "bad")
@@ -193,7 +192,7 @@ def test_what_a_benchmark_left_out_is_named_in_the_report(run, tmp_path):
     code, out, err = run(*call, "--data", f"gqa:{tmp_path / 'gqa.json'}", "--out", tmp_path / "out")
     assert code == 0, err
     assert "warning: 1 questions without an image are left out (9)." in err
-    found, of_all = load_modulation(tmp_path / "out"), "Source of fit, validation, test"
+    found, of_all = interp.load_result(tmp_path / "out"), "Source of fit, validation, test"
     said = {
         f"{of_all}: left out without an image: 1 (9; reasons in the provenance).",
         f"{of_all}: left out that the answer's first token can't judge: 1 (8; reasons in the provenance).",
@@ -210,7 +209,7 @@ def test_what_a_benchmark_left_out_is_named_in_the_report(run, tmp_path):
 
     code, _, err = run(*call, "--data", "scenes:easy:1", "--out", tmp_path / "drawn")  # the images are the test's
     assert code == 0 and "warning: 1 of 1 answers are 'Yes'" in err, err
-    assert any(s.startswith(one_sided) for s in load_modulation(tmp_path / "drawn").statement())
+    assert any(s.startswith(one_sided) for s in interp.load_result(tmp_path / "drawn").statement())
     code, _, err = run(*call[:-2], "--data", "scenes:easy:1", "--out", tmp_path / "bad")
     assert code == 1 and "draws its own pictures" in err
 
@@ -220,6 +219,6 @@ def test_what_a_benchmark_left_out_is_named_in_the_report(run, tmp_path):
     call = call[: call.index("--images")]
     code, _, err = run(*call, "--data", f"scenes:{tmp_path / 'photos'}", "--out", tmp_path / "edited")
     assert code == 0 and "warning: 1 of 7 pairs are dropped: spilt" in err, err
-    found = load_modulation(tmp_path / "edited")
+    found = interp.load_result(tmp_path / "edited")
     assert sum(of["n"] for of in found.provenance["data"]["sets"].values()) == 12
     assert any(s.startswith(f"{of_all}: 1 of 7 pairs are dropped: spilt") for s in found.statement())

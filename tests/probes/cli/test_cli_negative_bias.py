@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+import interp
 from interp import load_ranking
 from interp.edits.composed import load_edit
 from interp.records.records import record_text
 from interp.reports.findings import load_findings
 from probes.cli import negative_bias as cli_negative_bias
 from probes.negative_bias.causality import causal_test
-from probes.negative_bias.knowledge import load_knowledge, sort_by_knowledge
+from probes.negative_bias.knowledge import sort_by_knowledge
 from probes.negative_bias.measures import measure
 from probes.negative_bias.nasa import Settings
-from probes.negative_bias.scenario_study import load_scenarios, scenarios
+from probes.negative_bias.scenario_study import scenarios
 from probes.questions import held_out
 from probes.questions.held_out import apart_from, divide, overlap
 from probes.questions.questions import load_questions
@@ -157,7 +158,7 @@ def test_knowledge_then_scenarios(run, model, tmp_path):
     code, printed, err = run(*arguments, *some, "--reasoning-tokens", 2, "--out", tmp_path / "both")
     assert code == 0, err
     assert "insufficient" in printed and "claims" in printed
-    known, found = load_knowledge(tmp_path / "both/knowledge"), load_scenarios(tmp_path / "both/scenarios")
+    known, found = interp.load_result(tmp_path / "both/knowledge"), interp.load_result(tmp_path / "both/scenarios")
     assert len(known.questions) == 20 and tuple(found.answers) == ("plain", "idk", "chain_of_thought")
     assert found.provenance["settings"]["knowledge"] == known.provenance["run_id"]
 
@@ -250,7 +251,7 @@ SPECIAL = {
         "options unused": (["--k", "1"], 1, r"the options 'No' and 'Yes' hold .* expected at least 10%"),
         "export taken": (["--export", "{taken}"], 1, r"--export .*not an empty directory"),
         "export is out": (["--export", "{out}"], 1, r"--export .*would hold files of the report"),
-        "export is in out": (["--export", "{fits}"], 1, r"--export .*would hold files of the report"),
+        "export is in out": (["--export", "{edit}"], 1, r"--export .*would hold files of the report"),
         "learning rate": (["--learning-rate", "nan"], 1, r"--learning-rate nan; expected a number above 0"),
         "loss": (["--learning-rate", "1e38", "--export", "{export}"], 1, r"(?i)loss.*at step \d"),
     },
@@ -281,7 +282,6 @@ SPECIAL = {
 @pytest.fixture(scope="module")
 def rankings(tmp_path_factory, data) -> dict[str, Path]:
     """Saved rankings that the tiny model and its questions do not fit."""
-    import interp
     from probes.negative_bias import rank_heads
 
     folder = tmp_path_factory.mktemp("rankings")
@@ -306,7 +306,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(run, model, data, ranki
     for folder in (taken, taken / "knowledge"):
         folder.mkdir()
         (folder / "report.json").write_text(record_text({"provenance": {"run_id": "other"}}))
-    places = {**data, **rankings, "taken": taken, "out": out, "fits": out / "fits", "export": tmp_path / "export"}
+    places = {**data, **rankings, "taken": taken, "out": out, "edit": out / "edit", "export": tmp_path / "export"}
     for name, (arguments, exit_code, message) in (COMMON | SPECIAL[command]).items():
         given = {"--model": model, "--out": out, "--device": "cpu"}
         if command[0] != "knowledge":

@@ -25,7 +25,6 @@ from probes.modulation.effects import (
 )
 from probes.modulation.offsets import fit_offsets, offsets_of
 from probes.modulation.readings import Item, ItemSet, Readings, _read, read_answers
-from probes.modulation.report import content_from, load_modulation
 from probes.modulation.study import modulate, question_items
 from probes.modulation.work import require_apart
 from probes.negative_bias.nas import rank_heads
@@ -289,8 +288,10 @@ def test_a_text_model_with_a_harmful_head_is_corrected(harmed, tmp_path):
     assert np.mean(right) == pytest.approx(row["after"])
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["edit"]  # parts are cleared
 
-    again = load_modulation(out)
-    pd.testing.assert_frame_equal(again.to_frame(), found.to_frame())
+    again = interp.load_result(out)
+    pd.testing.assert_frame_equal(again.to_frame(), found.to_frame(), check_exact=True)
+    pd.testing.assert_frame_equal(again.history, found.history, check_exact=True)
+    assert again.tests[0].readings.items == found.tests[0].readings.items and again.offsets == found.offsets
     assert again.statement() == statement and again.edit.factors == found.edit.factors
     assert again.edit.model["weights_sha256"] == found.edit.model["weights_sha256"]
     assert json.loads((out / "findings.json").read_text())["provenance"]["settings"]["target"] == 0.03
@@ -343,5 +344,3 @@ def test_bad_sets_are_refused(harmed):
     other = replace(scores, about={"weights_sha256": "0123456789abcdef"})
     with pytest.raises(ValueError, match=r"are of weights 0123456789ab.*Rank the heads of this model"):
         modulate(model, other, of["fit"], of["validation"], {"test": of["test"]})
-    with pytest.raises(ValueError, match="folder holds the report 'another', which is not of a modulation"):
-        content_from(interp.Findings("another", ["nothing"], {}, {}, {}), "folder")

@@ -126,49 +126,57 @@ def test_the_random_heads_are_none_of_the_negative_ones(aligned):
     assert not {(r.layer, r.head) for r in random.edit.rows} & set(aligned.heads)
 
 
-def test_held_out_table(aligned):
-    frame = aligned.test({"plain": HELD_OUT, "swapped": (HELD_OUT, Instruction().swapped())})
+def test_held_out_table(model, aligned):
+    frame = aligned.test(model, {"plain": HELD_OUT, "swapped": (HELD_OUT, Instruction().swapped())})
     assert len(frame) == 2 * 6 and frame["set"].tolist() == ["plain"] * 6 + ["swapped"] * 6
     untouched = frame[frame.method == "untouched"]
     assert (untouched.accuracy_change == 0).all() and (untouched.auroc_change == 0).all()
     offset = frame[frame.method == "constant offset"]
     assert np.allclose(offset.auroc_change, 0)  # which no offset can change
-    with aligned.edit.apply(aligned.model):
-        direct = answer(aligned.model, HELD_OUT)
+    with aligned.edit.apply(model):
+        direct = answer(model, HELD_OUT)
     row = frame[(frame.method == "NASA") & (frame.set == "plain")].iloc[0]
     assert row.accuracy == pytest.approx(((direct.margin > 0) == direct.gold).mean())
 
 
-def test_testing_on_fitted_questions_is_refused(aligned):
+def test_testing_on_fitted_questions_is_refused(model, aligned):
     with pytest.raises(ValueError, match="20 questions of 'x' were used for fitting or chose the heads: q100"):
-        aligned.test({"x": VALIDATION})
+        aligned.test(model, {"x": VALIDATION})
     with pytest.raises(ValueError, match=r"1 questions of 'x' .*: copy"):
-        aligned.test({"x": [*HELD_OUT, replace(TRAIN[0], id="copy")]})
+        aligned.test(model, {"x": [*HELD_OUT, replace(TRAIN[0], id="copy")]})
 
 
 def test_testing_on_the_questions_of_the_ranking_is_refused(model):
     ranking = rank_heads(model, HELD_OUT[:4], n_views=0)
     found = align(model, TRAIN, VALIDATION, ranking=ranking, settings=SETTINGS, rivals=())
     with pytest.raises(ValueError, match=r"4 questions of 'x' .* chose the heads: q200"):
-        found.test({"x": HELD_OUT})
+        found.test(model, {"x": HELD_OUT})
 
 
-def test_where_the_options_are_hardly_used_the_table_says_so(aligned, monkeypatch):
-    monkeypatch.setattr("probes.negative_bias.nasa.LEAST_MASS", 1.01)
-    assert aligned.test({"x": HELD_OUT}, methods=[])["note"].str.contains("would rather say something else").all()
-    monkeypatch.setattr("probes.negative_bias.nasa.LEAST_MASS", 0.0)
-    assert (aligned.test({"x": HELD_OUT}, methods=[])["note"] == "").all()
+def test_where_the_options_are_hardly_used_the_table_says_so(model, aligned, monkeypatch):
+    monkeypatch.setattr("probes.negative_bias.alignment_result.LEAST_MASS", 1.01)
+    notes = aligned.test(model, {"x": HELD_OUT}, methods=[])["note"]
+    assert notes.str.contains("would rather say something else").all()
+    monkeypatch.setattr("probes.negative_bias.alignment_result.LEAST_MASS", 0.0)
+    assert (aligned.test(model, {"x": HELD_OUT}, methods=[])["note"] == "").all()
 
 
-def test_saved_with_its_edit(aligned, tmp_path):
-    aligned.save(tmp_path, tests={"Held out": aligned.test({"plain": HELD_OUT})})
+def test_saved_with_its_edit(model, aligned, tmp_path):
+    tested = aligned.with_tests({"Held out": aligned.test(model, {"plain": HELD_OUT})})
+    tested.save(tmp_path)
+    found = interp.load_result(tmp_path)
+    assert found.tests["Held out"].equals(tested.tests["Held out"]) and found.statement() == tested.statement()
+    for a, b in zip(found.methods, tested.methods, strict=True):
+        assert replace(a, edit=None).__dict__ == replace(b, edit=None).__dict__
+        assert a.edit is None or all(torch.equal(x, b.edit.parts()[k]) for k, x in a.edit.parts().items())
+    assert found.test(model, {"plain": HELD_OUT}).equals(tested.tests["Held out"])
     assert (tmp_path / "report.html").is_file() and (tmp_path / "findings.json").is_file()
     edit = load_edit(tmp_path / "edit")
     assert edit.summary() == aligned.edit.summary()
     assert edit.about["settings"]["learning_rate"] == 0.1
     assert edit.about["run_id"] == aligned.provenance["run_id"] and edit.about["instruction"]["positive"] == "Yes"
     assert edit.about["data_sha256"] == aligned.provenance["data"]["sha256"]
-    with edit.apply(aligned.model):
+    with edit.apply(model):
         pass
     with pytest.raises(FileExistsError):
         replace(aligned, provenance=aligned.provenance | {"run_id": "other"}).save(tmp_path)
@@ -198,7 +206,6 @@ def test_a_killed_run_goes_on_and_ends_the_same(model, aligned, tmp_path, monkey
 
 def test_a_finished_run_is_read_back_and_another_is_not_touched(model, aligned, tmp_path, monkeypatch):
     first = align(model, TRAIN, VALIDATION, settings=SETTINGS, rivals=RIVALS, out=tmp_path)
-    first.save(tmp_path)
     assert not (tmp_path / "parts").exists()
     monkeypatch.setattr(alignment_methods, "_tune_one", None)  # nothing is fitted again
     again = align(model, TRAIN, VALIDATION, settings=SETTINGS, rivals=RIVALS, out=tmp_path, resume=True)
@@ -209,10 +216,20 @@ def test_a_finished_run_is_read_back_and_another_is_not_touched(model, aligned, 
 
 
 def test_a_rival_can_be_added_to_a_finished_run(model, tmp_path, monkeypatch):
-    align(model, TRAIN, VALIDATION, settings=SETTINGS, rivals=(), out=tmp_path).save(tmp_path)
+    align(model, TRAIN, VALIDATION, settings=SETTINGS, rivals=(), out=tmp_path)
     monkeypatch.setattr(alignment_methods, "_tune_one", None)  # NASA is not fitted again
-    more = align(model, TRAIN, VALIDATION, settings=SETTINGS, rivals=("constant offset",), out=tmp_path, resume=True)
-    assert [m.name for m in more.methods] == ["NASA", "constant offset"]
+    given = {"settings": SETTINGS, "rivals": ("constant offset",), "out": tmp_path, "resume": True}
+    more = align(model, TRAIN, VALIDATION, **given)
+    assert [m.name for m in more.methods] == ["NASA", "constant offset"] and not more.tests
+    tested = align(model, TRAIN, VALIDATION, tests={"held out": HELD_OUT}, **given)
+    assert list(tested.tests["Held-out questions"]["method"]) == ["untouched", "NASA", "constant offset"]
+    assert interp.load_result(tmp_path).tests["Held-out questions"].equals(tested.tests["Held-out questions"])
+
+
+def test_an_alignment_is_not_tested_on_another_model(aligned):
+    other = interp.load(tiny("llama", seed=5, vocab_size=400, max_position_embeddings=1024), tokenizer=tiny_tokenizer())
+    with pytest.raises(ValueError, match=r"the alignment is of .* with weights"):
+        aligned.test(other, {"x": HELD_OUT})
 
 
 def test_an_unfinished_run_is_not_thrown_away(model, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from interp.records.work import OtherRunError
 from interp.reports.findings import load_findings
 from probes.negative_bias import measures as bias_report
 from probes.negative_bias.answers import answer, bias_measures
+from probes.negative_bias.bias_result import BiasReport
 from probes.negative_bias.measures import measure
 from probes.questions.instructions import build_prompts
 from probes.questions.questions import Question
@@ -44,7 +45,7 @@ def model() -> interp.Model:
 
 
 @pytest.fixture(scope="module")
-def report(model) -> bias_report.BiasReport:
+def report(model) -> BiasReport:
     return measure(model, QUESTIONS, generate_tokens=3)
 
 
@@ -85,7 +86,7 @@ def test_the_statement_follows_the_interval(report):
         frame = report.to_frame()
         row = (frame.measure == "negative_bias") & (frame.domain == "all") & (frame.channel == "token")
         frame.loc[row, ["value", "ci_low", "ci_high"]] = [(low + high) / 2, low, high]
-        return bias_report.BiasReport(report.answers, report.questions, frame, report.provenance).statement()[0]
+        return BiasReport(report.answers, report.questions, frame, report.provenance).statement()[0]
 
     assert "leans to 'No': negative bias 0.40 [0.20, 0.60] on 24 questions" in verdict(0.2, 0.6)
     assert "leans to 'Yes'" in verdict(-0.6, -0.2) and "is not shown to lean to either" in verdict(-0.1, 0.2)
@@ -94,11 +95,12 @@ def test_the_statement_follows_the_interval(report):
 
 
 def test_plots(report):
-    for by, names in (("measure", {"accuracy", "negative_bias", "auroc"}), ("domain", {"all", "a", "b"})):
-        figure = report.plot(by)
+    of_domains = "Negative bias by domain"
+    for name, names in (("Measures", {"accuracy", "negative_bias", "auroc"}), (of_domains, {"all", "a", "b"})):
+        figure = report.plot(name)
         assert names <= {x for trace in figure.data for x in trace.x}
         assert {t.name for t in figure.data} == {"first token", "generated text", "forced choice"}
-    with pytest.raises(ValueError, match="by='head'; expected 'measure' or 'domain'"):
+    with pytest.raises(KeyError, match=r"BiasReport has no figure 'head'; it has .*by domain"):
         report.plot("head")
     with pytest.raises(KeyError, match="there is no 'nas' by 'token' in domain 'all'"):
         report.value("nas")
@@ -117,12 +119,14 @@ def test_saved_and_read_back(model, tmp_path):
     assert {"Measures", "By domain", "First token and text", "Where they disagree", "Answers"} == set(saved.tables)
     assert saved.provenance["data"]["n"] == 24 and saved.provenance["settings"]["generate_tokens"] == 3
     again = measure(model, QUESTIONS, generate_tokens=3, out=tmp_path, resume=True)
-    pd.testing.assert_frame_equal(first.to_frame(), again.to_frame())
+    pd.testing.assert_frame_equal(first.to_frame(), again.to_frame(), check_exact=True)
+    np.testing.assert_array_equal(first.answers.log_probs, again.answers.log_probs)
+    assert again.questions == tuple(QUESTIONS) and repr(again) == f"BiasReport: {first.statement()[0]}"
     assert again.answers.replies == first.answers.replies and again.provenance["created"] == saved.provenance["created"]
     with pytest.raises(FileExistsError, match="already holds the report of run"):
         measure(model, QUESTIONS, generate_tokens=0, out=tmp_path)
     measure(model, QUESTIONS, generate_tokens=0, out=tmp_path, overwrite=True)
-    assert "reply_bytes" not in load_findings(tmp_path).arrays
+    assert interp.load_result(tmp_path).answers.replies is None
 
 
 def test_a_killed_run_goes_on(model, tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 import interp
 from interp.records.work import OtherRunError
 from probes.negative_bias import knowledge as module
-from probes.negative_bias.knowledge import LABELS, load_knowledge, sort_by_knowledge
+from probes.negative_bias.knowledge import sort_by_knowledge
+from probes.negative_bias.knowledge_result import LABELS
 from probes.questions.questions import Question
 from probes.studies.study_files import pack_texts, unpack_texts
 from tests.tiny import tiny, tiny_tokenizer
@@ -94,8 +95,9 @@ def test_a_yes_no_pair_with_one_open_form_is_asked_once(model, scripted):
 
 def test_saved_and_loaded(model, scripted, tmp_path):
     found = sort_by_knowledge(model, QUESTIONS, n_samples=4, out=tmp_path / "k", origin={"file": "here"})
-    again = load_knowledge(tmp_path / "k")
+    again = interp.load_result(tmp_path / "k")
     assert again.questions == found.questions and again.replies == found.replies
+    assert again.to_frame().equals(found.to_frame())
     assert again.labels == found.labels and again.provenance["data"]["file"] == "here"
     assert {p.suffix for p in (tmp_path / "k").iterdir()} <= {".json", ".csv", ".html", ".safetensors"}
     assert not (tmp_path / "k" / "parts").exists()
@@ -108,7 +110,7 @@ def test_saved_and_loaded(model, scripted, tmp_path):
     with pytest.raises(FileExistsError):
         found.relabel(agreement=0.2).save(tmp_path / "k")
     sort_by_knowledge(model, QUESTIONS, n_samples=3, out=tmp_path / "k", overwrite=True)
-    assert load_knowledge(tmp_path / "k").settings["n_samples"] == 3
+    assert interp.load_result(tmp_path / "k").settings["n_samples"] == 3
 
 
 def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
@@ -126,8 +128,8 @@ def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "generate", failing)
     with pytest.raises(KeyboardInterrupt):
         sort_by_knowledge(model, QUESTIONS, **settings, out=tmp_path)
-    with pytest.raises(FileNotFoundError, match="run the same again: it goes on"):
-        load_knowledge(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run the same command again: it continues"):
+        interp.load_result(tmp_path)
     monkeypatch.setattr(module, "generate", real)
     with pytest.raises(OtherRunError, match="seed"):
         sort_by_knowledge(model, QUESTIONS, **settings, seed=1, out=tmp_path, resume=True)
@@ -163,14 +165,14 @@ def test_refusals(model, tmp_path):
     for wrong in (dict(n_samples=0), dict(temperature=0.0), dict(max_new_tokens=0)):
         with pytest.raises(ValueError, match="expected at least one sample"):
             sort_by_knowledge(model, QUESTIONS, **wrong)
-    with pytest.raises(FileNotFoundError, match=r"no knowledge\.json"):
-        load_knowledge(tmp_path)
-    (tmp_path / "knowledge.json").write_text('{"format_version": 7}')
+    with pytest.raises(FileNotFoundError, match=r"no findings\.json"):
+        interp.load_result(tmp_path)
+    (tmp_path / "findings.json").write_text('{"format_version": 7}')
     with pytest.raises(ValueError, match="format_version 7"):
-        load_knowledge(tmp_path)
-    (tmp_path / "knowledge.json").write_text("{")
+        interp.load_result(tmp_path)
+    (tmp_path / "findings.json").write_text("{")
     with pytest.raises(ValueError, match="damaged or edited"):
-        load_knowledge(tmp_path)
+        interp.load_result(tmp_path)
 
 
 def test_questions_without_open_form_can_be_left_out(model, scripted):

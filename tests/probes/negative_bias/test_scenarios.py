@@ -11,7 +11,8 @@ import interp
 from interp.records.work import OtherRunError
 from probes.negative_bias import scenario_study as module
 from probes.negative_bias.answers import answer, answers_of_prompts, bias_measures
-from probes.negative_bias.knowledge import Knowledge, sort_by_knowledge
+from probes.negative_bias.knowledge import sort_by_knowledge
+from probes.negative_bias.knowledge_result import Knowledge
 from probes.negative_bias.scenario_forms import (
     ALL,
     NO_DEMONSTRATIONS,
@@ -22,7 +23,7 @@ from probes.negative_bias.scenario_forms import (
     join_reasoning,
 )
 from probes.negative_bias.scenario_statistics import Outcomes, claims_table, compute, parts_table, verdict
-from probes.negative_bias.scenario_study import load_scenarios, scenarios
+from probes.negative_bias.scenario_study import scenarios
 from probes.questions.instructions import build_prompts
 from probes.questions.open_answers import content_words
 from probes.questions.questions import Question, load_questions
@@ -308,12 +309,12 @@ def test_all_scenarios_are_on_the_same_questions(everything):
     claims = everything.claims()
     assert claims["claim"].nunique() == 5
     assert set(claims["verdict"]) <= {"shown", "not shown", "reversed", "too few questions", "a level, no contrast"}
-    assert everything.plot().data and everything.plot("log_odds_no").data
+    assert everything.plot().data and everything.plot("Log odds of No by scenario and knowledge").data
 
 
 def test_saved_and_loaded(everything, tmp_path):
     everything.save(tmp_path / "s")
-    again = load_scenarios(tmp_path / "s")
+    again = interp.load_result(tmp_path / "s")
     assert again.questions == everything.questions and again.labels == everything.labels
     assert again.reasoning == everything.reasoning
     for table in ("to_frame", "parts", "claims", "examples"):
@@ -336,8 +337,8 @@ def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         scenarios(model, QUESTIONS, **settings, out=tmp_path)
     monkeypatch.setattr(module, "answers_of_prompts", real)
-    with pytest.raises(FileNotFoundError, match="run the same again: it goes on"):
-        load_scenarios(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run the same command again: it continues"):
+        interp.load_result(tmp_path)
     with pytest.raises(OtherRunError, match="which"):
         scenarios(model, QUESTIONS, **settings | {"which": ["plain"]}, out=tmp_path, resume=True)
     resumed = scenarios(model, QUESTIONS, **settings, out=tmp_path, resume=True)

@@ -8,13 +8,17 @@ import warnings
 import numpy as np
 import pytest
 
+import interp
 from interp.edits.head_scales import ScaledHeads
 from interp.records.folder_lock import FolderInUseError
+from interp.records.keep import Keep
 from probes.modulation.candidates import _put_away, _read_back
 from probes.negative_bias.fits import Fits, read_method, write_method
 from probes.negative_bias.methods import Method, State
+from probes.studies.study import Study
 from probes.studies.study_files import StudyFolder, write_study
 from tests.interp.records.test_folder_lock import another_process
+from tests.tiny import tiny, tiny_tokenizer
 
 MODEL = {"name": "m", "weights_sha256": "ab" * 32, "dtype": "float32", "n_layers": 2, "n_heads": 3}
 
@@ -24,10 +28,20 @@ def method(name: str, factor: float) -> Method:
     return Method(name, edit, 0.25, 2, 1.5, "L0H1", None)
 
 
+@pytest.fixture(scope="module")
+def model() -> interp.Model:
+    return interp.load(tiny("llama", vocab_size=400, max_position_embeddings=512), tokenizer=tiny_tokenizer())
+
+
+def study_in(model, out, **keep) -> Study:
+    prompts, data = [model.prompt("Is it so?")], {"sha256": "ab", "n": 1}
+    return Study("Fits", model, prompts, data=data, settings={"a": 1}, n_items=3, keep=Keep(out, **keep))
+
+
 @pytest.fixture
-def fits(tmp_path):
+def fits(model, tmp_path):
     """Two fitted methods of an unfinished run."""
-    fits = Fits(tmp_path, "run", {"a": 1}, resume=True, overwrite=False)
+    fits = Fits(study_in(model, tmp_path, resume=True))
     fits.put(method("NASA", 0.5), [{"step": 1, "gap": 0.1}])
     fits.put(method("scaled heads", 0.75), [])
     return fits
@@ -37,14 +51,14 @@ def test_a_fit_is_read_back(fits):
     found, history = fits.get("NASA")
     assert found.edit.factors == {(0, 1): 0.5, (1, 2): 1.5} and found.offset == 0.25 and history[0]["gap"] == 0.1
     assert fits.get("LoRA") is None
-    folder = fits.out / "parts" / "nasa"
+    folder = fits.study.keep.folder / "parts" / "nasa"
     assert read_method(folder, "another run", "NASA") is None
 
 
 @pytest.mark.parametrize("file", ["method.json", "edit.json", "edit.safetensors"])
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone"])
 def test_a_damaged_fit_is_made_again(fits, file, damage):
-    path = fits.out / "parts" / "nasa" / file
+    path = fits.study.keep.folder / "parts" / "nasa" / file
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
@@ -62,12 +76,12 @@ def test_a_damaged_fit_is_made_again(fits, file, damage):
 
 @pytest.mark.parametrize("what", ["folder", "edit", "tensors"])
 def test_swapped_fits_are_made_again(fits, what):
-    a, b = (fits.out / "parts" / name for name in ("nasa", "scaled_heads"))
+    a, b = (fits.study.keep.folder / "parts" / name for name in ("nasa", "scaled_heads"))
     names = {"folder": [""], "edit": ["edit.json", "edit.safetensors"], "tensors": ["edit.safetensors"]}[what]
     for name in names:
-        (a / name).rename(fits.out / "aside")
+        (a / name).rename(fits.study.keep.folder / "aside")
         (b / name).rename(a / name)
-        (fits.out / "aside").rename(b / name)
+        (fits.study.keep.folder / "aside").rename(b / name)
     for name in ("NASA", "scaled heads"):
         with pytest.warns(UserWarning, match=f"the fit of {name} is not used, and made again"):
             assert fits.get(name) is None
@@ -118,13 +132,13 @@ def test_steps_of_a_study_do_not_mix(tmp_path):
         assert step("plain", 7) == [1, 2, 3]  # read, not computed
 
 
-def test_fits_of_a_running_process_are_not_overwritten(fits):
-    before = {p: p.read_bytes() for p in fits.out.rglob("*") if p.is_file()}
-    with another_process(fits.out):
+def test_fits_of_a_running_process_are_not_overwritten(model, fits):
+    before = {p: p.read_bytes() for p in fits.study.keep.folder.rglob("*") if p.is_file()}
+    with another_process(fits.study.keep.folder):
         for resume in (True, False):
             with pytest.raises(FolderInUseError):
-                Fits(fits.out, "other", {"a": 2}, resume=resume, overwrite=True)
-        after = {p: p.read_bytes() for p in fits.out.rglob("*") if p.is_file() and p in before}
+                study_in(model, fits.study.keep.folder, resume=resume, overwrite=True)
+        after = {p: p.read_bytes() for p in fits.study.keep.folder.rglob("*") if p.is_file() and p in before}
     assert after == before
 
 

@@ -12,7 +12,6 @@ import interp
 from interp.fitting.modulation import changed_heads
 from probes.cli.modulation_sources import _divided_items, read_material
 from probes.modulation.candidates import Settings
-from probes.modulation.report import load_modulation
 from probes.modulation.work import ModulationWork
 from probes.visual_semantics.heads.heads import rank_visual_heads
 from probes.visual_semantics.heads.result import VisualHeads
@@ -79,7 +78,7 @@ def test_a_planted_harmful_head_is_turned_down_and_held_out_accuracy_rises(study
     assert np.mean(right) == pytest.approx(row["after"])
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Before and after" in page and "Candidates on validation" in page and "Chosen factors" in page
-    assert load_modulation(tmp_path / "report").statement() == found.statement()
+    assert interp.load_result(tmp_path / "report").statement() == found.statement()
     with pytest.raises(FileExistsError):
         study.modulate(settings=PLANNED, out=tmp_path / "report")
 
@@ -127,7 +126,7 @@ def test_each_level_gets_a_modulation_of_its_own(study, tmp_path):
         right = np.mean([t in p.answer_tokens("gold") for t, p in zip(tokens, prompts, strict=True)])
         row = found.to_frame().query(f"measure == 'accuracy' and level == '{level}'").iloc[0]
         assert right == pytest.approx(row["after"])
-    again = load_modulation(tmp_path / "report")
+    again = interp.load_result(tmp_path / "report")
     assert again.statement() == found.statement() and "a modulation for each level" in again.statement()[0]
 
 

@@ -1,0 +1,68 @@
+"""The report of an alignment: what fitting did, tests on held-out questions, validation look by look."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.figures.heads import TEMPLATES
+from interp.reports import Findings, with_mass
+from probes.negative_bias.alignment_result import FITTED, Alignment
+
+
+def findings_of(found: Alignment) -> Findings:
+    """Sentences, the tests, the methods and every look at validation."""
+    return Findings(
+        title=found.provenance["title"],
+        statement=statement_of(found),
+        tables={**found.tests, "Methods": found.methods_table(), "Validation, look by look": found.history},
+        figures={FITTED: plot_of(found)},
+        provenance=dict(found.provenance),
+    )
+
+
+def statement_of(found: Alignment) -> list[str]:
+    """What fitting did, in sentences made from the numbers alone."""
+    nasa = next(m for m in found.methods if m.name == "NASA")
+    state, before = nasa.validation, found.before
+    assert state is not None
+    sentences = [
+        f"NASA kept new rows of {sum(r.kind == 'query' for r in found.edit.rows)} heads ({nasa.note}; "
+        f"{nasa.n_parameters:,} numbers). On the validation questions precision - recall went from "
+        f"{before['gap']:.2f} to {state.gap:.2f}, accuracy from {before['accuracy']:.2f} to {state.accuracy:.2f}, "
+        f"AUROC from {before['auroc']:.2f} to {state.auroc:.2f}."
+    ]
+    closed = [m.name for m in found.methods if m.name != "NASA" and m.validation and abs(m.validation.gap) <= 0.15]
+    if closed:
+        sentences.append(f"Also to a gap of at most 0.15 on validation: {', '.join(closed)}.")
+    return with_mass(sentences, found.provenance)
+
+
+def plot_of(found: Alignment) -> go.Figure:
+    """Validation gap and the tuned heads' NAS, look by look, of NASA."""
+    nasa = found.history[found.history["method"] == "NASA"]
+    looks = nasa[nasa["event"] == "look"].reset_index(drop=True)
+    hover = looks["what"] + ", step " + looks["step"].astype(str)
+    figure = go.Figure(
+        [
+            go.Scatter(x=looks.index, y=looks["gap"], name="precision - recall", mode="lines+markers", text=hover),
+            go.Scatter(x=looks.index, y=looks["auroc"], name="AUROC", mode="lines+markers", text=hover),
+            go.Scatter(x=looks.index, y=looks["loss"], name="loss of the gold answer", mode="lines", text=hover),
+        ]
+    )
+    for start, name in zip(*_starts(looks), strict=True):
+        figure.add_vline(x=start - 0.5, line_width=1, line_dash="dot", annotation_text=name)
+    figure.update_layout(
+        template=TEMPLATES["light"],
+        xaxis_title="look at the validation questions",
+        yaxis_title="",
+        height=420,
+        legend={"y": 1.02, "yanchor": "bottom"},  # the axis has a title below
+    )
+    return figure
+
+
+def _starts(looks: pd.DataFrame) -> tuple[list[int], list[str]]:
+    """Where each head's looks begin."""
+    first = looks.drop_duplicates("what")
+    return first.index.tolist(), first["what"].tolist()

@@ -1,0 +1,141 @@
+"""NASA and its rivals, fitted: what each is, what validation says of it, and the test on questions that none saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.edits import ModelEdit, require_weights
+from interp.models import Model
+from interp.records import keeps_work
+from interp.reports import Result, refuse_other_run
+from interp.statistics import bootstrap_interval
+from probes.negative_bias.answers import LEAST_MASS, Answers, answer, bias_measures
+from probes.negative_bias.methods import Method, auroc
+from probes.questions import Instruction, Question, overlap
+
+FITTED = "NASA on the validation questions"
+HELD_OUT = "Held-out questions"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Alignment(Result, report="probes.negative_bias.alignment_report", figure=FITTED):
+    """NASA and its rivals, fitted. ``edit`` is NASA's: apply, save, fold or export it. ``history``: every look at the
+    validation questions. ``before``: validation untouched. ``ranked_on``: ids of the questions that chose the heads.
+    ``tests``: tables of :meth:`test`, or of other tests, which stand in the report."""
+
+    instruction: Instruction
+    methods: tuple[Method, ...]
+    history: pd.DataFrame
+    heads: tuple[tuple[int, int], ...]
+    before: dict[str, float]
+    fitted_on: tuple[Question, ...]
+    ranked_on: tuple[str, ...]
+    provenance: Mapping[str, Any]
+    tests: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def edit(self) -> ModelEdit:
+        return next(m for m in self.methods if m.name == "NASA").edit  # type: ignore[return-value]
+
+    def methods_table(self) -> pd.DataFrame:
+        """One row for each method: numbers trained, time, what it chose, and validation afterwards."""
+        rows = [{"method": "untouched", "n_parameters": 0, "seconds": 0.0, "chose": "", **self.before}]
+        for m in self.methods:
+            state = asdict(m.validation) if m.validation else {}
+            rows.append(
+                {"method": m.name, "n_parameters": m.n_parameters, "seconds": m.seconds, "chose": m.note, **state}
+            )
+        return pd.DataFrame(rows)
+
+    def test(
+        self,
+        model: Model,
+        sets: Mapping[str, Sequence[Question] | tuple[Sequence[Question], Instruction]],
+        *,
+        methods: Sequence[str] | None = None,
+        batch_size: int = 16,
+    ) -> pd.DataFrame:
+        """Every method on sets of questions that none of them saw: one row for each set and method.
+
+        A set is questions, or questions with the instruction to ask them with. The measures are of the forced choice
+        (``bias_measures(channel="margin")``), each with its interval; ``accuracy_change`` and ``auroc_change`` are
+        paired with the untouched model's; ``note`` says where the options hold less than a tenth of the probability.
+        Raises ``ValueError`` for questions that a method was fitted on, their twins and copies, for those that made
+        the ranking, and for a model of other weights. Costs a forward pass of every question for each method with an
+        edit.
+        """
+        require_weights(model, self.edit.model, "the alignment")
+        for name, given in sets.items():
+            questions, _ = self._asked(given)
+            ranked = {q.id for q in questions} & set(self.ranked_on)
+            if seen := sorted({*overlap(questions, self.fitted_on)} | ranked):
+                raise ValueError(
+                    f"{len(seen)} questions of {name!r} were used for fitting or chose the heads: "
+                    f"{', '.join(seen[:10])}"
+                    f"{' ...' if len(seen) > 10 else ''}. Test on others (probes.questions.split_questions)."
+                )
+        chosen = [m for m in self.methods if methods is None or m.name in methods]
+        untouched = {name: self._ask(model, given, batch_size) for name, given in sets.items()}
+        rows = [_row(name, "untouched", answers, answers) for name, answers in untouched.items()]
+        for method in chosen:
+            with method.applied(model):
+                for name, given in sets.items():
+                    plain = untouched[name]
+                    answers = plain if method.edit is None else self._ask(model, given, batch_size)
+                    rows.append(_row(name, method.name, method.adjust(answers), plain))
+        frame = pd.DataFrame(rows)
+        order = {name: i for i, name in enumerate(sets)}
+        return frame.sort_values("set", key=lambda s: s.map(order), kind="stable").reset_index(drop=True)
+
+    def _asked(self, given) -> tuple[Sequence[Question], Instruction]:
+        return given if isinstance(given, tuple) else (given, self.instruction)
+
+    def _ask(self, model: Model, given, batch_size: int) -> Answers:
+        questions, instruction = self._asked(given)
+        return answer(model, questions, instruction, batch_size=batch_size)
+
+    def with_tests(self, tests: Mapping[str, pd.DataFrame]) -> Alignment:
+        """The same, with these tables in its report, by their headings."""
+        return replace(self, tests={**self.tests, **tests})
+
+    @keeps_work
+    def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
+        """As :meth:`interp.reports.result.Result.save`, and NASA's edit in ``edit``, ready to be applied."""
+        directory = Path(directory)
+        if not overwrite:
+            refuse_other_run(directory, self.provenance["run_id"])
+        self.edit.save(directory / "edit")
+        return super().save(directory, include_replies=include_replies, overwrite=overwrite)
+
+
+def _row(name: str, method: str, answers: Answers, untouched: Answers) -> dict[str, Any]:
+    measured = bias_measures(answers, channel="margin").set_index("measure")
+    row: dict[str, Any] = {"set": name, "method": method, "n": len(answers)}
+    shown = ("precision", "recall", "precision_recall_gap", "negative_bias", "accuracy", "auroc", "ece", "says_yes")
+    for measure in (*shown, "option_mass"):
+        row |= {measure: measured.value[measure]}
+        row |= {f"{measure}_low": measured.ci_low[measure], f"{measure}_high": measured.ci_high[measure]}
+    for measure in ("accuracy", "auroc"):
+        value, (low, high) = paired_change(answers, untouched, measure)
+        row |= {f"{measure}_change": value, f"{measure}_change_low": low, f"{measure}_change_high": high}
+    mass = measured.value["option_mass"]
+    unused = f"the options hold {mass:.0%} of the probability: the model would rather say something else"
+    return row | {"note": unused if mass < LEAST_MASS else ""}
+
+
+def paired_change(answers: Answers, untouched: Answers, measure: str) -> tuple[float, tuple[float, float]]:
+    """Accuracy or AUROC minus the untouched model's on the same questions, with a paired bootstrap interval."""
+
+    def difference(gold, margin, margin_before):
+        if measure == "accuracy":
+            return float(((margin > 0) == gold).mean() - ((margin_before > 0) == gold).mean())
+        return auroc(gold, margin) - auroc(gold, margin_before)
+
+    arrays = (answers.gold, answers.margin, untouched.margin)
+    low, high = bootstrap_interval(difference, *arrays, groups=answers.groups)
+    return difference(*arrays), (float(low), float(high))

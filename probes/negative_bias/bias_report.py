@@ -1,0 +1,139 @@
+"""The report of a bias: sentences, measures as bars, tables by channel and by domain, every answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from interp.figures.heads import interval_bars
+from interp.reports import Findings, with_mass
+from probes.negative_bias.answers import MEASURES
+from probes.negative_bias.bias_result import ALL, CHANNELS, BiasReport
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FEW = 20
+
+
+def findings_of(report: BiasReport) -> Findings:
+    """All of it as a report that can be saved."""
+    figures = {"Measures": plot_of(report, "measure")}
+    tables = {"Measures": _wide_measures(report)}
+    if report.measures["domain"].nunique() > 2:
+        figures["Negative bias by domain"] = plot_of(report, "domain")
+    tables["By domain"] = _wide_domains(report)
+    if "text" in report.channels:
+        agreement = report.agreement()
+        agreement.attrs["note"] = "Rows: said by the first token. Columns: said in the text. Counts of questions."
+        tables |= {"First token and text": agreement, "Where they disagree": report.disagreements()}
+    answers = report.answers.to_frame()
+    answers.insert(1, "question", [q.text for q in report.questions])
+    return Findings(
+        title=f"Negative bias of {report.provenance['model']['name']}",
+        statement=statement_of(report),
+        tables=tables | {"Answers": answers},
+        figures=figures,
+        provenance=dict(report.provenance),
+    )
+
+
+def statement_of(report: BiasReport) -> list[str]:
+    """What was found, in sentences, the verdict first."""
+    no, yes, *_ = report.answers.instruction.options
+    name, n = report.provenance["model"]["name"], len(report.answers)
+    bias = report.row("negative_bias")
+    if bias["ci_low"] > 0:
+        verdict = f"{name} leans to {no!r}"
+    elif bias["ci_high"] < 0:
+        verdict = f"{name} leans to {yes!r}"
+    else:
+        verdict = f"{name} is not shown to lean to either answer"
+    sentences = [
+        f"{verdict}: negative bias {_with_interval(bias)} on {n} questions, by the first token "
+        f"(+1: always {no!r}, -1: always {yes!r}).",
+        f"It says {yes!r} to {report.value('says_yes'):.1%} of the questions; it is the answer to "
+        f"{report.answers.gold.mean():.1%}. Precision {_with_interval(report.row('precision'))}, "
+        f"recall {_with_interval(report.row('recall'))}.",
+        f"Accuracy {_with_interval(report.row('accuracy'))}; AUROC {_with_interval(report.row('auroc'))}, which no "
+        "offset between the two answers could change.",
+    ]
+    if (outside := report.value("share_outside")) > 0:
+        sentences.append(f"{outside:.1%} of the first tokens begin no option: wrong, but not {no!r}.")
+    if "text" in report.channels:
+        same = (report.answers.said == report.answers.said_by("text")).mean()
+        sentences.append(
+            f"Generated text says the same as the first token in {same:.1%}; by the text, negative bias is "
+            f"{_with_interval(report.row('negative_bias', 'text'))}, and {report.value('share_outside', 'text'):.1%} "
+            "of the replies name no option."
+        )
+    domains = _domains(report)
+    if domains["value"].nunique() > 1:
+        most, least = domains.iloc[0], domains.iloc[-1]
+        sentences.append(
+            f"By domain, negative bias is between {least['value']:+.2f} ({least['domain']}) and "
+            f"{most['value']:+.2f} ({most['domain']})."
+        )
+    if n < FEW:
+        sentences.append(f"{n} questions are few: below {FEW}, the intervals are too narrow.")
+    return with_mass(sentences, report.provenance, low_first=True)
+
+
+def plot_of(report: BiasReport, by: Literal["measure", "domain"]) -> go.Figure:
+    """The measures of the whole set, or the negative bias of each domain, with their intervals."""
+    frame = report.measures.replace({"channel": CHANNELS})
+    title = f"Negative bias of {report.provenance['model']['name']}"
+    if by == "measure":
+        frame, x = frame[frame["domain"] == ALL], "measure"
+        title = f"{title}: {len(report.answers)} questions"
+    elif by == "domain":
+        frame, x = frame[frame["measure"] == "negative_bias"], "domain"
+        title = f"{title} by domain"
+    else:
+        raise ValueError(f"by={by!r}; expected 'measure' or 'domain'.")
+    labels = {"value": "value" if by == "measure" else "negative bias", "channel": "read from"}
+    return interval_bars(frame, x, "value", "ci_low", "ci_high", color="channel", title=title, labels=labels)
+
+
+def _domains(report: BiasReport) -> pd.DataFrame:
+    m = report.measures
+    chosen = (m["measure"] == "negative_bias") & (m["channel"] == "token") & (m["domain"] != ALL)
+    return m[chosen & ~m["value"].isna()].sort_values("value", ascending=False)
+
+
+def _wide_measures(report: BiasReport) -> pd.DataFrame:
+    """One row for each measure, its value and interval by each channel side by side."""
+    whole = report.measures[report.measures["domain"] == ALL]
+    names = list(dict.fromkeys(whole["measure"]))
+    table = pd.DataFrame({"measure": names, "meaning": [MEASURES[name] for name in names]})
+    for channel in report.channels:
+        rows = whole[whole["channel"] == channel].set_index("measure").loc[names]
+        label = CHANNELS[channel]
+        for column, end in (("value", ""), ("ci_low", "_low"), ("ci_high", "_high")):
+            table[label + end] = rows[column].to_numpy()
+        table["n_" + label] = rows["n"].to_numpy()
+    table.attrs["note"] = "n: how many answers a value rests on. Forced choice: the likelier of the two options."
+    return table
+
+
+def _wide_domains(report: BiasReport) -> pd.DataFrame:
+    """One row for each domain, some measures side by side, by the first token."""
+    rows = []
+    for domain, part in report.measures[report.measures["channel"] == "token"].groupby("domain", sort=False):
+        part = part.set_index("measure")
+        row: dict[str, Any] = {"domain": domain, "n": part.loc["accuracy", "n"]}
+        for name in ("negative_bias", "precision_recall_gap", "accuracy", "auroc", "option_mass"):
+            row |= {name: part.loc[name, "value"]}
+            row |= {f"{name}_low": part.loc[name, "ci_low"], f"{name}_high": part.loc[name, "ci_high"]}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.attrs["note"] = "By the first token."
+    return table
+
+
+def _with_interval(row: pd.Series) -> str:
+    if np.isnan(row["value"]):
+        return "undefined"
+    return f"{row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"

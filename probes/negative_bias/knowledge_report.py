@@ -1,0 +1,58 @@
+"""The report of what a model knows: counts by domain, sensitivity to the thresholds, every question."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from scipy import stats
+
+from interp.figures.heads import interval_bars
+from interp.reports import Findings
+from probes.negative_bias.knowledge_result import LABELS, Knowledge
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def findings_of(knowledge: Knowledge) -> Findings:
+    """The report: verdict, counts by domain, sensitivity to the thresholds, and every question."""
+    counts = Counter(knowledge.labels.values())
+    n, name = len(knowledge.questions), knowledge.provenance["model"]["name"]
+    s = knowledge.settings
+    statement = [
+        f"Of {n} questions, {name} has correct knowledge of {counts['correct']}, incorrect knowledge of "
+        f"{counts['incorrect']} and insufficient knowledge of {counts['insufficient']}.",
+        f"Correct: the greedy reply is right, and at least {s['correct_share']:.0%} of {s['n_samples']} replies "
+        f"sampled at temperature {s['temperature']:g} are. Incorrect: one wrong answer holds at least "
+        f"{s['agreement']:.0%} of all replies. Insufficient: everything else, abstentions and disagreement.",
+    ]
+    if few := [f"{label} ({counts[label]})" for label in LABELS if counts[label] < 20]:
+        statement.append(f"Fewer than 20 questions, too few for much of a comparison: {', '.join(few)}.")
+    sensitivity = knowledge.sensitivity()
+    sensitivity.attrs["note"] = "Labels under other thresholds and the other reading of a match; same replies."
+    return Findings(
+        title=str(knowledge.provenance["title"]),
+        statement=statement,
+        tables={
+            "Counts": knowledge.counts(),
+            "Sensitivity to the thresholds": sensitivity,
+            "Questions": knowledge.to_frame(),
+        },
+        figures={"What the model knows": plot_of(knowledge)},
+        provenance=dict(knowledge.provenance),
+    )
+
+
+def plot_of(knowledge: Knowledge) -> go.Figure:
+    """Share of questions with each label, by domain, with Wilson intervals."""
+    rows = []
+    for row in knowledge.counts().to_dict("records"):
+        for label in LABELS:
+            interval = stats.binomtest(row[label], row["n"]).proportion_ci(method="wilson")
+            share = {"share": row[label] / row["n"], "ci_low": interval.low, "ci_high": interval.high}
+            rows.append({"domain": row["domain"] or "(none)", "knowledge": label, "n": row["n"], **share})
+    return interval_bars(
+        pd.DataFrame(rows), "domain", "share", "ci_low", "ci_high", color="knowledge", title="What the model knows"
+    )

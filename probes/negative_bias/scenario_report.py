@@ -1,0 +1,88 @@
+"""The report of scenarios: verdicts, claims, parts of the bias, every cell, two figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from interp.figures.heads import interval_bars
+from interp.reports import LEAST, Findings, with_mass
+from probes.negative_bias.scenario_forms import SCENARIOS
+from probes.negative_bias.scenario_result import Scenarios
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+NEGATIVE_BIAS = "Negative bias by scenario and knowledge"
+LOG_ODDS = "Log odds of No by scenario and knowledge"
+
+
+def findings_of(found: Scenarios) -> Findings:
+    """The report: verdicts, claims, parts, every cell, the figures."""
+    claims, cells, parts = found.claims(), found.to_frame(), found.parts()
+    claims.attrs["note"] = (
+        "The verdict is the rule of the interval: shown, reversed, not shown (it holds 0), or too few questions. "
+        "log_odds_no is the same on a scale that does not saturate."
+    )
+    parts.attrs["note"] = "Half sums and half differences; word 1 and meaning 0 is a model that always says No."
+    cells.attrs["note"] = "change: the difference from plain, paired. Cells with enough = False are not in the figure."
+    forms = pd.DataFrame(
+        {
+            "scenario": name,
+            "description": SCENARIOS[name].description,
+            "instruction": SCENARIOS[name].instruction.text,
+            "question": SCENARIOS[name].wrapper,
+        }
+        for name in found.answers
+    )
+    bias, odds = plot_of(found, "negative_bias"), plot_of(found, "log_odds_no")
+    bias.update_layout(meta={"note": "Above 0: No where Yes is right more often than the reverse. 95 % intervals."})
+    odds.update_layout(meta={"note": "In nats, over gold Yes and gold No in equal parts. It does not saturate."})
+    return Findings(
+        title=str(found.provenance["title"]),
+        statement=_statement(found, claims),
+        tables={
+            "Claims": claims,
+            "Parts of the bias": parts,
+            "Cells": cells,
+            "Scenarios": forms,
+            "Answers": found.examples(),
+        },
+        figures={NEGATIVE_BIAS: bias, LOG_ODDS: odds},
+        provenance=dict(found.provenance),
+    )
+
+
+def plot_of(found: Scenarios, value: Literal["negative_bias", "log_odds_no"]) -> go.Figure:
+    """NB, or the log odds of No, by scenario and subset with intervals. Subsets too small for it are left out."""
+    frame = found.to_frame().rename(columns={"log_odds_no_low": "low", "log_odds_no_high": "high"})
+    shown = frame[frame["enough"]] if frame["enough"].any() else frame
+    low, high = ("ci_low", "ci_high") if value == "negative_bias" else ("low", "high")
+    title = {"negative_bias": NEGATIVE_BIAS, "log_odds_no": LOG_ODDS}[value]
+    return interval_bars(shown, "scenario", value, low, high, color="subset", title=title)
+
+
+def _statement(found: Scenarios, claims: pd.DataFrame) -> list[str]:
+    value, low, high = found.numbers.at("bias", 0, found.outcomes.index("plain"))
+    lines = [
+        f"Asked plainly, {found.provenance['model']['name']} has a negative bias of {value:+.2f} "
+        f"({low:+.2f} to {high:+.2f}) on {len(found.questions)} questions."
+    ]
+    for row in claims.drop_duplicates("claim").itertuples() if len(claims) else ():
+        number = f"{row.negative_bias:+.2f}, {row.negative_bias_low:+.2f} to {row.negative_bias_high:+.2f}"
+        lines.append(f"{row.claim}: {row.verdict} ({row.contrast}: {number}; n = {row.n}).")
+    if found.reasoning is not None:
+        words = np.median([len(text.split()) for text in found.reasoning])
+        lines.append(f"In chain_of_thought the model wrote {words:.0f} words before its answer (median).")
+    if found.labels is None:
+        lines.append("Knowledge was not given, so nothing is said of the subsets; see sort_by_knowledge.")
+    low = {name: float(np.exp(a.log_probs).sum(1).mean()) for name, a in found.answers.items()}
+    if low := {name: mass for name, mass in low.items() if name != "plain" and mass < LEAST}:
+        named = ", ".join(f"{name} ({mass:.1%})" for name, mass in low.items())
+        lines.append(
+            f"The options hold less than {LEAST:.0%} of the first token's probability in {named}: there the model "
+            "answers with something else, and its bias says little."
+        )
+    return with_mass(lines, found.provenance)
