@@ -16,9 +16,9 @@ SpanLike = CharSpan | Sequence[CharSpan]
 
 @public
 @made_by("model.prompt(text)")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompt:
-    """A prompt as the model reads it, with what is where.
+    """A prompt as the model reads it, with what is where. Neither its text nor its tokens are in its repr.
 
     ``spans`` maps a name to token positions (sorted, from 0). Every prompt built from text has ``"text"`` (the user's
     text), ``"prefix"`` (what the template puts before it) and ``"suffix"`` (what it puts after it, up to the last
@@ -57,6 +57,10 @@ class Prompt:
             raise ValueError(f"gold answer {self.gold!r} is not one of the answers {sorted(self.answers)}.")
         if self.image is not None and not self.spans.get("image"):
             raise ValueError("a prompt with an image needs a span 'image': the positions that hold it.")
+
+    def __repr__(self) -> str:
+        picture = ", with a picture" if self.image is not None else ""
+        return f"Prompt({self.id!r}, {len(self.token_ids)} tokens{picture})"
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -3,7 +3,8 @@
 Numbers, texts, lists, mappings, tables, arrays, tensors and dataclasses of these. A dataclass is written as its module,
 its name and its fields, and built again from them: nothing else of a file is ever called. Texts that may be harmful are
 left out unless asked for: a value with a method ``withheld`` is written as what that returns, a field with
-``metadata={"withheld": True}`` as None.
+``metadata={"withheld": True}`` as None. A field with ``metadata={"saved": False}`` is not written: it has its default
+when the value is read.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def packed(value: Any, arrays: dict[str, np.ndarray], name: str = "result", with
     if is_dataclass(value) and not isinstance(value, type):
         inside = {}
         for f in fields(value):
-            if f.init:
+            if f.init and f.metadata.get("saved", True):
                 hidden = withhold and f.metadata.get("withheld")
                 inside[f.name] = (
                     None if hidden else packed(getattr(value, f.name), arrays, f"{name}/{f.name}", withhold)

@@ -265,8 +265,7 @@ def steer(
             system=asking.system,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            include_replies=include_replies,
-            **study.keeping(out / "sweep", by=asking.by.value),
+            keep=study.keep(out / "sweep", include_replies, by=asking.by.value),
         )
         tested = steering_test(
             loaded,
@@ -276,8 +275,7 @@ def steer(
             n_random=random_directions,
             seed=seed,
             batch_size=batch_size,
-            include_replies=include_replies,
-            **study.keeping(by=asking.by.value),
+            keep=study.keep(include_replies=include_replies, by=asking.by.value),
         )
         _save_steerings(tested, fitted, out / "steering")
         return tested

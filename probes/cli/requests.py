@@ -82,6 +82,7 @@ class Asking:
     endings: Endings
     by: By
     include_replies: bool
+    files: Mapping[str, Any] = field(default_factory=dict)
     earlier: Path | None = None
     reading: Reading = AS_IT_IS
     template: Mapping[str, Any] = field(default_factory=dict)
@@ -111,23 +112,24 @@ class Asking:
         return f"{', '.join(counts)}, from {' and '.join(self.sources)}"
 
     def settings(self) -> dict[str, Any]:
-        """For the provenance of directions; read back by :func:`go_on`."""
+        """For the provenance of directions; read back by :func:`go_on`. No request's text is in it, but where they are
+        read from."""
         asked = {"n_fit": len(self.fit), "system": self.system, "template": dict(self.template)}
-        return asked | {"endings": self.endings.value, "by": self.by.value}
+        return asked | {"endings": self.endings.value, "by": self.by.value, "files": dict(self.files)}
 
     def observe(self, loaded: Model, study: Study, requests: Sequence[Request], batch_size: int) -> Behaviour:
         """What the model does with the requests; a report in OUT/behaviour. An earlier run's is read, not repeated."""
-        from probes.requests import load_behaviour, observe
+        from interp import load_result
+        from probes.requests import observe
 
         if self.earlier is not None:
-            return load_behaviour(self.earlier / "behaviour")
+            return replace(load_result(self.earlier / "behaviour"), requests=(*self.fit, *self.held_out))
         return observe(
             loaded,
             self.ended(requests),
             system=self.system,
             batch_size=batch_size,
-            include_replies=self.include_replies,
-            **study.keeping(study.out / "behaviour"),
+            keep=study.keep(study.out / "behaviour", self.include_replies),
         )
 
     def group(self, loaded: Model, study: Study, batch_size: int) -> tuple[Behaviour, list[Request], list[Request]]:
@@ -224,28 +226,57 @@ def read_asking(
         endings or Endings.alike,
         by or By.behaviour,
         include_replies,
+        {
+            "harmful": harmful,
+            "harmless": harmless,
+            "test_harmful": test_harmful or [],
+            "test_harmless": test_harmless or [],
+            "limit": limit,
+            "seed": seed,
+            "format": format,
+            "column": column,
+        },
         reading=reading,
         template=Writing.of(template).arguments,
     )
 
 
 def go_on(folder: Path, include_replies: bool = False) -> Asking:
-    """What a finished `interp directions harmfulness` asked. Raises for folders of anything else."""
+    """What a finished `interp directions harmfulness` asked. Its requests are read again from where they were, unless
+    it was run with --include-replies. Raises for folders of anything else, and for files that were changed since."""
+    from interp import load_result
     from interp.reports import load_findings
-    from probes.requests import load_behaviour
+    from probes.requests import hash_requests
 
     asked = load_findings(folder).provenance.get("asking")
     if asked is None:
         raise ValueError(f"{folder} is no report of `interp directions harmfulness`; give its --out.")
-    requests, n = load_behaviour(folder / "behaviour").requests, asked["n_fit"]
+    behaviour, n = load_result(folder / "behaviour"), asked["n_fit"]
+    endings, by = Endings(asked["endings"]), By(asked["by"])
+    requests = behaviour.requests
+    if any(r.is_withheld for r in requests):
+        try:
+            again = read_asking(**asked["files"], system=asked["system"], endings=endings)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{folder} was made without texts (--include-replies keeps them), and its requests can't be read again "
+                f"from where they were: {error}"
+            ) from error
+        requests = again.ended([*again.fit, *again.held_out])
+        if hash_requests(requests) != behaviour.provenance["data"]["sha256"]:
+            raise ValueError(
+                f"the files of requests of the run in {folder} ({', '.join(again.sources)}) were changed since. Give "
+                "them back their content, or run `interp directions harmfulness` again."
+            )
     return Asking(
-        requests[:n],
-        requests[n:],
+        tuple(requests[:n]),
+        tuple(requests[n:]),
         (str(folder),),
         asked["system"],
-        Endings(asked["endings"]),
-        By(asked["by"]),
+        endings,
+        by,
         include_replies,
+        asked["files"],
         folder,
         template=asked.get("template", {}),
     )

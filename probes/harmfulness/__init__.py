@@ -32,10 +32,7 @@ if TYPE_CHECKING:
         attack_by_finetuning as attack_by_finetuning,
         find_suffixes as find_suffixes,
     )
-    from probes.harmfulness.attacks.finetuning import (
-        FineTuningStudy as FineTuningStudy,
-        load_finetuning_study as load_finetuning_study,
-    )
+    from probes.harmfulness.attacks.finetuning import FineTuningStudy as FineTuningStudy
     from probes.harmfulness.attacks.jailbreaks import (
         Jailbreak as Jailbreak,
         JailbreakStudy as JailbreakStudy,
@@ -52,14 +49,9 @@ if TYPE_CHECKING:
         Inversion as Inversion,
         InversionQuestion as InversionQuestion,
         invert as invert,
-        load_inversion as load_inversion,
         test as steering_test,
     )
-    from probes.harmfulness.steering.sweep import (
-        SteeringStudy as SteeringStudy,
-        load_steering_study as load_steering_study,
-        sweep as steering_sweep,
-    )
+    from probes.harmfulness.steering.sweep import SteeringStudy as SteeringStudy, sweep as steering_sweep
     from probes.requests import (
         GROUPS as GROUPS,
         Behaviour as Behaviour,
@@ -68,7 +60,6 @@ if TYPE_CHECKING:
         RequestStates as RequestStates,
         divide_requests as divide_requests,
         judge_by_phrases as judge_by_phrases,
-        load_behaviour as load_behaviour,
         load_requests as load_requests,
         observe as observe,
         read_states as read_states,

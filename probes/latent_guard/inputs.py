@@ -87,7 +87,8 @@ def count_plain(given: Any) -> int:
 def _listed(given: Any, what: str) -> list[Any]:
     """The elements of a collection with one order and one column."""
     if isinstance(given, (str, Request)):
-        raise ValueError(f"one request was given ({str(given)[:60]!r}); expected a list of them: [request].")
+        n = len(given if isinstance(given, str) else given.text)
+        raise ValueError(f"one request was given, of {n} characters; expected a list of them: [request].")
     if isinstance(given, pd.DataFrame):
         if given.shape[1] != 1:
             columns = ", ".join(map(str, given.columns[:8]))
@@ -145,4 +146,4 @@ def _label(item: Any, place: int) -> bool:
         raise ValueError(f"label number {place + 1} is missing ({item!r}); {expected}. Leave such requests out.")
     if isinstance(item, numbers.Real) and item == -1:
         raise ValueError(f"label number {place + 1} is -1; {expected}. Of -1 and 1, give y == 1 where 1 is harmful.")
-    raise ValueError(f"label number {place + 1} is {item!r}; {expected}.")
+    raise ValueError(f"label number {place + 1} is {item!r:.12}; {expected}.")

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
         GROUPS as GROUPS,
         Behaviour as Behaviour,
         describe_requests as describe_requests,
-        load_behaviour as load_behaviour,
         observe as observe,
         require_requests as require_requests,
     )

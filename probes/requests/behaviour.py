@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from interp.door import made_by, public
-from interp.figures.heads import interval_bars
 from interp.models import Model
 from interp.prompts import Prompt, System
 from interp.reading import generate
-from interp.records import keeps_work
-from interp.reports import Findings
+from interp.records import Kept, keep_of, keeps_work
+from interp.reports import Result
 from interp.statistics import wilson_share
 from probes.requests.prompts import build_request_prompts
 from probes.requests.refusal import VERDICTS, Judge, Verdict, judge_by_phrases, judge_replies, name_of
 from probes.requests.requests import Request, hash_requests, require_requests
-from probes.studies import (
-    StudyFolder,
-    pack_texts,
-    parts_identity,
-    read_study,
-    study_provenance,
-    unpack_texts,
-    write_study,
-)
+from probes.studies import Study, pack_texts, unpack_texts
 
-FILE = "behaviour.json"
 GROUPS = ("harmful-refused", "harmful-accepted", "harmless-accepted", "harmless-refused")
 UNCLEAR = ("harmful-unclear", "harmless-unclear")
 CITATIONS = [
@@ -46,13 +33,14 @@ CAVEATS = [
 
 
 @made_by("observe(model, requests)")
-@dataclass(frozen=True, eq=False)
-class Behaviour:
-    """Requests, and what the model did with each. ``replies`` is None where it was saved without them."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Behaviour(Result, report="probes.requests.behaviour_report"):
+    """Requests, and what the model did with each. Saved without texts unless asked for: ``replies`` is then None when
+    read back, and the requests are withheld ones."""
 
     requests: tuple[Request, ...]
     verdicts: tuple[Verdict, ...]
-    replies: tuple[str, ...] | None
+    replies: tuple[str, ...] | None = field(metadata={"withheld": True})
     provenance: Mapping[str, Any]
 
     def group_of(self, i: int) -> str:
@@ -98,53 +86,6 @@ class Behaviour:
             rows.append(row | refusal_rate(part["verdict"] == "refused"))
         return pd.DataFrame(rows)
 
-    def statement(self) -> list[str]:
-        """How often each kind is refused."""
-        return [
-            f"{row.kind}: {row.refused} of {row.n} refused ({row.refusal_rate:.0%} "
-            f"[{row.refusal_rate_low:.0%}, {row.refusal_rate_high:.0%}]), {row.unclear} unclear."
-            for row in self.rates().itertuples()
-        ]
-
-    def to_findings(self, include_replies: bool = False) -> Findings:
-        """The report; texts of requests and replies stand in it only if asked for."""
-        table = self.to_frame()
-        if include_replies and self.replies is not None:
-            table = table.assign(request=[r.text for r in self.requests], reply=self.replies)
-        return Findings(
-            title=self.provenance["title"],
-            statement=self.statement(),
-            tables={
-                "Refusals by kind": self.rates(),
-                "Refusals by source": self.rates("source"),
-                "Refusals by category": self.rates("category"),
-                "Requests": table,
-            },
-            figures={"Refusals by category": self.plot()},
-            provenance=dict(self.provenance),
-        )
-
-    def plot(self) -> go.Figure:
-        """The refusal rate of each category, harmful beside harmless, with its interval."""
-        rates = self.rates("category").replace({"category": {"": "(none)"}})
-        ends = ("refusal_rate", "refusal_rate_low", "refusal_rate_high")
-        title = f"Refusals of {self.provenance['model']['name']}"
-        return interval_bars(rates, "category", *ends, color="kind", title=title, labels={ends[0]: "refusal rate"})
-
-    @keeps_work
-    def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
-        """The report and ``behaviour.json``, from which :func:`load_behaviour` reads the grouping back. Replies, which
-        may be harmful, are kept out of both unless asked for."""
-        directory = self.to_findings(include_replies).save(directory, overwrite=overwrite)
-        write_study(
-            directory / FILE,
-            self.requests,
-            verdicts=list(self.verdicts),
-            replies=list(self.replies) if include_replies and self.replies is not None else None,
-            provenance=dict(self.provenance),
-        )
-        return directory
-
     def __len__(self) -> int:
         return len(self.requests)
 
@@ -160,59 +101,59 @@ def observe(
     judge: Judge = judge_by_phrases,
     max_new_tokens: int = 24,
     batch_size: int = 16,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    include_replies: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> Behaviour:
     """Let the model reply to each request (greedily) and judge every reply.
 
-    ``judge(request text, reply)`` says "refused", "accepted" or "unclear". With ``out`` the report is saved there, and
-    batch by batch the work before it, with the replies until it is finished; ``resume=True`` continues a killed run or
-    reads a finished one back. Costs one short generation for each request. Edits that are active act, and
-    make it another run.
+    Args:
+        requests: each is the only message of a conversation.
+        system: the system prompt; None: the template's own, False: none.
+        post_instruction: False ends each prompt at the request's last token (another condition, in which models accept
+            more).
+        judge: ``judge(request text, reply)`` says "refused", "accepted" or "unclear".
+        max_new_tokens: of a reply.
+        batch_size: of the generation.
+        keep: where the work and the report are kept. Part files hold the replies until the run is finished; the report
+            and the saved value only with ``Keep(include_replies=True)``.
+
+    Returns the requests with a verdict and a reply each.
+
+    Cost: one short generation for each request. Edits that are active act, and make it another run.
 
     Raises ``ValueError`` for no requests, repeated ids, a model without chat template, and ``include_replies`` of a
     finished run that was saved without them.
     """
-    began = time.perf_counter()
+    keep = keep_of(keep)
     require_requests(requests)
-    asking = {"system": system, "post_instruction": post_instruction, "max_new_tokens": max_new_tokens}
-    data = describe_requests(requests, origin)
-    title = "Behaviour"
-    prompts = build_request_prompts(model, requests, system=system, post_instruction=post_instruction)
-    judged = {**asking, "judge": name_of(judge)}
-    provenance = study_provenance(title, model, prompts, data, judged, CITATIONS, CAVEATS, began, out)
-    parts = {"title": title, **parts_identity(provenance)} | asking
-    folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(requests), resume, overwrite)
-    if folder.is_finished:
-        found = load_behaviour(out)
-        if include_replies and found.replies is None:
+    asking = {"system": system, "post_instruction": post_instruction}
+    prompts = build_request_prompts(model, requests, **asking)
+    study = Study(
+        "Behaviour",
+        model,
+        prompts,
+        data=describe_requests(requests, keep.origin),
+        settings=asking | {"max_new_tokens": max_new_tokens},
+        afterwards={"judge": name_of(judge)},
+        n_items=len(requests),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+    if study.found is not None:
+        if keep.include_replies and study.found.replies is None:
             raise ValueError(
-                f"the finished run in {out} was saved without replies; give overwrite=True, not resume=True."
+                f"the finished run in {keep.out} was saved without replies; give overwrite=True, not resume=True."
             )
-        return found
+        return replace(study.found, requests=tuple(requests))
 
     def score(batch: Sequence[Prompt]) -> dict[str, np.ndarray]:
         return pack_texts(generate(model, batch, max_new_tokens, batch_size=len(batch)))
 
-    arrays = folder.run(prompts, score, title="replies")
+    arrays = study.run(prompts, score)
     replies = tuple(reply for (reply,) in unpack_texts(arrays["text"], arrays["length"]))
     verdicts = tuple(judge_replies(judge, [r.text for r in requests], replies))
-    provenance["seconds"] = round(time.perf_counter() - began, 1)
-    return folder.saved(Behaviour(tuple(requests), verdicts, replies, provenance), include_replies)
-
-
-@public
-def load_behaviour(directory: str | Path) -> Behaviour:
-    """What :meth:`Behaviour.save` wrote."""
-
-    def build(requests: tuple[Request, ...], data: dict[str, Any]) -> Behaviour:
-        replies = tuple(data["replies"]) if data["replies"] is not None else None
-        return Behaviour(requests, tuple(data["verdicts"]), replies, data["provenance"])
-
-    return read_study(Path(directory) / FILE, build, of=Request)
+    return study.done(Behaviour(tuple(requests), verdicts, replies, study.provenance()))
 
 
 def refusal_rate(refused: Sequence[bool] | np.ndarray) -> dict[str, float]:
@@ -232,4 +173,4 @@ def describe_requests(requests: Sequence[Request], origin: Mapping[str, Any] | N
     }
 
 
-__all__ = ["GROUPS", "UNCLEAR", "Behaviour", "load_behaviour", "observe"]
+__all__ = ["GROUPS", "UNCLEAR", "Behaviour", "observe"]

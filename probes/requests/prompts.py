@@ -13,7 +13,7 @@ from typing import Any
 
 from interp.models import Model
 from interp.prompts import Prompt, System
-from probes.requests.requests import WITHHELD, Request
+from probes.requests.requests import Request
 
 
 def build_request_prompts(
@@ -31,7 +31,7 @@ def build_request_prompts(
     ``ValueError`` for a base model without a chat template, for one that is asked without it (``chat=False``), and for
     what :meth:`Model.prompt` refuses.
     """
-    if absent := [r.id for r in requests if r.text == WITHHELD]:
+    if absent := [r.id for r in requests if r.is_withheld]:
         raise ValueError(
             f"the texts of {len(absent)} requests ({absent[0]!r}, ...) were withheld when the result that they come "
             "from was saved. Load the data again, or save with Keep(include_replies=True)."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from interp.door import made_by, public
+from interp.records import hash_text
 from probes.requests.formats import FORMATS, lower_names, refuse_templates
 from probes.rows import (
     AS_IT_IS,
@@ -38,8 +39,7 @@ SHIPPED, SCARY = "shipped", "shipped-scary"
 _FINAL = " \t\n.?!…,;:\"'“”‘’«»`"
 
 
-WITHHELD = "(withheld)"
-"""Stands for the text of a request in a file that was saved without texts."""
+_WITHHELD = "(withheld) "  # begins what stands for a text in a file that was saved without texts
 
 
 @made_by("load_requests(file), or Request(id, text, kind)")
@@ -62,14 +62,30 @@ class Request:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind={self.kind!r}; expected 'harmful' or 'harmless'.")
         if not self.text.strip() or not self.id:
-            raise ValueError(f"id={self.id!r}, text={self.text!r}; expected both to be filled in.")
+            raise ValueError(f"id={self.id!r}, a text of {len(self.text)} characters; expected both to be filled in.")
 
     def __repr__(self) -> str:
         return f"Request({self.id!r}, {self.kind}, {len(self.text)} characters)"
 
     def withheld(self) -> Request:
-        """The same without its text, as files have it."""
-        return replace(self, text=WITHHELD)
+        """The same without its text, as files have it: a hash stands there, by which :func:`require_disjoint` still
+        knows it. So does for a ``pair`` that is made of the text's words."""
+        if self.is_withheld:
+            return self
+        words, named = bare(self.text).split(), self.pair.split()
+        is_text = len(named) >= len(words) - 1 and set(named) <= set(words)
+        pair = hash_of(self.pair) if self.pair and is_text else self.pair
+        return replace(self, text=hash_of(bare(self.text)), pair=pair)
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether the result that it comes from was saved without texts."""
+        return self.text.startswith(_WITHHELD)
+
+    @property
+    def same_text(self) -> str:
+        """Equal for texts that are the same up to case, space and final punctuation: a hash of them."""
+        return self.text if self.is_withheld else hash_of(bare(self.text))
 
     @property
     def is_harmful(self) -> bool:
@@ -156,6 +172,11 @@ def _made(form: Format, cells: Fields, source: str | Path, kind: Kind | None) ->
     return Request(**given)
 
 
+def hash_of(text: str) -> str:
+    """What stands for a text where texts are withheld."""
+    return text if text.startswith(_WITHHELD) else _WITHHELD + hash_text(text)[:16]
+
+
 @public
 def hash_requests(requests: Sequence[Request]) -> str:
     """SHA-256 (hex) of the requests in their order, every field included, for provenance."""
@@ -196,8 +217,9 @@ def require_requests(requests: Sequence[Request]) -> None:
 def require_disjoint(fitted: Sequence[Request], tested: Sequence[Request]) -> None:
     """Raise ``ValueError`` listing the requests of ``tested`` that ``fitted`` has too: the same id, the same text up to
     case, space and final punctuation, or the same pair."""
-    ids, texts, pairs = {r.id for r in fitted}, {bare(r.text) for r in fitted}, {r.pair for r in fitted if r.pair}
-    shared = [r.id for r in tested if r.id in ids or bare(r.text) in texts or r.pair in pairs]
+    ids, texts = {r.id for r in fitted}, {r.same_text for r in fitted}
+    pairs = {hash_of(r.pair) for r in fitted if r.pair}
+    shared = [r.id for r in tested if r.id in ids or r.same_text in texts or (r.pair and hash_of(r.pair) in pairs)]
     if shared:
         listed = ", ".join(shared[:20]) + (f" and {len(shared) - 20} more" if len(shared) > 20 else "")
         raise ValueError(

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,8 @@ from interp.fitting import ReplyTuner
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate
-from interp.records import keeps_work
-from probes.harmfulness.attacks.finetuning_result import ARMS, FILE, FineTuningStudy, load_finetuning_study
+from interp.records import Kept, keep_of, keeps_work
+from probes.harmfulness.attacks.finetuning_result import ARMS, FineTuningStudy
 from probes.harmfulness.directions import HarmfulDirections
 from probes.requests import (
     CITATIONS,
@@ -48,7 +47,7 @@ from probes.requests import (
     require_requests,
     require_verdict,
 )
-from probes.studies import StudyFolder, pack_texts, parts_identity, study_provenance, unpack_texts
+from probes.studies import Study, pack_texts, unpack_texts
 
 Score = Callable[[RequestStates], Float[np.ndarray, " example"]]
 PAPER_RULE = "Delta_harmful at least 0, Eq. 3"
@@ -107,11 +106,7 @@ def attack_by_finetuning(
     judge: Judge = judge_by_phrases,
     max_new_tokens: int = 24,
     batch_size: int = 16,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    include_replies: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> FineTuningStudy:
     """Fine-tune on accepted harmful pairs, and on harmless ones, of each of ``sizes``, each from the untouched model;
     ask the held-out requests before and after, and read both beliefs.
@@ -121,17 +116,16 @@ def attack_by_finetuning(
     of the tuned model, harmful from 0 up (``guard.decision_states``); None: the paper's rule. End the requests alike
     first (:func:`probes.requests.with_ending`), as for the directions, whose system prompt and positions are used.
 
-    The model is left as it was, bit for bit. With ``out`` the report is saved there, and each condition when it is
-    done; ``resume=True`` goes on after a kill (replies to train on, which are not kept, are generated again) or reads a
-    finished study back. Replies are kept, in memory and on disk, only with ``include_replies``.
+    The model is left as it was, bit for bit. ``keep``: where each condition is kept when it is done, and then the
+    report; a killed run goes on (replies to train on, which are not kept, are generated again). Replies are kept, in
+    memory and on disk, only with ``Keep(include_replies=True)``.
 
     Cost: a generation for each pair, ``epochs`` forward and backward passes of each, and the held-out requests once for
     each condition. Raises ``ValueError`` for held-out requests that were trained or fitted on (listed), fewer than 10
     of a kind, directions of another model or without post-instruction tokens, and too few requests, or accepted
     replies, for the largest size; ``LossNotFinite`` for a loss that is not a number.
     """
-    began = time.perf_counter()
-    recipe = recipe or Recipe()
+    keep, recipe = keep_of(keep), recipe or Recipe()
     require_requests(training)
     require_requests(held_out)
     require_disjoint(training, held_out)
@@ -152,16 +146,23 @@ def attack_by_finetuning(
     if (sha256 := getattr(getattr(score, "__self__", None), "sha256", None)) is not None:
         asking["guard_sha256"] = sha256  # two guards of one class are two runs
     asking |= {"directions": directions.provenance["run_id"], "training": hash_requests(training)}
-    data = describe_requests(held_out, origin) | {"n_training": len(training)}
-    title = "Fine-tuning attack"
-    prompts, said = build_request_prompts(model, [*held_out, *training], **chat), {"steering": steering.summary()}
-    provenance = study_provenance(title, model, prompts, data, asking, CITATIONS, CAVEATS, began, out, **said)
+    prompts = build_request_prompts(model, [*held_out, *training], **chat)
     conditions = [("nothing", 0), *((arm, n) for n in sizes for arm in ARMS)]
-    parts = {"title": title, **parts_identity(provenance)} | asking
-    parts["include_replies"] = include_replies
-    folder = StudyFolder(out, FILE, provenance["run_id"], parts, 1, len(conditions), resume, overwrite)
-    if folder.is_finished:
-        return load_finetuning_study(out)
+    study = Study(
+        "Fine-tuning attack",
+        model,
+        prompts,
+        data=describe_requests(held_out, keep.origin) | {"n_training": len(training)},
+        settings=asking,
+        n_items=len(conditions),
+        batch_size=1,
+        keep=keep,
+        with_replies=True,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+    if study.found is not None:
+        return replace(study.found, requests=tuple(held_out))
 
     @cache
     def pairs_of(arm: str) -> _Pairs:
@@ -181,7 +182,7 @@ def attack_by_finetuning(
             "refuse": beliefs["refuse"],
         }
         arrays = {name: np.asarray(values)[None] for name, values in (found | {"guard": guard}).items()}
-        return arrays | (pack_texts(replies) if include_replies else {})
+        return arrays | (pack_texts(replies) if keep.include_replies else {})
 
     def run(batch: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
         ((arm, n),) = batch
@@ -198,20 +199,19 @@ def attack_by_finetuning(
             told = _Training(pairs.n_tried, tuner.n_steps, tuner.n_parameters, seconds, before, last)
             return look() | told.arrays()
 
-    arrays = folder.run(conditions, run, title="fine-tuning")
-    provenance["seconds"] = round(time.perf_counter() - began, 1)
-    study = FineTuningStudy(
+    arrays = study.run(conditions, run)
+    found = FineTuningStudy(
         requests=tuple(held_out),
         results=_results(conditions, held_out, arrays),
         training=_training(conditions, arrays),
-        replies=tuple(s for (s,) in unpack_texts(arrays["text"], arrays["length"])) if include_replies else None,
-        pairs={arm: dict(pairs_of(arm).replies) for arm in ARMS} if include_replies else None,
-        provenance=provenance,
+        replies=tuple(s for (s,) in unpack_texts(arrays["text"], arrays["length"])) if keep.include_replies else None,
+        pairs={arm: dict(pairs_of(arm).replies) for arm in ARMS} if keep.include_replies else None,
+        provenance=study.provenance(steering=steering.summary()),
     )
-    return folder.saved(study, include_replies)
+    return study.done(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Pairs:
     """Prompts that end in their replies, the replies by the request's id, and how many were tried for them."""
 
@@ -312,4 +312,4 @@ def _require_counts(training: Sequence[Request], held_out: Sequence[Request], si
             raise ValueError(f"{n} {kind} held-out requests; expected at least {FEWEST}: {FEWEST - n} more.")
 
 
-__all__ = ["FineTuningStudy", "Recipe", "attack_by_finetuning", "load_finetuning_study"]
+__all__ = ["FineTuningStudy", "Recipe", "attack_by_finetuning"]

@@ -9,6 +9,7 @@ stay as they are where every wrapped prompt moves by as much.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,7 @@ def attack(
         caveats=CAVEATS,
     )
     if study.found is not None:
-        return study.found
+        return replace(study.found, requests=tuple(requests))
 
     def look(batch: Sequence[tuple[Request, Request]]) -> dict[str, np.ndarray]:
         asked = [wrapped for _, wrapped in batch]

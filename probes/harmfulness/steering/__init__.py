@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.harmfulness.steering.inversion import (
+    from probes.harmfulness.steering.inversion import invert as invert
+    from probes.harmfulness.steering.inversion_result import (
         Inversion as Inversion,
         InversionQuestion as InversionQuestion,
-        invert as invert,
-        load_inversion as load_inversion,
     )
     from probes.harmfulness.steering.result import SteeringStudy as SteeringStudy
     from probes.harmfulness.steering.sweep import test as test

@@ -13,14 +13,11 @@ the same norm.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,35 +27,13 @@ from interp.edits import Direction, Steering, add_direction
 from interp.models import Model
 from interp.prompts import Prompt, System
 from interp.reading import LogitDifference, generate, measure
-from interp.records import keeps_work
-from interp.reports import Findings
+from interp.records import Kept, keep_of, keeps_work
 from probes.harmfulness.directions import DIRECTIONS, HarmfulDirections, controls_of
 from probes.harmfulness.steering.arms import unchecked
-from probes.harmfulness.steering.inversion_report import (
-    ALL,
-    BEFORE,
-    inversion_figure,
-    inversion_sentences,
-    inversion_table,
-    shown_kinds,
-)
+from probes.harmfulness.steering.inversion_result import ALL, BEFORE, NO, YES, Inversion, InversionQuestion
 from probes.requests import Request, describe_requests, require_disjoint, require_requests
-from probes.studies import (
-    StudyFolder,
-    mass_read,
-    pack_texts,
-    parts_identity,
-    read_study,
-    study_provenance,
-    unpack_texts,
-    write_study,
-)
+from probes.studies import Study, mass_read, pack_texts, unpack_texts
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-FILE = "inversion.json"
-YES, NO = "Certainly", "No"
 MARGIN = LogitDifference(YES, NO)
 N_TOKENS = 4  # of a reply: enough for its first word
 CITATIONS = ["Zhao et al. (2025), LLMs Encode Harmfulness and Refusal Separately. arXiv:2507.11878."]
@@ -68,21 +43,6 @@ CAVEATS = [
     "harmless requests beside the harmful ones.",
     "Layer and coefficient are given, not chosen here; chosen for refusals, they may suit one direction better.",
 ]
-
-
-@dataclass(frozen=True)
-class InversionQuestion:
-    """How a request is put and what is asked about it. ``after``: which of the paper's questions it stands for."""
-
-    name: str
-    lead: str  # with {request}
-    question: str
-    after: str
-
-    def text(self, request: str) -> tuple[str, int]:
-        """The user's message, and where the question begins in it."""
-        head = self.lead.format(request=request) + "\n"
-        return head + self.question, len(head)
 
 
 QUESTIONS = (
@@ -117,72 +77,6 @@ class Condition:
     sign: Literal["+", "-", ""] = ""
 
 
-@dataclass(frozen=True, eq=False)
-class Inversion:
-    """Answers to the questions. ``outcomes``: one row for each condition, request and question, with ``said``
-    ("Certainly", "No", "other"), ``margin`` (log P(Certainly) - log P(No) at the first token, nats) and ``reply``."""
-
-    outcomes: pd.DataFrame
-    requests: tuple[Request, ...]
-    questions: tuple[InversionQuestion, ...]
-    provenance: Mapping[str, Any]
-
-    def to_frame(self) -> pd.DataFrame:
-        """Rates, margins and their changes: :func:`probes.harmfulness.steering.inversion_report.inversion_table`."""
-        return self._table.copy()
-
-    @cached_property
-    def _table(self) -> pd.DataFrame:
-        return inversion_table(self.outcomes)
-
-    def statement(self) -> list[str]:
-        """Under each mask: does harmfulness turn No into Certainly, does refusal, and do the controls?"""
-        return inversion_sentences(self.to_frame())
-
-    def plot(self, kind: str = "harmless") -> go.Figure:
-        """Change in the rate of Certainly, direction beside controls, a panel for each mask."""
-        table = self.to_frame()
-        if kind not in shown_kinds(table):
-            raise ValueError(f"kind={kind!r}; asked about were {shown_kinds(table)}.")
-        return inversion_figure(table, kind)
-
-    def to_findings(self, include_replies: bool = False) -> Findings:
-        """The report; requests' texts and replies stand in it only if asked for."""
-        table = self.to_frame()
-        asked = pd.DataFrame([asdict(q) for q in self.questions])
-        tables = {"Answers": table, "Questions": asked}
-        if include_replies:
-            texts = {r.id: r.text for r in self.requests}
-            tables["Replies"] = self.outcomes.assign(request=self.outcomes["id"].map(texts))
-        figures = {f"Change of Certainly, {kind} requests": self.plot(kind) for kind in shown_kinds(table)}
-        return Findings(self.provenance["title"], self.statement(), tables, figures, dict(self.provenance))
-
-    @keeps_work
-    def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
-        """The report and ``inversion.json``, for :func:`load_inversion`; replies are kept out unless asked for."""
-        directory = self.to_findings(include_replies).save(directory, overwrite=overwrite)
-        outcomes = self.outcomes if include_replies else self.outcomes.assign(reply="")
-        write_study(
-            directory / FILE,
-            self.requests,
-            inversion_questions=[asdict(q) for q in self.questions],
-            outcomes=outcomes.to_dict("list"),
-            provenance=dict(self.provenance),
-        )
-        return directory
-
-
-@public
-def load_inversion(directory: str | Path) -> Inversion:
-    """What :meth:`Inversion.save` wrote; replies are empty where it was saved without them."""
-
-    def build(requests: tuple[Request, ...], data: dict[str, Any]) -> Inversion:
-        questions = tuple(InversionQuestion(**q) for q in data["inversion_questions"])
-        return Inversion(pd.DataFrame(data["outcomes"]), requests, questions, data["provenance"])
-
-    return read_study(Path(directory) / FILE, build, of=Request)
-
-
 def build_inversion_prompts(
     model: Model, requests: Sequence[Request], question: InversionQuestion, system: System = None
 ) -> list[Prompt]:
@@ -213,11 +107,7 @@ def invert(
     system: System = None,
     seed: int = 0,
     batch_size: int = 16,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    include_replies: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> Inversion:
     """Ask about each request, unsteered and steered by harmfulness and by refusal, plus and minus, on the tokens before
     the question and on all tokens, each beside ``n_random`` random directions and a shuffled-label one.
@@ -227,11 +117,14 @@ def invert(
     first token where that is the whole word, else the first word of four generated tokens; quotes around it are passed
     over.
 
+    ``keep``: where the work and the report are kept; part files hold replies until the run is finished, the report and
+    the saved value only with ``Keep(include_replies=True)``.
+
     Cost: 8 (n_random + 2) + 1 passes for each request and question, and a short generation where the first token is not
     an answer. Raises ``ValueError`` for requests that fitted the directions, a layer out of range, and an answer that
     the template's tokens can't tell from the other.
     """
-    began, requests = time.perf_counter(), [*harmful, *harmless]
+    keep, requests = keep_of(keep), [*harmful, *harmless]
     require_requests(requests)
     require_disjoint(directions.states.requests, requests)
     layers, coefficients = (_by_direction(v) for v in (layer, coefficient))
@@ -245,9 +138,7 @@ def invert(
         "system": system,
         "seed": seed,
     }
-    data, title = describe_requests(requests, origin), "Reply inversion"
     prompts = [p for q in questions for p in build_inversion_prompts(model, requests, q, system)]
-    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
     conditions = [Condition()]
     vectors: dict[tuple[str, str], Direction] = {}
     for name in DIRECTIONS:
@@ -255,10 +146,20 @@ def invert(
         vectors |= {(name, c): d for c, d in controls_of(directions, name, n_random, seed).items()}
     conditions += [Condition(*key, place, sign) for key in vectors for place in (BEFORE, ALL) for sign in "+-"]
     items = [(c, p) for c in range(len(conditions)) for p in range(len(prompts))]
-    parts = {"title": title, **parts_identity(provenance), **settings}
-    folder = StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, len(items), resume, overwrite)
-    if folder.is_finished:
-        return load_inversion(out)
+    study = Study(
+        "Reply inversion",
+        model,
+        prompts,
+        data=describe_requests(requests, keep.origin),
+        settings=settings,
+        n_items=len(items),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+    if study.found is not None:
+        return replace(study.found, requests=tuple(requests))
     directions.refusal.require_fits(model)
     mass = mass_read(model, prompts, batch_size)
 
@@ -279,7 +180,7 @@ def invert(
             margins += margin
         return pack_texts([[r] for r in replies]) | {"margin": np.array(margins)}
 
-    arrays = folder.run(items, score, title="inverted replies")
+    arrays = study.run(items, score)
     texts = [reply for (reply,) in unpack_texts(arrays["text"], arrays["length"])]
     where = [(questions[p // len(requests)].name, requests[p % len(requests)]) for _, p in items]
     outcomes = pd.DataFrame([asdict(conditions[c]) for c, _ in items]).assign(
@@ -290,8 +191,7 @@ def invert(
         margin=arrays["margin"],
         reply=texts,
     )
-    provenance |= mass | {"seconds": round(time.perf_counter() - began, 1)}
-    return folder.saved(Inversion(outcomes, tuple(requests), tuple(questions), provenance), include_replies)
+    return study.done(Inversion(outcomes, tuple(requests), tuple(questions), study.provenance(**mass)))
 
 
 def answers_to(model: Model, prompts: Sequence[Prompt], batch_size: int = 16) -> tuple[list[str], list[float]]:

@@ -1,122 +1,50 @@
-"""What a steering experiment says: rates with intervals, changes against the unsteered model and the controls, figures,
-sentences. Everything is computed from one frame, a row for each arm and request."""
+"""The report of steering: what was chosen, what the test says beside the controls, a warning where text is noise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
+import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars, interval_lines
-from interp.statistics import UNKNOWN, Estimate, bootstrap_interval, paired_share_change, wilson_share
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-ARM = ["stage", "kind", "arm", "control", "layer", "coefficient"]
-REPETITION_MARGIN = 0.1
-N_RESAMPLES = 1000
+from interp.reports import Findings
+from probes.harmfulness.steering.rates import noise_note
+from probes.harmfulness.steering.result import SteeringStudy
 
 
-def perplexity_of(frame: pd.DataFrame) -> Estimate:
-    """exp(total nll / total tokens) of the replies, with a bootstrap interval over replies; NaN without a token."""
-    rows = frame[frame["n_tokens"] > 0]
-    if rows.empty:
-        return UNKNOWN
-    nll, n = rows["nll"].to_numpy(), rows["n_tokens"].to_numpy(float)
-    low, high = bootstrap_interval(
-        lambda a, b, counts: np.exp(counts @ a / (counts @ b)), nll, n, n_resamples=N_RESAMPLES, weighted=True
+def findings_of(study: SteeringStudy, include_replies: bool = False) -> Findings:
+    """The report; texts of requests and replies stand in it only if asked for."""
+    summary, comparison = study.to_frame(), study.comparison()
+    comparison.attrs["note"] = (
+        "change: against the unsteered model; beyond: the direction's rate less this condition's; both paired by "
+        "request (Bonett and Price 2012). random: mean over seeds; lowest, highest: single seeds."
     )
-    return Estimate(float(np.exp(nll.sum() / n.sum())), float(low), float(high))
-
-
-def summarise(outcomes: pd.DataFrame, fluency_factor: float) -> pd.DataFrame:
-    """One row for each arm: replies, refusals, the change from the unsteered model, fluency, KL, and a ``note``.
-
-    ``perplexity``: of the replies under the unsteered model; ``perplexity_ratio``: to that of the unsteered replies (to
-    the larger one of harmful and harmless requests, since a standard refusal is far more predictable than any help).
-    ``repetition``: mean share of repeated 4-grams. ``fluent``: the ratio is at most ``fluency_factor``, and repetition
-    at most 0.1 above the unsteered. ``kl``: nats, first token, harmless requests.
-    """
-    rows = []
-    for _, of_stage in outcomes.groupby("stage", sort=False):
-        unsteered = {kind: part for kind, part in of_stage[of_stage["arm"] == "unsteered"].groupby("kind", sort=False)}
-        judged = {kind: part[part["verdict"] != ""] for kind, part in unsteered.items()}
-        base = max((perplexity_of(part).value for part in judged.values()), default=np.nan)
-        repeated = max((part["repetition"].mean() for part in judged.values()), default=np.nan)
-        for key, part in of_stage.groupby(ARM, sort=False):
-            replied = part[part["verdict"] != ""]
-            kind = key[ARM.index("kind")]
-            refused = _refused(replied)
-            before = _refused(judged[kind]).reindex(refused.index)
-            perplexity = perplexity_of(replied)
-            row = dict(zip(ARM, key, strict=True)) | {"n": len(replied), "refused": int(refused.sum())}
-            row["unclear"] = int((replied["verdict"] == "unclear").sum())
-            row |= wilson_share(refused).columns("refusal_rate")
-            row |= paired_share_change(refused, before).columns("change") | perplexity.columns("perplexity")
-            row |= {"perplexity_ratio": perplexity.value / base, "repetition": replied["repetition"].mean()}
-            row |= signed_mean(part["kl"].dropna().to_numpy()).columns("kl")
-            rows.append(row | _fluency(row, repeated, fluency_factor))
-    return pd.DataFrame(rows)
-
-
-def _fluency(row: dict[str, Any], repeated: float, factor: float) -> dict[str, Any]:
-    found = []
-    if not row["perplexity_ratio"] <= factor:
-        ratio = row["perplexity_ratio"]
-        found.append("no text" if np.isnan(ratio) else f"perplexity {ratio:.1f} times the unsteered")
-    if row["repetition"] > repeated + REPETITION_MARGIN:
-        found.append(f"{row['repetition']:.0%} of 4-grams repeated")
-    return {"fluent": not found, "note": f"noise: {', '.join(found)}" if found else ""}
-
-
-def compare(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Each tested arm beside its controls: one row for each arm and ``condition``.
-
-    Conditions: unsteered, direction, random (the mean over its seeds; ``lowest`` and ``highest``: the rates of single
-    seeds), shuffled. ``change``: against the unsteered model. ``beyond``: the direction's rate less this condition's.
-    All differences are paired by request.
-    """
-    test = outcomes[(outcomes["stage"] == "test") & (outcomes["verdict"] != "")]
-    rows = []
-    for (kind, arm), part in test[test["arm"] != "unsteered"].groupby(["kind", "arm"], sort=False):
-        unsteered = _refused(test[(test["arm"] == "unsteered") & (test["kind"] == kind)])
-        random = part[part["control"].str.startswith("random")]
-        seeds = random.assign(r=random["verdict"] == "refused").pivot(index="id", columns="control", values="r")
-        direction = _refused(part[part["control"] == ""])
-        conditions = {"unsteered": unsteered, "direction": direction}
-        conditions |= {"random": seeds.mean(axis=1)} if len(random) else {}
-        conditions |= {"shuffled": _refused(part[part["control"] == "shuffled"])}
-        for name, refused in conditions.items():
-            if refused.empty:
-                continue
-            refused = refused.reindex(direction.index).astype(float)
-            row = {"kind": kind, "arm": arm, "condition": name, "n": len(refused)}
-            row |= wilson_share(refused).columns("refusal_rate")
-            rates = seeds.mean(axis=0) if name == "random" else pd.Series([np.nan])
-            row |= {"lowest": rates.min(), "highest": rates.max()}
-            before = unsteered.reindex(direction.index)
-            change = UNKNOWN if name == "unsteered" else paired_share_change(refused, before)
-            beyond = UNKNOWN if name == "direction" else paired_share_change(direction, refused)
-            rows.append(row | change.columns("change") | beyond.columns("beyond"))
-    return pd.DataFrame(rows)
-
-
-def _refused(rows: pd.DataFrame) -> pd.Series:
-    return (rows.set_index("id")["verdict"] == "refused").astype(float)
-
-
-def signed_mean(values: Float[np.ndarray, " example"]) -> Estimate:
-    """The mean of any numbers, with a bootstrap interval."""
-    if not len(values):
-        return UNKNOWN
-    low, high = bootstrap_interval(
-        lambda x, counts: counts @ x / counts.sum(1), values, n_resamples=N_RESAMPLES, weighted=True
+    tables: dict[str, pd.DataFrame] = {"Arms beside their controls": comparison} if study.tested else {}
+    for stage, name in (("test", "Test arms"), ("validation", "Candidates on validation")):
+        part = summary[summary["stage"] == stage].drop(columns="stage").reset_index(drop=True)
+        part.attrs["note"] = noise_note(part) if len(part) else ""
+        tables |= {name: part} if len(part) else {}
+    tables |= {"First-token screen": study.screen, "First tokens": study.openings.to_frame()}
+    if include_replies:
+        texts = {r.id: r.text for r in (*study.validation, *study.tested)}
+        said = study.outcomes[study.outcomes["verdict"] != ""]
+        tables["Replies"] = said.assign(request=said["id"].map(texts)).drop(columns=["direction", "op"])
+    figures = {"Refusals in the test": plot_test(comparison)} if study.tested else {}
+    screened = list(dict.fromkeys(study.screen["positions"]))
+    figures |= {f"Screen, steered at {p}": plot_screen(study.screen, p) for p in reversed(screened)}  # who chose first
+    return Findings(
+        study.provenance["title"], statement_of(study, summary, comparison), tables, figures, dict(study.provenance)
     )
-    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def statement_of(study: SteeringStudy, summary: pd.DataFrame, comparison: pd.DataFrame) -> list[str]:
+    """What was chosen and what the test says, with a warning for each arm whose text is noise."""
+    if not study.tested:
+        noise = noise_sentences(summary[summary["stage"] == "validation"])
+        return [*choice_sentences(study.chosen), "Not tested yet: these numbers chose the arms.", *noise]
+    return [*tested_sentences(comparison, summary), *choice_sentences(study.chosen)]
 
 
 def plot_screen(screen: pd.DataFrame, where: str) -> go.Figure:
@@ -203,18 +131,6 @@ def noise_sentences(summary: pd.DataFrame) -> list[str]:
         "refusal rate means little."
         for row in noisy.itertuples()
     ]
-
-
-def noise_note(summary: pd.DataFrame) -> str:
-    """For the note of a table: which rows are noise."""
-    noisy = summary[~summary["fluent"]]
-    if noisy.empty:
-        return "All texts are fluent by the stated limits."
-    which = [
-        f"{r.arm}{' ' + r.control if r.control else ''} L{r.layer} x{abs(r.coefficient):g}" for r in noisy.itertuples()
-    ]
-    listed = ", ".join(which[:12]) + (f" and {len(which) - 12} more" if len(which) > 12 else "")
-    return f"Warning: steering turned the text to noise in {len(noisy)} of {len(summary)} arms: {listed}."
 
 
 def _where(row: Any) -> str:

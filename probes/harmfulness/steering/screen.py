@@ -21,7 +21,7 @@ from interp.scans.scan import scan
 from interp.statistics import wilson_share
 from probes.harmfulness.directions import DIRECTIONS, Openings
 from probes.harmfulness.steering.arms import Arm
-from probes.harmfulness.steering.report import signed_mean
+from probes.harmfulness.steering.rates import signed_mean
 from probes.heads import check_once
 from probes.requests import Kind, Request
 

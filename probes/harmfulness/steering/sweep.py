@@ -7,10 +7,8 @@ beside every refusal rate, and norm-matched random and shuffled-label directions
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,11 +17,11 @@ from interp.door import public
 from interp.edits import Direction
 from interp.models import Model
 from interp.prompts import Prompt, System
-from interp.records import keeps_work
+from interp.records import Keep, Kept, keep_of, keeps_work
 from probes.harmfulness.directions import DIRECTIONS, HarmfulDirections, controls_of, find_openings, openings_of
-from probes.harmfulness.steering import report
 from probes.harmfulness.steering.arms import Arm, run_arms
-from probes.harmfulness.steering.result import FILE, SteeringStudy, load_steering_study
+from probes.harmfulness.steering.rates import summarise
+from probes.harmfulness.steering.result import SteeringStudy
 from probes.harmfulness.steering.screen import default_layers, screen, shortlist
 from probes.requests import (
     Behaviour,
@@ -31,13 +29,12 @@ from probes.requests import (
     Request,
     build_request_prompts,
     describe_requests,
-    hash_requests,
     judge_by_phrases,
     name_of,
     require_disjoint,
     require_requests,
 )
-from probes.studies import StudyFolder, parts_identity, study_provenance
+from probes.studies import Study
 
 CITATIONS = [
     "Zhao et al. (2025), LLMs Encode Harmfulness and Refusal Separately. arXiv:2507.11878.",
@@ -71,11 +68,7 @@ def sweep(
     fluency_factor: float = 3.0,
     max_new_tokens: int = 24,
     batch_size: int = 32,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    include_replies: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> SteeringStudy:
     """Choose a layer and a coefficient for +refusal, -refusal, +harmfulness and -harmfulness, on validation requests.
 
@@ -93,8 +86,9 @@ def sweep(
 
     ``layers``: inputs of blocks; default up to 14, evenly spread. ``coefficients`` multiply the raw difference of means
     (the paper's is 1). ``positions``: "all" tokens of the prompt (the paper's), "answer" or a span.
-    ``while_generating``: each new token as well. With ``out``, work is kept batch by batch, then the report;
-    ``resume=True`` goes on after a kill, or reads a finished study back.
+    ``while_generating``: each new token as well. ``keep``: where work is kept batch by batch, then the report;
+    part files hold replies until the study is finished, the report and the saved value only with
+    ``Keep(include_replies=True)``.
 
     Cost for the default grid (14 layers x 4 coefficients): 112 branches a request at the answer (about two passes) and
     56 passes for each of 16 requests, then up to 16 short generations for each request.
@@ -102,7 +96,7 @@ def sweep(
     Raises ``ValueError`` for requests that fitted the directions, one kind missing, layers or coefficients out of
     range, and no accepted reply to take first tokens from.
     """
-    began, requests = time.perf_counter(), [*harmful, *harmless]
+    keep, requests = keep_of(keep), [*harmful, *harmless]
     _require_kinds(harmful, harmless)
     require_disjoint(directions.states.requests, requests)
     layers = default_layers(model) if layers is None else tuple(sorted({int(layer) for layer in layers}))
@@ -121,17 +115,15 @@ def sweep(
         "fluency_factor": fluency_factor,
         "max_new_tokens": max_new_tokens,
     }
-    data = describe_requests(requests, origin)
-    title = "Sweep of layers and coefficients"
     asked = {"system": system, "post_instruction": post_instruction}
     prompts = build_request_prompts(model, requests, **asked)
-    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
-    folder = _folder(out, provenance, batch_size, resume, overwrite)
-    if folder.is_finished:
-        return load_steering_study(folder.out)
+    data = describe_requests(requests, keep.origin)
+    study = _study("Sweep of layers and coefficients", model, prompts, data, settings, batch_size, keep)
+    if study.found is not None:
+        return replace(study.found, validation=tuple(requests))
     directions.refusal.require_fits(model)
     vectors = {(name, ""): directions.direction(name) for name in DIRECTIONS}
-    run = _Runner(model, requests, prompts, vectors, judge, settings, folder)
+    run = _Runner(model, requests, prompts, vectors, judge, settings, study)
     unsteered = run([Arm("validation", kind) for kind in ("harmless", "harmful")], "unsteered")
     said = unsteered[unsteered["verdict"] != ""].set_index("id")["verdict"]
     if behaviour is None:
@@ -148,16 +140,14 @@ def sweep(
         coefficients=settings["coefficients"],
         positions=positions,
         batch_size=batch_size,
-        directory=folder.step("screen"),
-        resume=resume,
+        directory=study.step("screen"),
+        resume=True,
     )
     last = screened["positions"].iloc[-1]
     replies = run(shortlist(screened[screened["positions"] == last], n_layers, model.n_layers), "candidates")
     outcomes = pd.concat([unsteered, replies], ignore_index=True)
-    chosen = choose(report.summarise(outcomes, fluency_factor))
-    provenance["seconds"] = round(time.perf_counter() - began, 1)
-    study = SteeringStudy(screened, outcomes, chosen, openings, tuple(requests), (), provenance)
-    return folder.saved(study, include_replies)
+    chosen = choose(summarise(outcomes, fluency_factor))
+    return study.done(SteeringStudy(screened, outcomes, chosen, openings, tuple(requests), (), study.provenance()))
 
 
 @public
@@ -174,11 +164,7 @@ def test(
     judge: Judge = judge_by_phrases,
     seed: int = 0,
     batch_size: int = 32,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    include_replies: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> SteeringStudy:
     """The arms that a sweep chose on other requests, beside their controls: the study with the test's outcomes.
 
@@ -187,25 +173,26 @@ def test(
     and coefficient and of the same norm: ``n_random`` random directions and a shuffled-label one.
 
     Cost: 2 (n_random + 2) + 1 short generations for each harmless request, 4 (n_random + 2) + 1 for each harmful one.
-    ``out``, ``resume``, ``overwrite``: as for :func:`sweep`, in a folder of its own.
+    ``keep``: as for :func:`sweep`, a folder of its own.
 
     Raises ``ValueError`` for requests that fitted the directions or chose the arms, other directions or another judge
     than the sweep's, and weights that the directions are not of.
     """
-    began, requests = time.perf_counter(), [*harmful, *harmless]
+    keep, requests = keep_of(keep), [*harmful, *harmless]
     _require_kinds(harmful, harmless)
     require_disjoint([*directions.states.requests, *study.validation], requests)
     settings = {**study.settings, "n_random": n_random, "ablate": list(ablate), "seed": seed}
+    settings.pop("batch_size", None)
     _require_same("judge", name_of(judge), settings["judge"])
     _require_same("directions", directions.provenance["run_id"], settings["directions"])
-    data = describe_requests(requests, origin) | {"validation_sha256": hash_requests(study.validation)}
     settings["sweep"] = study.provenance["run_id"]
-    title = "Steering by harmfulness and refusal"
     prompts = build_request_prompts(model, requests, **{k: settings[k] for k in ("system", "post_instruction")})
-    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began, out)
-    folder = _folder(out, provenance, batch_size, resume, overwrite)
-    if folder.is_finished:
-        return load_steering_study(folder.out)
+    known = study.provenance["data"]
+    data = describe_requests(requests, keep.origin)
+    data["validation_sha256"] = known.get("validation_sha256", known["sha256"])
+    run = _study("Steering by harmfulness and refusal", model, prompts, data, settings, batch_size, keep)
+    if run.found is not None:
+        return replace(run.found, validation=study.validation, tested=tuple(requests))
     directions.refusal.require_fits(model)
     vectors = {(name, ""): directions.direction(name) for name in DIRECTIONS}
     for name in DIRECTIONS:
@@ -218,15 +205,14 @@ def test(
     for name, control in vectors:
         if name in ablate:
             arms.append(Arm("test", "harmful", name, "remove", study.chosen["-" + name]["layer"], control=control))
-    outcomes = _Runner(model, requests, prompts, vectors, judge, settings, folder)(arms, "test")
-    provenance["seconds"] = round(time.perf_counter() - began, 1)
+    outcomes = _Runner(model, requests, prompts, vectors, judge, settings, run)(arms, "test")
     tested = replace(
         study,
         outcomes=pd.concat([study.outcomes.query("stage == 'validation'"), outcomes], ignore_index=True),
         tested=tuple(requests),
-        provenance=provenance,
+        provenance=run.provenance(),
     )
-    return folder.saved(tested, include_replies)
+    return run.done(tested)
 
 
 def choose(summary: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -253,7 +239,7 @@ class _Runner:
     vectors: Mapping[tuple[str, str], Direction]
     judge: Judge
     settings: Mapping[str, Any]
-    folder: StudyFolder
+    study: Study
 
     def __call__(self, arms: Sequence[Arm], part: str) -> pd.DataFrame:
         return run_arms(
@@ -264,18 +250,24 @@ class _Runner:
             self.vectors,
             self.judge,
             **{k: self.settings[k] for k in ("positions", "while_generating", "max_new_tokens")},
-            batch_size=self.folder.batch_size,
-            directory=self.folder.step(part),
-            resume=self.folder.resume,
+            batch_size=self.study.batch_size,
+            directory=self.study.step(part),
+            resume=True,
             title=f"{part} replies",
         )
 
 
-def _folder(
-    out: str | Path | None, provenance: Mapping[str, Any], batch_size: int, resume: bool, overwrite: bool
-) -> StudyFolder:
-    parts = {"run_id": provenance["run_id"], **parts_identity(provenance), **provenance["settings"]}
-    return StudyFolder(out, FILE, provenance["run_id"], parts, batch_size, provenance["data"]["n"], resume, overwrite)
+def _study(
+    title: str,
+    model: Model,
+    prompts: Sequence[Prompt],
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    batch_size: int,
+    keep: Keep,
+) -> Study:
+    more = {"batch_size": batch_size, "keep": keep, "citation": CITATIONS, "caveats": CAVEATS}
+    return Study(title, model, prompts, data=data, settings=settings, n_items=data["n"], **more)
 
 
 def _require_same(what: str, given: Any, expected: Any) -> None:
@@ -303,4 +295,4 @@ def _require_grid(model: Model, layers, coefficients, n_layers: int, fluency_fac
         raise ValueError(f"n_layers={n_layers}, fluency_factor={fluency_factor}; expected at least 1 each.")
 
 
-__all__ = ["SteeringStudy", "load_steering_study", "sweep", "test"]
+__all__ = ["SteeringStudy", "sweep", "test"]

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 import interp
-from interp import load_direction, load_edit, load_findings, load_ranking
+from interp import load_direction, load_edit, load_findings, load_ranking, load_result
 from interp.records.records import record_text
 from probes.cli import app as cli, guard as cli_guard, harmfulness as cli_harmfulness
+from probes.cli.requests import go_on
 from probes.harmfulness.directions.writers import rank_writers
-from probes.harmfulness.steering.sweep import load_steering_study, sweep, test as steering_test
+from probes.harmfulness.steering.sweep import sweep, test as steering_test
 from probes.latent_guard.comparison import MAIN, RULES, compare_guards, load_guard, load_guard_study
 from probes.requests import behaviour as behaviour_module
-from probes.requests.behaviour import load_behaviour, observe
+from probes.requests.behaviour import observe
 from tests.tiny import tiny, tiny_tokenizer
 
 WORDS = ("sky", "day", "kettle", "water", "heat", "sun", "box", "door")
@@ -128,9 +129,10 @@ def test_defaults_are_those_of_the_python_interface():
 
 
 def test_directions(fitted, data):
-    findings, observed = load_findings(fitted), load_behaviour(fitted / "behaviour")
+    findings, observed = load_findings(fitted), load_result(fitted / "behaviour")
     assert observed.replies is None and len(observed) == 48
-    assert {r.text[-1] for r in observed.requests} == {"."}
+    assert all(r.is_withheld for r in observed.requests)
+    assert {r.text[-1] for r in go_on(fitted).fit} == {"."}
     groups = [observed.group_of(i) for i in range(48)]
     assert [groups.count(g) for g in ("harmful-refused", "harmless-accepted")] == [24, 24]
     assert findings.provenance["data"]["source"] == ["harmful.csv", "harmless.csv"]
@@ -140,6 +142,16 @@ def test_directions(fitted, data):
         "endings": "alike",
         "by": "behaviour",
         "template": {},
+        "files": {
+            "harmful": [str(data["harmful"])],
+            "harmless": [str(data["harmless"])],
+            "test_harmful": [],
+            "test_harmless": [],
+            "limit": None,
+            "seed": 0,
+            "format": None,
+            "column": None,
+        },
     }
     assert set(findings.tables["Cosine by layer"]["condition"]) == {"endings matched", "as they come (paper)"}
     separations = findings.tables["Separation by layer"]
@@ -164,7 +176,7 @@ def test_directions_by_kind_with_raw_endings_and_replies(run, model, data, tmp_p
     assert code == 0, err
     assert "11 harmful and 11 harmless requests to fit on, 11 harmful and 11 harmless requests to test on" in err
     assert cli_harmfulness.BY_KIND in printed and "CONFOUNDED" in printed and f"report: {out / 'report.html'}" in err
-    findings, observed = load_findings(out), load_behaviour(out / "behaviour")
+    findings, observed = load_findings(out), load_result(out / "behaviour")
     assert findings.provenance["settings"] | {"matched": False, "system": "Be kind."} == findings.provenance["settings"]
     assert observed.replies is not None and {r.source for r in observed.requests[22:]} <= {
         "unseen_harmful",
@@ -183,10 +195,10 @@ def test_steer_goes_on_from_directions(run, model, fitted, tmp_path):
     )
     assert code == 0, err
     assert "Requests that chose nothing" in printed and "+refusal: layer" in printed and "shuffled" in printed
-    study = load_steering_study(tmp_path / "steer")
+    study = load_result(tmp_path / "steer")
     assert len(study.validation) == 10 and len(study.tested) == 14
     assert not {r.id for r in study.validation} & {r.id for r in study.tested}
-    asked = load_behaviour(fitted / "behaviour").requests
+    asked = load_result(fitted / "behaviour").requests
     assert {r.id for r in (*study.validation, *study.tested)} == {r.id for r in asked[24:]}
     run_id = load_direction(fitted / "directions" / "refusal").about["run_id"]
     assert study.settings["directions"] == run_id and study.provenance["data"]["by"] == "behaviour"
@@ -217,7 +229,7 @@ def test_writers_fit_directions_of_their_own(run, model, data, tmp_path):
     assert "Top 10 heads by direct, n = 12" in printed
     ranking = load_ranking(tmp_path)
     assert ranking.provenance["read"] | {"direction": "refusal", "layer": 3} == ranking.provenance["read"]
-    assert load_behaviour(tmp_path / "behaviour").requests[0].source == "harmful"
+    assert load_result(tmp_path / "behaviour").requests[0].source == "harmful"
     code, _, err = run(*arguments, "--layer", 3, "--out", tmp_path, "--device", "cpu", "--resume")
     assert code == 0, err
 

@@ -7,8 +7,9 @@ import json
 import pytest
 
 import interp
+from interp import Keep, load_result
 from probes.requests import behaviour as module
-from probes.requests.behaviour import GROUPS, load_behaviour, observe, refusal_rate
+from probes.requests.behaviour import GROUPS, observe, refusal_rate
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -80,35 +81,36 @@ def test_another_judge_can_be_plugged_in(model, scripted):
 
 
 def test_replies_stay_out_of_what_is_saved_unless_asked_for(model, scripted, tmp_path):
-    found = observe(model, REQUESTS, out=tmp_path / "without")
+    found = observe(model, REQUESTS, keep=tmp_path / "without")
     assert found.replies is not None and "SECRET" in found.replies[1]
-    again = load_behaviour(tmp_path / "without")
-    assert again.replies is None and again.verdicts == found.verdicts and again.requests == found.requests
+    again = load_result(tmp_path / "without")
+    assert again.replies is None and again.verdicts == found.verdicts
+    assert again.requests == tuple(r.withheld() for r in found.requests)
     written = list((tmp_path / "without").rglob("*"))
     assert written and not any(b"SECRET" in path.read_bytes() for path in written if path.is_file())
     assert "SECRET" not in json.dumps(found.to_findings().tables["Requests"].to_dict())
     for path in (tmp_path / "without").glob("*.csv"):
         assert "bad thing" not in path.read_text()  # nor do requests stand in the tables
 
-    observe(model, REQUESTS, out=tmp_path / "with", include_replies=True)
-    assert load_behaviour(tmp_path / "with").replies == found.replies
+    observe(model, REQUESTS, keep=Keep(tmp_path / "with", include_replies=True))
+    assert load_result(tmp_path / "with").replies == found.replies
     assert any(b"SECRET" in path.read_bytes() for path in (tmp_path / "with").glob("*.html"))
 
 
 def test_a_finished_run_is_read_back_and_another_is_refused(model, scripted, tmp_path):
-    found = observe(model, REQUESTS, out=tmp_path)
+    found = observe(model, REQUESTS, keep=tmp_path)
     scripted.clear()
-    assert observe(model, REQUESTS, out=tmp_path, resume=True).verdicts == found.verdicts and scripted == []
+    assert observe(model, REQUESTS, keep=Keep(tmp_path, resume=True)).verdicts == found.verdicts and scripted == []
     with pytest.raises(ValueError, match="saved without replies"):
-        observe(model, REQUESTS, out=tmp_path, resume=True, include_replies=True)
+        observe(model, REQUESTS, keep=Keep(tmp_path, resume=True, include_replies=True))
     with pytest.raises(FileExistsError, match="overwrite"):
-        observe(model, REQUESTS[:4], out=tmp_path)
-    assert len(observe(model, REQUESTS[:4], out=tmp_path, overwrite=True)) == len(load_behaviour(tmp_path)) == 4
-    (tmp_path / "behaviour.json").write_text("{}")
+        observe(model, REQUESTS[:4], keep=tmp_path)
+    assert len(observe(model, REQUESTS[:4], keep=Keep(tmp_path, overwrite=True))) == len(load_result(tmp_path)) == 4
+    (tmp_path / "findings.json").write_text("{}")
     with pytest.raises(ValueError, match="damaged"):
-        load_behaviour(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no behaviour\.json"):
-        load_behaviour(tmp_path / "none")
+        load_result(tmp_path)
+    with pytest.raises(FileNotFoundError, match="No directory"):
+        load_result(tmp_path / "none")
 
 
 def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
@@ -124,9 +126,9 @@ def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "generate", failing)
     with pytest.raises(KeyboardInterrupt):
-        observe(model, REQUESTS, **settings, out=tmp_path)
+        observe(model, REQUESTS, **settings, keep=tmp_path)
     monkeypatch.setattr(module, "generate", real)
-    resumed = observe(model, REQUESTS, **settings, out=tmp_path)
+    resumed = observe(model, REQUESTS, **settings, keep=tmp_path)
     assert resumed.replies == whole.replies and resumed.verdicts == whole.verdicts
     assert not (tmp_path / "parts").exists()
 

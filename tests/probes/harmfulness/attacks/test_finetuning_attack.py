@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import interp
+from interp import load_result
 from interp.fitting.tuning import LossNotFinite
+from interp.records.keep import Keep
 from interp.records.work import OtherRunError
 from probes.harmfulness.attacks import finetuning as module
 from probes.harmfulness.attacks.finetuning import (
     FineTuningStudy,
     Recipe,
     attack_by_finetuning,
-    load_finetuning_study,
 )
 from probes.harmfulness.directions.directions import fit_directions
 from probes.requests.requests import Request
@@ -169,21 +170,21 @@ def test_another_guard_is_another_run(model, directions, scripted, tmp_path):
 
 def test_no_reply_is_left_on_the_disk_unless_asked_for(model, directions, scripted, tmp_path):
     settings = dict(sizes=(4,), recipe=RECIPE)
-    study = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, out=tmp_path / "a")
+    study = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, keep=tmp_path / "a")
     assert not holds(tmp_path / "a", SECRET) and not (tmp_path / "a" / "parts").exists()
-    again = load_finetuning_study(tmp_path / "a")
+    again = load_result(tmp_path / "a")
     pd.testing.assert_frame_equal(again.results, study.results)
     pd.testing.assert_frame_equal(again.training, study.training)
-    assert again.statement() == study.statement() and again.requests == tuple(HELD_OUT)
+    assert again.statement() == study.statement() and again.requests == tuple(r.withheld() for r in HELD_OUT)
     for asked in scripted.values():
         asked.clear()
-    attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, out=tmp_path / "a", resume=True)
+    attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, keep=Keep(tmp_path / "a", resume=True))
     assert scripted == {20: [], 24: []}
     shown = attack_by_finetuning(
-        model, TRAINING, HELD_OUT, directions, **settings, out=tmp_path / "b", include_replies=True
+        model, TRAINING, HELD_OUT, directions, **settings, keep=Keep(tmp_path / "b", include_replies=True)
     )
     assert len(shown.replies) == len(shown.results) and set(shown.pairs) == {"harmful", "harmless"}
-    read = load_finetuning_study(tmp_path / "b")
+    read = load_result(tmp_path / "b")
     assert read.replies == shown.replies and read.pairs == shown.pairs
     assert holds(tmp_path / "b", SECRET)
 
@@ -201,16 +202,16 @@ def test_a_killed_run_goes_on_where_it_was(model, directions, scripted, monkeypa
 
     monkeypatch.setattr(module, "_train", failing)
     with pytest.raises(KeyboardInterrupt):
-        attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, out=tmp_path)
+        attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, keep=tmp_path)
     assert not holds(tmp_path, SECRET)
-    with pytest.raises(FileNotFoundError, match="run the same again: it goes on"):
-        load_finetuning_study(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run the same command again: it continues"):
+        load_result(tmp_path)
     with pytest.raises(OtherRunError, match="recipe_rank"):
         other = dict(sizes=(4, 6), recipe=Recipe(rank=3, learning_rate=0.01, max_new_tokens=20, epochs=2, batch_size=4))
-        attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **other, out=tmp_path, resume=True)
+        attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **other, keep=Keep(tmp_path, resume=True))
     calls.clear()
     monkeypatch.setattr(module, "_train", lambda *given: (calls.append(1), real(*given))[1])
-    resumed = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, out=tmp_path, resume=True)
+    resumed = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, keep=Keep(tmp_path, resume=True))
     assert len(calls) == 2
     pd.testing.assert_frame_equal(resumed.results, whole.results)
 
@@ -268,7 +269,8 @@ def test_figures():
     study = planted(-1.5, 0.0)
     lines = [t for t in study.plot().data if t.mode == "lines+markers" and t.name == "on harmful"]
     assert list(lines[0].x) == [0, 100] and list(lines[0].y) == [1.0, 0.0]
-    assert study.plot_beliefs().data and study.plot_guard().data
+    assert study.plot("Both beliefs about held-out harmful requests").data
+    assert study.plot("Guard on held-out requests").data
 
 
 def test_refusals(model, directions, scripted):

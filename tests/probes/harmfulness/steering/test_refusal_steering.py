@@ -10,19 +10,21 @@ import pytest
 import torch
 
 import interp
+from interp import load_result
 from interp.edits.directions import mean_difference
 from interp.edits.steering import add_direction
 from interp.reading.generation import generate
 from interp.reading.perplexity import reply_nll
+from interp.records.keep import Keep
 from interp.records.work import OtherRunError
 from probes.harmfulness.directions.controls import controls_of, shuffled_direction
 from probes.harmfulness.directions.directions import fit_directions
 from probes.harmfulness.directions.openings import find_openings
-from probes.harmfulness.steering import arms as steering_arms, report as steering_report, sweep as module
+from probes.harmfulness.steering import arms as steering_arms, sweep as module
 from probes.harmfulness.steering.arms import Arm, repeated_share, reply_quality
-from probes.harmfulness.steering.report import summarise
+from probes.harmfulness.steering.rates import noise_note, summarise
 from probes.harmfulness.steering.screen import default_layers, scan_positions, shortlist
-from probes.harmfulness.steering.sweep import choose, load_steering_study, sweep
+from probes.harmfulness.steering.sweep import choose, sweep
 from probes.requests.behaviour import Behaviour
 from probes.requests.prompts import build_request_prompts
 from probes.requests.requests import Request
@@ -272,20 +274,23 @@ def test_kl_is_that_of_the_first_token(model, planted, tested):
 
 def test_saved_and_loaded_without_replies(model, planted, tested, tmp_path):
     tested.save(tmp_path / "a")
-    again = load_steering_study(tmp_path / "a")
+    again = load_result(tmp_path / "a")
     pd.testing.assert_frame_equal(again.to_frame(), tested.to_frame())
     pd.testing.assert_frame_equal(again.comparison(), tested.comparison())
     pd.testing.assert_frame_equal(again.screen, tested.screen)
     assert again.statement() == tested.statement() and repr(again.openings) == repr(tested.openings)
-    assert (again.validation, again.tested) == (tested.validation, tested.tested)
+    assert [r.withheld() for r in tested.validation] == list(again.validation)
+    assert [r.withheld() for r in tested.tested] == list(again.tested)
     assert set(again.outcomes["reply"]) == {""}
     page = (tmp_path / "a" / "report.html").read_text()
     assert TEST[0][0].text not in page and "Replies" not in tested.to_findings().tables
     assert {p.suffix for p in (tmp_path / "a").iterdir()} == {".json", ".csv", ".html"}
     tested.save(tmp_path / "b", include_replies=True)
-    assert load_steering_study(tmp_path / "b").outcomes["reply"].tolist() == tested.outcomes["reply"].tolist()
-    assert len(tested.plot().data) == 8 and tested.plot("all").layout.meta["note"].startswith("Steered at: all")
-    with pytest.raises(ValueError, match=r"expected 'test' or one of \['answer', 'all'\]"):
+    assert load_result(tmp_path / "b").outcomes["reply"].tolist() == tested.outcomes["reply"].tolist()
+    assert len(tested.plot().data) == 8 and tested.plot("Screen, steered at all").layout.meta["note"].startswith(
+        "Steered at: all"
+    )
+    with pytest.raises(KeyError, match=r"no figure 'text'; it has .*'Screen, steered at all'"):
         tested.plot("text")
 
 
@@ -300,21 +305,21 @@ def test_a_killed_run_goes_on(model, planted, study, tmp_path, monkeypatch):
 
     monkeypatch.setattr(steering_arms, "generate", failing)
     with pytest.raises(KeyboardInterrupt):
-        sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, out=tmp_path)
+        sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, keep=tmp_path)
     monkeypatch.setattr(steering_arms, "generate", real)
     with pytest.raises(OtherRunError, match="positions"):
-        sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, positions="answer", out=tmp_path, resume=True)
-    resumed = sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, out=tmp_path)
+        sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, positions="answer", keep=Keep(tmp_path, resume=True))
+    resumed = sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, keep=tmp_path)
     pd.testing.assert_frame_equal(resumed.to_frame(), study.to_frame(), rtol=1e-3)
     assert resumed.provenance["run_id"] == study.provenance["run_id"] and not (tmp_path / "parts").exists()
 
     monkeypatch.setattr(steering_arms, "generate", None)  # nothing is asked again
-    loaded = sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, out=tmp_path, resume=True)
+    loaded = sweep(model, planted, *VALIDATION, **SMALL, batch_size=4, keep=Keep(tmp_path, resume=True))
     assert loaded.chosen == resumed.chosen
     with pytest.raises(FileExistsError, match="overwrite"):
-        sweep(model, planted, *VALIDATION, **SMALL | dict(n_layers=2), out=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no steering\.json"):
-        load_steering_study(tmp_path / "nothing")
+        sweep(model, planted, *VALIDATION, **SMALL | dict(n_layers=2), keep=tmp_path)
+    with pytest.raises(FileNotFoundError, match="No directory"):
+        load_result(tmp_path / "nothing")
 
 
 def test_steering_at_the_answer_alone_is_one_screen(model, planted):
@@ -353,12 +358,12 @@ def test_refusals(model, planted, fitted, study):
     behaviour = Behaviour(tuple(TEST[1]), ("accepted",) * 4, None, {"run_id": "b", "settings": {"system": "Be kind."}})
     with pytest.raises(ValueError, match=r"observed with \{'system': 'Be kind.'\}"):
         sweep(model, planted, *VALIDATION, **SMALL, behaviour=behaviour)
-    with pytest.raises(ValueError, match="nothing was tested yet"):
-        study.plot("test")
+    with pytest.raises(KeyError, match="no figure 'Refusals in the test'"):
+        study.plot("Refusals in the test")
 
 
 def test_sentences_of_a_model_that_refuses_nothing(tested):
     """There is nothing to halve, and it is not called a success."""
     sentence = next(s for s in tested.statement() if s.startswith("-refusal"))
     assert "there was none to halve" in sentence
-    assert steering_report.noise_note(tested.to_frame().query("fluent")) == "All texts are fluent by the stated limits."
+    assert noise_note(tested.to_frame().query("fluent")) == "All texts are fluent by the stated limits."

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import interp
+from interp import load_result
 from interp.edits.steering import add_direction
+from interp.records.keep import Keep
 from interp.records.work import OtherRunError
 from probes.harmfulness.directions.directions import fit_directions
 from probes.harmfulness.steering import inversion as module
@@ -19,9 +21,9 @@ from probes.harmfulness.steering.inversion import (
     build_inversion_prompts,
     first_word,
     invert,
-    load_inversion,
 )
-from probes.harmfulness.steering.inversion_report import EVERY, MASKS, inversion_sentences, inversion_table
+from probes.harmfulness.steering.inversion_report import inversion_sentences
+from probes.harmfulness.steering.inversion_result import EVERY, MASKS, inversion_table
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -181,15 +183,15 @@ def test_flips_and_seeds_by_hand():
 
 def test_saved_and_loaded_without_replies(inverted, tmp_path):
     inverted.save(tmp_path / "a")
-    again = load_inversion(tmp_path / "a")
+    again = load_result(tmp_path / "a")
     pd.testing.assert_frame_equal(again.to_frame(), inverted.to_frame())
     assert again.statement() == inverted.statement() and again.questions == inverted.questions
-    assert again.requests == inverted.requests and set(again.outcomes["reply"]) == {""}
+    assert again.requests == tuple(r.withheld() for r in inverted.requests) and set(again.outcomes["reply"]) == {""}
     findings = inverted.to_findings()
     assert list(findings.tables) == ["Answers", "Questions"] and len(findings.figures) == 2
     assert ASKED[0][0].text not in (tmp_path / "a" / "report.html").read_text()
     assert "request" in inverted.to_findings(include_replies=True).tables["Replies"]
-    with pytest.raises(ValueError, match="asked about were"):
+    with pytest.raises(KeyError, match="no figure 'scary'"):
         inverted.plot("scary")
 
 
@@ -205,14 +207,14 @@ def test_a_killed_run_goes_on(model, planted, inverted, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "answers_to", failing)
     with pytest.raises(KeyboardInterrupt):
-        invert(model, planted, *ASKED, **settings, out=tmp_path)
+        invert(model, planted, *ASKED, **settings, keep=tmp_path)
     monkeypatch.setattr(module, "answers_to", real)
     with pytest.raises(OtherRunError, match="coefficient"):
-        invert(model, planted, *ASKED, **settings | dict(coefficient=1), out=tmp_path, resume=True)
-    resumed = invert(model, planted, *ASKED, **settings, out=tmp_path, resume=True)
+        invert(model, planted, *ASKED, **settings | dict(coefficient=1), keep=Keep(tmp_path, resume=True))
+    resumed = invert(model, planted, *ASKED, **settings, keep=Keep(tmp_path, resume=True))
     pd.testing.assert_frame_equal(resumed.outcomes, inverted.outcomes, rtol=1e-3, atol=1e-3)
     monkeypatch.setattr(module, "answers_to", None)
-    loaded = invert(model, planted, *ASKED, **settings, out=tmp_path, resume=True)
+    loaded = invert(model, planted, *ASKED, **settings, keep=Keep(tmp_path, resume=True))
     assert loaded.provenance["run_id"] == inverted.provenance["run_id"]
 
 

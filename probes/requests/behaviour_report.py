@@ -1,0 +1,45 @@
+"""The report of what a model does with requests: how often each kind, source and category is refused."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from interp.figures.heads import interval_bars
+from interp.reports import Findings
+from probes.requests.behaviour import Behaviour
+
+
+def findings_of(behaviour: Behaviour, include_replies: bool = False) -> Findings:
+    """The report; texts of requests and replies stand in it only if asked for."""
+    table = behaviour.to_frame()
+    if include_replies and behaviour.replies is not None:
+        table = table.assign(request=[r.text for r in behaviour.requests], reply=behaviour.replies)
+    return Findings(
+        title=behaviour.provenance["title"],
+        statement=statement_of(behaviour),
+        tables={
+            "Refusals by kind": behaviour.rates(),
+            "Refusals by source": behaviour.rates("source"),
+            "Refusals by category": behaviour.rates("category"),
+            "Requests": table,
+        },
+        figures={"Refusals by category": plot_of(behaviour)},
+        provenance=dict(behaviour.provenance),
+    )
+
+
+def statement_of(behaviour: Behaviour) -> list[str]:
+    """How often each kind is refused."""
+    return [
+        f"{row.kind}: {row.refused} of {row.n} refused ({row.refusal_rate:.0%} "
+        f"[{row.refusal_rate_low:.0%}, {row.refusal_rate_high:.0%}]), {row.unclear} unclear."
+        for row in behaviour.rates().itertuples()
+    ]
+
+
+def plot_of(behaviour: Behaviour) -> go.Figure:
+    """The refusal rate of each category, harmful beside harmless, with its interval."""
+    rates = behaviour.rates("category").replace({"category": {"": "(none)"}})
+    ends = ("refusal_rate", "refusal_rate_low", "refusal_rate_high")
+    title = f"Refusals of {behaviour.provenance['model']['name']}"
+    return interval_bars(rates, "category", *ends, color="kind", title=title, labels={ends[0]: "refusal rate"})
