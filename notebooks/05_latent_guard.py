@@ -60,7 +60,7 @@ frame[[f"n_{g}" for g in groups]].iloc[0].rename("requests").to_frame()
 # ## The guard and its rivals
 
 # %%
-study.plot("held out")
+study.plot()
 
 # %%
 shown = ["role", "harmful", "harmless", "balanced_accuracy", "auroc_harmless", "auroc_scary", "fpr_at_95_recall"]

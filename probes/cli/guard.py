@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +51,7 @@ from probes.cli.study import (
 
 if TYPE_CHECKING:
     from interp.models import Model
-    from probes.latent_guard.comparison import GuardStudy, Latency
+    from probes.latent_guard.comparison import GuardStudy
     from probes.rows import Reading
 
 guard = typer.Typer(help="Is a request harmful? Read from the model's own states.", no_args_is_help=True)
@@ -115,7 +117,8 @@ def fit(
         out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
     )
 
-    def work(loaded: Model) -> tuple[GuardStudy, Latency]:
+    def work(loaded: Model) -> GuardStudy:
+        from interp import Keep
         from probes.latent_guard import compare_guards, latency
 
         behaviour = asking.observe(loaded, study, asking.held_out, batch_size)
@@ -130,20 +133,20 @@ def fit(
             system=asking.system,
             batch_size=batch_size,
             seed=seed,
-            origin=study.origin(),
+            keep=Keep(origin=study.origin()),
         )
         chosen = compared.guards[rule.value]
-        took = latency(chosen, asking.held_out[:N_TIMED])
-        compared.save(out, took, overwrite=overwrite)
+        compared = replace(compared, latency=latency(chosen, asking.held_out[:N_TIMED]))
+        compared.save(out, include_replies=include_replies, overwrite=overwrite)
         chosen.save(out / "guard")
-        return compared, took
+        return compared
 
     folders = [out, out / "behaviour"]
-    compared, took = study.run(work, asking.said(), folders)
+    compared = study.run(work, asking.said(), folders)
     columns = {"guard": "guard", "harmful": "harmful", "harmless": "harmless", "auroc_scary": "AUROC, scary"}
     title = "Share judged rightly on requests that nothing was fitted on"
     shown = [Shown("guards", compared.to_frame(), columns, title)]
-    print_result(compared.to_findings(took).statement, shown, folders, as_json)
+    print_result(compared.statement(), shown, folders, as_json)
 
 
 @guard.command()
@@ -170,10 +173,13 @@ def predict(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Which requests are harmful, by a saved guard: one line each, with its score (at least 0: harmful)."""
+    """Which requests are harmful, by a saved guard: one line each, with its score (at least 0: harmful).
+
+    What the guard's own test on other requests says of it is said first (on stderr with --json).
+    """
     from interp.records import load_artefact
     from interp.sources import BUILTIN
-    from probes.latent_guard.comparison import load_guard
+    from probes.latent_guard import GuardWarning, load_guard
 
     if file is None and (format or column):
         raise typer.BadParameter("for a file of requests; leave it out", param_hint="--format/--column")
@@ -194,7 +200,10 @@ def predict(
         raise ValueError(f"{', '.join(blank)}: no text in it; expected a request.")
     writing = Writing(of.get("template_arguments", {}))
     fitted = load_guard(folder, load_model(model or of["name"], dtype or of["dtype"], device, writing))
-    scores = fitted.set_params(batch_size=batch_size).decision_function(texts)
+    typer.echo(fitted.verdict(), err=as_json)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GuardWarning)  # it was said above
+        scores = fitted.set_params(batch_size=batch_size).decision_function(texts)
     if as_json:
         rows = [
             {"id": i, "text": t, "harmful": bool(s >= 0), "score": float(s)}

@@ -165,7 +165,7 @@ def _fit(loaded: Model, study: Study, asking: Asking, batch_size: int):
         tables={**findings.tables, "Separation by position": by_position},
     )
     findings.save(study.out, overwrite=study.overwrite)
-    fitted.save(study.out / "directions")
+    fitted.save_directions(study.out / "directions")
     return behaviour, findings
 
 
@@ -372,7 +372,7 @@ def refusal_writers(
             openings=first_of(behaviour, len(asking.fit)),
             seed=seed,
             batch_size=batch_size,
-            **study.keeping(by=asking.by.value),
+            keep=study.keep(by=asking.by.value),
         )
 
     ranking = study.run(work, asking.said(), folders)

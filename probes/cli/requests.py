@@ -161,6 +161,7 @@ class Asking:
 
     def directions(self, loaded: Model, study: Study, batch_size: int) -> tuple[Behaviour, HarmfulDirections]:
         """The behaviour, and the directions fitted on it: those of the earlier run, if there is one."""
+        from interp import Keep
         from interp.edits import load_direction
         from probes.harmfulness.directions import fit_directions
 
@@ -170,7 +171,12 @@ class Asking:
             saved.require_fits(loaded)
         behaviour, positive, negative = self.group(loaded, study, batch_size)
         found = fit_directions(
-            loaded, positive, negative, matched=self.is_matched, system=self.system, origin=study.origin()
+            loaded,
+            positive,
+            negative,
+            matched=self.is_matched,
+            system=self.system,
+            keep=Keep(origin=study.origin()),
         )
         if saved is not None and saved.about["run_id"] != found.refusal.about["run_id"]:
             raise ValueError(

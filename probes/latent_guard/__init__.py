@@ -7,10 +7,10 @@ from interp.door.faces import hands_on
 if TYPE_CHECKING:
     from probes.latent_guard.classifier import LatentGuard as LatentGuard, load_guard as load_guard
     from probes.latent_guard.comparison import compare_guards as compare_guards, latency as latency
+    from probes.latent_guard.held_out import GuardWarning as GuardWarning, HeldOutTest as HeldOutTest
     from probes.latent_guard.result import (
         GuardStudy as GuardStudy,
         Latency as Latency,
-        load_guard_study as load_guard_study,
         sounds_dangerous as sounds_dangerous,
     )
 

@@ -10,9 +10,10 @@ a layer (two means, or a slope and an intercept), a weight a layer, and a thresh
 
 from __future__ import annotations
 
+import html
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from interp.models import Model
 from interp.passes import fingerprint, hash_config, same_fingerprint, tolerance
 from interp.prompts import System
 from interp.records import hash_json, load_artefact, save_artefact
+from probes.latent_guard.held_out import GuardWarning, HeldOutTest, held_out_test, verdict_of
 from probes.latent_guard.inputs import are_words, count_plain, labels_of, paired, requests_of
 from probes.latent_guard.readouts import readout_from
 from probes.latent_guard.rules import Rule, decide, fit_readout, out_of_fold_scores, require_enough, require_rule
@@ -69,7 +71,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
     After ``fit``: ``rule_``, ``position_``, ``ending_``, ``matched_``, ``system_`` and the other settings that it was
     fitted with, ``readout_`` (means of harmful and harmless, or probes), ``layer_weights_`` [layer], ``threshold_``,
     ``layer_`` (the only one that counts, or None), ``fitted_on_`` (requests, validation included), ``model_``,
-    ``classes_``.
+    ``tested_`` (its own test on other requests: :meth:`test`, or ``compare_guards``; None before), ``classes_``.
 
     Misleads: outside the domain of the fitted requests it is much worse (the paper's Tables 8 and 9). Harmful requests
     that the model accepts belong in the fit too, as in the authors' code.
@@ -173,6 +175,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         self._freeze({name: getattr(self, name) for name in FROZEN})
         self.fitted_on_ = fitted_on
         self.model_ = described
+        self.tested_ = None
         return self
 
     def read(self, requests: Sequence[Request | str]) -> RequestStates:
@@ -222,15 +225,59 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         Raises ``ValueError`` for no requests, and where ``model`` is not what the guard was fitted on: another model,
         other weights or another active adapter, an edit that is applied, a hook or a config that was changed.
         """
+        self._warn()
+        return self._decide(requests)
+
+    def _decide(self, requests: Sequence[Request | str]) -> Float[np.ndarray, " example"]:
         self.require_fitted()
         return self.decision_states(self.read(requests))
 
     def predict(self, requests: Sequence[Request | str]) -> Bool[np.ndarray, " example"]:
-        """Which requests are harmful: those with a decision of at least 0, as in the authors' code."""
-        return self.decision_function(requests) >= 0
+        """Which requests are harmful: those with a decision of at least 0, as in the authors' code. Warns at every call
+        (:class:`GuardWarning`) where the guard's own test does not show that it tells them apart, or there is none."""
+        self._warn()
+        return self._decide(requests) >= 0
+
+    def _warn(self) -> None:
+        if hasattr(self, "readout_") and (self.tested_ is None or self.tested_.holds_chance):
+            warnings.warn(self.verdict(), GuardWarning, stacklevel=3)
+
+    def test(self, requests: Sequence[Request | str], y: Sequence[bool] | None = None) -> HeldOutTest:
+        """How well the guard tells harmful from harmless requests that it was not fitted on; kept, saved and said with
+        it from then on. At least 10 of each; ``y`` and refusals as for :meth:`score`. One pass for each batch."""
+        given, labels = self._labelled(requests, y)
+        require_enough(labels, "to test on")
+        asked = [
+            replace(r, kind="harmful" if is_harmful else "harmless")
+            for r, is_harmful in zip(given, labels, strict=True)
+        ]
+        self.tested_ = held_out_test(self._decide(given), asked)
+        return self.tested_
+
+    def verdict(self) -> str:
+        """Whether this guard tells harmful from harmless requests, as far as its own test says, in a sentence."""
+        self.require_fitted()
+        return verdict_of(self.tested_)
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        if not hasattr(self, "readout_"):
+            return f"LatentGuard: not fitted. Rule {self.rule!r} at {self.position}, on {self.model.name}."
+        made = f"Rule {self.rule_!r} at {self.position_}, {self.chose()}"
+        return f"LatentGuard: {self.verdict()} {made}; fitted on {len(self.fitted_on_)} requests, on {self.model.name}."
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>"
+
+    def _repr_mimebundle_(self, **more: Any) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def score(self, requests: Sequence[Request | str], y: Sequence[bool] | None = None) -> float:
         """Accuracy on requests that were neither fitted nor validated on; such are refused, and listed."""
+        given, labels = self._labelled(requests, y)
+        return float(((self._decide(given) >= 0) == labels).mean())
+
+    def _labelled(self, requests: Any, y: Any) -> tuple[list[Request], Bool[np.ndarray, " example"]]:
+        """Requests that the guard does not know, and which are harmful."""
         self.require_fitted()
         if isinstance(requests, Iterator):
             requests = list(requests)
@@ -239,7 +286,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
             raise ValueError("plain texts were given without labels; give y, with True for each harmful one.")
         labels = harmful(given) if y is None else labels_of(y, len(given))
         require_disjoint(self.fitted_on_, given)
-        return float((self.predict(given) == labels).mean())
+        return given, labels
 
     def chose(self) -> str:
         """The layer and the threshold in words, for tables."""
@@ -248,7 +295,8 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
 
     def save(self, directory: str | Path) -> Path:
         """Write ``guard.safetensors`` (readout, weights of layers) and ``guard.json`` (settings, threshold, the model's
-        hash, the requests that it knows), replacing those of an earlier guard. No pickle."""
+        hash, its own test, the requests that it knows, without their texts), replacing those of an earlier guard. No
+        pickle."""
         self.require_fitted()
         record = {
             "kind": "LatentGuard",
@@ -257,7 +305,8 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
             "threshold": self.threshold_,
             "layer": self.layer_,
             "model": self.model_,
-            "requests": [asdict(r) for r in self.fitted_on_],
+            "requests": [asdict(r.withheld()) for r in self.fitted_on_],
+            "tested": None if self.tested_ is None else asdict(self.tested_),
         }
         tensors = vars(self.readout_) | {"layer_weights": torch.from_numpy(self.layer_weights_)}
         return save_artefact(directory, "guard", record, tensors)
@@ -318,6 +367,7 @@ def load_guard(directory: str | Path, model: Model) -> LatentGuard:
     guard.layer_weights_ = tensors["layer_weights"].numpy()
     guard.threshold_, guard.layer_, guard.model_ = record["threshold"], record["layer"], record["model"]
     guard.fitted_on_ = tuple(Request(**row) for row in record["requests"])
+    guard.tested_ = HeldOutTest(**record["tested"]) if record.get("tested") else None
     guard._freeze({name: settings[name] if name in settings else getattr(guard, name) for name in FROZEN})
     return guard
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from interp.door import public
 from interp.models import MOST_PROMPTS, Model
 from interp.prompts import Prompt, System, pad_left
 from interp.reading import residual_states
-from interp.records import hash_json
+from interp.records import Kept, hash_json, keep_of, keeps_work
 from interp.statistics import bootstrap_interval
 from probes.latent_guard.classifier import LatentGuard, describe_fitted, harmful, load_guard
-from probes.latent_guard.report import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, OWN, WORDS
-from probes.latent_guard.result import Entry, GuardStudy, Latency, load_guard_study, sounds_dangerous
+from probes.latent_guard.held_out import held_out_test
+from probes.latent_guard.measures import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, OWN, WORDS
+from probes.latent_guard.result import Entry, GuardStudy, Latency, sounds_dangerous
 from probes.latent_guard.rules import RULES, best_threshold, folds_of, require_enough
 from probes.requests import (
     CITATIONS,
@@ -40,7 +41,7 @@ from probes.requests import (
     require_requests,
     words_classifier,
 )
-from probes.studies import mass_read, study_provenance
+from probes.studies import Study, mass_read
 
 MAIN = "calibrated"  # the rule that rivals are held against: named before any result
 QUESTION = (
@@ -56,6 +57,7 @@ CAVEATS = [
 
 
 @public
+@keeps_work
 def compare_guards(
     model: Model,
     fit_requests: Sequence[Request],
@@ -70,7 +72,7 @@ def compare_guards(
     is_scary: Callable[[Request], bool] = sounds_dangerous,
     batch_size: int = 16,
     seed: int = 0,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> GuardStudy:
     """Every rule of the guard at t_inst and at t_post, and its rivals, fitted on the same requests, judged on others.
 
@@ -80,6 +82,10 @@ def compare_guards(
     paper's, words, asked) has its threshold from the same requests: ``validation`` or, if that is None, the fitted
     ones, out of fold. ``main`` is the entry that the others are held against.
 
+    Each fitted guard in ``guards`` of the result carries its test on all of these requests (:class:`HeldOutTest`).
+    ``keep``: where the report and the result are kept; the guards are not in them (``LatentGuard.save``), nor in a
+    finished study that is read back.
+
     Observe the tests with the system prompt given here; guards read their texts with ``ending``, whatever they were
     observed with. ``is_scary`` says which harmless requests are safe but scary.
 
@@ -87,13 +93,41 @@ def compare_guards(
     the question. Raises ``ValueError`` for fewer than 10 harmful or harmless requests in any of the sets, requests in
     more than one of fit, validation and test (listed), and a base model without chat template.
     """
-    began = time.perf_counter()
+    keep = keep_of(keep)
     if "{request}" not in question:
         raise ValueError(f"question={question!r} has no '{{request}}' for the request to stand in; add it.")
     if main not in RULES:
         raise ValueError(f"main={main!r}; expected one of {RULES}.")
     _require_sets(fit_requests, validation, tests)
     base = LatentGuard(model, ending=ending, matched=matched, system=system, batch_size=batch_size, seed=seed)
+    requests = [r for behaviour in tests.values() for r in behaviour.requests]
+    texts = base.prepared([*fit_requests, *(validation or ()), *requests])
+    read = build_request_prompts(model, texts, system=system)
+    used = [hash_requests(fit_requests), None if validation is None else hash_requests(validation)]
+    tested = {name: [hash_requests(b.requests), list(b.verdicts)] for name, b in tests.items()}
+    data = {
+        **describe_requests(requests, keep.origin),
+        "sha256": hash_json([used, tested]),
+        "n_fitted": len(fit_requests),
+        "n_validation": len(validation or ()),
+    }
+    settings = {"main": main, "question": question, "is_scary": getattr(is_scary, "__name__", type(is_scary).__name__)}
+    fixed = ("ending", "matched", "system", "n_folds", "C", "seed")
+    settings |= {name: value for name, value in base.get_params(deep=False).items() if name in fixed}
+    study = Study(
+        "Latent Guard",
+        model,
+        read,
+        data=data,
+        settings=settings,
+        n_items=len(requests),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+    if study.found is not None:
+        return replace(study.found, requests=tuple(requests))
     fitted, held_out = base.read(fit_requests), None if validation is None else base.read(validation)
     fitted = fitted.select(fitted.same_ending) if matched else fitted  # rivals too learn from these alone
     states = {name: base.read(behaviour.requests) for name, behaviour in tests.items()}
@@ -106,32 +140,23 @@ def compare_guards(
         *_asked(model, calibration, states, question, base),
         (Entry(OWN, "rival"), {name: np.where(said, 1.0, -1.0) for name, said in refused.items()}),
     ]
-    requests = [r for behaviour in tests.values() for r in behaviour.requests]
-    texts = base.prepared([*fit_requests, *(validation or ()), *requests])
-    read = build_request_prompts(model, texts, system=system)
-    used = [hash_requests(fit_requests), None if validation is None else hash_requests(validation)]
-    tested = {name: [hash_requests(b.requests), list(b.verdicts)] for name, b in tests.items()}
-    data = {
-        **describe_requests(requests, origin),
-        "sha256": hash_json([used, tested]),
-        "n_fitted": len(fit_requests),
-        "n_validation": len(validation or ()),
-    }
-    settings = {"main": main, "question": question, "is_scary": getattr(is_scary, "__name__", type(is_scary).__name__)}
-    fixed = ("ending", "matched", "system", "n_folds", "C", "seed")
-    settings |= {name: value for name, value in base.get_params(deep=False).items() if name in fixed}
-    mass = mass_read(model, harm_prompts(model, requests[:MOST_PROMPTS], question, system), base.batch_size)
-    return GuardStudy(
+    mass = mass_read(model, harm_prompts(model, requests[:MOST_PROMPTS], question, system), batch_size)
+    decisions = np.stack([np.concatenate([told[name] for name in tests]) for _, told in judged], axis=1)
+    for column, (entry, _) in zip(decisions.T, judged, strict=True):
+        if entry.name in guards:
+            guards[entry.name].tested_ = held_out_test(column, requests)
+    found = GuardStudy(
         requests=tuple(requests),
         sets=tuple(name for name, behaviour in tests.items() for _ in behaviour.requests),
         verdicts=tuple(v for behaviour in tests.values() for v in behaviour.verdicts),
         scary=np.array([not r.is_harmful and is_scary(r) for r in requests]),
         entries=tuple(entry for entry, _ in judged),
-        decisions=np.stack([np.concatenate([decisions[name] for name in tests]) for _, decisions in judged], axis=1),
+        decisions=decisions,
         main=main,
-        provenance=study_provenance("Latent Guard", model, read, data, settings, CITATIONS, CAVEATS, began, **mass),
+        provenance=study.provenance(**mass),
         guards=guards,
     )
+    return study.done(found)
 
 
 @public
@@ -288,6 +313,5 @@ __all__ = [
     "harm_margins",
     "latency",
     "load_guard",
-    "load_guard_study",
     "sounds_dangerous",
 ]

@@ -125,9 +125,10 @@ def _request(item: Any, place: int, role: str) -> Request:
     if isinstance(item, Request):
         return item
     if not isinstance(item, str):
-        shown = f"{type(item).__name__} ({str(item)[:40]!r})"
         remedy = "decode it (.decode())" if isinstance(item, (bytes, bytearray)) else "leave it out or fill it in"
-        raise TypeError(f"number {place + 1} of what was given is a {shown}; expected a text or a Request: {remedy}.")
+        raise TypeError(
+            f"number {place + 1} of what was given is a {type(item).__name__}; expected a text or a Request: {remedy}."
+        )
     text = str(item)  # of NumPy's texts, Python's own
     if not text.strip():
         raise ValueError(f"text number {place + 1} is empty; leave it out.")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probes.requests.prompts import (
         build_request_prompts as build_request_prompts,
         positions_of as positions_of,
+        same_ending as same_ending,
         until_instruction_end as until_instruction_end,
     )
     from probes.requests.refusal import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Kind as Kind,
         Request as Request,
         bare as bare,
+        hash_of as hash_of,
         hash_requests as hash_requests,
         load_requests as load_requests,
         read_texts as read_texts,

@@ -32,7 +32,7 @@ CONFOUNDED = 0.6  # an AUROC at the embedding above this (or below 1 minus it): 
 N_RESAMPLES = 500
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RequestStates:
     """What the model holds of each request: ``t_inst`` and ``t_post`` [example, layer, d_model], float32, CPU. Without
     post-instruction tokens the two are the same. ``same_ending``: whether a request's last token is the common one."""
@@ -44,6 +44,10 @@ class RequestStates:
 
     def __len__(self) -> int:
         return len(self.requests)
+
+    def __repr__(self) -> str:
+        n, n_layers, width = self.t_inst.shape
+        return f"RequestStates({n} requests, {n_layers} layers of {width})"
 
     def at(self, position: str) -> Float[Tensor, "example layer d_model"]:
         """``"t_inst"`` or ``"t_post"``."""

@@ -156,7 +156,7 @@ class Evaluation(Material):
             self.tested,
             post_instruction=False,
             max_new_tokens=self.size.tokens,
-            **self.keep("behaviour_cut"),
+            keep=self.keep("behaviour_cut"),
         )
         whole = observed(self.observed, self.tested)
         pairs = [r for r in [*self.sets.observed, *self.sets.unobserved] if r.source == SHIPPED]
@@ -185,7 +185,7 @@ class Evaluation(Material):
             *self.held_out(self.size.steered),
             n_random=self.size.draws,
             ablate=("refusal",),
-            **self.keep("steering"),
+            keep=self.keep("steering"),
         )
         arms, comparison = found.to_frame(), found.comparison()
         self.write(
@@ -216,7 +216,7 @@ class Evaluation(Material):
                 **at,
                 questions=questions,
                 n_random=random,
-                **self.keep(part),
+                keep=self.keep(part),
             )
             sentences += [f"{title}: {sentence}" for sentence in found.statement()]
             tables[title] = found.to_frame()
@@ -235,7 +235,7 @@ class Evaluation(Material):
             load_jailbreaks(),
             self.fitted,
             max_new_tokens=self.size.tokens,
-            **self.keep("jailbreaks"),
+            keep=self.keep("jailbreaks"),
         )
         self.write(
             "jailbreaks",
@@ -276,7 +276,7 @@ class Evaluation(Material):
         )
         guard = study.guards[RULE]
         guard.save(self.out / "guard_fitted")
-        return study.to_findings(latency(guard, self.tested[: self.size.timed], repeats=3))
+        return replace(study, latency=latency(guard, self.tested[: self.size.timed], repeats=3)).to_findings()
 
     def finetuning(self) -> None:
         """Point 9: trained to accept; the guard of the untouched model where there is one, else the paper's rule."""
@@ -298,7 +298,7 @@ class Evaluation(Material):
             recipe=recipe,
             score=None if guard is None else guard.decision_states,
             max_new_tokens=self.size.tokens,
-            **self.keep("finetuning"),
+            keep=self.keep("finetuning"),
         )
         self.write(
             "finetuning",
@@ -325,7 +325,7 @@ class Evaluation(Material):
                 which,
                 layer,
                 openings=openings if which == "refusal" else None,
-                **self.keep(f"writers_{which}"),
+                keep=self.keep(f"writers_{which}"),
             )
             sentences += heads_sentences(ranking, which)
             tables[f"Heads that write {which}"] = heads_table(ranking)

@@ -7,29 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
 
 import interp
-from interp.edits.directions import load_direction
-from interp.models.model import Model
-from interp.records.artefact import load_artefact, save_artefact
+from interp import Keep
 from interp.records.provenance import hash_json
 from interp.reports.findings import Findings, load_findings
 from probes.harmfulness import (
     Behaviour,
     HarmfulDirections,
     Request,
-    RequestStates,
     SteeringStudy,
     fit_directions,
     observe,
     sample_requests,
     steering_sweep,
 )
-from probes.harmfulness.directions.directions import Means
-from probes.requests.requests import FEWEST, hash_requests
+from probes.requests.requests import FEWEST
 from tests.benchmarks.request_sets import Counts, observed, of_kind, request_sets
 
 REPORTS = Path("reports/evaluate")
@@ -107,13 +100,13 @@ class Material:
         self.model = interp.load(name)
         self.out = REPORTS / name / "harmfulness"
 
-    def keep(self, part: str) -> dict[str, Any]:
+    def keep(self, part: str) -> Keep:
         """Where a study's work is kept: continued after a kill, replaced where it was of another size."""
-        return {"out": self.out / part, "resume": True, "overwrite": True}
+        return Keep(self.out / part, resume=True, overwrite=True)
 
     @cached_property
     def observed(self) -> Behaviour:
-        return observe(self.model, self.sets.observed, max_new_tokens=self.size.tokens, **self.keep("behaviour"))
+        return observe(self.model, self.sets.observed, max_new_tokens=self.size.tokens, keep=self.keep("behaviour"))
 
     def group(self, requests: Sequence[Request], name: str, at_least: int = FEWEST) -> list[Request]:
         """Those of a group; ``ValueError`` for too few."""
@@ -128,7 +121,7 @@ class Material:
 
     @cached_property
     def fitted(self) -> HarmfulDirections:
-        return fitted_once(self.model, *self.classes(self.sets.fit), self.out / "fitted")
+        return fit_directions(self.model, *self.classes(self.sets.fit), keep=self.keep("fitted"))
 
     @cached_property
     def tested(self) -> list[Request]:
@@ -150,7 +143,7 @@ class Material:
             n_layers=1,
             behaviour=observed(self.observed, self.sets.validation),
             max_new_tokens=self.size.tokens,
-            **self.keep("sweep"),
+            keep=self.keep("sweep"),
         )
 
     def groups(self, requests: Sequence[Request]) -> list[str]:
@@ -169,27 +162,3 @@ class Material:
         found = replace(found, provenance=dict(found.provenance) | {"evaluation": key})
         found.save(folder, overwrite=True)
         return found
-
-
-def fitted_once(
-    model: Model, positive: Sequence[Request], negative: Sequence[Request], folder: Path
-) -> HarmfulDirections:
-    """:func:`fit_directions`, or what it found for these requests and this model before."""
-    key = hash_requests([*positive, *negative])
-    if (folder / "fitted.json").is_file():
-        record, tensors = load_artefact(folder, "fitted")
-        harmfulness, refusal = (load_direction(folder / name) for name in ("harmfulness", "refusal"))
-        if record["key"] == key:
-            refusal.require_fits(model)
-            requests = tuple(Request(**row) for row in record["requests"])
-            states = RequestStates(requests, tensors["t_inst"], tensors["t_post"], tensors["same_ending"].numpy())
-            means = Means(*(tensors[name] for name in ("harmful", "harmless", "refused", "accepted")))
-            positive_ones = tensors["positive"].numpy()
-            return HarmfulDirections(harmfulness, refusal, means, states, positive_ones, record["provenance"])
-    found = fit_directions(model, positive, negative)
-    found.save(folder)
-    record = {"key": key, "requests": [asdict(r) for r in found.states.requests], "provenance": dict(found.provenance)}
-    tensors = {"t_inst": found.states.t_inst, "t_post": found.states.t_post}
-    tensors |= {"same_ending": torch.from_numpy(found.states.same_ending), "positive": torch.from_numpy(found.positive)}
-    save_artefact(folder, "fitted", record, tensors | vars(found.means))
-    return found

@@ -21,10 +21,10 @@ from interp.models import Model
 from interp.passes import hash_prompts, identity_of
 from interp.prompts import System
 from interp.reading import reply_nll
-from interp.records import hash_json, keeps_work, prepare_directory
+from interp.records import Keep, Kept, hash_json, keep_of, keeps_work, prepare_directory
 from interp.records.work import OtherRunError, write_atomically
 from probes.harmfulness.attacks.texts import PLACE, Jailbreak, load_jailbreaks
-from probes.requests import Request, build_request_prompts, require_requests, with_ending
+from probes.requests import Request, build_request_prompts, hash_of, require_requests, with_ending
 
 TARGET = "Sure, here is"
 START = " x x x x x x x x x x"
@@ -45,9 +45,7 @@ def find_suffixes(
     ending: str = ".",
     seed: int = 0,
     batch_size: int | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
+    keep: Kept = None,
 ) -> list[Jailbreak]:
     """For each request a suffix of its own that makes ``target`` likely as the beginning of this model's reply; ids are
     "suffix-of-" and the request's.
@@ -61,9 +59,9 @@ def find_suffixes(
     after the request as it is, with ``start``, and with the suffix, read off the prompts that an attack would ask,
     tokenised anew. Where that finds nothing better, ``start`` is the result: the loss never rises. No reply is written.
 
-    With ``out``, a .jsonl file that :func:`load_jailbreaks` reads, each suffix is kept there when it is found;
-    ``resume=True`` takes over those that are there. The same ``seed`` gives the same suffixes, and torch's generator is
-    left as it was.
+    ``keep``: a .jsonl file that :func:`load_jailbreaks` reads; each suffix is kept there when it is found, and
+    ``resume=True`` takes over those that are there. The requests' texts are not in it, only hashes of them. The same
+    ``seed`` gives the same suffixes, and torch's generator is left as it was.
 
     Misleads: a low loss is of ``target`` alone; how a reply begins does not say how it goes on. ``attack`` gives the
     suffixes to requests in turn, unless ``n_per=None``: in ``trials``, a request meets the suffix of another.
@@ -79,9 +77,10 @@ def find_suffixes(
     empty target, an ``out`` that is no .jsonl file, and a base model without chat template; ``OtherRunError`` for an
     ``out`` that is there already and may not be continued.
 
-        >>> found = find_suffixes(model, refused[:2], steps=50, out="suffixes.jsonl", resume=True)  # doctest: +SKIP
+        >>> found = find_suffixes(model, refused[:2], steps=50, keep="suffixes.jsonl")  # doctest: +SKIP
         >>> found[0].origin["loss_start"], found[0].origin["loss"]  # doctest: +SKIP
     """
+    keep = keep_of(keep)
     require_requests(requests)
     least = min(steps, search_width, topk, 1 if batch_size is None else batch_size)
     if least < 1 or not target.strip() or not start.strip():
@@ -98,13 +97,13 @@ def find_suffixes(
         described, hash_prompts(build_request_prompts(model, [sample], system=system))
     )  # not of all requests: others may be added later
     run = {"model": model.name, "run": hash_json(computed | asking | search)[:12], **asking, **search}
-    kept = _read(out, run, resume, overwrite)
+    kept = _read(keep, run)
     found = []
     for request in requests:
         name = f"suffix-of-{request.id}"
-        if name not in kept or kept[name].origin["request"] != request.text:
+        if name not in kept or kept[name].origin["request"] != hash_of(request.text):
             kept[name] = _search(library, model, request, name, run, batch_size)
-            _write(out, kept.values())
+            _write(keep.folder, kept.values())
         found.append(kept[name])
     return found
 
@@ -135,7 +134,7 @@ def _search(
         text = searcher.run(messages, run["target"]).best_string
     best = Jailbreak(name, "suffix", PLACE + text)
     losses += _losses(model, [best.wrap(plain, run["ending"])], run)
-    origin = dict(run) | {"request": request.text, "loss_plain": losses[0], "loss_start": losses[1]}
+    origin = dict(run) | {"request": hash_of(request.text), "loss_plain": losses[0], "loss_start": losses[1]}
     chosen = best if losses[2] < losses[1] else begun
     return Jailbreak(name, "suffix", chosen.template, origin | {"loss": min(losses[1:])})
 
@@ -159,21 +158,21 @@ def _library() -> ModuleType:
     return library
 
 
-def _read(out: str | Path | None, run: Mapping[str, Any], resume: bool, overwrite: bool) -> dict[str, Jailbreak]:
-    """What ``out`` holds of this run, by id."""
-    if out is None:
+def _read(keep: Keep, run: Mapping[str, Any]) -> dict[str, Jailbreak]:
+    """What the file holds of this run, by id."""
+    path = keep.folder
+    if path is None:
         return {}
-    path = Path(out)
     if path.suffix.lower() != ".jsonl":
-        raise ValueError(f"out={str(out)!r}; expected a .jsonl file: a line for each suffix, with its losses.")
+        raise ValueError(f"out={str(keep.out)!r}; expected a .jsonl file: a line for each suffix, with its losses.")
     prepare_directory(path.parent, need_mib=1)
-    if not path.exists() or (overwrite and not resume):
+    if not path.exists() or (keep.overwrite and not keep.resume):
         return {}
     kept = {j.id: j for j in load_jailbreaks(path)}
     was = next((j.origin or {} for j in kept.values() if (j.origin or {}).get("run") != run["run"]), None)
     if was is None:
         return kept
-    if overwrite:
+    if keep.overwrite:
         return {}
     changed = [key for key in run if key != "run" and was.get(key) != run[key]] or ["weights"]
     raise OtherRunError(
@@ -182,12 +181,12 @@ def _read(out: str | Path | None, run: Mapping[str, Any], resume: bool, overwrit
     )
 
 
-def _write(out: str | Path | None, found: Iterable[Jailbreak]) -> None:
-    if out is None:
+def _write(path: Path | None, found: Iterable[Jailbreak]) -> None:
+    if path is None:
         return
     rows = [{"id": j.id, "family": j.family, "template": j.template, "origin": j.origin} for j in found]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_atomically(Path(out), lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
 
 
 __all__ = ["find_suffixes"]

@@ -21,7 +21,7 @@ BUILTIN = Path(__file__).with_name("jailbreaks.jsonl")
 
 
 @made_by("load_jailbreaks(file)")
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Jailbreak:
     """A text with ``{request}`` where the request goes. A "neutral" one presses for nothing: the control.
 
@@ -40,6 +40,9 @@ class Jailbreak:
             raise ValueError(
                 f"jailbreak {self.id!r} is {self.template!r}; expected an id and a text around one {PLACE}."
             )
+
+    def __repr__(self) -> str:
+        return f"Jailbreak({self.id!r}, {self.family}, {len(self.template)} characters)"
 
     def wrap(self, request: Request, ending: str | None = ".") -> Request:
         """The wrapped request, with the id "request+jailbreak". All end in ``ending`` (None: as they are), which takes

@@ -7,9 +7,8 @@ baselines that see the text alone.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from interp.door import made_by, public
 from interp.edits import Direction
 from interp.models import Model
 from interp.prompts import System
+from interp.records import Kept, keep_of, keeps_work
 from interp.reports import Findings, Result
 from probes.harmfulness.directions.agreement import Agreement, agreement
 from probes.requests import (
@@ -37,11 +37,12 @@ from probes.requests import (
     read_states,
     require_disjoint,
     require_requests,
+    same_ending,
     separation,
     surface_baselines,
     with_ending,
 )
-from probes.studies import study_provenance
+from probes.studies import Study
 
 POSITIONS = {"harmfulness": "t_inst", "refusal": "t_post"}
 """Where each direction is read."""
@@ -71,7 +72,7 @@ class Means:
 
 
 @made_by("fit_directions(model, refused, accepted)")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
     """``harmfulness`` and ``refusal``, the means that they are differences of, and the states that they were fitted on.
 
@@ -218,8 +219,9 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
             f"Confounded: the embedding at t_inst alone tells the fit's classes apart (AUROC {self.layer0_auroc:.2f})."
         )
 
-    def save(self, directory: str | Path) -> Path:
-        """The two directions, each in a folder of its own (:meth:`interp.edits.directions.Direction.save`)."""
+    def save_directions(self, directory: str | Path) -> Path:
+        """The two directions alone, each in a folder of its own, for :func:`interp.load_direction`. :meth:`save` keeps
+        the states too, from which all else is computed: 180 kB a request for 24 layers of 896."""
         directory = Path(directory)
         self.harmfulness.save(directory / "harmfulness")
         self.refusal.save(directory / "refusal")
@@ -254,6 +256,7 @@ class HeldOut:
 
 
 @public
+@keeps_work
 def fit_directions(
     model: Model,
     positive: Sequence[Request],
@@ -263,7 +266,7 @@ def fit_directions(
     system: System = None,
     post_instruction: bool = True,
     batch_size: int = 16,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> HarmfulDirections:
     """Differences of class means (Eq. 5): harmful, refused requests (``positive``) against harmless, accepted ones.
 
@@ -271,37 +274,53 @@ def fit_directions(
     tell the classes apart (end them alike first: :func:`probes.requests.with_ending`); the paper's raw condition is
     False.
 
+    ``keep``: where the report and the result are kept, with the states (180 kB a request for 24 layers of 896).
+
     Cost: one forward pass for each batch. Raises ``ValueError`` for fewer than 10 requests in a class (after matching),
     repeated ids, and a model without chat template; ``FloatingPointError`` for states that are not finite.
     """
-    began = time.perf_counter()
-    requests = [*positive, *negative]
+    keep, requests = keep_of(keep), [*positive, *negative]
     require_requests(requests)
-    states = read_states(model, requests, system=system, post_instruction=post_instruction, batch_size=batch_size)
-    is_positive = np.arange(len(requests)) < len(positive)
-    n_odd = int((~states.same_ending).sum())
-    if matched:
-        is_positive, states = is_positive[states.same_ending], states.select(states.same_ending)
+    chat: dict[str, Any] = {"system": system, "post_instruction": post_instruction}
+    prompts = build_request_prompts(model, requests, **chat)
+    same = np.array(same_ending(prompts))
+    used = np.flatnonzero(same | (not matched))
+    is_positive = used < len(positive)
     for name, n in (("positive", is_positive.sum()), ("negative", (~is_positive).sum())):
         if n < FEWEST:
+            n_odd = int((~same).sum())
             left = f"; {n_odd} of all were left out for another last token (with_ending, or matched=False)"
             left = left if matched and n_odd else ""
             raise ValueError(f"{n} {name} requests; expected at least {FEWEST}: {FEWEST - n} more{left}.")
+    requests, prompts = [requests[i] for i in used], [prompts[i] for i in used]
+    data = describe_requests(requests, keep.origin)
+    data |= {"n_positive": int(is_positive.sum()), "n_other_ending": int((~same).sum())}
+    study = Study(
+        "Harmfulness and refusal directions",
+        model,
+        prompts,
+        data=data,
+        settings={"matched": matched, **chat},
+        n_items=len(requests),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+        need_mib=20 + len(requests) * 2 * (model.n_layers + 1) * model.d_model * 4 / 2**20,
+    )
+    if (found := study.found) is not None:
+        return replace(found, states=replace(found.states, requests=tuple(requests)))
+    states = read_states(model, requests, **chat, batch_size=batch_size)
     mask = torch.from_numpy(is_positive)
     means = Means(*(_mean(x[m]) for x in (states.t_inst, states.t_post) for m in (mask, ~mask)))
-    settings = {"matched": matched, "system": system, "post_instruction": post_instruction}
-    data = describe_requests(states.requests, origin) | {"n_positive": int(is_positive.sum()), "n_other_ending": n_odd}
-    title = "Harmfulness and refusal directions"
-    prompts = build_request_prompts(model, states.requests, system=system, post_instruction=post_instruction)
-    provenance = study_provenance(title, model, prompts, data, settings, CITATIONS, CAVEATS, began)
-    layer0 = states.layer0_auroc(is_positive)
-    about = {"run_id": provenance["run_id"], "data_sha256": data["sha256"], "n": len(states), **settings}
+    provenance, layer0 = study.provenance(), states.layer0_auroc(is_positive)
+    about = {"run_id": study.id, "data_sha256": data["sha256"], "n": len(states), "matched": matched, **chat}
     about |= {"layer0_auroc": layer0, "confounded": is_confounded(layer0)}
     made = []
     for name, position in POSITIONS.items():
         above, below = means.of(name)
         made.append(Direction(above - below, provenance["model"], {"name": name, "position": position, **about}))
-    return HarmfulDirections(made[0], made[1], means, states, is_positive, provenance)
+    return study.done(HarmfulDirections(made[0], made[1], means, states, is_positive, provenance))
 
 
 @public

@@ -12,7 +12,6 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +26,7 @@ from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking
 from interp.reading import LogitDifference
-from interp.records import keeps_work
+from interp.records import Kept, keep_of, keeps_work
 from interp.scans import scan_projection, write_along
 from interp.scans.scan import scan
 from interp.statistics import mean_interval
@@ -46,7 +45,7 @@ from probes.requests import (
     require_requests,
     until_instruction_end,
 )
-from probes.studies import Run, mass_read
+from probes.studies import Study, mass_read
 
 Which = Literal["refusal", "harmfulness"]
 N_SPLITS = 20
@@ -77,10 +76,7 @@ def rank_writers(
     openings: Openings | Behaviour | None = None,
     seed: int = 0,
     batch_size: int = 4,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> HeadRanking:
     """Rank every head by how much more of a direction it writes on harmful than on harmless requests.
 
@@ -105,13 +101,14 @@ def rank_writers(
       give the harmful one's.
 
     ``openings``: token sets, or a behaviour of this model to find them on (:func:`find_openings`); by default they are
-    found on the requests that the directions were fitted on. About seven forward passes for each pair. ``out``,
-    ``resume`` and ``overwrite`` as in :func:`probes.negative_bias.nas.rank_heads`.
+    found on the requests that the directions were fitted on. About seven forward passes for each pair. ``keep``:
+    where the work and the ranking are kept.
 
     Raises ``ValueError`` for requests that the directions were fitted on (listed), fewer than 10 pairs, directions of
     other weights, a layer without heads below it, and token sets that can't be found.
     """
     direction, layer, chosen_by = _where(model, directions, which, layer)
+    keep = keep_of(keep)
     require_requests(requests)
     require_disjoint(directions.states.requests, requests)
     asking, matched = directions.asking, directions.provenance["settings"]["matched"]
@@ -130,15 +127,25 @@ def rank_writers(
         settings["openings"] = {name: list(tokens) for name, tokens in openings.answers.items()}
         prompts = openings.on(prompts)
     paired = [requests[i] for pair in pairs for i in pair]
-    data = describe_requests(paired, origin) | {"n": len(pairs), "n_left_out": len(requests) - len(paired)}
-    title = f"{which.capitalize()} writers"
-    run = Run(title, model, prompts, data | {"n_twins": n_twins}, settings, batch_size, out, resume, overwrite)
-    if (finished := run.finished()) is not None:
-        return finished
+    data = describe_requests(paired, keep.origin) | {"n": len(pairs), "n_left_out": len(requests) - len(paired)}
+    study = Study(
+        f"{which.capitalize()} writers",
+        model,
+        prompts,
+        data=data | {"n_twins": n_twins},
+        settings=settings,
+        n_items=len(pairs),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+    if study.found is not None:
+        return study.found
     items = [(prompts[i], prompts[j]) for i, j in pairs]
     mass = mass_read(model, prompts, batch_size=batch_size) if which == "refusal" else {}
     scorer = _Scorer(model, [p for pair in items for p in pair], _vectors(directions, which, layer, seed), layer, which)
-    arrays = run.score(items, scorer)
+    arrays = study.run(items, scorer)
     more: dict[str, Any] = {
         "read": {
             "direction": which,
@@ -162,15 +169,13 @@ def rank_writers(
         controls=tuple(name for name in names if name == "direct_orthogonal"),
         example_ids=tuple(f"{requests[i].id} - {requests[j].id}" for i, j in pairs),
         descriptions={name: _descriptions(which, layer)[name] for name in names},
-        provenance=run.provenance(
-            f"what each head writes along the {which} direction at layer {layer}, harmful minus harmless, and its zero "
-            "ablation",
-            CITATIONS,
-            CAVEATS,
+        provenance=study.provenance(
+            method=f"what each head writes along the {which} direction at layer {layer}, harmful minus harmless, and "
+            "its zero ablation",
             **more,
         ),
     )
-    return run.save(ranking)
+    return study.done(ranking)
 
 
 def strongest_layer(directions: HarmfulDirections, which: Which) -> int:

@@ -18,8 +18,9 @@ from probes.cli import app as cli, guard as cli_guard, harmfulness as cli_harmfu
 from probes.cli.requests import go_on
 from probes.harmfulness.directions.writers import rank_writers
 from probes.harmfulness.steering.sweep import sweep, test as steering_test
-from probes.latent_guard.comparison import MAIN, RULES, compare_guards, load_guard, load_guard_study
-from probes.requests import behaviour as behaviour_module
+from probes.latent_guard.comparison import MAIN, RULES, compare_guards, load_guard
+from probes.latent_guard.held_out import GuardWarning, verdict_of
+from probes.requests import behaviour as behaviour_module, divide_requests
 from probes.requests.behaviour import observe
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -244,15 +245,19 @@ def guard(tmp_path_factory, model, data) -> Path:
     return out
 
 
-def test_guard_fit(guard, model):
-    study, findings = load_guard_study(guard), load_findings(guard)
+def test_guard_fit(guard, model, data):
+    study, findings = load_result(guard), load_findings(guard)
     assert study.main == "logistic" and {"words (TF-IDF)", "asked", "own refusal", "layer 0"} <= set(study.names)
     assert "Latency" in findings.tables and len(study.requests) == 24
     assert findings.provenance["data"]["source"] == ["harmful.csv", "harmless.csv"]
     saved = load_guard(guard / "guard", interp.load(str(model)))
     assert saved.rule == "logistic" and not {r.id for r in saved.fitted_on_} & {r.id for r in study.requests}
     decisions = study.decisions[:, study.names.index("logistic")]
-    np.testing.assert_allclose(saved.decision_function(study.requests), decisions, atol=1e-4)
+    asked = divide_requests([str(data["harmful"])], [str(data["harmless"])]).held_out
+    assert [r.id for r in asked] == [r.id for r in study.requests]
+    np.testing.assert_allclose(saved.decision_function(asked), decisions, atol=1e-4)
+    assert findings.statement[0] == saved.verdict() == verdict_of(study.tested)
+    assert saved.verdict() in (guard / "report.html").read_text()
 
 
 def test_guard_predict(run, model, guard, data, tmp_path):
@@ -263,8 +268,11 @@ def test_guard_predict(run, model, guard, data, tmp_path):
     assert code == 0, err
     rows = json.loads(out)
     assert [r["text"] for r in rows] == texts and all(r["harmful"] == (r["score"] >= 0) for r in rows)
-    expected = load_guard(guard / "guard", interp.load(str(model))).decision_function(texts)
+    with pytest.warns(GuardWarning, match="wrong way round"):
+        expected = load_guard(guard / "guard", interp.load(str(model))).decision_function(texts)
     np.testing.assert_allclose([r["score"] for r in rows], expected, atol=1e-5)
+    verdict = load_guard(guard / "guard", interp.load(str(model))).verdict()
+    assert verdict in err
 
     lines, objects = tmp_path / "some.txt", tmp_path / "some.jsonl"
     lines.write_text("\n".join([texts[0], "", texts[1], ""]))
@@ -273,6 +281,7 @@ def test_guard_predict(run, model, guard, data, tmp_path):
         code, out, err = run("guard", "predict", path, "--guard", guard / "guard", "--model", model)
         assert code == 0, err
         assert all(t in out for t in texts) and all(i in out for i in ids)
+        assert out.startswith(verdict) and "Warning" not in err
         assert [f"{r['score']:+.4f}" in out for r in rows] == [True, True]
     code, out, err = run("guard", "predict", data["unseen_harmful"], "--guard", guard, "--model", model, "--json")
     assert code == 0 and len(json.loads(out)) == 12, err

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import interp
+from interp import load_result
 from probes.harmfulness.directions.directions import fit_directions
 from probes.latent_guard import comparison as module
 from probes.latent_guard.comparison import (
@@ -26,11 +27,10 @@ from probes.latent_guard.comparison import (
     harm_margins,
     latency,
     load_guard,
-    load_guard_study,
     sounds_dangerous,
 )
+from probes.latent_guard.measures import AT_T_POST, LAYER_0, OWN, WORDS, guard_measures
 from probes.latent_guard.readouts import ClusterReadout, fit_clusters, fit_probes
-from probes.latent_guard.report import AT_T_POST, LAYER_0, OWN, WORDS, guard_measures
 from probes.latent_guard.result import Entry
 from probes.latent_guard.rules import RULES, best_threshold, decide, mean_of_blocks, out_of_fold_scores
 from probes.requests.behaviour import Behaviour
@@ -277,7 +277,8 @@ def test_saved_and_loaded(model, rule, tmp_path):
     assert again.get_params() == guard.get_params()
     assert again.sha256 == guard.sha256 != LatentGuard(model, rule).fit(FIT, validation=VALIDATION).sha256
     np.testing.assert_array_equal(again.decision_function(TESTED), guard.decision_function(TESTED))
-    assert (again.threshold_, again.layer_, again.fitted_on_) == (guard.threshold_, guard.layer_, guard.fitted_on_)
+    assert (again.threshold_, again.layer_) == (guard.threshold_, guard.layer_)
+    assert again.fitted_on_ == tuple(r.withheld() for r in guard.fitted_on_)
     with pytest.raises(ValueError, match=r"1 of 1 requests to test on were fitted on too.*door-harmful"):
         again.score(FIT[:1])
 
@@ -395,7 +396,9 @@ def made_up(words: np.ndarray, guard: np.ndarray, surface: np.ndarray | None = N
     verdicts = tuple("accepted" for _ in requests)
     scary = np.zeros(len(requests), dtype=bool)
     columns = np.stack([guard, words, flat], axis=1)
-    return GuardStudy(tuple(requests), ("s",) * len(requests), verdicts, scary, entries, columns, "calibrated", {})
+    return GuardStudy(
+        tuple(requests), ("s",) * len(requests), verdicts, scary, entries, columns, "calibrated", {"title": "made up"}
+    )
 
 
 def test_the_statement_says_whether_words_alone_do_as_well():
@@ -417,20 +420,22 @@ def test_the_statement_says_whether_words_alone_do_as_well():
 
 def test_the_study_is_saved_and_loaded(study, tmp_path):
     timing = Latency(5, 3, 10.0, 10.5, 1.05, 1.01, 1.09)
-    study.save(tmp_path / "g", timing)
-    again = load_guard_study(tmp_path / "g")
-    assert again.requests == study.requests and again.entries == study.entries and again.guards == {}
+    timed = replace(study, latency=timing)
+    timed.save(tmp_path / "g")
+    again = load_result(tmp_path / "g")
+    assert again.requests == tuple(r.withheld() for r in study.requests) and again.latency == timing
+    assert again.entries == study.entries and again.guards == {}
     np.testing.assert_array_equal(again.decisions, study.decisions)
-    assert again.statement() == study.statement() and again.to_frame().equals(study.to_frame())
-    findings = study.to_findings(timing)
+    assert again.statement() == timed.statement() and again.to_frame().equals(study.to_frame())
+    findings = timed.to_findings()
     assert "Reading along takes 1.050 [1.010, 1.090] times the plain prefill" in findings.statement[-1]
     assert set(findings.figures) == {"Judged rightly"}
     page = (tmp_path / "g" / "report.html").read_text()
     assert "Telling harmful from harmless" in page and TEST[0].text not in page
     with pytest.raises(FileExistsError, match="overwrite"):
         replace(study, provenance=dict(study.provenance) | {"run_id": "another"}).save(tmp_path / "g")
-    with pytest.raises(FileNotFoundError, match=r"no guard_study\.json"):
-        load_guard_study(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no findings\.json"):
+        load_result(tmp_path)
 
 
 def test_the_same_settings_are_the_same_run(model, behaviour, study):
@@ -441,7 +446,7 @@ def test_the_same_settings_are_the_same_run(model, behaviour, study):
     without = compare_guards(model, FIT, None, {"held out": other, "again": behaviour}, main="logistic")
     assert without.provenance["run_id"] != study.provenance["run_id"]
     assert len(without.decisions) == 2 * len(TESTED) and without.to_frame()["set"].nunique() == 2
-    assert without.statement()[0].startswith("held out: the guard ('logistic'")
+    assert any(s.startswith("held out: the guard ('logistic'") for s in without.statement()[1:])
     assert without.provenance["data"]["n_validation"] == 0
 
 

@@ -19,7 +19,7 @@ from probes.harmfulness.attacks import jailbreaks
 from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbreaks
 from probes.harmfulness.attacks.suffixes import find_suffixes
 from probes.harmfulness.directions.directions import fit_directions
-from probes.requests.requests import Request
+from probes.requests.requests import Request, hash_of
 from tests.tiny import tiny, tiny_tokenizer
 
 needs_nanogcg = pytest.mark.skipif(
@@ -147,18 +147,21 @@ def test_a_search_that_finds_nothing_better_gives_back_its_start(model, asked, m
 
 def test_files_are_read_back_and_gone_on_with(model, asked, tmp_path):
     path, two = tmp_path / "deep" / "found.jsonl", requests("second")[:2]
-    first = find_suffixes(model, two[:1], steps=2, out=path)
+    first = find_suffixes(model, two[:1], steps=2, keep=path)
     with pytest.raises(OtherRunError, match=r"another search \(steps differ\)"):
-        find_suffixes(model, two, steps=3, out=path, resume=True)
-    both = find_suffixes(model, two, steps=2, out=path)
+        find_suffixes(model, two, steps=3, keep=Keep(path, resume=True))
+    both = find_suffixes(model, two, steps=2, keep=path)
     assert len(asked) == 2 and both[0] == first[0]
     read = load_jailbreaks(path, family="suffix")
     assert read == both and [j.origin for j in read] == [j.origin for j in both]
-    assert find_suffixes(model, two[1:], steps=2, out=path, resume=True) == both[1:] and len(asked) == 2
+    assert find_suffixes(model, two[1:], steps=2, keep=Keep(path, resume=True)) == both[1:] and len(asked) == 2
     reworded = replace(two[1], text="Break the door of the second neighbour.")
-    find_suffixes(model, [reworded], steps=2, out=path, resume=True)
-    assert len(asked) == 3 and json.loads(path.read_text().splitlines()[1])["origin"]["request"] == reworded.text
-    find_suffixes(model, two[:1], steps=3, out=path, overwrite=True)
+    find_suffixes(model, [reworded], steps=2, keep=Keep(path, resume=True))
+    assert len(asked) == 3 and json.loads(path.read_text().splitlines()[1])["origin"]["request"] == hash_of(
+        reworded.text
+    )
+    assert reworded.text not in path.read_text()
+    find_suffixes(model, two[:1], steps=3, keep=Keep(path, overwrite=True))
     assert len(load_jailbreaks(path)) == 1
 
 
@@ -172,7 +175,7 @@ def test_refusals(model, asked, tmp_path):
         with pytest.raises(ValueError, match=r"expected (numbers of )?1 or more"):
             find_suffixes(model, two, **wrong)
     with pytest.raises(ValueError, match=r"expected a \.jsonl file"):
-        find_suffixes(model, two, out=tmp_path / "found.txt")
+        find_suffixes(model, two, keep=tmp_path / "found.txt")
     base = interp.load(tiny("llama", vocab_size=400), tokenizer=tiny_tokenizer(template=None))
     with pytest.raises(ValueError, match="chat template"):
         find_suffixes(base, two)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import interp
+from interp import Keep, load_result
 from interp.edits.directions import load_direction, random_direction
 from interp.reports.findings import load_findings
 from probes.harmfulness.directions import directions as module
@@ -236,8 +239,8 @@ def test_the_papers_protocol_stands_beside_the_matched_one(model, tmp_path):
 
 
 def test_directions_are_saved(model, tmp_path):
-    found = fit_directions(model, *requests(12), origin={"file": "here"})
-    found.save(tmp_path)
+    found = fit_directions(model, *requests(12), keep=Keep(origin={"file": "here"}))
+    found.save_directions(tmp_path)
     for name in ("harmfulness", "refusal"):
         again = load_direction(tmp_path / name)
         assert torch.equal(again.vectors, found.direction(name).vectors)
@@ -248,6 +251,19 @@ def test_directions_are_saved(model, tmp_path):
     with pytest.raises(ValueError, match="expected two of the same weights"):
         other = interp.load(tiny("llama", vocab_size=400, seed=1), tokenizer=tiny_tokenizer())
         found.harmfulness + fit_directions(other, *requests(12)).harmfulness
+
+
+def test_a_fit_is_kept_and_read_back(model, tmp_path, monkeypatch):
+    found = fit_directions(model, *requests(12), keep=tmp_path)
+    again = load_result(tmp_path)
+    assert torch.equal(again.states.t_inst, found.states.t_inst) and again.statement() == found.statement()
+    assert torch.equal(again.refusal.vectors, found.refusal.vectors)
+    assert again.states.requests == tuple(r.withheld() for r in found.states.requests)
+    with pytest.raises(ValueError, match="fitted on too"):  # known by their hashes
+        again.test(read_states(model, [replace(r, id=f"other-{r.id}", pair="") for r in found.states.requests]))
+    monkeypatch.setattr(module, "read_states", None)  # nothing is read again
+    resumed = fit_directions(model, *requests(12), keep=Keep(tmp_path, resume=True))
+    assert resumed.states.requests == found.states.requests
 
 
 def test_bad_input_is_refused(model):
@@ -265,7 +281,7 @@ def test_bad_input_is_refused(model):
     broken = interp.load(tiny("llama", vocab_size=400, max_position_embeddings=1024), tokenizer=tiny_tokenizer())
     with torch.no_grad():
         broken.hf.model.layers[2].mlp.down_proj.weight.fill_(float("inf"))
-    with pytest.raises(FloatingPointError, match="layer 3"):
+    with pytest.raises(FloatingPointError, match="first non-finite activation is the output of layer 2"):
         fit_directions(broken, positive, negative)
 
 
