@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from interp.passes.handle import NonFiniteLogitsError as NonFiniteLogitsError
     from interp.prompts.prompt import Prompt as Prompt
     from interp.rankings.comparison import compare as compare
-    from interp.rankings.files import load_ranking as load_ranking
+    from interp.rankings.loading import load_ranking as load_ranking
     from interp.rankings.ranking import HeadRanking as HeadRanking
     from interp.rankings.side_by_side import compare_rankings as compare_rankings
     from interp.reading import capture as capture

@@ -61,7 +61,7 @@ share = N_FIND / len(questions)
 parts = negative_bias.split_questions(questions, {"find": share, "test": 1 - share})
 ranking = negative_bias.rank_heads(model, parts["find"], effects="zero", n_views=0)
 texts = {question.id: question.text for question in questions}
-ranking.plot(texts)
+ranking.plot(texts=texts)
 
 # %%
 ranking.top(6)[["label", "score", "ci_low", "ci_high", "q", "nas_swapped_order", "total_effect"]].round(3)

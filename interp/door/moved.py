@@ -29,7 +29,7 @@ interp.passes: handle pass_lengths:lengths plain_passes:plain looks_ahead identi
 interp.models: model answer_mass acting loadable loading adapter_repairs
 interp.machine: speed doctor
 interp.reports: mass page report_folder:folder findings result
-interp.rankings: ranking ranking_controls:controls ranking_report:report ranking_files:files comparison
+interp.rankings: ranking ranking_controls:controls ranking_report:report comparison
     comparison_sentences:sentences comparison_figures:figures depth_profiles side_by_side
 interp.reading: capture residual attribution generation perplexity metrics
 interp.scans: fanout scan state_patches tracing trace_regions:regions trace_results:traces head_writing readings

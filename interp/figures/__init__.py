@@ -6,6 +6,7 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from interp.figures.heads import (
+        color_scale as color_scale,
         head_heatmap as head_heatmap,
         scatter as scatter,
         strongest_examples as strongest_examples,

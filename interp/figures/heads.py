@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from interp.figures.views import TokenView, head_label
 
 __all__ = [
     "TEMPLATES",
+    "color_scale",
     "head_heatmap",
     "interval_bars",
     "interval_lines",
@@ -41,8 +43,11 @@ def head_heatmap(
     unit: str = "",
     hover: pd.DataFrame | None = None,
     examples: np.ndarray | None = None,
+    base: float = 0.0,
+    is_signed: bool = True,
 ) -> go.Figure:
-    """Layers downwards from 0, heads to the right; colour centred at zero, full at the largest |value|.
+    """Layers downwards from 0, heads to the right; colour centred at `base`, full at the farthest value from it. Where
+    values lie on one side alone (not `is_signed`: a probability), one colour, from `base` to the highest value.
 
     hover: the frame of a ranking (`HeadRanking.to_frame()`); each cell then shows interval, q and other
     measures. examples: [layer, head] of a line more for each (`strongest_examples`).
@@ -56,12 +61,11 @@ def head_heatmap(
             text[row["layer"], row["head"]] = _hover(row)
     if examples is not None:
         text = text + "<br>" + examples
-    limit = float(np.abs(values).max()) or 1.0
     figure = go.Figure(
         go.Heatmap(z=values, coloraxis="coloraxis", text=text, hovertemplate="%{text}<extra></extra>", xgap=1, ygap=1),
         layout={
             "title": {"text": html.escape(title), "subtitle": {"text": wrapped(unit)}},
-            "coloraxis": {"cmin": -limit, "cmax": limit},
+            "coloraxis": color_scale(values, base, is_signed),
             "height": int(np.clip(20 * n_layers, 180, 900)) + 140,
             "margin": {"t": 78},
         },
@@ -71,6 +75,15 @@ def head_heatmap(
         title="layer", dtick=max(1, n_layers // 15), autorange="reversed", showgrid=False, zeroline=False
     )
     return finish(figure)
+
+
+def color_scale(values: np.ndarray, base: float = 0.0, is_signed: bool = True) -> dict[str, Any]:
+    """The range of a colour axis, and its colours where the diverging ones of the template are not meant."""
+    limit = float(np.abs(values - base).max()) or 1.0
+    if is_signed:
+        return {"cmin": base - limit, "cmax": base + limit}
+    one_sided = [[0, "rgba(217,115,13,.04)"], [0.5, "rgba(217,115,13,.5)"], [1, POSITIVE]]  # clear on any paper
+    return {"cmin": base, "cmax": base + limit, "colorscale": one_sided}
 
 
 def ranked_bars(
@@ -229,7 +242,8 @@ def _interval(rows: pd.DataFrame, name: str) -> dict | None:
 def _hover(row: dict, examples: np.ndarray | None = None) -> str:
     lines = [f"<b>{row['label']}</b>  rank {row['rank']}"]
     lines.append(f"score {row['score']:+.4g}  [{row['ci_low']:+.3g}, {row['ci_high']:+.3g}]")
-    lines.append(f"p {row['p']:.2g}, q {row['q']:.2g}, n {row['n']}")
+    tested = "" if np.isnan(row["p"]) else f"p {row['p']:.2g}, q {row['q']:.2g}, "
+    lines.append(f"{tested}n {row['n']}")
     for name in (name for name in row if f"{name}_ci_low" in row):
         verdict = row.get(f"{name}_verdict")
         lines.append(f"{html.escape(name)} {row[name]:+.4g}" + (f", {verdict}" if verdict else ""))

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from interp.rankings.files import load_ranking as load_ranking
+    from interp.rankings.loading import load_ranking as load_ranking
+    from interp.rankings.measures import Measure as Measure, register as register, registered as registered
     from interp.rankings.ranking import HeadRanking as HeadRanking
     from interp.rankings.side_by_side import ComparedRankings as ComparedRankings
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,25 @@ from interp.door import public
 from interp.figures import head_label
 from interp.rankings.controls import _overlap_columns, _spearman
 from interp.rankings.ranking import HeadRanking
+from interp.records import hash_json, hash_text, now, versions
+from interp.reports import Result, model_name
 from interp.statistics import estimates as statistics, rank_agreement
 
+CAVEATS = (
+    "Heads of different models have no identity: head 3 of a layer is no more like head 3 of another model's layer "
+    "than like any other, unless one was made from the other (fine-tuned, quantised, another step of one training). "
+    "Models of different shapes are compared by relative depth alone.",
+    "Intervals say what other examples would give, not other heads. Heads of one model are not independent, so chance "
+    "levels, which assume random orders of independent heads, make p too small.",
+    "Two noisy rankings of one order do not correlate at 1: read a correlation beside its ceiling. Where both rankings "
+    "scored the same examples their noise is shared, and the correlation can pass the ceiling.",
+    "Neighbouring layers are alike, so two smooth profiles over depth correlate more often than p says; the profiles "
+    "of two models that both act late correlate for that reason alone.",
+)
 
-@dataclass(frozen=True)
-class RankingComparison:
+
+@dataclass(frozen=True, repr=False)
+class RankingComparison(Result, report="interp.rankings.comparison_report"):
     """How far two rankings of the same heads agree.
 
     spearman: correlation of the heads' mean scores by rank, over all heads; spearman_low, spearman_high: the 95 %
@@ -29,7 +44,7 @@ class RankingComparison:
     a reliability is unknown or not above 0. overlap: heads that the first k of both share, with the count expected by
     chance and its hypergeometric p. rbo: rank-biased overlap at p = 0.9, which weighs the top; rbo_expected and rbo_p
     are its mean and the share at least as high over 2,000 random orders. n_shared: examples that both rankings scored,
-    drawn together.
+    drawn together. unlike: in what the provenance of the two differs, in words.
 
     Misleads: heads of one model are not independent, so spearman_p, overlap.p and rbo_p are too small. Examples that
     both rankings scored have common noise: the correlation may then pass the ceiling.
@@ -51,6 +66,8 @@ class RankingComparison:
     rbo_p: float
     n_shared: int
     n_heads: int
+    unlike: tuple[str, ...]
+    provenance: Mapping[str, Any]
 
     @property
     def ceiling(self) -> float:
@@ -103,6 +120,8 @@ def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
         rbo_p=float((1 + (by_chance >= rbo - 1e-12).sum()) / (1 + len(by_chance))),
         n_shared=len(set(a.example_ids) & set(b.example_ids)),
         n_heads=len(order_a),
+        unlike=tuple(differences(a, b)),
+        provenance=compared_provenance({"a": a, "b": b}, {"k": k}),
     )
 
 
@@ -139,6 +158,53 @@ def moved_heads(a: HeadRanking, b: HeadRanking) -> pd.DataFrame:
     frame["_unclear"], frame["_size"] = frame["moved"] == "unclear", -frame["change"].abs()
     ordered = frame.sort_values(["_unclear", "_size"], kind="stable", ignore_index=True)
     return ordered.drop(columns=["_unclear", "_size"])
+
+
+def differences(a: HeadRanking, b: HeadRanking) -> list[str]:
+    """In what the provenance of two rankings differs, in words: score, model, weights, examples, settings."""
+    first, second = a.provenance, b.provenance
+    found = ["score"] if a.score != b.score else []
+    if model_name(first) != model_name(second):
+        found.append("model")
+    elif _of(first, "model", "weights_sha256") != _of(second, "model", "weights_sha256"):
+        found.append("weights")
+    if set(a.example_ids) != set(b.example_ids):
+        found.append("examples")
+    settings = [_of(about, "settings") or {} for about in (first, second)]
+    if all(isinstance(value, Mapping) for value in settings):
+        names = dict.fromkeys(name for value in settings for name in value)
+        unlike = [name for name in names if settings[0].get(name) != settings[1].get(name) and name != "batch_size"]
+        found += [name.replace("_", " ") for name in unlike]
+    return found
+
+
+def compared_provenance(rankings: Mapping[str, HeadRanking], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a comparison needs to be traced: which scores of which models and runs, by the rankings' names."""
+    compared = {}
+    for name, ranking in rankings.items():
+        about = ranking.provenance
+        digest = hash_text(ranking.scores.tobytes().hex())
+        entry = {"score": ranking.score, "model": model_name(about), "scores_sha256": digest}
+        entry |= {"means": ranking.measure.meaning, "n_examples": ranking.n_examples}
+        compared[name] = entry | {key: about[key] for key in ("run_id", "method") if key in about}
+    identity = {"compared": [[n, e["score"], e["scores_sha256"]] for n, e in compared.items()], **settings}
+    return {
+        "run_id": hash_json(identity)[:12],
+        "model": {"name": " and ".join(dict.fromkeys(entry["model"] for entry in compared.values()))},
+        "rankings": compared,
+        "settings": dict(settings),
+        "statistics": {"seed": statistics.SEED, "bootstrap_resamples": statistics.N_BOOTSTRAP},
+        "versions": versions(),
+        "created": now(),
+        "caveats": list(CAVEATS),
+    }
+
+
+def _of(provenance: Mapping[str, Any], *path: str) -> Any:
+    value: Any = provenance
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _order(ranking: HeadRanking) -> list[int]:

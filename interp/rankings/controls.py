@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from interp.rankings.ranking import HeadRanking, sign_verdict
+from interp.rankings.ranking import HeadRanking
 from interp.statistics import estimates as statistics
 
 _OVERLAP = ("overlap", "overlap_fraction", "overlap_expected", "overlap_p")
@@ -22,8 +22,9 @@ def control_summary(ranking: HeadRanking, k: int = 10) -> pd.DataFrame:
     heads, with the ranked score. k: at most the number of heads. overlap, overlap_expected, overlap_p: heads
     of the first k that are also in this measure's own first k, and chance. sign_flips: how many of the first
     k have a mean of the opposite sign here. keeps_sign, changes_sign, unclear: the same with the intervals,
-    see `interp.rankings.ranking.sign_verdict`. A control that should leave a real effect alone (answer order swapped)
-    and instead flips signs shows that the score measured something else (position).
+    see `interp.rankings.ranking.sign_verdict`; all four are NaN where one of the two has no sign. A control that
+    should leave a real effect alone (answer order swapped) and instead flips signs shows that the score measured
+    something else (position).
     """
     frame = ranking.to_frame()
     k = min(k, len(frame))
@@ -32,25 +33,30 @@ def control_summary(ranking: HeadRanking, k: int = 10) -> pd.DataFrame:
     controls = ranking.other_controls
     for name in (*controls, *(name for name in ranking.others if name not in controls)):
         ordered = frame.sort_values([name, "layer", "head"], ascending=[False, True, True])
-        flips = np.sign(frame[name].head(k)) * np.sign(frame["score"].head(k)) < 0
-        verdicts = sign_verdict(frame.head(k), name)
-        counts = {column: verdicts.count(column.replace("_", " ")) for column in _VERDICTS}
+        counts: dict[str, float] = dict.fromkeys(("sign_flips", *_VERDICTS), np.nan)
+        if ranking.keeps_sign(name):
+            score_sign = ranking.side_of_null(frame["score"].head(k), ranking.score)
+            its_sign = ranking.side_of_null(frame[name].head(k), name)
+            verdicts = ranking.verdicts_under(frame.head(k), name)
+            counts = {"sign_flips": int((score_sign * its_sign < 0).sum())}
+            counts |= {column: verdicts.count(column.replace("_", " ")) for column in _VERDICTS}
         role = "control" if name in controls else "other measure"
         spearman = _spearman(ranking.scores, ranking.measures[name])[0]
         row = {"measure": name, "role": role, "spearman": spearman, "k": k}
         overlap = _overlap_columns(statistics.top_k_overlap(order, ordered["label"].tolist(), k, len(order)))
-        rows.append(row | overlap | {"sign_flips": int(flips.sum())} | counts)
+        rows.append(row | overlap | counts)
     columns = ["measure", "role", "spearman", "k", *_OVERLAP, "sign_flips", *_VERDICTS]
     return pd.DataFrame(rows, columns=columns)
 
 
 def sign_keepers(ranking: HeadRanking, k: int = 20) -> list[str]:
-    """Labels of the heads of the first k that keep their sign under every control, intervals off zero.
+    """Labels of the heads of the first k that keep their sign under every control that has one, intervals off zero.
 
     Empty without a control other than the ranked score.
     """
     frame = ranking.top(k)
-    keeps = [frame[f"{name}_verdict"] == "keeps sign" for name in ranking.other_controls]
+    signed = [name for name in ranking.other_controls if ranking.keeps_sign(name)]
+    keeps = [frame[f"{name}_verdict"] == "keeps sign" for name in signed]
     return frame.loc[np.logical_and.reduce(keeps), "label"].tolist() if keeps else []
 
 

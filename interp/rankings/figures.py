@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interp.figures import GREY, MARKER_COLORS, POSITIVE, finish, head_heatmap, head_label, interval_lines, wrapped
+from interp.figures import (
+    GREY,
+    MARKER_COLORS,
+    POSITIVE,
+    color_scale,
+    finish,
+    head_heatmap,
+    head_label,
+    interval_lines,
+    wrapped,
+)
 from interp.rankings.ranking import HeadRanking
 from interp.statistics import rank_agreement
 
@@ -24,7 +35,8 @@ def heatmaps(rankings: Mapping[str, HeadRanking], same_scale: bool) -> go.Figure
     """A heat map of mean scores for each ranking, by name, three in a row, the first layer at the top of each.
 
     Panels are equally high, so equal relative depth is at equal height. same_scale: one colour scale for all, as far
-    as the largest |mean| of any; else each panel has its own, with its colour bar beneath. Both are centred at zero.
+    as the farthest mean of any; else each panel has its own, with its colour bar beneath. A scale is centred at the
+    null value of a signed measure, and has one colour for others (`interp.figures.head_heatmap`).
     """
     n_columns = min(_IN_A_ROW, len(rankings))
     n_rows = -(-len(rankings) // n_columns)
@@ -40,12 +52,10 @@ def heatmaps(rankings: Mapping[str, HeadRanking], same_scale: bool) -> go.Figure
         ],
         subplot_titles=[wrapped(name, 34, max_lines=2) for name in rankings],
     )
-    largest = {
-        name: float(np.abs(r.scores.mean(axis=0, dtype=np.float64)).max()) or 1.0 for name, r in rankings.items()
-    }
+    means = {name: r.scores.mean(axis=0, dtype=np.float64) for name, r in rankings.items()}
     for i, (name, ranking) in enumerate(rankings.items()):
         row, column = divmod(i, n_columns)
-        single = head_heatmap(ranking.scores.mean(axis=0, dtype=np.float64), "", hover=ranking.to_frame())
+        single = head_heatmap(means[name], "", hover=ranking.to_frame())
         top = 1 - (row * (panel + above + below) + above) / height
         bottom, suffix = top - panel / height, str(i + 1) if i else ""
         figure.add_trace(single.data[0], row=row + 1, col=column + 1)
@@ -57,9 +67,7 @@ def heatmaps(rankings: Mapping[str, HeadRanking], same_scale: bool) -> go.Figure
         if not same_scale:
             left, right = figure.layout[f"xaxis{suffix}"].domain
             figure.data[i].coloraxis = f"coloraxis{suffix}"
-            figure.layout[f"coloraxis{suffix}"] = {
-                "cmin": -largest[name],
-                "cmax": largest[name],
+            figure.layout[f"coloraxis{suffix}"] = _scale(means[name], ranking) | {
                 "colorbar": {
                     "orientation": "h",
                     "x": (left + right) / 2,
@@ -71,12 +79,17 @@ def heatmaps(rankings: Mapping[str, HeadRanking], same_scale: bool) -> go.Figure
                 },
             }
     if same_scale:
-        limit = max(largest.values())
-        title = f"mean {html.escape(next(iter(rankings.values())).score)}"
+        first = next(iter(rankings.values()))
+        title = f"mean {html.escape(first.score)}"
         bar = {"title": {"text": title, "side": "right"}, "y": 1 - (above + panel / 2) / height, "len": panel / height}
-        figure.update_layout(coloraxis={"cmin": -limit, "cmax": limit, "colorbar": bar})
+        all_means = np.concatenate([values.ravel() for values in means.values()])
+        figure.update_layout(coloraxis=_scale(all_means, first) | {"colorbar": bar})
     figure = finish(figure.update_layout(height=height))
     return figure.update_layout(margin={"l": 10, "r": 10, "t": 0, "b": 0})
+
+
+def _scale(values: np.ndarray, ranking: HeadRanking) -> dict[str, Any]:
+    return color_scale(values, ranking.measure.base, ranking.measure.is_signed)
 
 
 def rank_lines(rankings: Mapping[str, HeadRanking], k: int) -> go.Figure:

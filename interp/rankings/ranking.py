@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,7 +16,8 @@ from jaxtyping import Float
 
 from interp.door import made_by, public
 from interp.figures import TokenView, frozen_array, head_label
-from interp.records import keeps_work
+from interp.rankings.measures import Measure
+from interp.reports import Result
 from interp.statistics import estimates as statistics
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ _RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low"
 
 
 @made_by("rank_heads(model, questions) or interp.load_ranking(folder)")
-@dataclass(frozen=True, eq=False)
-class HeadRanking:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     """Heads ranked by the mean over examples of one measure; other measures are controls or companions.
 
     score: the measure that is ranked, a key of `measures`. measures: name -> float32 [example, layer, head],
-    finite, all of one shape. descriptions: name -> a sentence: what high and low mean, with the unit.
+    finite, all of one shape. descriptions: name -> what the measure is (`interp.rankings.measures.Measure`); a bare
+    text is taken as the meaning of a signed quantity that is 0 for a head without effect, as is no text.
     controls: names of the measures that should leave a real effect alone (the same score with the answers
     swapped); all other measures are quantities of their own, which may differ without any fault.
     tested_by: for a measure that can't be below zero, whose mean is above it also for noise, the measure whose mean
@@ -46,16 +47,16 @@ class HeadRanking:
     are used by the report.
 
     Statistics (see `interp.statistics`) are computed at first use and kept: mean, standard error, 95 %
-    bootstrap interval, two-sided sign-flip p with up to 50,000 flips, and Benjamini-Hochberg q over all
-    heads. [1000, 32, 32] takes about 15 s. Misleads: p asks whether a head's mean differs from zero, not
-    whether it belongs to the top; the values of the top heads are inflated by their selection. Look at
-    `reliability` and `control_summary` too.
+    bootstrap interval, and for a signed measure (`Measure.is_signed`) a two-sided sign-flip p with up to 50,000 flips,
+    and Benjamini-Hochberg q over all heads; else p and q are NaN. [1000, 32, 32] takes about 15 s. Misleads: p asks
+    whether a head's mean differs from the null value, not whether it belongs to the top; the values of the top heads
+    are inflated by their selection. Look at `reliability` and `control_summary` too.
     """
 
     score: str
     measures: Mapping[str, Float[np.ndarray, "example layer head"]]
     example_ids: tuple[str, ...]
-    descriptions: Mapping[str, str]
+    descriptions: Mapping[str, Measure | str]
     provenance: Mapping[str, Any]
     views: tuple[TokenView, ...] = ()
     controls: tuple[str, ...] = ()
@@ -81,6 +82,9 @@ class HeadRanking:
             raise ValueError(f"controls are {controls}; expected each name once.")
         if unknown := sorted({*self.tested_by, *self.tested_by.values()} - set(measures)):
             raise ValueError(f"tested_by names {unknown}; expected names of measures: {sorted(measures)}.")
+        described = {name: _measure(name, self.descriptions.get(name, "")) for name in measures}
+        if unfit := [name for name in self.tested_by.values() if not described[name].is_signed]:
+            raise ValueError(f"tested_by names {unfit}, which can't be tested; expected measures that have a sign.")
         for view in self.views:
             for layer, head in view.heads:
                 if not (0 <= layer < shape[1] and 0 <= head < shape[2]):
@@ -97,7 +101,7 @@ class HeadRanking:
             ) from error
         object.__setattr__(self, "measures", measures)
         object.__setattr__(self, "example_ids", tuple(self.example_ids))
-        object.__setattr__(self, "descriptions", dict(self.descriptions))
+        object.__setattr__(self, "descriptions", described)
         object.__setattr__(self, "provenance", provenance)
         object.__setattr__(self, "views", tuple(self.views))
         object.__setattr__(self, "controls", controls)
@@ -109,9 +113,19 @@ class HeadRanking:
         return self.measures[self.score]
 
     @property
-    def tested(self) -> str:
-        """The measure whose mean p and q test: the ranked one, unless `tested_by` names another for it."""
-        return self.tested_by.get(self.score, self.score)
+    def measure(self) -> Measure:
+        """What the ranked score is."""
+        return self.descriptions[self.score]  # type: ignore[return-value]
+
+    @property
+    def tested(self) -> str | None:
+        """The measure whose mean p and q test: the ranked one, unless `tested_by` names another for it; None for one
+        without a sign, which is not tested."""
+        return self.tested_by.get(self.score, self.score if self.measure.is_signed else None)
+
+    def keeps_sign(self, name: str) -> bool:
+        """Whether a head can keep or change the sign of its score under another measure: both have one."""
+        return self.measure.is_signed and self.descriptions[name].is_signed  # type: ignore[union-attr]
 
     @property
     def n_examples(self) -> int:
@@ -160,8 +174,10 @@ class HeadRanking:
         n, n_cells = self.n_examples, self.n_layers * self.n_heads
         layer, head = (index.ravel() for index in np.indices((self.n_layers, self.n_heads)))
         low, high = statistics.mean_interval(scores)
-        tested = self.measures[self.tested].astype(np.float64)
-        p = statistics.sign_flip_p(tested, n_resamples=self.n_sign_flips)
+        p = np.full(scores.shape[1:], np.nan)
+        if self.tested is not None:
+            tested = self.measures[self.tested].astype(np.float64) - self._null(self.tested)
+            p = statistics.sign_flip_p(tested, n_resamples=self.n_sign_flips)
         se = scores.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(scores.shape[1:], np.nan)
         columns = {
             "layer": layer,
@@ -172,25 +188,37 @@ class HeadRanking:
             "ci_low": low.ravel(),
             "ci_high": high.ravel(),
             "p": p.ravel(),
-            "q": statistics.benjamini_hochberg(p).ravel(),
+            "q": (p if self.tested is None else statistics.benjamini_hochberg(p)).ravel(),
             "n": n,
         }
         for name in self.others:
             low, high = statistics.mean_interval(self.measures[name])
             columns[name] = self.measures[name].astype(np.float64).mean(axis=0).ravel()
             columns[f"{name}_ci_low"], columns[f"{name}_ci_high"] = low.ravel(), high.ravel()
-            if name in self.controls:
-                columns[f"{name}_verdict"] = sign_verdict(columns, name)
+            if name in self.controls and self.keeps_sign(name):
+                columns[f"{name}_verdict"] = self.verdicts_under(columns, name)
         frame = pd.DataFrame(columns).sort_values("score", ascending=False, kind="stable", ignore_index=True)
         frame.insert(0, "rank", np.arange(1, n_cells + 1))
         return frame
+
+    def _null(self, name: str) -> float:
+        null = self.descriptions[name].null  # type: ignore[union-attr]
+        return 0.0 if null is None else null
+
+    def side_of_null(self, values: Any, name: str) -> np.ndarray:
+        """-1, 0 or 1: on which side of a measure's null value each of the values lies."""
+        return np.sign(np.asarray(values, dtype=np.float64) - self._null(name))
+
+    def verdicts_under(self, columns: Mapping[str, Any] | pd.DataFrame, name: str) -> list[str]:
+        """:func:`sign_verdict` of a control, by the null values of the score and of it."""
+        return sign_verdict(columns, name, (self._null(self.score), self._null(name)))
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each head, best first: rank, layer, head, label, score, se, ci_low, ci_high, p, q, n.
 
         `score` is the mean. Then, for every other measure X: X (mean), X_ci_low, X_ci_high, and if X is a
-        control X_verdict: "keeps sign", "changes sign" or "unclear" (see `sign_verdict`). Equal scores keep
-        the order of layer and head.
+        control and both have a sign X_verdict: "keeps sign", "changes sign" or "unclear" (see `sign_verdict`). Equal
+        scores keep the order of layer and head. p and q are NaN where nothing is tested (`tested`).
         """
         return self._frame.copy()
 
@@ -216,8 +244,11 @@ class HeadRanking:
         if top is not None and top < 1:
             raise ValueError(f"top is {top}; expected at least 1, or None for all heads.")
         frame = self._frame.iloc[::-1] if sign == "-" else self._frame
+        if (sign or q_below is not None) and self.tested is None:
+            raise ValueError(f"sign and q_below select by a test. {self.measure.untested()} Select by top alone.")
         if sign is not None:
-            frame = frame[frame["score"] < 0 if sign == "-" else frame["score"] > 0]
+            null = self._null(self.score)
+            frame = frame[frame["score"] < null if sign == "-" else frame["score"] > null]
         if q_below is not None:
             frame = frame[frame["q"] < q_below]
         return [(int(layer), int(head)) for layer, head in frame[["layer", "head"]].head(top or len(frame)).values]
@@ -230,7 +261,7 @@ class HeadRanking:
         *,
         measures: Sequence[str] = (),
         name: str | None = None,
-        descriptions: Mapping[str, str] | None = None,
+        descriptions: Mapping[str, Measure | str] | None = None,
         controls: Sequence[str] = (),
         provenance: Mapping[str, Any] | None = None,
     ) -> HeadRanking:
@@ -246,26 +277,48 @@ class HeadRanking:
 
         >>> HeadRanking.from_frame(pd.read_csv("elsewhere.csv"), score="attribution")
         """
-        return ranking_from_frame(
-            frame,
-            score,
-            measures=measures,
-            name=name,
-            descriptions=descriptions,
-            controls=controls,
-            provenance=provenance,
-        )
+        named = {name or (f"given_{score}" if score in _RESERVED else score): score, **{m: m for m in measures}}
+        if missing := [c for c in ("layer", "head", *named.values()) if c not in frame.columns]:
+            raise ValueError(
+                f"the table has no column {missing[0]!r}; it has {list(frame.columns)}. Expected layer, head, {score} "
+                "and, for scores of single examples, example."
+            )
+        has_examples = "example" in frame.columns
+        layers, heads = (_whole_numbers(frame[column]) for column in ("layer", "head"))
+        examples = frame["example"].astype(str) if has_examples else pd.Series("all examples", index=frame.index)
+        ids = tuple(dict.fromkeys(examples))
+        shape = (len(ids), int(layers.max()) + 1, int(heads.max()) + 1)
+        cells = (examples.map({name: i for i, name in enumerate(ids)}).to_numpy(), layers, heads)
+        _require_each_once(cells, shape, ids if has_examples else None)
+        made = {}
+        for measure, column in named.items():
+            try:
+                values = pd.to_numeric(frame[column]).to_numpy(np.float32)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"the column {column!r} is not of numbers ({error}).") from None
+            made[measure] = np.full(shape, np.nan, np.float32)
+            made[measure][cells] = values
+        given = dict(provenance or {})
+        if not has_examples:
+            given["caveats"] = [*given.get("caveats", []), _ONE_NUMBER]
+        return cls(next(iter(named)), made, ids, dict(descriptions or {}), given, controls=tuple(controls))
 
     def to_example_frame(self) -> pd.DataFrame:
         """Every score as a plain table that `from_frame` takes: example, layer, head, and a column for each measure."""
-        return example_frame(self)
+        example, layer, head = (index.ravel() for index in np.indices(self.scores.shape))
+        columns = {"example": np.asarray(self.example_ids)[example], "layer": layer, "head": head}
+        return pd.DataFrame(columns | {name: array.ravel() for name, array in self.measures.items()})
 
     def by(self, measure: str) -> HeadRanking:
         """The same data ranked by another measure."""
         return replace(self, score=measure)
 
-    def plot(self, texts: Mapping[str, str] | None = None) -> go.Figure:
-        """Heat map of layers against heads.
+    def statement(self) -> list[str]:
+        """What the numbers say, as sentences, the verdict first."""
+        return import_module("interp.rankings.report").statement(self)
+
+    def plot(self, name: str | None = None, *, texts: Mapping[str, str] | None = None) -> go.Figure:
+        """Heat map of layers against heads; or another figure of the report, by its name.
 
         texts: of the examples, by id. Each head then shows on hover the example in which its score is most extreme.
 
@@ -273,13 +326,17 @@ class HeadRanking:
         """
         from interp.figures import heads as figures
 
+        if name is not None:
+            return super().plot(name)
         values = self.scores.astype(np.float64).mean(axis=0)
         return figures.head_heatmap(
             values,
             title=f"Mean {self.score} of each head",
-            unit=self.descriptions.get(self.score, ""),
+            unit=self.measure.meaning,
             hover=self._frame,
             examples=self._strongest_examples(texts),
+            base=self.measure.base,
+            is_signed=self.measure.is_signed,
         )
 
     def plot_top(self, k: int = 20, texts: Mapping[str, str] | None = None) -> go.Figure:
@@ -301,32 +358,35 @@ class HeadRanking:
             )
         return figures.strongest_examples(self.scores, [texts[name] for name in self.example_ids])
 
-    @public
-    @keeps_work
-    def save(self, directory: str | Path, overwrite: bool = False) -> Path:
-        """Write tables, scores and an HTML report; see `interp.rankings.files.save_ranking`."""
-        return import_module("interp.rankings.files").save_ranking(self, directory, overwrite=overwrite)
+    def __repr__(self) -> str:
+        return f"HeadRanking: {import_module('interp.rankings.report').headline(self)}"
 
     def _repr_html_(self) -> str:
-        size = f"{self.n_examples} examples, {self.n_layers} layers of {self.n_heads} heads"
-        heading = f"<p><b>HeadRanking</b> by {html.escape(self.score)}: {size}. The first 10:</p>"
+        first = html.escape(import_module("interp.rankings.report").headline(self))
+        heading = f"<p><b>{first}</b></p><p>The first 10 heads:</p>"
         return heading + self.top(10).to_html(index=False, float_format="{:.4g}".format)
 
 
-def sign_verdict(columns: Mapping[str, Any] | pd.DataFrame, measure: str) -> list[str]:
-    """Does each head keep the sign of its score under another measure? Columns as in `HeadRanking.to_frame`.
+def sign_verdict(
+    columns: Mapping[str, Any] | pd.DataFrame, measure: str, nulls: tuple[float, float] = (0.0, 0.0)
+) -> list[str]:
+    """Does each head keep the sign of its score under another measure? Columns as in `HeadRanking.to_frame`; nulls: the
+    null values of the score and of the measure.
 
-    "keeps sign" or "changes sign" only where both 95 % intervals are off zero; else, and where an interval
+    "keeps sign" or "changes sign" only where both 95 % intervals are off the null value; else, and where an interval
     is NaN, "unclear".
     """
 
-    def sign(low: Any, high: Any) -> np.ndarray:  # 0 where the interval includes zero or is NaN
-        return (np.asarray(low) > 0).astype(int) - (np.asarray(high) < 0).astype(int)
+    def sign(prefix: str, null: float) -> np.ndarray:  # 0 where the interval includes the null value or is NaN
+        low, high = (np.asarray(columns[f"{prefix}{end}"]) for end in ("ci_low", "ci_high"))
+        return (low > null).astype(int) - (high < null).astype(int)
 
-    product = sign(columns["ci_low"], columns["ci_high"]) * sign(
-        columns[f"{measure}_ci_low"], columns[f"{measure}_ci_high"]
-    )
+    product = sign("", nulls[0]) * sign(f"{measure}_", nulls[1])
     return [("unclear", "keeps sign", "changes sign")[value] for value in product]
+
+
+def _measure(name: str, given: Measure | str) -> Measure:
+    return Measure(name, given) if isinstance(given, str) else replace(given, name=name)
 
 
 def _check_measure(name: str, array: np.ndarray, score: str, shape: tuple[int, ...]) -> None:
@@ -342,52 +402,6 @@ def _check_measure(name: str, array: np.ndarray, score: str, shape: tuple[int, .
             f"({array[tuple(bad[0])]}) at example {example}, {head_label(layer, head)}. Score these "
             "examples again, or leave them out of every measure."
         )
-
-
-def ranking_from_frame(
-    frame: pd.DataFrame,
-    score: str = "score",
-    *,
-    measures: Sequence[str] = (),
-    name: str | None = None,
-    descriptions: Mapping[str, str] | None = None,
-    controls: Sequence[str] = (),
-    provenance: Mapping[str, Any] | None = None,
-) -> HeadRanking:
-    """See :meth:`interp.rankings.ranking.HeadRanking.from_frame`."""
-    named = {name or (f"given_{score}" if score in _RESERVED else score): score, **{m: m for m in measures}}
-    if missing := [c for c in ("layer", "head", *named.values()) if c not in frame.columns]:
-        raise ValueError(
-            f"the table has no column {missing[0]!r}; it has {list(frame.columns)}. Expected layer, head, {score} and, "
-            "for scores of single examples, example."
-        )
-    has_examples = "example" in frame.columns
-    layers, heads = (_whole_numbers(frame[column]) for column in ("layer", "head"))
-    examples = frame["example"].astype(str) if has_examples else pd.Series("all examples", index=frame.index)
-    ids = tuple(dict.fromkeys(examples))
-    shape = (len(ids), int(layers.max()) + 1, int(heads.max()) + 1)
-    cells = (examples.map({name: i for i, name in enumerate(ids)}).to_numpy(), layers, heads)
-    _require_each_once(cells, shape, ids if has_examples else None)
-    made = {}
-    for measure, column in named.items():
-        try:
-            values = pd.to_numeric(frame[column]).to_numpy(np.float32)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"the column {column!r} is not of numbers ({error}).") from None
-        made[measure] = np.full(shape, np.nan, np.float32)
-        made[measure][cells] = values
-    given = dict(provenance or {})
-    if not has_examples:
-        given["caveats"] = [*given.get("caveats", []), _ONE_NUMBER]
-    return HeadRanking(next(iter(named)), made, ids, dict(descriptions or {}), given, controls=tuple(controls))
-
-
-def example_frame(ranking: HeadRanking) -> pd.DataFrame:
-    """See :meth:`interp.rankings.ranking.HeadRanking.to_example_frame`."""
-    shape = ranking.scores.shape
-    example, layer, head = (index.ravel() for index in np.indices(shape))
-    columns = {"example": np.asarray(ranking.example_ids)[example], "layer": layer, "head": head}
-    return pd.DataFrame(columns | {name: array.ravel() for name, array in ranking.measures.items()})
 
 
 def _whole_numbers(column: pd.Series) -> Float[np.ndarray, " row"]:

@@ -1,78 +1,84 @@
-"""A ranking's report: statement, figures, table, prompts, controls, provenance.
+"""A ranking's report: the statement, the figures, the table, what controls and other measures say.
 
-The wording of the statement follows from the numbers only.
+The wording of the statement follows from the numbers only, and from what the measures are
+(:mod:`interp.rankings.measures`): a probability has no sign to keep, and is not tested against zero.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from interp.figures import TokenView, head_label, heads as figures
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from interp.figures import head_label, heads as figures
 from interp.rankings.controls import control_summary, sign_keepers
 from interp.rankings.ranking import HeadRanking
-from interp.reports import figure_entry, model_name, number, render_page, with_mass
+from interp.reports import Findings, model_name, number, with_mass
+from interp.statistics import estimates as statistics
 
+HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
+CONTROLS, OTHERS, MEASURES = "Controls", "Other measures", "Measures"
 _KEEPERS = 20  # of so many top heads the report lists those that keep their sign under every control
 
 
-def render(ranking: HeadRanking) -> str:
-    """The report as HTML text, about 5 MB (plotly.js) plus 1 kB for each head and token shown.
-
-    Uses these keys of the provenance if they are there: `title`, `model` (a name, or a dictionary with
-    "name"), `citation` and `caveats` (a text or a list of texts). Everything else in the provenance is
-    listed as it is.
-    """
-    frame = ranking.to_frame()
-    summary = control_summary(ranking)
-    return render_page(
-        "report.html.j2",
-        str(ranking.provenance.get("title") or f"Attention heads ranked by {ranking.score}"),
-        ranking.provenance,
-        _figures(ranking),
-        has_limits=True,
-        ranking=ranking,
+def findings_of(ranking: HeadRanking) -> Findings:
+    """The report: statement, figures, tables, prompts token by token."""
+    return Findings(
+        title=str(ranking.provenance.get("title") or f"Attention heads ranked by {ranking.score}"),
         statement=statement(ranking),
-        rows=frame.to_dict("records"),
-        controls=summary[summary["role"] == "control"].to_dict("records"),
-        other_measures=summary[summary["role"] != "control"].to_dict("records"),
-        keepers=sign_keepers(ranking, _KEEPERS),
-        n_keepers_of=min(_KEEPERS, len(frame)),
-        floor=_floor_sentence(ranking),
-        views=[_view(view) for view in ranking.views],
+        tables=_tables(ranking),
+        figures=_figures(ranking),
+        provenance=ranking.provenance,
+        views=ranking.views,
+    )
+
+
+def headline(ranking: HeadRanking) -> str:
+    """The first sentence: which head is the highest. Quick: the statistics of the others are not computed for it."""
+    means = ranking.scores.mean(axis=0, dtype=np.float64)
+    layer, head = map(int, np.unravel_index(means.argmax(), means.shape))
+    interval = ""
+    if ranking.n_examples > 1:
+        low, high = statistics.mean_interval(ranking.scores[:, layer, head])
+        interval = f", 95 % interval {number(float(low))} to {number(float(high))}"
+    return (
+        f"{model_name(ranking.provenance)}, {ranking.n_examples} examples: of {means.size} heads, "
+        f"{head_label(layer, head)} has the highest mean {ranking.score}, {number(float(means.max()))}{interval}."
     )
 
 
 def statement(ranking: HeadRanking) -> list[str]:
     """What the numbers say, as sentences."""
-    frame = ranking.to_frame()
-    best = frame.iloc[0]
-    n_heads = len(frame)
-    interval = f", 95 % interval {number(best.ci_low)} to {number(best.ci_high)}" if ranking.n_examples > 1 else ""
-    found = frame[frame["q"] < 0.05]
-    tested = "score" if ranking.tested == ranking.score else ranking.tested
-    above = int((found[tested] > 0).sum())
-    sentences = [
-        f"{model_name(ranking.provenance)}, {ranking.n_examples} examples: of {n_heads} heads, {best.label} has the "
-        f"highest mean {ranking.score}, {number(best.score)}{interval}."
-    ]
-    found_sentence = (
-        f"{len(found)} of {n_heads} heads differ from zero at a false discovery rate of 5 % "
-        f"({above} above, {len(found) - above} below)."
-    )
-    if ranking.tested != ranking.score:
-        found_sentence = (
-            f"By {ranking.tested}, which p and q test because {ranking.score} can't be below zero: {found_sentence}"
-        )
-    last = frame.iloc[-1]
-    if last.ci_high < 0 and n_heads > 1:
+    sentences = [headline(ranking)]
+    last = ranking.to_frame().iloc[-1]
+    if ranking.measure.is_signed and last.ci_high < ranking.measure.base and ranking.n_layers * ranking.n_heads > 1:
+        which = "most negative" if ranking.measure.base == 0 else "lowest"
         sentences.append(
-            f"The most negative is {last.label}, {number(last.score)}, 95 % interval {number(last.ci_low)} to "
+            f"The {which} is {last.label}, {number(last.score)}, 95 % interval {number(last.ci_low)} to "
             f"{number(last.ci_high)}."
         )
-    controls, others = _control_sentences(ranking), _other_measure_sentences(ranking)
-    sentences = [*sentences, *controls, *others, found_sentence, _reliability_sentence(ranking)]
-    return with_mass(sentences, ranking.provenance)
+    sentences += [*_control_sentences(ranking), *_other_measure_sentences(ranking)]
+    return with_mass([*sentences, _tested_sentence(ranking), _reliability_sentence(ranking)], ranking.provenance)
+
+
+def _tested_sentence(ranking: HeadRanking) -> str:
+    """How many heads differ from the null value; for a measure without one, what it is instead."""
+    if ranking.tested is None:
+        return ranking.measure.untested()
+    frame = ranking.to_frame()
+    found = frame[frame["q"] < 0.05]
+    tested = "score" if ranking.tested == ranking.score else ranking.tested
+    above = int((ranking.side_of_null(found[tested], ranking.tested) > 0).sum())
+    null = ranking.descriptions[ranking.tested].null
+    sentence = (
+        f"{len(found)} of {len(frame)} heads differ from {_value(null)} at a false discovery "
+        f"rate of 5 % ({above} above, {len(found) - above} below)."
+    )
+    if ranking.tested != ranking.score:
+        return f"By {ranking.tested}, which p and q test because {ranking.score} can't be below zero: {sentence}"
+    return sentence
 
 
 def _reliability_sentence(ranking: HeadRanking) -> str:
@@ -99,31 +105,45 @@ def _control_sentences(ranking: HeadRanking) -> list[str]:
         return [f"No control was named but {ranking.score}, by which the heads are ranked."]
     if controls.empty:
         return ["No control was named: the ranking stands on this one score."]
-    sentences = []
-    for row in controls.itertuples():
-        unclear = f", {row.unclear} {'is' if row.unclear == 1 else 'are'} unclear" if row.unclear else ""
-        sentences.append(
-            f"Under {row.measure}, {row.keeps_sign} of the top {row.k} heads keep{'s' if row.keeps_sign == 1 else ''} "
-            f"{'its' if row.keeps_sign == 1 else 'their'} sign with both intervals off zero and {row.changes_sign} "
-            f"change{'s' if row.changes_sign == 1 else ''} it{unclear}: a head that changes sign is not about what "
-            "the control leaves alone, but about what it changes."
-        )
+    signed = [ranking.keeps_sign(name) for name in controls["measure"]]
+    rows = zip(signed, controls.itertuples(), strict=True)
+    sentences = [_sign_sentence(row) if has_sign else _order_sentence(row) for has_sign, row in rows]
+    return [*sentences, *([_keepers_sentence(ranking)] if any(signed) else [])]
+
+
+def _sign_sentence(row) -> str:
+    unclear = f", {row.unclear:.0f} {'is' if row.unclear == 1 else 'are'} unclear" if row.unclear else ""
+    return (
+        f"Under {row.measure}, {row.keeps_sign:.0f} of the top {row.k} heads keep{'s' if row.keeps_sign == 1 else ''} "
+        f"{'its' if row.keeps_sign == 1 else 'their'} sign with both intervals off zero and {row.changes_sign:.0f} "
+        f"change{'s' if row.changes_sign == 1 else ''} it{unclear}: a head that changes sign is not about what "
+        "the control leaves alone, but about what it changes."
+    )
+
+
+def _order_sentence(row) -> str:
+    """Of a control that has no sign: how far the order stays."""
+    return (
+        f"Under {row.measure}, which has no sign to compare, {row.overlap} of the top {row.k} heads are among the top "
+        f"{row.k} (by chance {number(row.overlap_expected)}); Spearman over all heads {number(row.spearman)}."
+    )
+
+
+def _keepers_sentence(ranking: HeadRanking) -> str:
     keepers = sign_keepers(ranking, _KEEPERS)
-    k = min(_KEEPERS, len(ranking.to_frame()))
-    which = "under it" if len(controls) == 1 else "under every control"
-    if keepers:
-        sentences.append(f"Of the top {k} heads, {len(keepers)} keep their sign {which}: {', '.join(keepers)}.")
-    else:
-        sentences.append(f"None of the top {k} heads keeps its sign {which}.")
-    return sentences
+    k = min(_KEEPERS, ranking.n_layers * ranking.n_heads)
+    which = "under it" if len(ranking.other_controls) == 1 else "under every control"
+    if not keepers:
+        return f"None of the top {k} heads keeps its sign {which}."
+    return f"Of the top {k} heads, {len(keepers)} keep their sign {which}: {', '.join(keepers)}."
 
 
 def _other_measure_sentences(ranking: HeadRanking) -> list[str]:
     summary = control_summary(ranking)
-    others = summary[summary["role"] != "control"]
+    others = summary[(summary["role"] != "control") & summary["sign_flips"].notna()]
     if others.empty:
         return []
-    counts = ", ".join(f"{row.sign_flips} by {row.measure}" for row in others.itertuples())
+    counts = ", ".join(f"{row.sign_flips:.0f} by {row.measure}" for row in others.itertuples())
     return [
         f"Other measures are quantities of their own, not controls; of the top {others.iloc[0].k} heads so many have "
         f"the opposite sign there: {counts}."
@@ -141,43 +161,115 @@ def _floor_sentence(ranking: HeadRanking) -> str:
     )
 
 
-def _figures(ranking: HeadRanking) -> list[dict[str, Any]]:
-    """The figures in reading order; those of the group "scatter" stand side by side."""
-    frame = ranking.to_frame()
-    heat, bars = ranking.plot(), ranking.plot_top(20)
-    heat.update_layout(title=None, margin_t=30)
-    bars.update_layout(title=None, margin_t=30)
-    entries = [("heat", "", heat), ("bars", "", bars)]
-    name = ranking.score
-    for other in ranking.others:
-        figure = figures.scatter(frame, "score", other, x_title=name)
-        entries.append(("scatter", f"{name} against {other}", figure))
+def _figures(ranking: HeadRanking) -> dict[str, go.Figure]:
+    """The figures in reading order; those against other measures stand side by side."""
+    frame, name = ranking.to_frame(), ranking.score
+    base = _value(ranking.measure.base)
+    scale = (
+        f"orange is above {base}, blue below" if ranking.measure.is_signed else f"the darker, the farther from {base}"
+    )
+    found = {
+        HEADS: _noted(
+            ranking.plot(),
+            f"Mean {name} over the examples; {scale}. {ranking.measure.meaning} Point at a cell for its interval and "
+            "the other measures.",
+        ),
+        TOP: _noted(
+            ranking.plot_top(20),
+            "Bars: mean and 95 % bootstrap interval."
+            + (
+                " Markers: the same heads by the other measures; a measure on a much larger or smaller scale starts "
+                "switched off, click its name to show it."
+                if ranking.others
+                else ""
+            )
+            + " The intervals do not know that these heads were picked for being the highest, so their values are "
+            "somewhat too large. Confirm them on new examples.",
+        ),
+    }
+    pairs = {f"{name} against {o}": figures.scatter(frame, "score", o, x_title=name) for o in ranking.others}
     if {"direct_effect", "total_effect"} <= set(ranking.others):
-        figure = figures.scatter(frame, "direct_effect", "total_effect")
-        entries.append(("scatter", "Direct against total effect", figure))
-    return [figure_entry(i, figure, group, title) for i, (group, title, figure) in enumerate(entries)]
+        pairs["Direct against total effect"] = figures.scatter(frame, "direct_effect", "total_effect")
+    for title, figure in pairs.items():
+        found[title] = _noted(
+            figure,
+            "A point is a head; the most extreme are named, with intervals. The dotted line marks equal values (drawn "
+            "where the two ranges are comparable).",
+            group=AGAINST,
+        )
+    return found
 
 
-def _view(view: TokenView) -> dict[str, Any]:
-    """A prompt as spans: text, what the tooltip says, and the strength of the colour from 0 to 1."""
-    heads = []
-    for (layer, head), values in view.heads.items():
-        panels = {}
-        for kind, array in values.items():
-            largest = float(abs(array).max()) if len(array) else 0.0
-            spans = []
-            for i, (token, value) in enumerate(zip(view.tokens, array.tolist(), strict=True)):
-                share = abs(value) / largest if largest > 0 else 0.0
-                share = math.sqrt(share) if kind == "attention" else share
-                sign = "negative" if value < 0 else "positive"
-                spans.append(
-                    {
-                        "text": figures.visible(token) + ("\n" if "\n" in token else ""),
-                        "tooltip": f"{i}: {figures.visible(token)!r} {kind} {value:.4g}",
-                        "share": f"{share:.2f}",
-                        "kind": "attention" if kind == "attention" else sign,
-                    }
-                )
-            panels[kind] = {"spans": spans, "largest": largest, "sum": float(array.sum())}
-        heads.append({"label": head_label(layer, head), "panels": panels})
-    return {"example_id": view.example_id, "title": view.title, "heads": heads}
+def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
+    frame = ranking.to_frame()
+    frame.attrs = {"note": _table_note(ranking, len(frame)), "rows": len(frame)}
+    tables = {TABLE: frame}
+    summary, notes = control_summary(ranking), dict(zip((CONTROLS, OTHERS), _summary_notes(ranking), strict=True))
+    for name, is_control in ((CONTROLS, True), (OTHERS, False)):
+        part = summary[(summary["role"] == "control") == is_control]
+        if not part.empty:
+            tables[name] = part.drop(columns="role").reset_index(drop=True)
+            tables[name].attrs["note"] = notes[name]
+    tables[MEASURES] = pd.DataFrame([measure.row() for measure in ranking.descriptions.values()])
+    return tables
+
+
+def _table_note(ranking: HeadRanking, n_heads: int) -> str:
+    reliability = ranking.reliability
+    said = [
+        f"score: the mean {ranking.score} over the examples, with a percentile bootstrap interval (2,000 resamples)."
+    ]
+    if ranking.tested is not None:
+        null = _value(ranking.descriptions[ranking.tested].null)
+        of = "it" if ranking.tested == ranking.score else f"the mean {ranking.tested}"
+        said.append(
+            f"p: two-sided sign-flip test that {of} is {null}; q: the same, corrected for testing {n_heads} heads "
+            f"(Benjamini–Hochberg). {_floor_sentence(ranking)} A small q says that a head’s mean differs from {null}, "
+            "not that the head is among the most important, nor that it causes the behaviour."
+        )
+    else:
+        said.append(ranking.measure.untested())
+    if any(ranking.keeps_sign(name) for name in ranking.other_controls):
+        said.append(
+            "Verdict: whether the head keeps the sign of its score under the control; unclear where either interval "
+            "includes zero."
+        )
+    said.append(
+        "Reliability: Spearman correlation between random halves of the examples (50 splits), middle 95 % of the "
+        f"splits {number(reliability.low)} to {number(reliability.high)}. arrays.safetensors has each example's values."
+    )
+    return " ".join(said)
+
+
+def _summary_notes(ranking: HeadRanking) -> tuple[str, str]:
+    """Of the tables of controls and of other measures."""
+    k = min(10, ranking.n_layers * ranking.n_heads)
+    columns = (
+        f"overlap: how many of the top {k} heads are also in the measure’s own top {k}, with the number expected by "
+        "chance; heads of one model are not independent, so chance levels are only a guide. Signs count only where "
+        "both measures have one, and for keeps sign and changes sign where both 95 % intervals are off zero."
+    )
+    controls = (
+        "A control is a measure that should leave a real effect alone. A head that changes sign under it is not about "
+        f"what the control leaves alone, but about what it changes. {columns}"
+    )
+    if any(ranking.keeps_sign(name) for name in ranking.other_controls):
+        keepers = ", ".join(sign_keepers(ranking, _KEEPERS)) or "none"
+        of = min(_KEEPERS, ranking.n_layers * ranking.n_heads)
+        controls += (
+            f" Heads of the top {of} that keep their sign under every control: {keepers}. If the control swaps the "
+            "order of the answers, these are about the word, not the position."
+        )
+    return (
+        controls,
+        f"Each is a quantity of its own, not a control: a different sign is no fault, but worth a look. {columns}",
+    )
+
+
+def _value(null: float) -> str:
+    return "zero" if null == 0 else number(null)
+
+
+def _noted(figure: go.Figure, note: str, **more: str) -> go.Figure:
+    figure.layout.meta = {"note": note, **more}
+    return figure

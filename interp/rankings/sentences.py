@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,10 +21,10 @@ def statement(
     same_scale: bool,
 ) -> list[str]:
     """Each pair of one shape, then depth, then what can't be said, and of what kind the scores are."""
-    sentences = [_by_head(pair, rankings[pair.a], rankings[pair.b]) for pair in pairs]
-    by_head = {(pair.a, pair.b) for pair in pairs}
-    others = [names for names in depth if names not in by_head]
-    sentences += [_by_depth(names, depth[names][0]) for names in (*others, *(n for n in depth if n in by_head))]
+    sentences = [by_head(pair) for pair in pairs]
+    of_one_shape = {(pair.a, pair.b) for pair in pairs}
+    others = [names for names in depth if names not in of_one_shape]
+    sentences += [_by_depth(names, depth[names][0]) for names in (*others, *(n for n in depth if n in of_one_shape))]
     shapes = {name: f"{r.n_layers} layers of {r.n_heads}" for name, r in rankings.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -48,29 +47,11 @@ def statement(
     return sentences
 
 
-def differences(a: HeadRanking, b: HeadRanking) -> list[str]:
-    """In what the provenance of two rankings differs, in words: score, model, weights, examples, settings."""
-    first, second = a.provenance, b.provenance
-    found = ["score"] if a.score != b.score else []
-    if model_name(first) != model_name(second):
-        found.append("model")
-    elif _of(first, "model", "weights_sha256") != _of(second, "model", "weights_sha256"):
-        found.append("weights")
-    if set(a.example_ids) != set(b.example_ids):
-        found.append("examples")
-    settings = [_of(about, "settings") or {} for about in (first, second)]
-    if all(isinstance(value, Mapping) for value in settings):
-        names = dict.fromkeys(name for value in settings for name in value)
-        unlike = [name for name in names if settings[0].get(name) != settings[1].get(name) and name != "batch_size"]
-        found += [name.replace("_", " ") for name in unlike]
-    return found
-
-
-def _by_head(pair: RankingComparison, a: HeadRanking, b: HeadRanking) -> str:
+def by_head(pair: RankingComparison) -> str:
+    """How far two rankings of one shape agree head by head: the verdict, and the numbers behind it."""
     ceiling = f", where noise would leave {number(pair.ceiling)} of one order" if np.isfinite(pair.ceiling) else ""
     interval = _interval(pair.spearman_low, pair.spearman_high)
-    unlike = differences(a, b)
-    apart = f" (they differ in: {', '.join(unlike)})" if unlike else ""
+    apart = f" (they differ in: {', '.join(pair.unlike)})" if pair.unlike else ""
     return (
         f"{pair.a} and {pair.b}{apart} {_how_alike(pair)}: Spearman {number(pair.spearman)}{interval}{ceiling}; "
         f"of the first {pair.k} heads they share {pair.overlap.count} (by chance {number(pair.overlap.expected)}, p "
@@ -138,10 +119,3 @@ def _p(p: float) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _of(provenance: Mapping[str, Any], *path: str) -> Any:
-    value: Any = provenance
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value

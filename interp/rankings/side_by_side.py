@@ -15,39 +15,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from interp.door import public
 from interp.figures import head_label
-from interp.rankings import figures as comparison_figures
-from interp.rankings.comparison import RankingComparison, compare, moved_heads
+from interp.rankings.comparison import RankingComparison, compare, compared_provenance, moved_heads
 from interp.rankings.depth_profiles import KINDS, N_BINS, ProfileAgreement, compare_profiles, depth_profile
-from interp.rankings.files import load_ranking
+from interp.rankings.loading import load_ranking
 from interp.rankings.ranking import HeadRanking
 from interp.rankings.sentences import statement
-from interp.records import hash_json, hash_text, keeps_work, now, versions
-from interp.reports import Findings, model_name
+from interp.reports import Result, model_name
 from interp.statistics import estimates as statistics
 
-MAPS, HEADS, MOVED = "Mean score of every head", "Head by head", "Heads that moved"
-DEPTH, GIVEN, PROFILES = "By relative depth", "What is compared", "Profiles over depth"
-_IN_GIVEN = ["reliability_a", "reliability_b", "overlap_fraction"]  # or to be seen from the column beside it
-_ROWS = 500  # of the heads that moved, over all pairs: what a page shows
-CAVEATS = (
-    "Heads of different models have no identity: head 3 of a layer is no more like head 3 of another model's layer "
-    "than like any other, unless one was made from the other (fine-tuned, quantised, another step of one training). "
-    "Models of different shapes are compared by relative depth alone.",
-    "Intervals say what other examples would give, not other heads. Heads of one model are not independent, so chance "
-    "levels, which assume random orders of independent heads, make p too small.",
-    "Two noisy rankings of one order do not correlate at 1: read a correlation beside its ceiling. Where both rankings "
-    "scored the same examples their noise is shared, and the correlation can pass the ceiling.",
-    "Neighbouring layers are alike, so two smooth profiles over depth correlate more often than p says; the profiles "
-    "of two models that both act late correlate for that reason alone.",
-)
 
-
-@dataclass(frozen=True, eq=False)
-class ComparedRankings:
+@dataclass(frozen=True, eq=False, repr=False)
+class ComparedRankings(Result, report="interp.rankings.comparison_report", figure="Mean score of every head"):
     """Several rankings, by name, and how far each pair agrees.
 
     k: the first so many heads are compared as sets. n_bins: of relative depth. pairs: what `interp.compare` says of
@@ -60,11 +41,12 @@ class ComparedRankings:
     n_bins: int
     pairs: Sequence[RankingComparison]
     depth: Mapping[tuple[str, str], Sequence[ProfileAgreement]]
+    provenance: Mapping[str, Any]
 
     @property
     def same_scale(self) -> bool:
-        """Whether all scores are one quantity: equal names and descriptions."""
-        return len({(r.score, r.descriptions.get(r.score)) for r in self.rankings.values()}) == 1
+        """Whether all scores are one quantity: equal names, meanings and units."""
+        return len({r.measure for r in self.rankings.values()}) == 1
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each pair of one shape, see `RankingComparison`; empty if there is none."""
@@ -124,83 +106,6 @@ class ComparedRankings:
         """What the numbers say, as sentences, the most important first."""
         return statement(self.rankings, self.pairs, self.depth, self.same_scale)
 
-    def to_findings(self) -> Findings:
-        """The page, its tables and its figures."""
-        tables, figures = {}, {MAPS: comparison_figures.heatmaps(self.rankings, self.same_scale)}
-        scale = "One colour scale." if self.same_scale else "Different quantities: each has its own colour scale."
-        figures[MAPS].layout.meta = {"note": f"{scale} Equal relative depth is at equal height."}
-        if self.pairs:
-            tables[HEADS] = _noted(
-                self.to_frame().drop(columns=_IN_GIVEN),
-                "ceiling: what noise would leave of one order. overlap: heads that the first k share. rbo: "
-                "rank-biased overlap, which weighs the top. n shared: examples that both scored; n: heads.",
-            )
-            figures |= self._rank_lines()
-            moved, per_pair = self.moved(), max(1, _ROWS // len(self.pairs))
-            shown = moved.groupby(["a", "b"], sort=False).head(per_pair).reset_index(drop=True)
-            tables[MOVED] = _noted(
-                shown,
-                "Those that surely moved first, then by the size of the change. Rank 1 is the highest score; a change "
-                "below 0 is towards the top. Ranks in the middle, where scores are nearly equal, change easily.",
-            )
-        if self.depth:
-            profiles = self.profiles()
-            figures[DEPTH] = comparison_figures.profile_lines(profiles, KINDS, self.same_scale)
-            tables[DEPTH] = _noted(
-                self.by_depth(),
-                f"Correlation of two profiles over {self.n_bins} bins of depth. chance from, to: 95 % of the "
-                "correlations when the layers of the second are turned round and shifted in a circle.",
-            )
-        tables[GIVEN] = self.given()
-        if self.depth:
-            tables[PROFILES] = profiles
-        arrays = {f"means/{i}": r.scores.mean(axis=0, dtype=np.float64) for i, r in enumerate(self.rankings.values())}
-        return Findings("Head rankings compared", self.statement(), tables, figures, self._provenance(), arrays)
-
-    @keeps_work
-    def save(self, directory: str | Path, overwrite: bool = False) -> Path:
-        """Write the page and its tables; see `interp.Findings.save`."""
-        return self.to_findings().save(directory, overwrite=overwrite)
-
-    def _rank_lines(self) -> dict[str, go.Figure]:
-        """A figure of the top heads for each shape that several rankings have."""
-        shapes = dict.fromkeys(self.rankings[pair.a].scores.shape[1:] for pair in self.pairs)
-        figures = {}
-        for n_layers, n_heads in shapes:
-            alike = {name: r for name, r in self.rankings.items() if r.scores.shape[1:] == (n_layers, n_heads)}
-            figure = comparison_figures.rank_lines(alike, self.k)
-            figure.layout.meta = {
-                "note": f"Heads among the first {self.k} of any ranking; the dashed line ends these. Orange: among "
-                "them in all rankings; violet, dotted: in some."
-            }
-            figures[HEADS if len(shapes) == 1 else f"{HEADS}, {n_layers} layers of {n_heads}"] = figure
-        return figures
-
-    def _repr_html_(self) -> str:
-        return self.to_findings()._repr_html_()
-
-    def _provenance(self) -> dict[str, Any]:
-        compared = []
-        for name, ranking in self.rankings.items():
-            about = ranking.provenance
-            digest = hash_text(ranking.scores.tobytes().hex())
-            entry = {"name": name, "score": ranking.score, "model": model_name(about), "scores_sha256": digest}
-            entry |= {"means": ranking.descriptions.get(ranking.score, ""), "n_examples": ranking.n_examples}
-            compared.append(entry | {key: about[key] for key in ("run_id", "method") if key in about})
-        settings = {"k": self.k, "n_bins": self.n_bins}
-        identity = {"compared": [[e["name"], e["score"], e["scores_sha256"]] for e in compared], **settings}
-        models = dict.fromkeys(entry["model"] for entry in compared)
-        return {
-            "run_id": hash_json(identity)[:12],
-            "model": {"name": " and ".join(models)},
-            "rankings": {entry.pop("name"): entry for entry in compared},
-            "settings": settings,
-            "statistics": {"seed": statistics.SEED, "bootstrap_resamples": statistics.N_BOOTSTRAP},
-            "versions": versions(),
-            "created": now(),
-            "caveats": list(CAVEATS),
-        }
-
 
 @public
 def compare_rankings(
@@ -253,7 +158,8 @@ def compare_rankings(
             pairs.append(replace(compare(first, second, k), a=a, b=b))
         if n_bins > 1:
             depth[a, b] = tuple(compare_profiles(first, second, kind, n_bins) for kind in KINDS)
-    return ComparedRankings(by_name, k, n_bins, tuple(pairs), depth)
+    provenance = compared_provenance(by_name, {"k": k, "n_bins": n_bins})
+    return ComparedRankings(by_name, k, n_bins, tuple(pairs), depth, provenance)
 
 
 def _load(given: HeadRanking | str | Path) -> tuple[HeadRanking, Path | None]:
@@ -286,8 +192,3 @@ def _names(found: Sequence[HeadRanking], folders: Sequence[Path | None], names: 
         if len(set(candidates)) == len(candidates) and all(candidates):
             return candidates
     return [f"{i}: {name}" for i, name in enumerate(both, start=1)]
-
-
-def _noted(table: pd.DataFrame, note: str) -> pd.DataFrame:
-    table.attrs["note"] = note
-    return table

@@ -44,14 +44,11 @@ def read_csv(path: str | Path) -> pd.DataFrame:
 def is_of_report(path: Path) -> bool:
     """Whether this file is a table of a saved report, by the record beside it. In any other file an apostrophe before
     ``=`` is its own."""
-    for record in ("findings.json", "report.json"):
-        try:
-            files = read_record(path.with_name(record))["sha256"]
-        except (OSError, ValueError, KeyError):
-            continue
-        if isinstance(files, dict) and path.name in files:
-            return True
-    return False
+    try:
+        files = read_record(path.with_name("findings.json"))["sha256"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return isinstance(files, dict) and path.name in files
 
 
 def unguarded(cell: Any) -> Any:

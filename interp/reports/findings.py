@@ -1,4 +1,4 @@
-"""What a study that is not a head ranking finds: sentences, tables, figures, raw arrays, saved as one report.
+"""What a study finds: sentences, tables, figures, prompts token by token, raw arrays, saved as one report.
 
     <name of the table>.csv   each table, for other programs
     arrays.safetensors        the raw numbers of the examples, if there are any
@@ -24,16 +24,18 @@ import plotly.graph_objects as go
 from safetensors.numpy import save as save_tensors
 
 from interp.door import public
-from interp.figures import min_width
+from interp.figures import TokenView, min_width
 from interp.records import keeps_work, understood, write_csv
 from interp.reports import folder as storage
 from interp.reports.mass import with_mass
 from interp.reports.page import figure_entry, number, render_page
 from interp.reports.tables import is_missing, read_table, stored_table, tidy
+from interp.reports.token_views import shown_view
 
 RECORD = "findings.json"
-_MOST_ROWS = 500  # of a table on the page; the CSV has all
+_MOST_ROWS = 500  # of a table on the page, unless its attrs["rows"] says otherwise; the CSV has all
 _TALL_ROWS = 25  # a longer table scrolls in its box
+_HEAD = re.compile(r"L\d+H\d+")
 _LONG_TEXT = 28  # characters from which a column's text is wrapped
 
 
@@ -42,10 +44,13 @@ class Findings:
     """The result of a study, ready to be read and saved.
 
     statement: plain sentences, the verdict first. tables, figures: by the heading they stand under; a table and a
-    figure of one name stand together. A caption goes into `table.attrs["note"]` or `figure.layout.meta["note"]`.
-    Columns `x, x_low, x_high` (or `x, x_ci_low, x_ci_high`, or a column followed by `ci_low, ci_high`) are shown as
-    a value with its interval. A table's index is kept as columns, unless it is only row numbers. provenance: as
-    `interp.rankings.ranking.HeadRanking` has it. arrays: raw numbers, [example, ...] as a rule.
+    figure of one name stand together. A caption goes into `table.attrs["note"]` or `figure.layout.meta["note"]`;
+    figures of one `meta["group"]` stand side by side under that heading. `table.attrs["rows"]`: the most rows that
+    the page shows, if not 500. Columns `x, x_low, x_high` (or `x, x_ci_low, x_ci_high`, or a column followed by
+    `ci_low, ci_high`, also after its `se`) are shown as a value with its interval. Where `label` is a head's name, rows
+    can be filtered by it, and `layer` and `head`, which it says, stand in the CSV alone. A table's index is kept as
+    columns, unless it is only row numbers. provenance: as `interp.rankings.ranking.HeadRanking` has it. arrays: raw
+    numbers, [example, ...] as a rule. views: prompts, token by token, as some heads see them.
 
     Raises ValueError for an empty title or statement, or for columns that are not plain, distinct names.
     """
@@ -56,6 +61,7 @@ class Findings:
     figures: Mapping[str, go.Figure]
     provenance: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    views: Sequence[TokenView] = ()
 
     def __post_init__(self) -> None:
         if not self.title:
@@ -98,19 +104,13 @@ class Findings:
 
 @public
 def load_findings(directory: str | Path) -> Findings:
-    """The findings that `Findings.save` wrote, without their figures: equal tables, arrays and provenance.
+    """The findings that `Findings.save` wrote, without their figures and views: equal tables, arrays and provenance.
 
     Cells of a table come back equal if they are numbers, truth values, text or dates; other objects as their text.
     """
     directory = Path(directory)
-    if (directory / "report.json").is_file() and not (directory / RECORD).is_file():
-        raise FileNotFoundError(f"{directory} holds a ranking, not findings: read it with `interp.load_ranking`.")
     data = storage.read_record(directory, RECORD, needs=(), kind="study")
-    with understood(directory / RECORD):
-        has_arrays = "arrays.safetensors" in data["sha256"]
-    if has_arrays and not (directory / "arrays.safetensors").is_file():
-        raise FileNotFoundError(f"{directory} has no arrays.safetensors, which {RECORD} lists. Copy it again.")
-    arrays = storage.read_tensors(directory / "arrays.safetensors", data) if has_arrays else {}
+    arrays = saved_arrays(directory, data)
     with understood(directory / RECORD):
         return Findings(
             title=data["title"],
@@ -122,29 +122,45 @@ def load_findings(directory: str | Path) -> Findings:
         )
 
 
+def saved_arrays(directory: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays beside a record, by name; none if it lists none. Raises ``FileNotFoundError`` if they are gone."""
+    path = directory / "arrays.safetensors"
+    with understood(directory / RECORD):
+        has_arrays = path.name in record["sha256"]
+    if has_arrays and not path.is_file():
+        raise FileNotFoundError(f"{directory} has no {path.name}, which {RECORD} lists. Copy it again.")
+    return storage.read_tensors(path, record) if has_arrays else {}
+
+
 def render(findings: Findings) -> str:
-    """The page as HTML text: about 5 MB (plotly.js) if there are figures, else as large as its tables."""
+    """The page as HTML text: about 5 MB (plotly.js) if there are figures, else as large as its tables; 1 kB more for
+    each head and token of a view."""
     files = _file_names(findings.tables)
-    entries, sections = [], []
-    for i, name in enumerate(dict.fromkeys([*findings.figures, *findings.tables])):
-        section = {"id": f"part-{i}", "heading": name, "figure": "", "figure_note": "", "table": None}
-        if (figure := findings.figures.get(name)) is not None:
+    entries: list[dict[str, Any]] = []
+    sections: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys([*findings.figures, *findings.tables]):
+        figure = findings.figures.get(name)
+        meta = figure.layout.meta if figure is not None and isinstance(figure.layout.meta, Mapping) else {}
+        heading = meta.get("group", name)
+        empty = {"id": f"part-{len(sections)}", "heading": heading, "figure": False, "table": None}
+        section = sections.setdefault(heading, empty | {"figure_note": "", "side_by_side": "group" in meta})
+        if figure is not None:
             shown = go.Figure(figure).update_layout(title=None)
             if figure.layout.title.text:
                 shown.update_layout(margin_t=max(24, (figure.layout.margin.t or 54) - 30))
-            entries.append(figure_entry(len(entries), shown, section["id"], min_width=min_width(shown)))
-            meta = figure.layout.meta
-            section |= {"figure": name, "figure_note": meta.get("note", "") if isinstance(meta, Mapping) else ""}
+            title = name if heading != name else ""
+            entries.append(figure_entry(len(entries), shown, section["id"], title, min_width(shown)))
+            section |= {"figure": True, "figure_note": meta.get("note", "") or section["figure_note"]}
         if name in findings.tables:
             section["table"] = _shown_table(findings.tables[name]) | {"file": files[name]}
-        sections.append(section)
     return render_page(
         "findings.html.j2",
         findings.title,
         findings.provenance,
         entries,
         findings=findings,
-        sections=sections,
+        sections=list(sections.values()),
+        views=[shown_view(view) for view in findings.views],
         facts=_facts(findings.provenance),
     )
 
@@ -197,9 +213,11 @@ def _shown_table(table: pd.DataFrame) -> dict[str, Any]:
     """Columns and cells as the page prints them: intervals under their values, three digits, yes and no."""
     intervals = _intervals(table)
     ends = {end for pair in intervals.values() for end in pair}
-    shown = table.head(_MOST_ROWS)
+    shown = table.head(table.attrs.get("rows", _MOST_ROWS))
     columns, cells = [], []
-    for name in (name for name in table if name not in ends):
+    labels = _head_labels(shown)
+    told = {"layer", "head"} if labels else set()
+    for name in (name for name in table if name not in ends | told):
         texts = [_cell(value, name) for value in shown[name]]
         is_text = _is_text(table[name])
         longest = max((len(text) for text in texts), default=0)
@@ -221,11 +239,18 @@ def _shown_table(table: pd.DataFrame) -> dict[str, Any]:
     return {
         "columns": columns,
         "rows": list(zip(*cells, strict=True)),
+        "labels": labels,
         "note": table.attrs.get("note", ""),
         "n_rows": len(table),
         "is_tall": len(shown) > _TALL_ROWS,
         "has_intervals": bool(intervals),
     }
+
+
+def _head_labels(table: pd.DataFrame) -> list[str]:
+    """The column `label`, if heads are named in it."""
+    labels = list(table["label"]) if "label" in table else []
+    return labels if all(isinstance(label, str) and _HEAD.fullmatch(label) for label in labels) else []
 
 
 def _intervals(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
@@ -238,8 +263,9 @@ def _intervals(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
         for low, high in ((f"{name}_ci_low", f"{name}_ci_high"), (f"{name}_low", f"{name}_high")):
             if low in table and high in table:
                 found[name] = (low, high)
+        after = columns[i + 2 :] if columns[i + 1 : i + 2] == ["se"] else columns[i + 1 :]
         for pair in (("ci_low", "ci_high"), ("low", "high")):
-            if name not in found and tuple(columns[i + 1 : i + 3]) == pair:
+            if name not in found and name != "se" and tuple(after[:2]) == pair:
                 found[name] = pair
     return found
 

@@ -2,8 +2,7 @@
 
 Files are written under temporary names and then moved, so no final name ever holds half a file. If saving
 fails, the files that were there before are put back. Other files in the directory are left alone. A directory holds one
-report: a ranking's, whose record is report.json, or a study's (:mod:`interp.reports.findings`), whose record is
-findings.json.
+report, whose record is findings.json (:mod:`interp.reports.findings`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from interp.records import RecordError, explained, holding, read_record as read_
 
 FORMAT_VERSION = 1
 
-RECORDS = ("report.json", "findings.json")  # of the kinds of report: what it holds, and the SHA-256 of its files
+_OLD = "report.json"  # of rankings that older versions saved: never overwritten unasked, never read
+RECORDS = ("findings.json", _OLD)  # what a report holds, and the SHA-256 of its files
 
 
 def save_report(
@@ -69,6 +69,11 @@ def read_record(directory: Path, name: str, needs: Sequence[str], kind: str) -> 
     if it is damaged or of another version; `kind` names in the errors what was expected."""
     if not directory.is_dir():
         raise FileNotFoundError(f"No directory {directory}; expected the folder of a saved {kind}.")
+    if not (directory / name).is_file() and (directory / _OLD).is_file():
+        raise RecordError(
+            f"{directory} holds a ranking that an older version saved ({_OLD}), which this version does not read. Make "
+            "it anew: run again, without resuming."
+        )
     for file in (name, *needs):
         if not (directory / file).is_file():
             raise FileNotFoundError(

@@ -19,8 +19,8 @@ import numpy as np
 
 from interp.door import public
 from interp.records import keeps_work, understood
-from interp.reports.findings import RECORD, Findings, load_findings
-from interp.reports.folder import read_record, read_tensors
+from interp.reports.findings import RECORD, Findings, load_findings, saved_arrays
+from interp.reports.folder import read_record
 from interp.reports.saved import packed, unpacked
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ def load_result(directory: str | Path) -> Any:
     record = read_record(directory, RECORD, needs=(), kind="result")
     if "result" not in record:
         return load_findings(directory)
-    has_arrays = "arrays.safetensors" in record.get("sha256", {})
-    arrays = read_tensors(directory / "arrays.safetensors", record) if has_arrays else {}
+    arrays = saved_arrays(directory, record)
     with understood(directory / RECORD):
         return unpacked(record["result"], arrays)

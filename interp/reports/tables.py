@@ -12,13 +12,13 @@ import pandas as pd
 
 def tidy(name: str, table: pd.DataFrame) -> pd.DataFrame:
     """A copy whose index is row numbers and whose columns are distinct texts."""
-    note = table.attrs.get("note")
+    note, rows = table.attrs.get("note"), table.attrs.get("rows")
     is_row_number = table.index.nlevels == 1 and table.index.name is None and table.index.dtype.kind in "iu"
     table = table.reset_index(drop=is_row_number)
     if table.columns.nlevels > 1 or not table.columns.is_unique:
         raise ValueError(f"the table {name!r} has columns {table.columns.tolist()}; expected plain, distinct names.")
     table.columns = [str(column) for column in table.columns]
-    table.attrs = {"note": str(note)} if note else {}
+    table.attrs = ({"note": str(note)} if note else {}) | ({"rows": int(rows)} if rows else {})
     return table
 
 

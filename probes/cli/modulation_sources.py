@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from interp.models import Model
-from interp.rankings import HeadRanking, load_ranking
+from interp.rankings import HeadRanking
+from interp.reports import load_result
 from probes.modulation import HeadScores, ItemSet, question_items
 from probes.questions import Instruction, Question, apart_from, load_questions, sample_questions, split_questions
 from probes.rows import AS_IT_IS, Reading, stem_of
@@ -152,9 +153,9 @@ def _further(name: str, limit: int | None, options: Mapping[str, Any]) -> Visual
 def read_ranking(folder: str | Path) -> VisualHeads | HeadRanking:
     """A saved ranking: of `interp rank visual-heads`, or of any other `interp rank`.
 
-    Raises as :func:`interp.load_ranking` and :func:`probes.visual_semantics.heads.heads.load_visual_heads`."""
-    folder = Path(folder)
-    return load_visual_heads(folder) if (folder / "findings.json").is_file() else load_ranking(folder)
+    Raises as :func:`interp.load_result` and :func:`probes.visual_semantics.heads.heads.load_visual_heads`."""
+    found = load_result(folder)
+    return found if isinstance(found, HeadRanking | VisualHeads) else load_visual_heads(folder)
 
 
 def _divided_questions(questions: Sequence[Question], made: frozenset[str], seed: int) -> dict[str, list[Question]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from interp.door import public
 from interp.models import Model
 from interp.prompts import Prompt
-from interp.rankings import HeadRanking
+from interp.rankings import HeadRanking, Measure, register
 from interp.reading import LogitDifference, attention_log_probs
 from interp.records import Kept, keep_of, keeps_work
 from interp.scans import Positions
@@ -44,6 +44,58 @@ CAVEATS = [
     "The paper's exact limits of the sum and its probing sets were not available; query_span is our parameter.",
     "A sign-flip p value speaks of the mean over these questions; it does not say that a head matters.",
 ]
+
+MEASURES = tuple(
+    register(measure)
+    for measure in (
+        Measure(
+            "nas",
+            "Negative Attention Score (nats): above 0, the head attends more to {no!r} than to {yes!r} in the "
+            "instruction; near 0, equally or to neither.",
+            unit="nats",
+            null_is="equal attention to both, or to neither",
+            higher="more attention to {no!r}",
+        ),
+        Measure(
+            "nas_swapped_order",
+            "NAS with {yes!r} and {no!r} in each other's place: a head about the word keeps its sign, one about "
+            "position turns it.",
+            unit="nats",
+            null_is="equal attention to both, or to neither",
+            higher="more attention to {no!r}",
+        ),
+        Measure(
+            "nas_order_balanced",
+            "Mean NAS of the two orders: what is left when position is balanced out.",
+            unit="nats",
+            null_is="no difference between the words, whatever their order",
+            higher="more attention to {no!r}",
+        ),
+        Measure(
+            "total_effect",
+            "What the head adds to logit({no}) - logit({yes}) at the answer, through every path (clean minus ablated, "
+            "logits): above 0, it pushes toward {no!r}.",
+            unit="logits",
+            null_is="ablation changes nothing",
+            higher="pushes toward {no!r}",
+        ),
+        Measure(
+            "total_effect_swapped_order",
+            "The total effect with the options in the other order (logits).",
+            unit="logits",
+            null_is="ablation changes nothing",
+            higher="pushes toward {no!r}",
+        ),
+        Measure(
+            "direct_effect",
+            "What the head itself writes toward logit({no}) - logit({yes}), without what later layers make of it "
+            "(direct logit attribution, logits).",
+            unit="logits",
+            null_is="writes nothing along the difference",
+            higher="writes toward {no!r}",
+        ),
+    )
+)
 
 
 @public
@@ -266,21 +318,10 @@ def _ranking(
     )
 
 
-def _descriptions(instruction: Instruction) -> dict[str, str]:
-    """What each measure means, in the order of the table's columns."""
-    yes, no = instruction.positive, instruction.negative
-    return {
-        "nas": f"Negative Attention Score (nats): above 0, the head attends more to {no!r} than to {yes!r} in the "
-        "instruction; near 0, equally or to neither.",
-        "nas_swapped_order": f"NAS with {yes!r} and {no!r} in each other's place: a head about the word keeps its "
-        "sign, one about position turns it.",
-        "nas_order_balanced": "Mean NAS of the two orders: what is left when position is balanced out.",
-        "total_effect": f"What the head adds to logit({no}) - logit({yes}) at the answer, through every path (clean "
-        f"minus ablated, logits): above 0, it pushes toward {no!r}.",
-        "total_effect_swapped_order": "The total effect with the options in the other order (logits).",
-        "direct_effect": f"What the head itself writes toward logit({no}) - logit({yes}), without what later layers "
-        "make of it (direct logit attribution, logits).",
-    }
+def _descriptions(instruction: Instruction) -> dict[str, Measure]:
+    """What each measure is, in the order of the table's columns."""
+    words = {"yes": instruction.positive, "no": instruction.negative}
+    return {measure.name: measure.worded(**words) for measure in MEASURES}
 
 
 def _behaviour(clean: np.ndarray, questions: Sequence[Question]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _text(file: BinaryIO) -> io.TextIOWrapper:
 
 def _is_of_report(path: Path) -> bool:
     """See :func:`interp.records.csv_files.is_of_report`. Imported late: a bare import of interp brings torch."""
-    if not any(path.with_name(record).is_file() for record in ("findings.json", "report.json")):
+    if not path.with_name("findings.json").is_file():
         return False
     from interp.records import is_of_report
 

@@ -24,7 +24,7 @@ from interp.door import public
 from interp.interventions import ablate_each_head
 from interp.models import Model
 from interp.prompts import Prompt
-from interp.rankings import HeadRanking
+from interp.rankings import HeadRanking, Measure, register
 from interp.reading import LogitDifference
 from interp.records import Kept, keep_of, keeps_work
 from interp.scans import scan_projection, write_along
@@ -62,6 +62,65 @@ CAVEATS = [
     "A difference of means holds whatever differs between the classes: where topics do, heads that write topic rank "
     "high.",
 ]
+_STREAM, _NOTHING = "units of the residual stream", "writes as much on both"
+MEASURES = tuple(
+    register(Measure(name, meaning, unit=unit, null_is=null_is, higher=higher))
+    for name, meaning, unit, null_is, higher in (
+        (
+            "direct",
+            "What the head writes along the unit {which} direction of layer {layer}, harmful minus harmless request of "
+            "a pair (units of the residual stream): above 0, more on harmful ones; 0 at and above that layer.",
+            _STREAM,
+            _NOTHING,
+            "writes {which} on harmful requests",
+        ),
+        (
+            "direct_orthogonal",
+            "The same along the part of the direction that is orthogonal to the {other} direction: a head that writes "
+            "{which} and not merely {other} keeps its sign.",
+            _STREAM,
+            _NOTHING,
+            "writes {which} on harmful requests",
+        ),
+        (
+            "direct_random",
+            "The same along a random direction of the same length: noise.",
+            _STREAM,
+            _NOTHING,
+            "nothing: noise",
+        ),
+        (
+            "direct_shuffled",
+            "The same along a difference of means of shuffled labels, of the same length: noise with the shape of the "
+            "states.",
+            _STREAM,
+            _NOTHING,
+            "nothing: noise",
+        ),
+        (
+            "direct_harmless",
+            "What the head writes along the direction on the harmless request of a pair alone.",
+            _STREAM,
+            "writes nothing along it",
+            "writes {which}, whatever is asked",
+        ),
+        (
+            "effect",
+            "Harmful minus harmless request of a pair, {zeroing}: above 0, the head pushes toward {which} more on "
+            "harmful ones.",
+            "{effect_unit}",
+            "does as much on both",
+            "pushes toward {which} on harmful requests",
+        ),
+        (
+            "effect_harmless",
+            "On the harmless request of a pair alone, {zeroing}.",
+            "{effect_unit}",
+            "ablation changes nothing",
+            "pushes toward {which}, whatever is asked",
+        ),
+    )
+)
 
 
 @public
@@ -335,28 +394,18 @@ def _behaviour(clean: Float[np.ndarray, "example 2"]) -> dict[str, Any]:
     }
 
 
-def _descriptions(which: str, layer: int) -> dict[str, str]:
-    """What each measure means, in the order of the table's columns."""
+def _descriptions(which: str, layer: int) -> dict[str, Measure]:
+    """What each measure is, in the order of the table's columns."""
     other, position = ("harmfulness", "t_post") if which == "refusal" else ("refusal", "t_inst")
+    unit = "logits" if which == "refusal" else "units of the residual stream"
     zeroing = f"what zeroing the head at {position} takes (clean minus ablated) from the "
     zeroing += (
         "log odds of a refusing against an accepting first token (logits)"
         if which == "refusal"
         else f"projection of the state at layer {layer}, through every path (units of the residual stream)"
     )
-    return {
-        "direct": f"What the head writes along the unit {which} direction of layer {layer}, harmful minus harmless "
-        "request of a pair (units of the residual stream): above 0, more on harmful ones; 0 at and above that layer.",
-        "direct_orthogonal": f"The same along the part of the direction that is orthogonal to the {other} direction: a "
-        f"head that writes {which} and not merely {other} keeps its sign.",
-        "direct_random": "The same along a random direction of the same length: noise.",
-        "direct_shuffled": "The same along a difference of means of shuffled labels, of the same length: noise with "
-        "the shape of the states.",
-        "direct_harmless": "What the head writes along the direction on the harmless request of a pair alone.",
-        "effect": f"Harmful minus harmless request of a pair, {zeroing}: above 0, the head pushes toward {which} more "
-        "on harmful ones.",
-        "effect_harmless": f"On the harmless request of a pair alone, {zeroing}.",
-    }
+    words = {"which": which, "other": other, "layer": str(layer), "zeroing": zeroing, "effect_unit": unit}
+    return {measure.name: measure.worded(**words) for measure in MEASURES}
 
 
 __all__ = ["Openings", "Which", "find_openings", "rank_writers", "strongest_layer"]

@@ -18,7 +18,7 @@ from interp.records import hash_json, keeps_work
 from interp.reports import Result
 from interp.statistics import split_half, wilson_share
 from probes.scenes import LEVELS
-from probes.visual_semantics.heads.scores import FEWEST, NAMES, RELU, SCORES, score_table
+from probes.visual_semantics.heads.scores import FEWEST, MEASURES, NAMES, RELU, SCORES, SIGNS, score_table
 from probes.visual_semantics.questions import Asked
 from probes.visual_semantics.questions.prompts import YES
 
@@ -141,7 +141,7 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
             score=score,
             measures=measures,
             example_ids=tuple(q.id for q, is_in in zip(self.asked, chosen, strict=True) if is_in),
-            descriptions={name: text for name, text in _descriptions(score).items() if name in measures},
+            descriptions={m.name: m.worded(sign=SIGNS[score]) for m in MEASURES if m.name in measures},
             provenance={**self.provenance, **head, "title": f"{NAMES[score]} of {model}, {which} questions"},
             tested_by={} if score == "signed_drop" else {score: "mean_change"},
         )
@@ -217,22 +217,3 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
 def _require_score(score: str) -> None:
     if score not in SCORES:
         raise ValueError(f"score={score!r}; expected one of {', '.join(SCORES)}.")
-
-
-def _descriptions(score: str) -> dict[str, str]:
-    """What each measure means, in the order of the table's columns."""
-    formula = {
-        "s_plus": "S+: mean of max(0, p - p_h) over correctly answered questions, p being the probability of the first "
-        "token of the gold answer and p_h the same with the head ablated: high, the head helps.",
-        "s_minus": "S-: mean of max(0, p_h - p) over wrongly answered questions: high, the head keeps the gold answer "
-        "down.",
-        "signed_drop": "D: mean of p - p_h over all questions: above 0, the head helps; below, it hurts.",
-    }
-    sign = "p_h - p" if score == "s_minus" else "p - p_h"
-    return {
-        score: formula[score],
-        "mean_change": f"Mean of {sign} over the same questions, both signs kept: 0 for a head without a direction.",
-        "floor": f"Half the mean size of {sign}: what the score would be if each change had a random sign.",
-        "yes_push": "What the head adds to logit(yes) - logit(no), whatever the gold answer is (logits): a head of "
-        "large push answers Yes (or No) to anything.",
-    }

@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.figures import head_label
+from interp.rankings import Measure, register
 from interp.statistics import benjamini_hochberg, sign_flip_p
 from interp.statistics.estimates import SEED
 from probes.heads import interval_of
@@ -32,6 +33,70 @@ RELU = ("s_plus", "s_minus")
 NAMES = {"s_plus": "S+", "s_minus": "S−", "signed_drop": "D"}
 
 N_FLIPS = 2000  # behind the floor's quantiles
+
+SIGNS = {"s_plus": "p - p_h", "s_minus": "p_h - p", "signed_drop": "p - p_h"}
+
+MEASURES = tuple(
+    register(Measure(name, meaning, unit=unit, range=ends, null=null, null_is=null_is, higher=higher))
+    for name, meaning, unit, ends, null, null_is, higher in (
+        (
+            "s_plus",
+            "S+: mean of max(0, p - p_h) over correctly answered questions, p being the probability of the first token "
+            "of the gold answer and p_h the same with the head ablated: high, the head helps.",
+            "probability",
+            (0.0, 1.0),
+            None,
+            "noise alone gives the floor",
+            "the head helps right answers",
+        ),
+        (
+            "s_minus",
+            "S-: mean of max(0, p_h - p) over wrongly answered questions: high, the head keeps the gold answer down.",
+            "probability",
+            (0.0, 1.0),
+            None,
+            "noise alone gives the floor",
+            "the head keeps the gold answer down",
+        ),
+        (
+            "signed_drop",
+            "D: mean of p - p_h over all questions: above 0, the head helps; below, it hurts.",
+            "difference of probabilities",
+            (-1.0, 1.0),
+            0.0,
+            "ablation changes nothing on average",
+            "the head helps the gold answer",
+        ),
+        (
+            "mean_change",
+            "Mean of {sign} over the same questions, both signs kept: 0 for a head without a direction.",
+            "difference of probabilities",
+            (-1.0, 1.0),
+            0.0,
+            "ablation changes nothing on average",
+            "as the score, noise cancelled",
+        ),
+        (
+            "floor",
+            "Half the mean size of {sign}: what the score would be if each change had a random sign.",
+            "probability",
+            (0.0, 0.5),
+            None,
+            "it is itself what the score is compared with",
+            "ablation changes more, in whatever direction",
+        ),
+        (
+            "yes_push",
+            "What the head adds to logit(yes) - logit(no), whatever the gold answer is (logits): a head of large push "
+            "answers Yes (or No) to anything.",
+            "logits",
+            (None, None),
+            0.0,
+            "ablation changes nothing",
+            "pushes toward yes",
+        ),
+    )
+)
 
 FEWEST = 10
 """Examples below which a group's score is flagged."""

@@ -11,7 +11,7 @@ import torch
 import interp
 from interp.models.answer_mass import measured_mass
 from interp.rankings import report
-from interp.reports.findings import Findings, load_findings
+from interp.reports.findings import Findings, load_findings, render
 from interp.reports.mass import AnswersUnlikely, mass_of, with_mass
 from probes import negative_bias
 from probes.negative_bias.nas import rank_by_effect, rank_heads
@@ -76,7 +76,7 @@ def test_the_warning_says_what_would_be_said_and_how_to_mend_it(thinking):
         ranking = rank_heads(thinking, QUESTIONS, n_views=0)
     mass = mass_of(ranking.provenance)
     assert mass.is_low and mass.words == ("No", "Yes")
-    assert report.statement(ranking)[1] == mass.sentence() and "&lt;think&gt;" in report.render(ranking)
+    assert report.statement(ranking)[1] == mass.sentence() and "&lt;think&gt;" in render(ranking.to_findings())
     with pytest.warns(AnswersUnlikely, match="close it by beginning the reply"):
         rank_heads(thinking.asking(template_arguments=told), QUESTIONS, n_views=0)
     with pytest.warns(AnswersUnlikely, match="close it by beginning the reply"):

@@ -275,4 +275,4 @@ def test_views_must_fit_their_tokens_and_the_model():
 
 def test_html_of_a_notebook_escapes_names(ranking):
     named = make_ranking(score="<b>", measures={"<b>": ranking.scores}, descriptions={})
-    assert "by &lt;b&gt;: 40 examples" in named._repr_html_() and "L3H1" in named._repr_html_()
+    assert "mean &lt;b&gt;, " in named._repr_html_() and "L3H1" in named._repr_html_()

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 import interp
 from interp import load_findings
-from interp.rankings import figures as comparison_figures, sentences as comparison_sentences
+from interp.rankings import comparison, figures as comparison_figures
 from interp.rankings.depth_profiles import compare_profiles, depth_profile
 from interp.rankings.ranking import HeadRanking
 from interp.rankings.side_by_side import compare_rankings
@@ -147,11 +147,11 @@ def test_too_few_examples_are_said():
 def test_differences_are_read_from_provenance():
     a = make(late(6, 3, 0.5), settings={"effects": "zero", "batch_size": 4})
     b = make(late(6, 3, 0.5), n=6, settings={"effects": "mean", "batch_size": 8}).by("twice")
-    assert comparison_sentences.differences(a, b) == ["score", "examples", "effects"]
+    assert comparison.differences(a, b) == ["score", "examples", "effects"]
     other = make(late(6, 3, 0.5), name="n")
-    assert comparison_sentences.differences(make(late(6, 3, 0.5)), other) == ["model"]
+    assert comparison.differences(make(late(6, 3, 0.5)), other) == ["model"]
     weights = [make(late(6, 3, 0.5), model={"name": "m", "weights_sha256": x}) for x in "ab"]
-    assert comparison_sentences.differences(*weights) == ["weights"]
+    assert comparison.differences(*weights) == ["weights"]
 
 
 # --- names, folders, refusals
@@ -189,12 +189,14 @@ def test_refusals(tmp_path):
         with pytest.raises((ValueError, TypeError), match=message):
             compare_rankings(given)
     for given, message in (
-        ([folder, str(tmp_path / "no")], r"No directory .*no; expected the folder of a saved ranking"),
-        ([folder, str(tmp_path / "study")], r"study has no report.json, so it is not a finished, saved ranking"),
+        ([folder, str(tmp_path / "no")], r"No directory .*no; expected the folder of a saved result"),
+        ([folder, str(tmp_path)], r"has no findings.json, so it is not a finished, saved result"),
         ([folder, f"{tmp_path}/no:nas"], "No directory"),
     ):
         with pytest.raises(FileNotFoundError, match=message):
             compare_rankings(given)
+    with pytest.raises(ValueError, match="study holds a Findings, not a ranking"):
+        compare_rankings([folder, str(tmp_path / "study")])
     for arguments, message in (
         ({"k": 19}, r"k is 19; expected 1 to 18, the heads of the smallest model \(m\)"),
         ({"k": 0}, "k is 0"),
@@ -222,7 +224,9 @@ def test_page_and_tables_are_saved_escaped_and_read_back(tmp_path):
         "Head by head", "Heads that moved", "By relative depth", "What is compared", "Profiles over depth",
     ]  # fmt: skip
     assert read.tables["Heads that moved"]["label"].nunique() == 18
-    np.testing.assert_array_equal(read.arrays["means/2"], found.rankings["c"].scores.mean(axis=0, dtype=np.float64))
+    again = interp.load_result(tmp_path)
+    np.testing.assert_array_equal(again.rankings["c"].scores, found.rankings["c"].scores)
+    assert again.statement() == found.statement() and again.depth == found.depth and again.pairs == found.pairs
     assert read.provenance["settings"] == {"k": 3, "n_bins": 4} and set(read.provenance["rankings"]) == {EVIL, "b", "c"}
     assert str(tmp_path) not in (tmp_path / "findings.json").read_text()
     before = (tmp_path / "report.html").read_bytes()
@@ -232,7 +236,7 @@ def test_page_and_tables_are_saved_escaped_and_read_back(tmp_path):
     assert (tmp_path / "report.html").read_bytes() == before
     found.save(tmp_path)  # the same comparison may be written again
     other.save(tmp_path, overwrite=True)
-    assert "means/2" not in load_findings(tmp_path).arrays
+    assert list(interp.load_result(tmp_path).rankings) == ["x", "y"]
 
 
 def test_all_numbers_are_json_and_a_frame_is_a_copy():
@@ -242,7 +246,7 @@ def test_all_numbers_are_json_and_a_frame_is_a_copy():
     frame = found.moved()
     frame.loc[:, "change"] = 99.0
     assert (found.moved()["change"] != 99).all()
-    assert "Head rankings compared" in found._repr_html_()
+    assert found.statement()[0] in repr(found) and "order the heads" in found._repr_html_()
 
 
 def test_lines_of_the_top_heads():

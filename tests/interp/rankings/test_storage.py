@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import interp
 from interp.figures.views import TokenView
-from interp.rankings import report
-from interp.rankings.files import FILES, load_ranking, save_ranking
+from interp.rankings.loading import load_ranking
 from interp.rankings.ranking import HeadRanking
 from interp.records.records import record_text
+from interp.reports import findings, load_result
+
+FILES = ["ranking.csv", "controls.csv", "measures.csv", "arrays.safetensors", "report.html", "findings.json"]
 
 
 def make_ranking(run_id: str | None = "run-1", seed: int = 0) -> HeadRanking:
@@ -34,7 +37,7 @@ def make_ranking(run_id: str | None = "run-1", seed: int = 0) -> HeadRanking:
 @pytest.fixture(autouse=True)
 def small_html(monkeypatch):
     """The real page holds 5 MB of plotly.js; tests/interp/test_report.py renders it."""
-    monkeypatch.setattr(report, "render", lambda ranking: f"<html>{ranking.provenance.get('run_id')}</html>")
+    monkeypatch.setattr(findings, "render", lambda found: f"<html>{found.provenance.get('run_id')}</html>")
 
 
 def assert_same(a: HeadRanking, b: HeadRanking) -> None:
@@ -68,63 +71,75 @@ def test_round_trip_is_exact_bit_for_bit(tmp_path):
 
 def test_tables_and_report_hold_the_numbers(tmp_path):
     ranking = make_ranking()
-    directory = save_ranking(ranking, tmp_path / "run")
-    pd.testing.assert_frame_equal(pd.read_parquet(directory / "ranking.parquet"), ranking.to_frame())
+    directory = ranking.save(tmp_path / "run")
     pd.testing.assert_frame_equal(pd.read_csv(directory / "ranking.csv"), ranking.to_frame())
-    data = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    data = json.loads((directory / "findings.json").read_text(encoding="utf-8"))
     assert data["format_version"] == 1 and data["provenance"] == ranking.provenance
-    assert data["summary"]["top"][0]["label"] == ranking.top(1)["label"].item()
-    assert len(data["summary"]["top"]) == 6  # all there are; else 20
-    assert data["summary"]["reliability"]["mean"] == pytest.approx(ranking.reliability.mean)
-    assert data["summary"]["controls"][0]["measure"] == "swapped/x"
+    assert data["statement"] == ranking.statement() and "correlation of" in data["statement"][-1]
+    found = interp.load_findings(directory)
+    pd.testing.assert_frame_equal(found.tables["Ranking"], ranking.to_frame())
+    assert found.tables["Controls"]["measure"].tolist() == ["swapped/x"]
+    assert found.tables["Measures"]["meaning"].tolist() == ["nats; «hoch» = «nein»", ""]
 
 
-def test_a_report_from_before_there_were_controls_names_none(tmp_path):
-    path = save_ranking(make_ranking(), tmp_path) / "report.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    assert data.pop("controls") == ["swapped/x"]
-    path.write_text(record_text(data), encoding="utf-8")
-    assert load_ranking(tmp_path).controls == ()
+def test_a_ranking_that_an_older_version_saved_is_to_be_made_again(tmp_path):
+    (tmp_path / "report.json").write_text(record_text({"provenance": {"run_id": "run-1"}, "sha256": {}}))
+    for load in (load_ranking, load_result, interp.load_findings):
+        with pytest.raises(ValueError, match=r"an older version saved \(report.json\), .*: run again"):
+            load(tmp_path)
+    with pytest.raises(FileExistsError, match=r"report of run 'run-1'"):
+        make_ranking("run-2").save(tmp_path)
+    make_ranking().save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+
+
+def test_another_result_is_no_ranking(tmp_path):
+    make_ranking().to_findings().save(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a Findings, not a ranking. Read it with interp.load_result"):
+        load_ranking(tmp_path)
+    make_ranking().save(tmp_path)
+    assert_same(load_result(tmp_path), make_ranking())
 
 
 def test_missing_statistics_are_null_in_the_json(tmp_path):
     ranking = HeadRanking("nas", {"nas": np.ones((1, 1, 2))}, ("e0",), {}, {})
-    data = json.loads((save_ranking(ranking, tmp_path / "run") / "report.json").read_text(encoding="utf-8"))
-    assert data["summary"]["reliability"]["mean"] is None and data["summary"]["top"][0]["ci_low"] is None
+    data = json.loads((ranking.save(tmp_path / "run") / "findings.json").read_text(encoding="utf-8"))
+    columns = {column["name"]: column["values"] for column in data["tables"]["Ranking"]["columns"]}
+    assert columns["ci_low"] == columns["se"] == [None, None] and "too few examples" in " ".join(data["statement"])
     assert_same(ranking, load_ranking(tmp_path / "run"))
 
 
 def test_the_same_run_may_be_saved_again_another_not(tmp_path):
-    save_ranking(make_ranking(), tmp_path)
-    save_ranking(make_ranking(seed=1), tmp_path)  # a run that continued
+    make_ranking().save(tmp_path)
+    make_ranking(seed=1).save(tmp_path)  # a run that continued
     other = make_ranking("run-2", seed=2)
     with pytest.raises(FileExistsError, match=r"report of run 'run-1' of 2026-01-01; this is run 'run-2'.*overwrite"):
-        save_ranking(other, tmp_path)
+        other.save(tmp_path)
     assert_same(load_ranking(tmp_path), make_ranking(seed=1))
-    assert_same(load_ranking(save_ranking(other, tmp_path, overwrite=True)), other)
+    assert_same(load_ranking(other.save(tmp_path, overwrite=True)), other)
 
 
 def test_a_report_that_names_no_run_is_not_replaced(tmp_path):
-    save_ranking(make_ranking(run_id=None), tmp_path)
+    make_ranking(run_id=None).save(tmp_path)
     with pytest.raises(FileExistsError, match=r"a run without a run_id"):
-        save_ranking(make_ranking(run_id=None), tmp_path)
-    (tmp_path / "report.json").write_text("{broken")
+        make_ranking(run_id=None).save(tmp_path)
+    (tmp_path / "findings.json").write_text("{broken")
     with pytest.raises(FileExistsError, match=r"another directory, or replace"):
-        save_ranking(make_ranking(), tmp_path)
+        make_ranking().save(tmp_path)
 
 
 def test_other_files_are_left_alone(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "0.safetensors").write_bytes(b"part")
     (tmp_path / "run.json").write_text("{}")
-    save_ranking(make_ranking(), tmp_path, overwrite=True)
+    make_ranking().save(tmp_path, overwrite=True)
     assert (tmp_path / "parts" / "0.safetensors").read_bytes() == b"part"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "parts", "run.json"])
 
 
 @pytest.mark.parametrize("fails_at", FILES)
 def test_a_crash_while_moving_leaves_the_old_result(tmp_path, monkeypatch, fails_at):
-    save_ranking(make_ranking(), tmp_path)
+    make_ranking().save(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     replace = os.replace
 
@@ -135,12 +150,12 @@ def test_a_crash_while_moving_leaves_the_old_result(tmp_path, monkeypatch, fails
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="disk full"):
-        save_ranking(make_ranking(seed=1), tmp_path)
+        make_ranking(seed=1).save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert_same(load_ranking(tmp_path), make_ranking())
 
 
-@pytest.mark.parametrize("fails_at", ["ranking.csv", "report.json"])
+@pytest.mark.parametrize("fails_at", ["ranking.csv", "findings.json"])
 def test_a_crash_of_the_first_save_leaves_nothing(tmp_path, monkeypatch, fails_at):
     replace = os.replace
 
@@ -151,32 +166,32 @@ def test_a_crash_of_the_first_save_leaves_nothing(tmp_path, monkeypatch, fails_a
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(KeyboardInterrupt):
-        save_ranking(make_ranking(), tmp_path)
+        make_ranking().save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_crash_while_rendering_leaves_the_old_result(tmp_path, monkeypatch):
-    save_ranking(make_ranking(), tmp_path)
+    make_ranking().save(tmp_path)
 
-    def failing(ranking):
+    def failing(found):
         raise RuntimeError("no template")
 
-    monkeypatch.setattr(report, "render", failing)
+    monkeypatch.setattr(findings, "render", failing)
     with pytest.raises(RuntimeError, match="no template"):
-        save_ranking(make_ranking(seed=1), tmp_path)
+        make_ranking(seed=1).save(tmp_path)
     assert_same(load_ranking(tmp_path), make_ranking())
 
 
 def test_loading_says_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No directory .*nowhere; expected the folder of a saved ranking"):
+    with pytest.raises(FileNotFoundError, match=r"No directory .*nowhere; expected the folder of a saved result"):
         load_ranking(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"has no report.json, so it is not a finished, saved ranking"):
+    with pytest.raises(FileNotFoundError, match=r"has no findings.json, so it is not a finished, saved result"):
         load_ranking(tmp_path)
-    save_ranking(make_ranking(), tmp_path)
-    path, tensors = tmp_path / "report.json", tmp_path / "scores.safetensors"
+    make_ranking().save(tmp_path)
+    path, tensors = tmp_path / "findings.json", tmp_path / "arrays.safetensors"
     good = path.read_text(encoding="utf-8")
     path.write_text(good[:-20], encoding="utf-8")
-    with pytest.raises(ValueError, match=r"report.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"findings.json is not valid JSON"):
         load_ranking(tmp_path)
     path.write_text(good.replace('"format_version": 1', '"format_version": 99'), encoding="utf-8")
     with pytest.raises(ValueError, match=r"format_version 99; this version of headscope reads 1"):
@@ -188,11 +203,11 @@ def test_loading_says_what_is_wrong(tmp_path):
     ):
         load_ranking(tmp_path)
     tensors.unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no scores.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"has no arrays.safetensors"):
         load_ranking(tmp_path)
 
 
 def test_a_file_is_not_a_directory(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="is a file; expected a directory"):
-        save_ranking(make_ranking(), tmp_path / "file")
+    with pytest.raises(OSError, match=r"can't write to the output folder .*file: File exists"):
+        make_ranking().save(tmp_path / "file")

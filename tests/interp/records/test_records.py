@@ -15,11 +15,11 @@ import torch
 from interp.edits.composed import load_edit
 from interp.edits.directions import Direction, load_direction
 from interp.edits.head_scales import ScaledHeads
-from interp.rankings import report
-from interp.rankings.files import load_ranking
+from interp.rankings.loading import load_ranking
 from interp.rankings.ranking import HeadRanking
 from interp.records.artefact import load_artefact
 from interp.records.records import RecordError, read_record, record_text, write_record
+from interp.reports import findings
 from interp.reports.findings import Findings, load_findings
 from probes.studies.study_files import read_study, write_study
 
@@ -37,9 +37,8 @@ MODEL = {"name": "m", "weights_sha256": "ab" * 32, "dtype": "float32", "n_layers
 def _ranking(folder):
     rng = np.random.default_rng(0)
     ids = tuple(f"e{i}" for i in range(4))
-    HeadRanking("nas", {"nas": rng.normal(size=(4, 2, 3))}, ids, {"nas": "nats"}, {"run_id": "r", "model": MODEL}).save(
-        folder
-    )
+    about = {"run_id": "r", "model": MODEL}
+    HeadRanking("nas", {"nas": rng.normal(size=(4, 2, 3))}, ids, {"nas": "nats"}, about).save(folder)
     found = load_ranking(folder)
     return found.score, found.example_ids, found.descriptions, found.provenance, found.measures["nas"].tolist()
 
@@ -77,14 +76,15 @@ def _edit(folder):
 
 
 KINDS = {
-    "report.json": (_ranking, load_ranking),
+    "ranking": (_ranking, load_ranking),
     "findings.json": (_findings, load_findings),
     "study.json": (_study, lambda folder: read_study(folder / "study.json", lambda asked, data: asked, of=Asked)),
     "direction.json": (_direction, load_direction),
     "edit.json": (_edit, load_edit),
 }
+FILES = {"ranking": "findings.json"}
 LOADED = {
-    "report.json": lambda f: (f.score, f.example_ids, f.descriptions, f.provenance, f.measures["nas"].tolist()),
+    "ranking": lambda f: (f.score, f.example_ids, f.descriptions, f.provenance, f.measures["nas"].tolist()),
     "direction.json": lambda f: (f.vectors.tolist(), f.model, f.about),
 }
 
@@ -128,13 +128,14 @@ def mutations(text):
 
 @pytest.fixture(autouse=True)
 def small_html(monkeypatch):
-    monkeypatch.setattr(report, "render", lambda ranking: "<html>")
+    monkeypatch.setattr(findings, "render", lambda _: "<html>")
 
 
-@pytest.mark.parametrize("file", KINDS)
-def test_a_changed_record_is_one_clear_error(tmp_path, file):
-    save, load = KINDS[file]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_record_is_one_clear_error(tmp_path, kind):
+    save, load = KINDS[kind]
     saved = save(tmp_path)
+    file = FILES.get(kind, kind)
     path = tmp_path / file
     whole = path.read_text(encoding="utf-8")
     ways = mutations(whole)
@@ -154,12 +155,12 @@ def test_a_changed_record_is_one_clear_error(tmp_path, file):
     assert save(tmp_path / "again") == saved
 
 
-@pytest.mark.parametrize("file", KINDS)
-def test_a_sealed_record_of_another_shape_is_one_clear_error(tmp_path, file):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sealed_record_of_another_shape_is_one_clear_error(tmp_path, kind):
     """What a version of another shape might write: the hash is right, names are missing or of other types."""
-    save, load = KINDS[file]
+    save, load = KINDS[kind]
     save(tmp_path)
-    path = tmp_path / file
+    path = tmp_path / FILES.get(kind, kind)
     data = read_record(path)
     optional = {"versions", "summary", "figures", "controls", "tested_by", "artefact", "note", "replies"}
     for name in data:

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from interp.edits.directions import Direction, load_direction
-from interp.rankings import report
 from interp.rankings.ranking import HeadRanking
 from interp.records.work import run_batches
 from interp.records.writing import WriteError, explained, write_atomically
+from interp.reports import findings
 from interp.reports.findings import Findings, load_findings
 
 
@@ -120,7 +120,7 @@ def limit_on_file_sizes(n_bytes):
 @pytest.mark.parametrize("writes", [_parts, _table, _arrays, _direction, _ranking])
 def test_a_limit_on_file_sizes_gets_the_sentence_everywhere(tmp_path, writes, monkeypatch):
     """And what was there before stays."""
-    monkeypatch.setattr(report, "render", lambda ranking: "<html>")
+    monkeypatch.setattr(findings, "render", lambda _: "<html>")
     Findings("old", ["s."], {}, {}, {"run_id": "old"}).save(tmp_path)
     Direction(torch.ones(3, 4), {"name": "m"}, {}).save(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

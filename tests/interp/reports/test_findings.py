@@ -271,7 +271,7 @@ def test_overwriting_leaves_one_report_in_the_directory(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, *kept])
     make_ranking("run-9").save(tmp_path, overwrite=True)
     assert load_ranking(tmp_path).provenance == {"run_id": "run-9"}
-    assert not (tmp_path / "findings.json").exists() and not (tmp_path / "bias.csv").exists()
+    assert not (tmp_path / "bias.csv").exists() and (tmp_path / "ranking.csv").exists()
     make_findings().save(tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, *kept])
 
@@ -324,8 +324,7 @@ def test_loading_says_what_is_wrong(tmp_path):
         load_findings(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no findings.json, so it is not a finished, saved study"):
         load_findings(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"holds a ranking, not findings: read it with `interp.load_ranking`"):
-        load_findings(make_ranking("r").save(tmp_path / "ranking"))
+    assert list(load_findings(make_ranking("r").save(tmp_path / "ranking")).tables) == ["Ranking", "Measures"]
     arrays = make_findings().save(tmp_path / "run") / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-2] + b"\7\7")
     with pytest.raises(ValueError, match=r"is not the file that the record beside it describes"):

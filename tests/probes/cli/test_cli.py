@@ -19,7 +19,15 @@ from interp import load_ranking
 from probes.cli import app as cli, study as cli_study
 from tests.tiny import tiny, tiny_tokenizer
 
-REPORT = ["ranking.csv", "ranking.parquet", "report.html", "report.json", "scores.safetensors"]
+REPORT = [
+    "arrays.safetensors",
+    "controls.csv",
+    "findings.json",
+    "measures.csv",
+    "other-measures.csv",
+    "ranking.csv",
+    "report.html",
+]
 
 
 @pytest.fixture(scope="module")
@@ -379,11 +387,11 @@ def test_kill_9_in_the_middle_then_resume_gives_the_same_ranking(run, model, tmp
         process.communicate()
     assert process.returncode == -signal.SIGKILL
     left = {p.name: p.stat().st_mtime_ns for p in killed.glob("parts/part-*.safetensors")}
-    assert 3 <= len(left) < n and not (killed / "report.json").exists()
+    assert 3 <= len(left) < n and not (killed / "findings.json").exists()
 
     for out, flags in ((killed, ["--resume"]), (whole, [])):
         code, _, err = run(*arguments(out), *flags)
         assert code == 0, err
         assert sorted(p.name for p in out.iterdir()) == REPORT
-    for name in ("ranking.csv", "scores.safetensors"):
+    for name in ("ranking.csv", "arrays.safetensors"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name

@@ -84,7 +84,7 @@ def test_bad_input(run, folders, tmp_path):
         "none": ([], 2, "FOLDER[:MEASURE]"),
         "twice": ([small, again, small], 1, "rankings 1 and 3 are the same"),
         "missing": ([small, str(tmp_path / "no")], 1, "No directory"),
-        "no ranking": ([small, str(tmp_path)], 1, "has no report.json"),
+        "no ranking": ([small, str(tmp_path)], 1, "has no findings.json"),
         "k": ([small, again, "--k", "19"], 1, "k is 19; expected 1 to 18"),
         "k zero": ([small, again, "--k", "0"], 2, "--k"),
         "bins": ([small, again, "--bins", "1"], 2, "--bins"),

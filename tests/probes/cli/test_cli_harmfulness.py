@@ -389,7 +389,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
 def test_bad_input_is_one_message_and_nothing_is_written(run, model, models, data, fitted, guard, tmp_path, command):
     taken, out = tmp_path / "taken", tmp_path / "out"
     taken.mkdir()
-    (taken / "report.json").write_text(record_text({"provenance": {"run_id": "other"}}))
+    (taken / "findings.json").write_text(record_text({"provenance": {"run_id": "other"}}))
     places = {**data, **models, "taken": taken, "fitted": fitted, "guard": guard}
     for name, (arguments, exit_code, message) in COMMANDS[command].items():
         if command[-1] == "predict":

@@ -131,7 +131,7 @@ def test_bad_input_is_one_message(run, arguments, tmp_path, more, message):
 def test_a_folder_without_a_ranking(run, arguments, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, err = run("modulate", tmp_path / "empty", *arguments[2:])
-    assert code == 1 and "report.json" in err and "Traceback" not in err
+    assert code == 1 and "findings.json" in err and "Traceback" not in err
 
 
 @pytest.mark.filterwarnings("ignore:.*can't be judged by the first token")

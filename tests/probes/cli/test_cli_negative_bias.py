@@ -305,7 +305,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(run, model, data, ranki
     taken, out = tmp_path / "taken", tmp_path / "out"
     for folder in (taken, taken / "knowledge"):
         folder.mkdir()
-        (folder / "report.json").write_text(record_text({"provenance": {"run_id": "other"}}))
+        (folder / "findings.json").write_text(record_text({"provenance": {"run_id": "other"}}))
     places = {**data, **rankings, "taken": taken, "out": out, "edit": out / "edit", "export": tmp_path / "export"}
     for name, (arguments, exit_code, message) in (COMMON | SPECIAL[command]).items():
         given = {"--model": model, "--out": out, "--device": "cpu"}

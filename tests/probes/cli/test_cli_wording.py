@@ -41,7 +41,7 @@ def test_columns_become_one_option_each():
 
 
 def test_the_command_line_says_options_and_python_says_arguments(run, tmp_path):
-    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "findings.json").write_text("{}")
     code, _, err = run("rank", "negative-attention", "--out", tmp_path)
     assert code == 1 and "--overwrite" in err and "overwrite=" not in err
 

@@ -225,7 +225,7 @@ def test_other_option_words(model):
     assert prompts[0].gold == "Sky" and prompts[1].gold == "Note"
     ranking = rank_heads(model, QUESTIONS[:2], instruction=instruction, n_views=0)
     np.testing.assert_allclose(ranking.scores, score_prompts(model, prompts), atol=1e-5)
-    assert "'Note'" in ranking.descriptions["nas"]
+    assert "'Note'" in ranking.descriptions["nas"].meaning
 
 
 class Killed(Exception):

@@ -13,7 +13,7 @@ import torch
 import interp
 from interp import Prompt
 from interp.interventions.values import ablate_each_head
-from interp.rankings.files import load_ranking
+from interp.rankings.loading import load_ranking
 from interp.reading.metrics import Probability
 from probes.visual_semantics.heads import heads as visual_heads, passes as visual_scan
 from probes.visual_semantics.heads.heads import rank_visual_heads
