@@ -23,7 +23,6 @@ import numpy as np
 
 from interp.models import Model
 from interp.prompts import Prompt
-from interp.rankings import load_ranking
 from interp.records import Keep, Kept, clear_parts, keep_of, keep_parts_of, now, run_batches
 from interp.reports import is_whole, load_result, saved_run
 from probes.studies.runs import parts_identity, require_place, study_provenance
@@ -139,5 +138,5 @@ class Study:
             return None
         require_place(folder, self.id, self._parts, self.keep.resume, self.keep.overwrite, need_mib)
         if self.keep.resume and (saved_run(folder) or {}).get("run_id") == self.id and is_whole(folder):
-            return load_ranking(folder) if (folder / "report.json").is_file() else load_result(folder)
+            return load_result(folder)
         return None
