@@ -246,7 +246,7 @@ def test_all_numbers_are_json_and_a_frame_is_a_copy():
     frame = found.moved()
     frame.loc[:, "change"] = 99.0
     assert (found.moved()["change"] != 99).all()
-    assert found.statement()[0] in repr(found) and "order the heads" in found._repr_html_()
+    assert found.statement()[0] in repr(found) and found.statement()[0] in found._repr_html_()
 
 
 def test_lines_of_the_top_heads():
