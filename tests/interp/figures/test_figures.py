@@ -61,7 +61,7 @@ def test_hover_shows_the_example_in_which_a_head_is_most_extreme(ranking):
     best = int(ranking.scores[:, 2, 1].argmax())
     texts = {name: f"question {name}" for name in ranking.example_ids}
     shown = f"<br>most extreme: <i>question {best}</i>  {ranking.scores[best, 2, 1]:+.3g}"
-    assert ranking.plot(texts).data[0].text[2, 1].endswith(shown)
+    assert ranking.plot(texts=texts).data[0].text[2, 1].endswith(shown)
     assert ranking.plot_top(3, texts).data[0].hovertext[0].endswith(shown)
     assert "question" not in ranking.plot().data[0].text[2, 1]
     with pytest.raises(ValueError, match="texts has none for 19 of 20 examples, the first '1'"):
