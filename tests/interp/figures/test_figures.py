@@ -65,7 +65,7 @@ def test_hover_shows_the_example_in_which_a_head_is_most_extreme(ranking):
     assert ranking.plot_top(3, texts).data[0].hovertext[0].endswith(shown)
     assert "question" not in ranking.plot().data[0].text[2, 1]
     with pytest.raises(ValueError, match="texts has none for 19 of 20 examples, the first '1'"):
-        ranking.plot({"0": "question 0"})
+        ranking.plot(texts={"0": "question 0"})
 
 
 @pytest.mark.parametrize("name", ["any", "light", "dark"])
