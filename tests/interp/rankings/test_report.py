@@ -188,6 +188,15 @@ def test_figures_are_valid_json_with_one_place_each(page):
     assert len(make_ranking().others) == 3
 
 
+def test_all_heads_of_a_large_model_are_on_the_page_and_can_be_filtered():
+    rng = np.random.default_rng(0)
+    text = render(HeadRanking("nas", {"nas": rng.normal(size=(3, 25, 24))}, ("a", "b", "c"), {}, {}).to_findings())
+    page = Page(text)
+    labels = [a["data-label"] for tag, a in page.elements if tag == "tr" and "data-label" in a]
+    assert len(labels) == 600 and "Filter heads" in " ".join(page.text)
+    assert sum(a.get("type") == "search" for _, a in page.elements) == 1
+
+
 def test_nothing_is_loaded_from_anywhere(html, page):
     assert html.count(get_plotlyjs()) == 1
     own = html.replace(get_plotlyjs(), "")
