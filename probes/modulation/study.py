@@ -58,19 +58,31 @@ def modulate(
 ) -> Modulation:
     """Try modulations, choose one on ``validation``, and read it once on each of ``tests``.
 
-    ``scores``: one for all questions, or one for each level, whose questions then get a modulation of their own, chosen
-    and fitted on them alone. ``fit``: what factors are searched on; the questions that made the scores may be among
-    these, and among no others. ``settings``: what is tried (:class:`~probes.modulation.candidates.Settings`). The
-    constants of the rival are fitted on ``fit`` and ``validation`` together.
+    The constants of the rival are fitted on ``fit`` and ``validation`` together. Cost in passes: of validation 1 +
+    candidates (20 to 32 by default), of each test set 1 + families + random draws (15), and the searches
+    (:mod:`interp.fitting.factor_search`, :mod:`interp.fitting.factor_gradient`).
 
-    Cost in passes: of validation 1 + candidates (20 to 32 by default), of each test set 1 + families + random draws
-    (15), and the searches (:mod:`interp.fitting.factor_search`, :mod:`interp.fitting.factor_gradient`).
-    ``say`` gets a sentence before each long step. ``keep``: where work is kept, and then the report
-    (:class:`interp.Keep`).
+    Args:
+        model: a loaded model.
+        scores: one for all questions, or one for each level, whose questions then get a modulation of their own, chosen
+            and fitted on them alone.
+        fit: what factors are searched on; the questions that made the scores may be among these, and among no others.
+        validation: what decides between the candidates.
+        tests: sets that the choice is read on once, by their names.
+        settings: what is tried, and how it is chosen.
+        title: of the report.
+        batch_size: questions in a pass and in a part file.
+        memory_mib: for the states that a search keeps.
+        say: gets a sentence before each long step.
+        keep: the folder for the work as it goes, and then for the report and the edit (:class:`interp.Keep`).
 
-    Raises ``ValueError`` for a question (or its picture, passage, twin) in more than one of fit, validation and test,
-    or in validation or test and among those that made the scores, all listed; for scores of another model; for sets
-    without questions, and for levels without scores.
+    Returns:
+        Candidates, the choice, and readings of the test sets; accuracies and probabilities in shares.
+
+    Raises:
+        ValueError: a question (or its picture, passage, twin) in more than one of fit, validation and test, or in
+            validation or test and among those that made the scores, all listed; scores of another model; sets without
+            questions; levels without scores.
     """
     settings = settings or Settings()
     by_scope = dict(scores) if isinstance(scores, Mapping) else {ALL: scores}

@@ -73,21 +73,38 @@ def causal_test(
 ) -> CausalTest:
     """Edit the top k heads of a ranking together, and see whether that does more than editing random heads.
 
-    For each measure in ``by`` (columns of the ranking), each k and each edit: the k heads with the highest scores, the
-    k with the lowest (for NAS: those that attend most to "Yes"), and ``n_random`` random sets from the layers of the
-    top. Edits: ``zero``; ``mean``, each head's mean output over these questions; ``scale``, times ``factor``. Beside
-    them every head alone is zeroed at the answer, for the correlation between score and effect. The questions must be
-    other ones than the ranking's.
-
-    ``positions``: "answer" (the last token), "all" (every token), or both. "all" has a grid of its own,
-    ``ks_all`` and ``n_random_all``, since it costs as many times more as the prompt has tokens.
+    For each measure, each k and each edit: the k heads with the highest scores, the k with the lowest (for NAS: those
+    that attend most to "Yes"), and random sets from the layers of the top. Beside them every head alone is zeroed at
+    the answer, for the correlation between score and effect.
 
     Cost: about 5 scans of all single heads. Measured on SmolLM2 (270 heads, prompts of 50 to 70 tokens, one CPU core):
     850 distinct edits and 3.5 s a question, 6 minutes for 100 questions; "all" adds 90 edits and 15 s a question, 25
-    minutes for 100. ``keep``: where the report is saved, and the work before it batch by batch (:class:`interp.Keep`).
+    minutes for 100. Misleads where no answer changes: read the margin beside the bias.
 
-    Raises ``ValueError`` for a ranking from another model or (where it names them) other weights, a measure it does
-    not have, more heads than the model has, questions that made the ranking, questions of one answer only.
+    Args:
+        model: a loaded model.
+        questions: yes/no questions of both answers, other ones than the ranking's.
+        ranking: of this model's heads.
+        by: measures of the ranking that the sets are chosen by.
+        ks: numbers of heads in a set, at the answer.
+        edits: "zero"; "mean", each head's mean output over these questions; "scale", times ``factor``.
+        factor: of the edit "scale".
+        positions: where heads are edited: "answer" (the last token), "all" (every token), or both.
+        n_random: random sets to compare with, at the answer; 20 or more for a p below 0.05.
+        ks_all, n_random_all: the same at "all", which costs as many times more as the prompt has tokens.
+        instruction: how they are put, and the two options; by default "Answer the question with Yes or No.".
+        forms: "in_context", or "both": an answer word with and without a leading space.
+        batch_size: questions in a pass and in a part file.
+        seed: of the random sets.
+        keep: the folder for the report, and for the work before it, batch by batch (:class:`interp.Keep`); its
+            ``origin`` is recorded as where the questions came from.
+
+    Returns:
+        Margins and effects question by question, in logits, and tables of them.
+
+    Raises:
+        ValueError: a ranking of another model or (where it names them) other weights, a measure it does not have, more
+            heads than the model has, questions that made the ranking, questions of one answer only.
     """
     by, edits, positions = ((v,) if isinstance(v, str) else tuple(dict.fromkeys(v)) for v in (by, edits, positions))
     ks, ks_all = (tuple(sorted({int(k) for k in some})) for some in (ks, ks_all))

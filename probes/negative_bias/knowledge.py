@@ -64,12 +64,30 @@ def sort_by_knowledge(
     ``insufficient``. What counts as right is told at the top of ``probes/questions/open_answers.py``; ``match="exact"``
     is the strict reading. Twins that share an open form are asked once.
 
-    ``keep``: where part files are kept as the work goes, and then the report (:class:`interp.Keep`). Costs
-    (1 + n_samples) short generations for each open question. Sixteen tokens cut off the sentences that small models
-    answer in; a few more cost little, since reading the prompt takes longer.
+    Costs (1 + n_samples) short generations for each open question. Source of the subsets: arXiv 2511.10881; the
+    criteria are ours.
 
-    Raises ``ValueError`` for questions without an open form (``skip_without_open=True`` leaves them out), for repeated
-    ids and for thresholds outside 0..1. Source of the subsets: arXiv 2511.10881; the criteria are ours.
+    Args:
+        model: a loaded model.
+        questions: questions with an open form and its answer.
+        n_samples: sampled replies to each open form, beside the greedy one.
+        temperature: at which they are sampled.
+        max_new_tokens: of a reply. Sixteen cut off the sentences that small models answer in; a few more cost little,
+            since reading the prompt takes longer.
+        correct_share, agreement: the thresholds, shares above 0 and at most 1.
+        match: "contained" or "exact".
+        ask: the instruction before the open question.
+        skip_without_open: leave out questions without an open form.
+        seed: of the samples.
+        batch_size: open questions in a batch and in a part file.
+        keep: the folder for the report, and for the work before it, batch by batch (:class:`interp.Keep`); its
+            ``origin`` is recorded as where the questions came from.
+
+    Returns:
+        Each question's replies and label, which :meth:`Knowledge.relabel` sorts anew.
+
+    Raises:
+        ValueError: questions without an open form, repeated ids, thresholds outside 0..1.
     """
     keep = keep_of(keep)
     require_thresholds(correct_share, agreement, match)

@@ -51,13 +51,25 @@ def measure(
     first token's probability, by a greedy reply of ``generate_tokens`` tokens (0: none) and by the forced choice, as a
     whole and by domain; and where token and text disagree.
 
-    ``keep``: where each batch is kept as it comes, and then the report (:class:`interp.Keep`).
-
     Costs two passes over each prompt (one without text) and a short pass for each token generated. Warns if the options
     hold less than 10 % of the probability: the model then answers with something else, and the measures say little.
 
-    Raises ``ValueError`` for no questions or questions of one gold answer only (bias is a difference between the two),
-    ``FileExistsError`` for a folder with another run's work.
+    Args:
+        model: a loaded model.
+        questions: yes/no questions of both gold answers.
+        instruction: how they are put, and the options; by default "Answer the question with Yes or No.".
+        forms: "in_context", or "both": an answer word with and without a leading space.
+        generate_tokens: length of the reply that is read too; 0: none.
+        batch_size: questions in a pass and in a part file.
+        keep: the folder for the report, and for the work before it, batch by batch (:class:`interp.Keep`); its
+            ``origin`` is recorded as where the questions came from.
+
+    Returns:
+        The measures, each with its 95 % interval and n, and the answers behind them.
+
+    Raises:
+        ValueError: no questions, or of one gold answer only (bias is a difference between the two).
+        FileExistsError: a folder with another run's work.
     """
     keep = keep_of(keep)
     instruction = instruction or Instruction()

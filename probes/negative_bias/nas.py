@@ -185,14 +185,29 @@ def rank_heads(
     ``nas_order_balanced`` (their mean). With ``effects``, also ``total_effect`` (exact: log odds of "No" against
     "Yes" lost at the answer when the head is ablated so) and ``direct_effect`` (direct logit attribution).
 
-    Two forward passes for each question; with effects about six. ``keep``: where the report is saved, and the work
-    before it batch by batch (:class:`interp.Keep`); its ``origin`` is recorded as where the questions came from.
+    Two forward passes for each question; with effects about six. Misleads where heads merely look at the later option:
+    read the control.
 
-    Raises ``ValueError`` for no questions, options that share a token, instructions without them; ``OSError`` for a
-    folder that can't be written; ``FileExistsError`` for one that holds another run's report or work.
+    Args:
+        model: a loaded model.
+        questions: yes/no questions, each an example.
+        query_span: the query tokens that NAS sums over (:func:`query_positions`).
+        instruction: how they are put, and the two options; by default "Answer the question with Yes or No.".
+        forms: "in_context", or "both": an answer word with and without a leading space, summed (there is then no direct
+            effect, a log of a sum not being one).
+        effects: what ablated heads are replaced by, to measure effects too; None: no effects.
+        n_views: questions on which the report shows what the first five heads read; 0: none.
+        batch_size: questions in a pass and in a part file.
+        keep: the folder for the report, and for the work before it, batch by batch (:class:`interp.Keep`); its
+            ``origin`` is recorded as where the questions came from.
 
-    ``forms="both"`` sums an answer word with and without a leading space (there is then no direct effect, a log of a
-    sum not being one).
+    Returns:
+        The ranking: each measure [example, layer, head]; NAS in nats, effects in logits.
+
+    Raises:
+        ValueError: no questions, options that share a token, instructions without them.
+        OSError: a folder that can't be written.
+        FileExistsError: one that holds another run's report or work.
     """
     instruction = instruction or Instruction()
     effects = effects.replace("-", "_") if effects else None  # type: ignore[assignment]
@@ -238,8 +253,19 @@ def rank_by_effect(
 
     The score ``total_effect`` is clean minus ablated: above 0, the head pushes toward "No". Beside it the same in
     the swapped order (the control), and at positions="answer" the ``direct_effect``. About five forward passes for
-    each question at the answer; at "all", half a pass for each head and order. ``keep`` and errors as in
-    :func:`rank_heads`.
+    each question at the answer; at "all", half a pass for each head and order.
+
+    Args:
+        model, questions, instruction, forms, n_views, batch_size, keep: as in :func:`rank_heads`.
+        ablation: what a head's output is replaced by: zero, the mean of the layer's other heads, or its own mean over
+            the questions.
+        positions: where: "answer", "all", or the last so many tokens.
+
+    Returns:
+        The ranking: each measure [example, layer, head], in logits.
+
+    Raises:
+        ValueError, OSError, FileExistsError: as :func:`rank_heads`.
     """
     instruction = instruction or Instruction()
     ablation = ablation.replace("-", "_")  # type: ignore[assignment]

@@ -60,19 +60,31 @@ def align(
 ) -> Alignment:
     """Fit NASA, and the rivals on the same data, with the same stop.
 
-    Heads are tuned in descending NAS (of ``ranking``, or measured on the training questions), those above 0 only. The
-    model is left as it was: ``alignment.edit`` is the correction. ``tests``: sets of questions that every method is
-    tested on, as by :meth:`Alignment.test`. ``keep``: where what is fitted is kept head by head, and then the report
-    (:class:`interp.Keep`); a finished run gets further rivals and tests with ``resume=True``.
+    Heads are tuned in descending NAS, those above 0 only. The model is left as it was: ``alignment.edit`` is the
+    correction. Cost: about 5 minutes a method for SmolLM2 on one core (tests/benchmarks/negative_bias). Misleads where
+    only validation is read, which chose the stops: give ``tests``.
 
-    Rivals: ``"random heads"`` (as many, with as many steps each, none of the 2 ``k`` of highest NAS), ``"LoRA"`` (all
-    query and key projections, at least as many numbers, as many steps), ``"scaled heads"`` (factors for NASA's heads,
-    no training), ``"constant offset"`` (added to the margin of Yes).
+    Args:
+        model: a loaded model.
+        training: questions that heads are tuned on: 20 or more, of both answers.
+        validation: others, which say when to stop: 20 or more, of both answers.
+        ranking: with NAS, of this model's heads; by default NAS is measured on the training questions.
+        instruction: how questions are put; by default "Answer the question with Yes or No.".
+        settings: of the tuning.
+        rivals: "random heads" (as many, with as many steps each, none of the 2 ``k`` of highest NAS), "LoRA" (all query
+            and key projections, at least as many numbers, as many steps), "scaled heads" (factors for NASA's heads, no
+            training), "constant offset" (added to the margin of Yes).
+        tests: sets of questions, by their names, that every method is tested on: see :meth:`Alignment.test`.
+        keep: the folder for what is fitted, head by head, and then for the report (:class:`interp.Keep`). A finished
+            run gets further rivals and tests with ``resume=True``.
 
-    Cost: about 5 minutes a method for SmolLM2 on one core (tests/benchmarks/negative_bias). Raises ``ValueError`` for
-    fewer than 20 questions, one class only, overlap of the two sets (by id or text), options that hold less than 10 %
-    of the probability, a ranking of other weights, fused or quantised projections; ``ArithmeticError`` for a loss that
-    is not finite.
+    Returns:
+        NASA and its rivals as edits, with every look at validation, and the tests.
+
+    Raises:
+        ValueError: fewer than 20 questions, one class only, overlap of the two sets (by id or text), options that hold
+            less than 10 % of the probability, a ranking of other weights, fused or quantised projections.
+        ArithmeticError: a loss that is not finite.
     """
     keep = keep_of(keep)
     instruction, settings = instruction or Instruction(), settings or Settings()

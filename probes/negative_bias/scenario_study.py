@@ -72,15 +72,30 @@ def scenarios(
     """Put every question in every scenario of ``which`` and measure the negative bias of each, in each subset of
     ``knowledge``.
 
-    ``plain`` is what ``probes.negative_bias.answers.answer`` gives. ``seed`` draws the irrelevant passages and the
-    resamples. Reasoning is greedy. ``keep``: where part files are kept as the work goes, and then the report
-    (:class:`interp.Keep`).
+    ``plain`` is what ``probes.negative_bias.answers.answer`` gives. Costs one forward pass for each question and
+    scenario, and for chain_of_thought the generation of the reasoning, which takes longer than all the rest.
 
-    Costs one forward pass for each question and scenario, and for chain_of_thought the generation of
-    ``n_reasoning_tokens``, which takes longer than all the rest.
+    Args:
+        model: a loaded model.
+        questions: yes/no questions of both answers.
+        knowledge: of this model, on these questions: the subsets; None: no subsets.
+        which: names of scenarios, "plain" among them.
+        n_reasoning_tokens: length of a chain of thought, which is greedy.
+        channel: what counts as said: "token", the most probable one; "margin", the likelier of Yes and No.
+        min_per_class: least questions of each answer for a number to count.
+        forms: "in_context", or "both": an answer word with and without a leading space.
+        n_resamples: bootstrap draws of an interval.
+        seed: of the irrelevant passages and the draws.
+        batch_size: questions in a pass and in a part file.
+        keep: the folder for the report, and for the work before it, batch by batch (:class:`interp.Keep`); its
+            ``origin`` is recorded as where the questions came from.
 
-    Raises ``ValueError`` for unknown scenarios, ``which`` without ``plain``, questions of one gold answer only,
-    repeated ids, questions without a fact for the passages, and knowledge of other questions or of another model.
+    Returns:
+        The answers under every scenario, and tables of them with intervals.
+
+    Raises:
+        ValueError: unknown scenarios, ``which`` without "plain", questions of one gold answer only, repeated ids,
+            questions without a fact for the passages, knowledge of other questions or of another model.
     """
     keep = keep_of(keep)
     which, questions = tuple(which), tuple(questions)
