@@ -101,7 +101,7 @@ def by_level(score, title):
     known = [level for level in heads.levels if heads.chosen(level, score=score).any()]
     means = {level: heads.mean_score(score, level) for level in known}
     framed = {level: heads.top(score, K, level) for level in known}
-    return heads_by_level(means, title, "probability", framed)
+    return heads_by_level(means, title, "probability", framed, is_signed=score == "signed_drop")
 
 
 by_level("s_plus", "S+: what heads add to right answers")

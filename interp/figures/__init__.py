@@ -6,7 +6,6 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from interp.figures.heads import (
-        color_scale as color_scale,
         head_heatmap as head_heatmap,
         scatter as scatter,
         strongest_examples as strongest_examples,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
         MARKER_COLORS as MARKER_COLORS,
         NEGATIVE as NEGATIVE,
         POSITIVE as POSITIVE,
+        color_scale as color_scale,
         finish as finish,
         wrapped as wrapped,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,12 +16,11 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from interp.figures.intervals import interval_bars, interval_lines
-from interp.figures.style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, TEMPLATES, finish, wrapped
+from interp.figures.style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, TEMPLATES, color_scale, finish, wrapped
 from interp.figures.views import TokenView, head_label
 
 __all__ = [
     "TEMPLATES",
-    "color_scale",
     "head_heatmap",
     "interval_bars",
     "interval_lines",
@@ -75,15 +73,6 @@ def head_heatmap(
         title="layer", dtick=max(1, n_layers // 15), autorange="reversed", showgrid=False, zeroline=False
     )
     return finish(figure)
-
-
-def color_scale(values: np.ndarray, base: float = 0.0, is_signed: bool = True) -> dict[str, Any]:
-    """The range of a colour axis, and its colours where the diverging ones of the template are not meant."""
-    limit = float(np.abs(values - base).max()) or 1.0
-    if is_signed:
-        return {"cmin": base - limit, "cmax": base + limit}
-    one_sided = [[0, "rgba(217,115,13,.04)"], [0.5, "rgba(217,115,13,.5)"], [1, POSITIVE]]  # clear on any paper
-    return {"cmin": base, "cmax": base + limit, "colorscale": one_sided}
 
 
 def ranked_bars(

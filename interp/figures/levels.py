@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from interp.figures.style import MARKER_COLORS, finish, wrapped
+from interp.figures.style import MARKER_COLORS, color_scale, finish, wrapped
 from interp.figures.views import head_label
 
 
@@ -20,8 +20,10 @@ def heads_by_level(
     unit: str = "",
     marked: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     examples: Mapping[str, np.ndarray] | None = None,
+    is_signed: bool = True,
 ) -> go.Figure:
-    """A heat map of heads for each group, side by side on one colour scale centred at zero.
+    """A heat map of heads for each group, side by side on one colour scale centred at zero; from zero, in one colour,
+    where no value can be below it (not `is_signed`).
 
     ``marked``: (layer, head) pairs of a group that get a frame, its top heads, say. ``examples``: [layer, head] of a
     group's lines more on hover (:func:`interp.figures.strongest_examples`). Raises ``ValueError`` for groups of unlike
@@ -37,7 +39,7 @@ def heads_by_level(
     for what, given in (("marked", marked), ("examples", examples)):
         if unknown := set(given or {}) - set(tables):
             raise ValueError(f"{what} names {sorted(unknown)}; expected some of {list(tables)}.")
-    limit = max(float(np.nanmax(np.abs(table))) for table in tables.values()) or 1.0
+    scale = color_scale(np.stack(list(tables.values())), 0.0, is_signed)
     names = [html.escape(name) for name in tables]
     figure = make_subplots(1, len(tables), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=names)
     for column, (name, table) in enumerate(tables.items(), start=1):
@@ -76,7 +78,7 @@ def heads_by_level(
     return finish(
         figure.update_layout(
             title_text=html.escape(title),
-            coloraxis={"cmin": -limit, "cmax": limit, "colorbar": bar},
+            coloraxis=scale | {"colorbar": bar},
             height=int(np.clip(20 * n_layers, 180, 900)) + 120,
             margin={"t": 70 if title else 40},
         )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import html
 import textwrap
+from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 NEGATIVE = "#2b7bba"
@@ -56,6 +58,24 @@ TEMPLATES = {
     "light": _template("#24292f", "#e3e6ea", "#8b929b", "#f5f5f5", "#ffffff"),
     "dark": _template("#dfe3e8", "#31363e", "#757d88", "#23272e", "#1b1e23", dark=True),
 }
+
+
+def color_scale(values: np.ndarray, base: float = 0.0, is_signed: bool = True) -> dict[str, Any]:
+    """The range of a colour axis, as far as the farthest value, and its colours where those of the template are not
+    meant: of values on one side of `base` alone (not `is_signed`: a probability), one colour, stronger with distance.
+    NaN is left out."""
+    limit = float(np.nanmax(np.abs(values - base))) or 1.0
+    if is_signed:
+        return {"cmin": base - limit, "cmax": base + limit}
+    if np.nanmin(values) < base:
+        return {"cmin": base - limit, "cmax": base, "colorscale": [[1 - at, c] for at, c in _one_sided(NEGATIVE)][::-1]}
+    return {"cmin": base, "cmax": base + limit, "colorscale": _one_sided(POSITIVE)}
+
+
+def _one_sided(color: str) -> list[list[Any]]:
+    """From nothing to a colour: clear on any paper, light or dark."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return [[share, f"rgba({red},{green},{blue},{max(share, 0.04)})"] for share in (0.0, 0.5, 1.0)]
 
 
 def finish(figure: go.Figure) -> go.Figure:

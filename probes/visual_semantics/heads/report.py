@@ -52,7 +52,7 @@ def findings_of(heads: VisualHeads) -> Findings:
             means = {level or "all": heads.mean_score(score, level) for level in counted}
             framed = {level or "all": heads.top(score, k, level) for level in counted}
             moved = {level or "all": _most_moved(heads, score, level) for level in counted}
-            figures[title] = heads_by_level(means, title, "probability", framed, moved)
+            figures[title] = heads_by_level(means, title, "probability", framed, moved, score not in RELU)
             figures[title].update_layout(meta={"note": f"{_UNITS[score]}; framed: the first {k}."})
         shown = []
         for level in heads.levels:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from interp.figures import color_scale, heads_by_level
 from interp.rankings.comparison import compare
 from interp.rankings.controls import control_summary, sign_keepers
 from interp.rankings.figures import heatmaps
@@ -123,3 +124,11 @@ def test_a_comparison_of_two_is_a_result_too(tmp_path):
     assert "order the heads" in repr(found) or "agree" in repr(found)
     found.save(tmp_path)
     assert interp.load_result(tmp_path) == found
+
+
+def test_values_below_their_base_get_the_other_colour():
+    scale = color_scale(np.array([-3.0, -1.0, np.nan, 0.0]), is_signed=False)
+    assert (scale["cmin"], scale["cmax"]) == (-3, 0) and [at for at, _ in scale["colorscale"]] == [0, 0.5, 1]
+    assert scale["colorscale"][0][1].endswith(",1.0)") and scale["colorscale"][-1][1].endswith(",0.04)")
+    by_level = heads_by_level({"a": np.ones((2, 2)), "b": np.zeros((2, 2))}, is_signed=False).layout.coloraxis
+    assert (by_level.cmin, by_level.cmax) == (0, 1)
