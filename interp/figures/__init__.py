@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         MARKER_COLORS as MARKER_COLORS,
         NEGATIVE as NEGATIVE,
         POSITIVE as POSITIVE,
+        TEMPLATES as TEMPLATES,
         color_scale as color_scale,
         finish as finish,
         wrapped as wrapped,

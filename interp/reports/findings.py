@@ -16,21 +16,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from safetensors.numpy import save as save_tensors
 
 from interp.door import public
-from interp.figures import TokenView, min_width
+from interp.figures import TokenView
 from interp.records import keeps_work, understood, write_csv
 from interp.reports import folder as storage
 from interp.reports.mass import with_mass
 from interp.reports.page import figure_entry, number, render_page
 from interp.reports.tables import is_missing, read_table, stored_table, tidy
 from interp.reports.token_views import shown_view
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 RECORD = "findings.json"
 _MOST_ROWS = 500  # of a table on the page, unless its attrs["rows"] says otherwise; the CSV has all
@@ -135,6 +137,10 @@ def saved_arrays(directory: Path, record: Mapping[str, Any]) -> dict[str, np.nda
 def render(findings: Findings) -> str:
     """The page as HTML text: about 5 MB (plotly.js) if there are figures, else as large as its tables; 1 kB more for
     each head and token of a view."""
+    import plotly.graph_objects as go
+
+    from interp.figures import min_width
+
     files = _file_names(findings.tables)
     entries: list[dict[str, Any]] = []
     sections: dict[str, dict[str, Any]] = {}

@@ -10,14 +10,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from interp.figures import heads as figures
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 _FIGURE_HEIGHT = 450  # pixels, of a figure that names none
 
@@ -38,6 +36,11 @@ def render_page(
     name, the provenance, citations and caveats are filled in from the arguments; plotly.js (5 MB) only if there is a
     figure.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    from interp.figures import TEMPLATES
+
     folders = [Path(__file__).parent / "templates", *([templates] if templates else [])]
     environment = Environment(loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
@@ -47,7 +50,7 @@ def render_page(
         "title": title,
         "model": model_name(provenance),
         "figures": figures_shown,
-        "templates": _json({name: figures.TEMPLATES[name].to_plotly_json() for name in ("light", "dark")}),
+        "templates": _json({name: TEMPLATES[name].to_plotly_json() for name in ("light", "dark")}),
         "provenance": _flat({key: value for key, value in provenance.items() if key not in _OWN_SECTION}),
         "citations": _texts(provenance.get("citation")),
         "caveats": caveats,

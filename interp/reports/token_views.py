@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from interp.figures import TokenView, head_label, heads as figures
+from interp.figures import TokenView, head_label
 
 
 def shown_view(view: TokenView) -> dict[str, Any]:
     """A prompt as spans: text, what the tooltip says, and the strength of the colour from 0 to 1."""
+    from interp.figures import visible
+
     heads = []
     for (layer, head), values in view.heads.items():
         panels = {}
@@ -22,8 +24,8 @@ def shown_view(view: TokenView) -> dict[str, Any]:
                 sign = "negative" if value < 0 else "positive"
                 spans.append(
                     {
-                        "text": figures.visible(token) + ("\n" if "\n" in token else ""),
-                        "tooltip": f"{i}: {figures.visible(token)!r} {kind} {value:.4g}",
+                        "text": visible(token) + ("\n" if "\n" in token else ""),
+                        "tooltip": f"{i}: {visible(token)!r} {kind} {value:.4g}",
                         "share": f"{share:.2f}",
                         "kind": "attention" if kind == "attention" else sign,
                     }
