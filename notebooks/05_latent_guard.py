@@ -142,7 +142,7 @@ pd.DataFrame({"request": texts, "harmful": loaded.predict(texts), "score": loade
 # %% [markdown]
 # ## Reading
 #
-# - Compare the guard with *words* before crediting the model: where logistic regression on TF-IDF does as well, no look inside was needed.
+# - Compare the guard with *words* before crediting the model: where logistic regression on TF-IDF is not shown to differ, no look inside was needed.
 # - Compare it with *asked*: the same model, one more pass, no access to its states.
 # - Its own refusal is 0 on *harmless, refused* by definition; that is the group where a guard that reads belief can help.
 #

@@ -1,5 +1,5 @@
 """The report of guards beside each other: whether the guard tells harmful from harmless requests, which entry is best,
-what does as well without a look inside."""
+how it compares with what needs no look inside."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def guard_sentences(frame: pd.DataFrame, differences: pd.DataFrame, main: str) -
         rows = rows.set_index("guard")
         less = differences[differences["set"] == name].set_index("guard")
         here = [_of_main(rows.loc[main]), _best(rows[rows["role"] != "control"])]
-        here += [_against(less.loc[rival], does) for rival, does in _rivals(main).items() if rival in less.index]
+        here += [_against(less.loc[name], rival) for name, rival in _rivals(main).items() if name in less.index]
         here += [_surface(rows.loc[LAYER_0])] if LAYER_0 in rows.index else []
         few = {group: int(rows[f"n_{group.replace('-', '_')}"].iloc[0]) for group in GROUPS}
         if listed := ", ".join(f"{group} ({n})" for group, n in few.items() if n < FEW):
@@ -104,30 +104,32 @@ def _best(rows: pd.DataFrame) -> str:
     return f"best of {len(rows)}, picked on these requests and so a little flattered: {'; '.join(parts)}."
 
 
-def _rivals(main: str) -> dict[str, str]:
+def _rivals(main: str) -> dict[str, tuple[str, str, str]]:
+    """What is compared with the guard, with its verbs."""
     return {
-        WORDS: "words alone (TF-IDF) do",
-        ASKED_CALIBRATED: "asking the model does",
-        AT_T_POST.format(main): "the same rule at t_post does",
-        OWN: "the model's own refusal does",
+        WORDS: ("words alone (TF-IDF)", "do", "are"),
+        ASKED_CALIBRATED: ("asking the model", "does", "is"),
+        AT_T_POST.format(main): ("the same rule at t_post", "does", "is"),
+        OWN: ("the model's own refusal", "does", "is"),
     }
 
 
-def _against(less: pd.Series, does: str) -> str:
-    """Whether a rival does as well: as long as no paired interval leaves 0 out, it does."""
+def _against(less: pd.Series, rival: tuple[str, str, str]) -> str:
+    """Whether a rival does better or worse: where a paired interval leaves 0 out."""
+    name, do, are = rival
     labels = {"balanced_accuracy": "balanced accuracy"}
     if less.name != OWN:  # a verdict without degrees
         labels = {"auroc_harmless": "AUROC against harmless", "auroc_scary": "AUROC against scary"} | labels
     known = [m for m in labels if np.isfinite(less[f"{m}_low"])]
     better, worse = any(less[f"{m}_low"] > 0 for m in known), any(less[f"{m}_high"] < 0 for m in known)
     verdict = {
-        (False, False): "as well, as far as these requests tell",
-        (True, False): "worse",
-        (False, True): "better",
-        (True, True): "better in one measure and worse in another",
+        (False, False): f"{are} not shown to differ",
+        (True, False): f"{do} worse",
+        (False, True): f"{do} better",
+        (True, True): f"{do} better in one measure and worse in another",
     }[better, worse]
     parts = [f"{less[m]:+.2f} [{less[f'{m}_low']:+.2f}, {less[f'{m}_high']:+.2f}] ({labels[m]})" for m in known]
-    return f"{does} {verdict}: the guard less that is {', '.join(parts)}."
+    return f"{name} {verdict}: the guard less that is {', '.join(parts)}."
 
 
 def _surface(row: pd.Series) -> str:

@@ -18,8 +18,6 @@ from interp.statistics import mean_interval
 from probes.harmfulness.directions.directions import HarmfulDirections, HeldOut
 from probes.requests import hash_requests
 
-AS_GOOD = 0.02  # an AUROC of words within this of the direction's is as good
-
 _LINES = {
     "cosine": "cosine",
     "across_halves": "cosine across halves",
@@ -186,9 +184,14 @@ def _held_out_sentences(condition: str, held: HeldOut) -> Iterator[str]:
             f"{best['auroc']:.2f} over layers 1 to L (best at layer {best['layer']}: [{best['auroc_low']:.2f}, "
             f"{best['auroc_high']:.2f}]) on {best['n']} other requests; the embedding {held.layer0_auroc:.2f}."
         )
-    kinds = held.separations.query("position == 't_inst' and layer > 0")["auroc"]
-    verdict = "as well as the direction" if words >= kinds.max() - AS_GOOD else "less than the direction"
-    yield f"{condition}: words alone (TF-IDF, cross-validated on the same requests) reach {words:.2f}: {verdict}."
+    kinds = held.separations.query("position == 't_inst' and layer > 0 and classes == 'harmful from harmless'")
+    best = kinds.loc[kinds["auroc"].idxmax()]
+    verdict = "less than" if words < best["auroc_low"] else "not shown to differ from"
+    verdict = "more than" if words > best["auroc_high"] else verdict
+    yield (
+        f"{condition}: words alone (TF-IDF, cross-validated on the same requests) reach {words:.2f}: {verdict} "
+        f"harmfulness at its best layer, {best['auroc']:.2f} [{best['auroc_low']:.2f}, {best['auroc_high']:.2f}]."
+    )
     if held.is_confounded:
         found = max(held.layer0_auroc, held.directions.layer0_auroc)
         yield _confounded(f"the requests of {condition!r}", found)

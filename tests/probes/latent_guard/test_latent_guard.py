@@ -414,7 +414,7 @@ def test_the_statement_says_whether_words_alone_do_as_well():
     assert "Words alone (TF-IDF) do better" in said
     assert "AUROC against harmless: words (TF-IDF) (1.00)" in said
     said = " ".join(made_up(words=good + noise[2] / 10, guard=good, surface=good).statement())
-    assert "do as well, as far as these requests tell" in said
+    assert "(TF-IDF) are not shown to differ: the guard less that is" in said
     assert "the classes end differently" in said
 
 
