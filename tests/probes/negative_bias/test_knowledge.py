@@ -138,6 +138,27 @@ def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
     assert resumed.provenance["run_id"] == whole.provenance["run_id"]
 
 
+def test_part_files_are_of_replies_whatever_the_thresholds(model, tmp_path, monkeypatch):
+    """Thresholds sort replies that are there: a killed run goes on under others, and is another run."""
+    settings = dict(n_samples=2, max_new_tokens=3, batch_size=2)
+    real, calls = module.generate, []
+
+    def failing(*args, **more):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    monkeypatch.setattr(module, "generate", failing)
+    with pytest.raises(KeyboardInterrupt):
+        sort_by_knowledge(model, QUESTIONS, **settings, out=tmp_path)
+    found = sort_by_knowledge(model, QUESTIONS, **settings, agreement=0.2, out=tmp_path)
+    assert len(calls) == 3 + 4  # of three batches one was kept
+    whole = sort_by_knowledge(model, QUESTIONS, **settings)
+    assert found.replies == whole.replies and found.settings["agreement"] == 0.2
+    assert found.provenance["run_id"] != whole.provenance["run_id"]
+
+
 def test_the_prompt_asks_the_open_form_and_allows_not_to_know(model, monkeypatch):
     seen = []
 
