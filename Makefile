@@ -15,7 +15,7 @@ demo: $(SETUP)
 	@echo "Open reports/demo/report.html in a browser."
 
 test: $(SETUP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

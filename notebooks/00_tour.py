@@ -225,7 +225,7 @@ for row in best.groupby("level", sort=False).head(1).itertuples():
 refuser = model if model.name == REFUSER else interp.load(REFUSER)
 sets = harmfulness.divide_requests(limit=N_REQUESTS, seed=0)  # shipped; most harmful ones have a harmless twin
 fitted = harmfulness.with_ending(sets.fit)
-seen = harmfulness.observe(refuser, fitted, max_new_tokens=4 if FAST else 12)
+seen = harmfulness.observe(refuser, fitted, max_new_tokens=2 if FAST else 12)
 print(REFUSER, *seen.statement(), sep="\n")
 
 # %%

@@ -16,7 +16,7 @@ import os
 
 FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
 MODEL = "smollm2-135m"
-N_TRAIN, N_VALIDATION, N_TEST = (24, 20, 20) if FAST else (120, 60, 100)
+N_TRAIN, N_VALIDATION, N_TEST = (20, 20, 8) if FAST else (120, 60, 100)
 
 # %% [markdown]
 # # Correcting a bias: are the suspects guilty, and does tuning them help?
@@ -64,7 +64,7 @@ report.agreement()
 # heads of the same layers, and the bottom k. The margin is log P(No) - log P(Yes).
 
 # %%
-ranking = negative_bias.rank_heads(model, training[: 8 if FAST else 40], n_views=0)
+ranking = negative_bias.rank_heads(model, training[: 6 if FAST else 40], n_views=0)
 test = negative_bias.causal_test(
     model,
     validation[: 4 if FAST else 20],
@@ -91,7 +91,8 @@ print("\n".join(test.statement()[:10]))
 
 # %%
 settings = negative_bias.Settings(k=1, steps=2, batch_size=4, check_every=2) if FAST else negative_bias.Settings()
-nasa = negative_bias.align(model, training, validation, ranking=ranking, settings=settings)
+rivals = ("random heads", "constant offset") if FAST else ("random heads", "LoRA", "scaled heads", "constant offset")
+nasa = negative_bias.align(model, training, validation, ranking=ranking, settings=settings, rivals=rivals)
 nasa.methods_table().round(3)
 
 # %%

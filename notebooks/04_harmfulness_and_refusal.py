@@ -21,7 +21,7 @@ CACHED = {source.name for source in describe_sources() if source.cached}
 MODEL = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
 N_REQUESTS = 10 if FAST else 40  # of each kind to fit on, and as many to test on
 N_VALIDATION, N_TEST = (2, 2) if FAST else (8, 14)  # of each kind, for steering
-N_TOKENS = 4 if FAST else 16
+N_TOKENS = 2 if FAST else 16
 
 # %% [markdown]
 # # Does a model know that a request is harmful, apart from refusing it?

@@ -20,7 +20,7 @@ FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a 
 CACHED = {source.name for source in describe_sources() if source.cached}
 MODEL = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
 N_REQUESTS = 10 if FAST else 60  # of each kind to fit on, and as many to test on
-N_TOKENS = 4 if FAST else 16
+N_TOKENS = 2 if FAST else 16
 N_TIMED = 2 if FAST else 16
 
 # %% [markdown]
@@ -117,7 +117,7 @@ pd.Series(took._asdict()).round(3).to_frame("latency")
 # %%
 jailbreaks = harmfulness.load_jailbreaks()
 paired = [[r for r in sets.held_out if r.source == "shipped" and r.is_harmful == harmful] for harmful in (True, False)]
-asked = [r for kind in paired for r in kind[: 4 if FAST else 30]]
+asked = [r for kind in paired for r in kind[: 2 if FAST else 30]]
 rows = [("plain", r.kind, says) for r, says in zip(asked, guard.predict(asked), strict=True)]
 for family in dict.fromkeys(j.family for j in jailbreaks):
     members = [j for j in jailbreaks if j.family == family]

@@ -318,13 +318,13 @@ def test_no_logits_are_ever_nan_in_silence():
 
 @torch.no_grad()
 def test_smollm2_agrees_with_transformerlens_loop(smollm2):
-    """The real model, all heads of five layers, at the answer."""
+    """The real model, heads of its first, middle and last layer, at the answer."""
     text = "Answer the question with Yes or No.\nQuestion: Can a kettle boil water without any heat?"
     p = smollm2.prompt(text, answers=("No", "Yes"))
     result = interp.scan(smollm2, [p], interp.ablate_each_head("zero"), method="fan-out")
     no, yes = p.answers["No"][0], p.answers["Yes"][0]
-    for layer in (0, 7, 15, 22, 29):
-        for head in range(0, 9, 2):
+    for layer in (0, 15, 29):
+        for head in (0, 4, 8):
 
             def hook(z, hook, head=head):
                 z = z.clone()
