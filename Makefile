@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.complete
+# A plain path, which editors and pyright can follow.
+EDITABLE := --config-settings editable_mode=compat
 
 .PHONY: demo test lint bench evaluate notebooks docs lock clean
 
@@ -20,6 +22,7 @@ test: $(SETUP)
 lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tests.typecheck  # pyright, about a minute
 
 bench: $(SETUP)  ## writes tests/benchmarks/sweep.md, agreement.md, vision_agreement.md and results.md (about 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.sweep
@@ -50,12 +53,12 @@ docs: $(SETUP)  ## the site in build/site, links checked
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[images,notebooks,docs,test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[images,notebooks,docs,test]' $(EDITABLE)
 	touch $@
 
 lock:  ## constraints.txt anew: what pip picks today for every extra, in an environment of its own
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --disable-pip-version-check -q -e '.[images,notebooks,docs,test]'
+	build/lock/bin/python -m pip install --disable-pip-version-check -q -e '.[images,notebooks,docs,test]' $(EDITABLE)
 	{ echo "# Exact versions of everything, made by \`make lock\`. The plain install works without them."; \
 	  build/lock/bin/python -m pip freeze --exclude-editable; } > constraints.txt
 

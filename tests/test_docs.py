@@ -52,11 +52,6 @@ def test_examples_are_python(page):
         ast.parse(block)
 
 
-def test_links_of_the_readme_lead_to_files():
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert links and not [link for link in links if not (ROOT / link).exists()]
-
-
 def test_the_study_of_your_own_runs_as_written(tmp_path):
     """Under 60 lines, on the default model; its ranking is read back, by the command itself too."""
     code, _ = code_blocks(STUDY)

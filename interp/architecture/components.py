@@ -145,8 +145,9 @@ def projection_width(projection: nn.Module) -> int | None:
     width = getattr(projection, "in_features", None)
     if isinstance(width, int):
         return width
-    if hasattr(projection, "nf") and isinstance(getattr(projection, "weight", None), torch.Tensor):
-        return int(projection.weight.shape[0])
+    weight = getattr(projection, "weight", None)
+    if hasattr(projection, "nf") and isinstance(weight, torch.Tensor):
+        return int(weight.shape[0])
     return None
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from interp.door.plain_values import described, is_tensor
 
 _Public = TypeVar("_Public", bound=Callable[..., Any])
+_Class = TypeVar("_Class", bound=type)
 _LEAST = {
     **dict.fromkeys(("layer", "head", "seed", "n_views", "check", "n_permutations"), 0),
     **dict.fromkeys(("batch_size", "n_bins", "n_halves"), 1),
@@ -44,10 +45,10 @@ class _OtherType(TypeError):
     """Not of the annotated type. Becomes a WrongArgument at the function that was called."""
 
 
-def made_by(how: str) -> Callable[[type], type]:
+def made_by(how: str) -> Callable[[_Class], _Class]:
     """Say of a class how a user gets one of it: ``@made_by("interp.load(name)")``. Errors end with it."""
 
-    def mark(cls: type) -> type:
+    def mark(cls: _Class) -> _Class:
         cls.__made_by__ = how
         return cls
 

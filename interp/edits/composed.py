@@ -31,6 +31,8 @@ class Edits(ModelEdit):
     In the weights they are written in the same order. An order that weights can't keep (a removal everywhere, then a
     vector added that later removals would take away) is refused by the check of ``fold``.
 
+    ``about``: where they come from; it is saved with them.
+
     Raises ``ValueError`` for edits of different weights.
 
     >>> Edits((scaled, steering)).export(model, "corrected")
@@ -52,6 +54,7 @@ class Edits(ModelEdit):
         return next((edit.model for edit in self.edits if edit.model), {})
 
     def made_for(self, described: Mapping[str, Any]) -> Edits:
+        """``described``: the weights."""
         return replace(self, edits=tuple(edit.made_for(described) for edit in self.edits))
 
     def check(self, model: Model) -> None:
@@ -126,6 +129,8 @@ _KINDS = {kind.__name__: kind for kind in (ScaledHeads, TunedHeads, Steering, Re
 def load_edit(directory: str | Path) -> ModelEdit:
     """The edit that ``save`` wrote, of whatever kind, bit for bit; also what a steering was saved as before
     (``steering.json``).
+
+    ``directory``: where.
 
     Raises ``FileNotFoundError`` where no edit was saved, ``ValueError`` for a damaged or an unknown one.
     """

@@ -78,6 +78,8 @@ def save_control_vector(direction: Direction, path: str | Path, model_hint: str 
 def load_control_vector(path: str | Path, model: Model | None = None) -> Direction:
     """The direction in a GGUF control vector, bit for bit; rows that the file does not have are zero.
 
+    path: the ``.gguf`` file.
+
     model: the model that the vector is for. Files of ours name their weights and need none; those of repeng and of
     llama.cpp's generator say no more than an architecture, and become a direction of this model's weights (which are
     hashed).

@@ -90,6 +90,8 @@ class Direction:
         """Component of each state along the row of its layer, in the units of the stream; NaN where the row is zero.
 
         States have all L + 1 layers, as :func:`interp.reading.residual.residual_states` gives them for one position.
+
+        ``states`` [..., L + 1, d_model]: one state for each layer, the embedding's first.
         """
         if states.shape[-2:] != self.vectors.shape:
             raise ValueError(
@@ -100,7 +102,10 @@ class Direction:
         return along.masked_fill((self.norms() == 0).to(along.device), torch.nan)
 
     def cosine(self, other: Direction) -> Float[Tensor, " layer"]:
-        """Cosine with another direction, row by row; NaN where either row is zero."""
+        """Cosine with another direction, row by row; NaN where either row is zero.
+
+        ``other``: of the same width and number of layers.
+        """
         self._require_like(other)
         cosine = (_unit(self.vectors) * _unit(other.vectors)).sum(-1).clamp(-1, 1).float()
         return cosine.masked_fill((self.norms() == 0) | (other.norms() == 0), torch.nan)
@@ -134,7 +139,13 @@ class Direction:
         about: Mapping[str, Any] | None = None,
     ) -> Direction:
         """A direction of the model's weights as they are now (which are hashed) from what one has: a vector for some
-        of the layers, by number (0: the embedding; the others are zero), or a row for each."""
+        of the layers, by number (0: the embedding; the others are zero), or a row for each.
+
+        Args:
+            tensors: layer -> vector [d_model], or all rows [L + 1, d_model].
+            model: the model in whose stream they point.
+            about: where they come from; it is saved with them.
+        """
         if isinstance(tensors, Mapping):
             wrong = [layer for layer in tensors if not 0 <= layer <= model.n_layers]
             if wrong or any(tuple(vector.shape) != (model.d_model,) for vector in tensors.values()):
@@ -155,7 +166,10 @@ class Direction:
         return {layer: row.clone() for layer, row in enumerate(self.vectors) if row.any()}
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``direction.safetensors`` and ``direction.json``, replacing an earlier direction's. No pickle."""
+        """Write ``direction.safetensors`` and ``direction.json``, replacing an earlier direction's. No pickle.
+
+        ``directory`` is made if need be, and returned.
+        """
         record = {"kind": "Direction", "model": dict(self.model), "about": dict(self.about)}
         return save_artefact(directory, "direction", record, {"vectors": self.vectors})
 
@@ -186,7 +200,10 @@ class Direction:
 
 @public
 def load_direction(directory: str | Path) -> Direction:
-    """The direction that :meth:`Direction.save` wrote, bit for bit."""
+    """The direction that :meth:`Direction.save` wrote, bit for bit.
+
+    ``directory``: where. Raises ``FileNotFoundError``, and ``ValueError`` for one that was changed or damaged.
+    """
     record, tensors = load_artefact(directory, "direction")
     with understood(Path(directory) / "direction.json"):
         return Direction(tensors["vectors"], dict(record["model"]), dict(record["about"]))

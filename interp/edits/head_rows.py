@@ -116,7 +116,11 @@ def _replace_rows(parts: Sequence[tuple[slice, HeadRows]]) -> Callable[..., Tens
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TunedHeads(ModelEdit):
-    """Query (and key) rows of some heads, replaced."""
+    """Query (and key) rows of some heads, replaced.
+
+    ``model``: the weights that it is for (:func:`interp.describe_model`). ``about``: where it comes from. ``rows``: of
+    each head.
+    """
 
     model: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)

@@ -29,6 +29,9 @@ class ScaledHeads(ModelEdit):
 
     In the weights: the head's columns of the output projection times the factor. The projection's bias is not of any
     head, and stays.
+
+    ``model``: the weights that it is for (:func:`interp.describe_model`). ``about``: where it comes from.
+    ``factors``: (layer, head) -> factor.
     """
 
     model: Mapping[str, Any]

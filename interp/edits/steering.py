@@ -39,6 +39,8 @@ class Steering(ModelEdit):
     see of it through the cache stays edited); True edits each new token too. model: the weights that it is for, as in
     :class:`interp.edits.directions.Direction`; empty: any of the right size.
 
+    ``edits``: of the stream. ``about``: where they come from; it is saved with them.
+
     ``apply(model, prompts)`` needs the prompts that will be run for positions other than ``"all"``. A row of a pass is
     recognised by its token ids; one that is none of the prompts raises ``ValueError``, as do prompts of the same tokens
     whose spans differ, and a prompt where the span is empty. Passes over whole prompts and
@@ -171,6 +173,9 @@ def add_direction(
     one layer, c = 1, all positions, the prompt only).
 
     None: every layer, where what is added adds up. The unit is the row's own length: see :meth:`Direction.norms`.
+
+    ``direction``: what acts. ``positions`` and ``while_generating``: where and when, as of :class:`Steering`.
+    ``layers``: one, several, or None.
     """
     rows = _layers(direction, layers)
     edits = tuple(ResidualEdit(layer, direction.vectors[layer], "add", float(coefficient)) for layer in rows)
@@ -196,6 +201,8 @@ def remove_direction(
     nothing along it at the block's input nor in its middle. With one row everywhere this is the directional ablation
     of Arditi et al. (2024, arXiv 2406.11717), which removes it at both places of every block (what the MLP writes is
     taken away at the next input, before anything reads it). With a row for each layer it has no published counterpart.
+
+    ``direction``: what acts. ``positions`` and ``while_generating``: where and when, as of :class:`Steering`.
     """
     rows = _layers(direction, layers)
     sources = rows if from_layer is None else _layers(direction, from_layer) * len(rows)
@@ -220,7 +227,10 @@ def clamp_direction(
     while_generating: bool = True,
 ) -> Steering:
     """Set the component along the direction to ``value`` (in the units of the stream) at the input of each of the
-    layers: h + (value - h.u) u. None: all whose row is not zero."""
+    layers: h + (value - h.u) u. None: all whose row is not zero.
+
+    ``direction``: what acts. ``positions`` and ``while_generating``: where and when, as of :class:`Steering`.
+    """
     rows = [layer for layer in _layers(direction, layers) if layers is not None or direction.vectors[layer].any()]
     edits = tuple(ResidualEdit(layer, direction.vectors[layer], "clamp", float(value)) for layer in rows)
     return _steering(direction, edits, positions, while_generating)

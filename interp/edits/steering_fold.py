@@ -76,7 +76,7 @@ def _remove_everywhere(writer: Writer, edits: Sequence[ResidualEdit]) -> None:
     _refuse_pictures(model)
     order: list[tuple[int, Place]] = [(0, "input")]
     for layer in range(model.n_layers):
-        order += [(layer, "attention"), (layer + 1, "input")]
+        order.extend([(layer, "attention"), (layer + 1, "input")])
     edited = {(edit.layer, edit.at) for edit in edits}
     places = order[: len(edited)]
     if edited != set(places):

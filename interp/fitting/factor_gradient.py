@@ -147,6 +147,7 @@ class _Adam:
 
     @torch.no_grad()
     def step(self, low: float, high: float) -> None:
+        assert self.factors.grad is not None, "step() comes after backward()"
         gradient, self.n = self.factors.grad * self.free, self.n + 1
         self.factors.grad = None
         self.mean = 0.9 * self.mean + 0.1 * gradient

@@ -30,6 +30,8 @@ class HeadEdit:
     ``zero``: z = 0. ``mean_of_others``: z = mean of the other heads of its layer at the same position (V-SEAM's
     substitution, arXiv 2509.14837). ``scale``: z times ``factor``. ``set``: z = ``value``, of shape [d_head] or
     [pos, d_head] over the scanned positions.
+
+    ``layer`` and ``head``: which one, from 0. ``op``: one of the four.
     """
 
     layer: int
@@ -83,6 +85,8 @@ class ResidualEdit:
     layer: the input of block ``layer`` (0: the embedding); n_layers: the input of the final norm. at: ``"attention"``
     edits instead what the attention of block ``layer`` adds to the stream.
 
+    ``op``: one of the three.
+
     Raises ``ValueError`` for numbers that are not finite, and for a zero vector that has no direction to remove.
     """
 
@@ -126,7 +130,10 @@ class ResidualEdit:
             )
 
     def on(self, hidden: Float[Tensor, "*place d_model"]) -> Float[Tensor, "*place d_model"]:
-        """The edited copy of some states, in their type."""
+        """The edited copy of some states, in their type.
+
+        ``hidden`` [..., d_model] is not changed.
+        """
         h = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         vector = self.vector.to(h)
         if self.op == "add":
@@ -142,7 +149,10 @@ Edit = HeadEdit | ResidualEdit
 @public
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One counterfactual: edits applied together in one run; several of the stream at one place act in their order."""
+    """One counterfactual: edits applied together in one run; several of the stream at one place act in their order.
+
+    ``edits``: what is changed. ``label``: its name in results; by default the edits'.
+    """
 
     edits: tuple[Edit, ...]
     label: str = ""
@@ -169,6 +179,9 @@ class EachHead:
     ``values`` [layer, head, d_head] or [layer, head, pos, d_head] for ``op="set"``; filled in by the scan for
     ``"mean"`` (the mean z over ``reference`` prompts, or over the scanned ones) and ``"patch"`` (z of the run on
     ``sources[i]`` for prompt i).
+
+    ``op``: the operation, as of :class:`HeadEdit`. ``factor``: of ``"scale"``. ``reference`` and ``sources``: prompts
+    that ``"mean"`` and ``"patch"`` are read from.
     """
 
     op: Literal["zero", "mean_of_others", "mean", "scale", "patch"]
@@ -177,6 +190,9 @@ class EachHead:
     sources: tuple[Prompt, ...] = field(default=())
 
     def branches(self, model: Model, values: Tensor | None = None) -> list[Branch]:
+        """One branch for each head, layer by layer, labelled ``L3H5``.
+
+        ``model``: whose heads. ``values``: what ``"mean"`` and ``"patch"`` put in their place, [layer, head, ...]."""
         op: Op = "set" if self.op in ("mean", "patch") else self.op  # type: ignore[assignment]
         if op == "set" and values is None:
             raise ValueError(f"op={self.op!r} needs the values to set; interp.scan computes them.")
@@ -193,7 +209,10 @@ def ablate_each_head(
 ) -> EachHead:
     """Remove each head in turn: ``zero``, ``mean_of_others`` (of its layer, same position), or ``mean`` (its own mean
     over ``reference`` prompts, by default the scanned ones: for positions="answer" the mean at the last position,
-    else over all positions)."""
+    else over all positions).
+
+    ``how``: which of the three.
+    """
     how = how.replace("-", "_")  # type: ignore[assignment]
     if how not in ("zero", "mean_of_others", "mean"):
         raise ValueError(f"ablation {how!r}; expected 'zero', 'mean_of_others' or 'mean'.")
@@ -204,7 +223,10 @@ def ablate_each_head(
 
 @public
 def scale_each_head(factor: float) -> EachHead:
-    """Multiply each head's output in turn: 0 ablates, 1 changes nothing."""
+    """Multiply each head's output in turn: 0 ablates, 1 changes nothing.
+
+    ``factor``: what each head's z is multiplied by.
+    """
     return EachHead("scale", factor=float(factor))
 
 

@@ -37,6 +37,8 @@ def answer_mass(
     ``words``: which of the answers; by default all. None if the prompts have none. Read off at most 64 of the prompts,
     spread over them: one forward pass each.
 
+    ``model`` is asked as it is, edits that are on included. ``batch_size``: prompts in one pass.
+
     >>> interp.answer_mass(model, [prompt]).sentence()
     """
     return measured_mass(model, prompts, words, batch_size=batch_size)

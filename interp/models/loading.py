@@ -57,7 +57,9 @@ def load(
             ``"auto"`` keeps the checkpoint's. Ignored for a model in memory.
         device: default: CUDA where there is one, else the CPU. Ignored for a model in memory or with ``device_map``.
         device_map: handed to transformers to shard a large model.
+        revision: of a hub id: a branch, a tag or a commit.
         sha256: the expected hash of a ``.gguf`` file.
+        trust_remote_code: run the code that a hub's repository brings. It can do anything that you can.
         chat: False for a base model: its prompts, in every study, are then the text as it is, without a chat template.
         template_arguments: what the chat template is told in every prompt, such as ``{"enable_thinking": False}`` for a
             model that would else begin its reply with a thought.

@@ -35,6 +35,11 @@ class Model(Handle):
 
     ``chat`` and ``template_arguments`` are how its prompts are written unless a prompt says otherwise
     (:meth:`asking`); every study that builds prompts follows them.
+
+    ``name``: as it was loaded. ``tokenizer``: None where prompts are token ids alone. ``components``: which module is
+    what (:mod:`interp.architecture.components`). ``source``: where the weights come from, for records.
+    ``attention_refusal``: why attention can't be captured, "" where it can. ``encoder``: the vision tower's;
+    ``renderings``: texts of templates that were rendered before (a cache).
     """
 
     def inputs(self, prompts: Sequence[Prompt]) -> Batch:
@@ -92,6 +97,18 @@ class Model(Handle):
     ) -> Prompt:
         """Render, tokenise and locate: see :func:`interp.prompts.build_prompt`.
 
+        Args, in short:
+            text: what the user says.
+            spans: name -> range(s) of characters of ``text``, whose tokens are wanted.
+            answers: words that may begin the reply. gold: the right one.
+            forms: ``"in_context"`` or ``"both"``: with and without a leading space.
+            system: None (the template's own), a text, or False for none.
+            chat: False: without the chat template. None: as the model was loaded.
+            reply: how the reply begins; the model goes on from there.
+            id: a name for tables.
+            image: a picture, for a model that sees. text_only: it gets none on purpose.
+            template_arguments: what the template is told, over what the model was loaded with.
+
         >>> prompt = model.prompt("Is the ball red?", image="scene.png", answers=("No", "Yes"))
         >>> len(prompt.span("image")), prompt.image.grid
         """
@@ -116,6 +133,8 @@ class Model(Handle):
         """Logits at each prompt's last position, float32, on the CPU. What the prompts of a batch share at their
         beginning is run once for all; questions about one picture are put into batches of their own, wherever they
         stand. The numbers are those of one prompt at a time (to 1e-4 in float32).
+
+        ``prompts``: in any order. ``batch_size``: prompts in one pass; the numbers do not depend on it.
 
         Raises ``NonFiniteLogitsError``. Costs at most one forward pass for each batch.
         """

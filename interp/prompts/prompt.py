@@ -31,6 +31,9 @@ class Prompt:
     A prompt with a picture has ``image``, and the spans ``"image"`` (all positions that hold image features) and
     ``"after_image"`` (every position after the last of them). ``text_only``: it has none on purpose, for a model that
     sees.
+
+    ``token_ids`` are what is run; ``tokens`` their texts, for figures. ``gold``: the right answer's word. ``id``: a
+    name for tables.
     """
 
     token_ids: tuple[int, ...]
@@ -76,7 +79,10 @@ class Prompt:
         return self.span("text")[-1]
 
     def span(self, name: str) -> tuple[int, ...]:
-        """Token positions of a named span; ``KeyError`` lists the names there are."""
+        """Token positions of a named span; ``KeyError`` lists the names there are.
+
+        ``name``: one of ``spans``.
+        """
         if name not in self.spans:
             raise KeyError(f"this prompt has no span {name!r}; it has {sorted(self.spans)}.")
         return self.spans[name]
@@ -94,7 +100,11 @@ class Prompt:
     def from_token_ids(
         cls, token_ids: Sequence[int], answers: Mapping[str, Sequence[int]] | None = None, **fields: Any
     ) -> Prompt:
-        """A prompt for a model without tokenizer."""
+        """A prompt for a model without tokenizer.
+
+        ``token_ids`` from 0; ``answers``: word -> the token ids that count as giving it; ``fields``: others of a
+        prompt.
+        """
         ids = as_integers(token_ids, "token_ids")
         answers = {word: as_integers(tokens, f"answers[{word!r}]") for word, tokens in (answers or {}).items()}
         return cls(ids, tokens=tuple(map(str, ids)), answers=answers, **fields)

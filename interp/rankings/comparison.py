@@ -92,6 +92,8 @@ def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
     See `RankingComparison`. Heads are matched by layer and index, which means something only within a model or
     between models of which one came from the other. Costs about a second for 1,000 heads.
 
+    `a`, `b`: the rankings. `k`: how many heads count as the top.
+
     Raises ValueError for rankings of different shapes, and for k above the number of heads.
     """
     _require_same_shape(a, b)

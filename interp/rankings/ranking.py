@@ -46,6 +46,9 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     provenance: anything JSON can hold; `run_id`, `title`, `model`, `citation` (list) and `caveats` (list)
     are used by the report.
 
+    example_ids: the names of the examples, in the order of the arrays.
+    views: what heads look at in some examples, for the figures.
+
     Statistics (see `interp.statistics`) are computed at first use and kept: mean, standard error, 95 %
     bootstrap interval, and for a signed measure (`Measure.is_signed`) a two-sided sign-flip p with up to 50,000 flips,
     and Benjamini-Hochberg q over all heads; else p and q are NaN. [1000, 32, 32] takes about 15 s. Misleads: p asks
@@ -272,6 +275,9 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         NaN (p is 1), and the ranking's caveats say so. measures: further columns to take. name: what the ranked
         measure is called (by default as its column, but `given_score` for a column `score`, which is a name of the
         table).
+
+        frame: the table. descriptions: measure -> what high and low mean. controls: measures that should leave a real
+        effect alone. provenance: where the numbers come from.
 
         Raises ValueError for missing columns, heads that are missing or doubled, and what is no number.
 

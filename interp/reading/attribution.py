@@ -44,6 +44,10 @@ class Attribution:
 
     ``by_token`` splits a head's contribution over the tokens it reads (attention x value x output), and sums to
     ``heads`` over tokens. ``attention`` is the head's attention from the answer to each token: where it looks, not why.
+
+    ``heads`` [layer, head], ``mlps`` [layer], ``attention_biases`` [layer] (of the output projections), ``embedding``
+    (token and position) and ``constant`` (what no part of the model adds: biases of the final norm and of the
+    unembedding) are the parts.
     """
 
     heads: Float[np.ndarray, "layer head"]
@@ -67,6 +71,8 @@ class Attribution:
 @one_at_a_time
 def attribute(model: Model, prompt: Prompt, metric: LogitDifference | None = None) -> Attribution:
     """Split a logit difference over heads, MLPs, embedding and biases, and every head's share over source tokens.
+
+    model: runs once. prompt: with at least two answers.
 
     metric: by default the logit difference between the prompt's first and second answer.
 

@@ -28,6 +28,7 @@ class LogitDifference:
     needs_vocabulary = False
 
     def tokens(self, prompt: Prompt) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The token ids that count for each of the two answers of ``prompt``."""
         positive, negative = prompt.answer_tokens(self.positive), prompt.answer_tokens(self.negative)
         if set(positive) & set(negative):
             raise ValueError(
@@ -61,6 +62,7 @@ class Probability:
     needs_vocabulary = True
 
     def tokens(self, prompt: Prompt) -> tuple[tuple[int, ...]]:
+        """The token ids of ``prompt`` whose probabilities are summed."""
         return (prompt.answer_tokens(self.answer),)
 
     def __call__(

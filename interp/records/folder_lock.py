@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from interp.records.writing import remove_stale
 
@@ -101,6 +101,14 @@ def holding_unless_held(folder: Path | None) -> AbstractContextManager[Any]:
     """:func:`holding`, but nothing for None, or for a folder inside one that this thread holds: a step's parts lie
     inside those of its study."""
     return nullcontext() if folder is None or is_held(folder) else holding(folder)
+
+
+@overload
+def keeps_work(study: Callable[Given, Result], *, as_whole: bool = False) -> Callable[Given, Result]: ...
+
+
+@overload
+def keeps_work(*, as_whole: bool = False) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]: ...
 
 
 def keeps_work(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from interp.door import made_by, public
 
@@ -39,7 +39,7 @@ class Keep:
         return None if self.out is None else Path(self.out).expanduser()
 
 
-Kept = Keep | str | Path | Mapping[str, Any] | None
+Kept: TypeAlias = Keep | str | Path | Mapping[str, Any] | None
 """What a study's parameter ``keep`` takes: a :class:`Keep`, its folder alone, its fields, or None to keep nothing."""
 
 

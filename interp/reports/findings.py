@@ -109,6 +109,8 @@ def load_findings(directory: str | Path) -> Findings:
     """The findings that `Findings.save` wrote, without their figures and views: equal tables, arrays and provenance.
 
     Cells of a table come back equal if they are numbers, truth values, text or dates; other objects as their text.
+
+    `directory`: where. Raises `FileNotFoundError`, and `ValueError` for a report that was changed or damaged.
     """
     directory = Path(directory)
     data = storage.read_record(directory, RECORD, needs=(), kind="study")

@@ -26,7 +26,10 @@ class AnswersUnlikely(UserWarning):
 class AnswerMass:
     """The mean probability that the answers' tokens hold together, over ``n`` prompts; ``least`` is that of the prompt
     with the least. ``rather``: the other tokens of highest mean probability, as they are written, with it.
-    ``remedy``: what may help this model."""
+    ``remedy``: what may help this model.
+
+    ``words``: the answers, as the prompts name them.
+    """
 
     words: tuple[str, ...]
     mean: float

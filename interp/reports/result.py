@@ -52,7 +52,10 @@ class Result:
 
     def to_findings(self, include_replies: bool = False, **options: Any) -> Findings:
         """Sentences, tables, figures and raw numbers, ready to be read and saved. Texts of requests and replies stand
-        in it only with ``include_replies``."""
+        in it only with ``include_replies``.
+
+        ``options`` go to the study's own ``findings_of``.
+        """
         report = import_module(self._report).findings_of
         takes = inspect.signature(report).parameters
         return report(self, **({"include_replies": include_replies} if "include_replies" in takes else {}), **options)
@@ -74,7 +77,13 @@ class Result:
         """Write the report, and the value that :func:`interp.load_result` reads back, into a folder; returns it.
 
         Texts of requests and replies are kept out unless asked for. Raises ``FileExistsError`` for a folder that holds
-        another run's report, unless ``overwrite``."""
+        another run's report, unless ``overwrite``.
+
+        Args:
+            directory: made if need be.
+            include_replies: keep texts of requests and replies, which are left out otherwise.
+            overwrite: replace another run's report.
+        """
         arrays: dict[str, np.ndarray] = {}
         value = packed(self, arrays, withhold=not include_replies)
         findings = self.to_findings(include_replies)
@@ -93,6 +102,8 @@ class Result:
 @public
 def load_result(directory: str | Path) -> Any:
     """The result in a folder, whatever study it is of: what its ``save`` was given, less the texts that were withheld.
+
+    ``directory``: where ``save`` wrote.
 
     Of findings that were saved by themselves, the findings. Raises ``FileNotFoundError`` for a folder without a
     finished report, ``ValueError`` (:class:`interp.records.records.RecordError`) for one that was changed or damaged.

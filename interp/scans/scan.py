@@ -46,7 +46,12 @@ class FanOutDisagreement(RuntimeError):
 @dataclass(frozen=True, eq=False)
 class ScanResult:
     """A metric's value at the answer for each prompt (example) and each edit (branch), and unedited (``clean``).
-    ``answer_mass``: how much of the probability the answers hold together in the unedited model; None if not read."""
+    ``answer_mass``: how much of the probability the answers hold together in the unedited model; None if not read.
+
+    ``values`` [example, branch] and ``clean`` [example] are in the metric's ``unit``; ``labels`` name the branches,
+    ``example_ids`` the prompts. ``positions``: where the edits acted. ``check``: how far the fan-out is from plain
+    passes, in words. ``seconds``: how long it took.
+    """
 
     values: Float[np.ndarray, "example branch"]
     clean: Float[np.ndarray, " example"]

@@ -22,6 +22,8 @@ def read_image(source: ImageLike) -> Image.Image:
     Greyscale and palette pictures are converted (16-bit greyscale by dividing by 257). Transparent ones are laid on
     white, with a warning: what was under the transparency is not seen by the model. The picture given is not changed.
 
+    ``source``: a path, or a picture of Pillow.
+
     Raises ``FileNotFoundError`` for a path that does not exist, and ``ValueError`` for a file that Pillow can't read,
     one that ends too early, one with several frames or pages (GIF, TIFF, ...), more than 64 megapixels, and 32-bit
     pixel values, whose range nothing tells.

@@ -221,7 +221,8 @@ def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int 
         run(prompts[i], at[i])
         return 1000 * (_now(model) - began)
 
-    ms(plain, 0), ms(guarded, 0)
+    ms(plain, 0)
+    ms(guarded, 0)
     took = np.full((len(prompts), repeats, 2), np.nan)
     for i in range(len(prompts)):
         for repeat in range(repeats):

@@ -35,7 +35,7 @@ LOGIT = 6.0  # what the answer's logit is above the others'
 
 def compile_program(program: Program) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """GPT-2's tensors by name, and the card: sizes, vocabulary, heads."""
-    from tracr.compiler import compiling
+    from tracr.compiler import compiling  # pyright: ignore[reportMissingImports]
 
     made = compiling.compile_rasp_to_model(
         _to_tracr(program.output, {}), set(program.vocabulary), program.length, compiler_bos=BOS, causal=program.causal
@@ -164,7 +164,7 @@ def _named(node: Node) -> str:
 
 
 def _to_tracr(node: Node, made: dict[str, Any]) -> Any:
-    from tracr.rasp import rasp
+    from tracr.rasp import rasp  # pyright: ignore[reportMissingImports]
 
     if isinstance(node, Tokens):
         return rasp.tokens

@@ -1,0 +1,79 @@
+"""What is imported when: `import interp` pays for nothing, and what was saved is read where torch is not installed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+import interp
+from interp.rankings import HeadRanking
+
+ROOT = Path(__file__).parents[1]
+HOLD_TENSORS = {  # classes of results that are made of them
+    "probes.harmfulness.directions.directions": "directions of the stream",
+    "probes.modulation.result": "edits of a model",
+    "probes.visual_semantics.heads.result": "what was asked, as prompts",
+}
+WITHOUT_TORCH = """
+import sys
+
+class NotThere:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "transformer_lens"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotThere())
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    """What a new Python prints."""
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def modules_of_results() -> list[str]:
+    """Modules that define a class of results."""
+    found = []
+    for path in sorted(p for package in ("interp", "probes") for p in (ROOT / package).rglob("*.py")):
+        classes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)]
+        if any(isinstance(base, ast.Name) and base.id == "Result" for c in classes for base in c.bases):
+            found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return found
+
+
+@pytest.mark.parametrize("package", ["interp", "probes"])
+def test_importing_a_package_costs_nothing(package):
+    heavy = {"torch", "transformers", "transformer_lens", "plotly", "scipy", "sklearn", "pandas", "peft", "PIL"}
+    loaded = set(run(f"import sys, {package}; print(*sys.modules)").split())
+    assert not heavy & loaded
+
+
+def test_what_was_saved_is_read_without_torch(tmp_path):
+    about = {"title": "Beans", "run_id": "1"}
+    tables = {"Beans": pd.DataFrame({"colour": ["red"], "n": [3]})}
+    interp.Findings("Beans", ["There are beans."], tables, {"Beans": go.Figure()}, about).save(tmp_path / "findings")
+    scores = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    HeadRanking(scores, ("a", "b", "c", "d"), "beans", {}, about).save(tmp_path / "ranking")
+    code = f"""{WITHOUT_TORCH}
+import interp
+print(*interp.load_result(sys.argv[1]).statement)
+print(*interp.load_findings(sys.argv[1]).statement)
+print(interp.load_ranking(sys.argv[2]).n_examples)
+"""
+    printed = run(code, str(tmp_path / "findings"), str(tmp_path / "ranking")).splitlines()
+    assert printed == ["There are beans.", "There are beans.", "4"]
+
+
+def test_every_class_of_results_but_those_made_of_tensors_is_there_without_torch():
+    others = sorted(set(modules_of_results()) - HOLD_TENSORS.keys())
+    assert others and set(modules_of_results()) >= HOLD_TENSORS.keys()
+    run(f"{WITHOUT_TORCH}\nfrom importlib import import_module\nfor module in {others}: import_module(module)")
