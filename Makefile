@@ -24,11 +24,12 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m tests.typecheck  # pyright, about a minute
 
-bench: $(SETUP)  ## writes tests/benchmarks/sweep.md, agreement.md, vision_agreement.md and results.md (about 20 minutes)
+bench: $(SETUP)  ## writes tests/benchmarks/sweep.md, agreement.md, vision_agreement.md, results.md and import_times.md (about 20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.agreement
 	$(BIN)/python -m tests.benchmarks.vision_agreement
 	$(BIN)/python -m tests.benchmarks.bench
+	$(BIN)/python -m tests.benchmarks.import_times
 
 evaluate: $(SETUP)  ## every number of the studies; hours on 2 cores, continues where it was killed
 	@test -n "$(DATA)" || { echo "give the folder of data sets: make evaluate DATA=path/to/data"; exit 2; }

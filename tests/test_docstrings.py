@@ -11,13 +11,6 @@ from typing import Any
 import pytest
 
 FACES = ("interp",)
-TO_COME = (
-    "interp",
-    "probes.negative_bias",
-    "probes.harmfulness",
-    "probes.latent_guard",
-    "probes.visual_semantics",
-)
 PLAIN = {"self", "cls"}
 
 

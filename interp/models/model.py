@@ -97,7 +97,7 @@ class Model(Handle):
     ) -> Prompt:
         """Render, tokenise and locate: see :func:`interp.prompts.build_prompt`.
 
-        Args, in short:
+        Args:
             text: what the user says.
             spans: name -> range(s) of characters of ``text``, whose tokens are wanted.
             answers: words that may begin the reply. gold: the right one.
