@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -16,10 +15,16 @@ import interp
 from interp.rankings import HeadRanking
 
 ROOT = Path(__file__).parents[1]
-HOLD_TENSORS = {  # classes of results that are made of them
-    "probes.harmfulness.directions.directions": "directions of the stream",
-    "probes.modulation.result": "edits of a model",
-    "probes.visual_semantics.heads.result": "what was asked, as prompts",
+NEED_TORCH = {  # classes of results whose modules also hold what runs a model; `load_findings` reads them without
+    "probes.harmfulness.directions.directions",
+    "probes.harmfulness.steering.result",
+    "probes.latent_guard.result",
+    "probes.modulation.result",
+    "probes.negative_bias.alignment_result",
+    "probes.negative_bias.bias_result",
+    "probes.negative_bias.scenario_result",
+    "probes.requests.behaviour",
+    "probes.visual_semantics.heads.result",
 }
 WITHOUT_TORCH = """
 import sys
@@ -61,19 +66,31 @@ def test_what_was_saved_is_read_without_torch(tmp_path):
     about = {"title": "Beans", "run_id": "1"}
     tables = {"Beans": pd.DataFrame({"colour": ["red"], "n": [3]})}
     interp.Findings("Beans", ["There are beans."], tables, {"Beans": go.Figure()}, about).save(tmp_path / "findings")
-    scores = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
-    HeadRanking(scores, ("a", "b", "c", "d"), "beans", {}, about).save(tmp_path / "ranking")
+    heads = pd.DataFrame([(layer, head, layer + head) for layer in (0, 1) for head in (0, 1)])
+    ranking = HeadRanking.from_frame(heads.set_axis(["layer", "head", "score"], axis=1), provenance=about)
+    ranking.save(tmp_path / "ranking")
     code = f"""{WITHOUT_TORCH}
 import interp
 print(*interp.load_result(sys.argv[1]).statement)
 print(*interp.load_findings(sys.argv[1]).statement)
-print(interp.load_ranking(sys.argv[2]).n_examples)
+print(interp.load_ranking(sys.argv[2]).top(1)['label'].item())
 """
     printed = run(code, str(tmp_path / "findings"), str(tmp_path / "ranking")).splitlines()
-    assert printed == ["There are beans.", "There are beans.", "4"]
+    assert printed == ["There are beans.", "There are beans.", "L1H1"]
 
 
-def test_every_class_of_results_but_those_made_of_tensors_is_there_without_torch():
-    others = sorted(set(modules_of_results()) - HOLD_TENSORS.keys())
-    assert others and set(modules_of_results()) >= HOLD_TENSORS.keys()
+def test_other_classes_of_results_are_there_without_torch():
+    others = sorted(set(modules_of_results()) - NEED_TORCH)
+    assert others
     run(f"{WITHOUT_TORCH}\nfrom importlib import import_module\nfor module in {others}: import_module(module)")
+
+
+def test_a_result_that_needs_torch_says_so():
+    code = f"""{WITHOUT_TORCH}
+from interp.reports.saved import class_of
+try:
+    class_of("probes.requests.behaviour:Behaviour")
+except ValueError as error:
+    print(error)
+"""
+    assert "needs torch, and that is not installed. interp.load_findings " in run(code)

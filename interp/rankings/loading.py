@@ -15,6 +15,8 @@ def load_ranking(directory: str | Path) -> HeadRanking:
     """The ranking that `HeadRanking.save` wrote, as `interp.load_result` reads it: equal measures bit for bit, equal
     views and provenance.
 
+    `directory`: where.
+
     Raises as `interp.load_result`, and ValueError for a folder that holds something else than a ranking."""
     found = load_result(directory)
     if not isinstance(found, HeadRanking):

@@ -127,7 +127,10 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         return self.tested_by.get(self.score, self.score if self.measure.is_signed else None)
 
     def keeps_sign(self, name: str) -> bool:
-        """Whether a head can keep or change the sign of its score under another measure: both have one."""
+        """Whether a head can keep or change the sign of its score under another measure: both have one.
+
+        name: the other measure.
+        """
         return self.measure.is_signed and self.descriptions[name].is_signed  # type: ignore[union-attr]
 
     @property
@@ -209,11 +212,17 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         return 0.0 if null is None else null
 
     def side_of_null(self, values: Any, name: str) -> np.ndarray:
-        """-1, 0 or 1: on which side of a measure's null value each of the values lies."""
+        """-1, 0 or 1: on which side of a measure's null value each of the values lies.
+
+        values: of any shape. name: the measure.
+        """
         return np.sign(np.asarray(values, dtype=np.float64) - self._null(name))
 
     def verdicts_under(self, columns: Mapping[str, Any] | pd.DataFrame, name: str) -> list[str]:
-        """:func:`sign_verdict` of a control, by the null values of the score and of it."""
+        """:func:`sign_verdict` of a control, by the null values of the score and of it.
+
+        columns: the ranking's table. name: the control.
+        """
         return sign_verdict(columns, name, (self._null(self.score), self._null(name)))
 
     def to_frame(self) -> pd.DataFrame:

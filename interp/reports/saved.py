@@ -112,11 +112,15 @@ def class_of(name: str) -> type:
         found: Any = sys.modules.get(module) or import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError):
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OWN:
+            raise _of_another_version(name) from None
         raise RecordError(
-            f"this result is of {name}, which this version does not have: another version wrote it. Load it with that "
-            "version (see provenance in the file), or run again."
+            f"this result is of {name}, which needs {error.name}, and that is not installed. interp.load_findings "
+            "reads its sentences and tables without."
         ) from None
+    except (ImportError, AttributeError):
+        raise _of_another_version(name) from None
     if not (isinstance(found, type) and (is_dataclass(found) or hasattr(found, "_fields"))):
         raise RecordError(f"{name} is no result's class: the record was edited.")
     return found
@@ -139,6 +143,13 @@ def _tensor(array: np.ndarray, dtype: str) -> Any:
 
     tensor = torch.from_numpy(np.array(array))
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+
+
+def _of_another_version(name: str) -> RecordError:
+    return RecordError(
+        f"this result is of {name}, which this version does not have: another version wrote it. Load it with that "
+        "version (see provenance in the file), or run again."
+    )
 
 
 def _key(value: Any) -> Any:
