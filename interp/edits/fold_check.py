@@ -76,7 +76,7 @@ def check_prompts(model: Model) -> list[Prompt]:
 @torch.no_grad()
 def every_logit(
     model: Model, prompts: Sequence[Prompt], hf: nn.Module | None = None
-) -> list[Float[Tensor, "pos vocabulary"]]:
+) -> list[Float[Tensor, "_pos vocabulary"]]:
     """Logits of each prompt, run alone, on the CPU, in float32 or better; of another transformers model that takes the
     same inputs, if one is given."""
     found = []
@@ -90,8 +90,8 @@ def every_logit(
 
 
 def agreement(
-    expected: Sequence[Float[Tensor, "pos vocabulary"]],
-    found: Sequence[Float[Tensor, "pos vocabulary"]],
+    expected: Sequence[Float[Tensor, "_pos vocabulary"]],
+    found: Sequence[Float[Tensor, "_pos vocabulary"]],
     dtype: torch.dtype,
 ) -> Agreement:
     """``dtype``: what was computed in."""

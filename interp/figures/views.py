@@ -26,7 +26,7 @@ class TokenView:
     example_id: str
     title: str
     tokens: tuple[str, ...]
-    heads: Mapping[tuple[int, int], Mapping[str, Float[np.ndarray, " token"]]]
+    heads: Mapping[tuple[int, int], Mapping[str, Float[np.ndarray, " _token"]]]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))

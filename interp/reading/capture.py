@@ -38,7 +38,7 @@ def attention_log_probs(
     queries: Sequence[Sequence[int]],
     keys: Sequence[Sequence[Sequence[int]]],
     max_rows: int = 256,
-) -> list[Float[Tensor, "layer head query key_group"]]:
+) -> list[Float[Tensor, "layer head _query _key_group"]]:
     """Log attention probability that chosen query positions give to chosen groups of key positions, for one batch.
 
     ``queries[i]`` are positions of prompt i; ``keys[i]`` is a list of groups of positions, whose probabilities are
@@ -90,7 +90,7 @@ def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> l
 @one_at_a_time
 def head_outputs(
     model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
-) -> list[Float[Tensor, "layer pos head d_head"]]:
+) -> list[Float[Tensor, "layer _pos head d_head"]]:
     """z of every head (the output projection's input) at the last ``last`` positions of each prompt (None: all; or a
     number for each prompt).
 

@@ -39,7 +39,7 @@ class LogitDifference:
         return positive, negative
 
     def __call__(
-        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+        self, groups: tuple[Float[Tensor, "row _form"], ...], log_normaliser: Float[Tensor, " row"] | None
     ) -> Float[Tensor, " row"]:
         positive, negative = groups
         return positive.logsumexp(-1) - negative.logsumexp(-1)
@@ -66,7 +66,7 @@ class Probability:
         return (prompt.answer_tokens(self.answer),)
 
     def __call__(
-        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+        self, groups: tuple[Float[Tensor, "row _form"], ...], log_normaliser: Float[Tensor, " row"] | None
     ) -> Float[Tensor, " row"]:
         if log_normaliser is None:
             raise ValueError("a probability needs the logits of the whole vocabulary.")
@@ -90,7 +90,7 @@ class OwnMetric(Protocol):
     def tokens(self, prompt: Prompt) -> tuple[Sequence[int], ...]: ...
 
     def __call__(
-        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+        self, groups: tuple[Float[Tensor, "row _form"], ...], log_normaliser: Float[Tensor, " row"] | None
     ) -> Float[Tensor, " row"]: ...
 
 

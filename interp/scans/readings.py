@@ -44,7 +44,7 @@ class IsMostProbable:
         return prompt.answer_tokens(self.answer), range(self.n_vocabulary)
 
     def __call__(
-        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+        self, groups: tuple[Float[Tensor, "row _form"], ...], log_normaliser: Float[Tensor, " row"] | None
     ) -> Float[Tensor, " row"]:
         of_answer, of_all = groups
         return (of_answer.amax(-1) >= of_all.amax(-1)).float()
@@ -129,7 +129,7 @@ class _Several:
         return tuple(group for of_metric in groups for group in of_metric)
 
     def __call__(
-        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+        self, groups: tuple[Float[Tensor, "row _form"], ...], log_normaliser: Float[Tensor, " row"] | None
     ) -> Float[Tensor, " row"]:
         ends = np.cumsum(self._n_groups)
         of_metric = [groups[end - n : end] for end, n in zip(ends, self._n_groups, strict=True)]

@@ -57,7 +57,7 @@ class Logit:
         return (prompt.answer_tokens(self.answer),)
 
     def __call__(
-        self, groups: tuple[Float[Tensor, "row form"], ...], log_normaliser: Float[Tensor, " row"] | None
+        self, groups: tuple[Float[Tensor, "row _form"], ...], log_normaliser: Float[Tensor, " row"] | None
     ) -> Float[Tensor, " row"]:
         return groups[0].mean(-1)
 
