@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-FACES = ("interp",)
+FACES = ("interp", "probes.negative_bias", "probes.latent_guard")
 PLAIN = {"self", "cls"}
 
 

@@ -62,6 +62,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
     the model the text as the guard reads it. None reads texts as they are. ``matched`` leaves requests out of the fit
     (never out of a prediction) whose last token is still another than the common one. ``position``: ``"t_inst"``, or
     ``"t_post"`` for a probe at the end of the prompt. ``system``: the system prompt that the model will be run with.
+    ``C``: of the regressions (less: more regular). ``batch_size``: prompts in one pass. ``seed``: of the folds.
 
     Requests are given as a list, an array, a Series or one column of a table, of :class:`Request` or of plain texts;
     for these ``fit`` needs ``y``: bools, 0 and 1, or "harmful" and "harmless" (:mod:`probes.latent_guard.inputs`).
@@ -149,6 +150,9 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
 
         ``described``: what :func:`interp.edits.identity.describe_model` says of the model, where it is known; it
         hashes every weight.
+
+        ``positive``: whether each is harmful; None: as their sources say. ``validation``: others, for what is
+        calibrated.
         """
         require_rule(self.rule, self.position)
         self._require_geometry(states)
@@ -187,7 +191,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         return self._read(requests_of(requests), self.ending_, self.system_)
 
     def prepared(self, requests: Sequence[Request | str]) -> list[Request]:
-        """Requests as the guard reads them. A text of punctuation alone stays as it is."""
+        """``requests`` as the guard reads them. A text of punctuation alone stays as it is."""
         return _ended(requests_of(requests), self.ending_ if hasattr(self, "readout_") else self.ending)
 
     def _read(self, requests: Sequence[Request], ending: str | None, system: str | None) -> RequestStates:
@@ -210,7 +214,7 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         self._of, self._beside = self.model, beside_weights(self.model)
 
     def layer_scores(self, states: RequestStates) -> Float[np.ndarray, "example layer"]:
-        """Every layer's score at this guard's position, above 0: nearer to the harmful requests."""
+        """Every layer's score of ``states`` at this guard's position, above 0: nearer to the harmful requests."""
         self.require_fitted()
         self._require_geometry(states)
         return self.readout_.scores(states.at(self.position_))
@@ -272,7 +276,10 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def score(self, requests: Sequence[Request | str], y: Sequence[bool] | None = None) -> float:
-        """Accuracy on requests that were neither fitted nor validated on; such are refused, and listed."""
+        """Accuracy on requests that were neither fitted nor validated on; such are refused, and listed.
+
+        ``y``: whether each is harmful; None: as their sources say.
+        """
         given, labels = self._labelled(requests, y)
         return float(((self._decide(given) >= 0) == labels).mean())
 
@@ -296,7 +303,10 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
     def save(self, directory: str | Path) -> Path:
         """Write ``guard.safetensors`` (readout, weights of layers) and ``guard.json`` (settings, threshold, the model's
         hash, its own test, the requests that it knows, without their texts), replacing those of an earlier guard. No
-        pickle."""
+        pickle.
+
+        ``directory``: made if need be, and returned.
+        """
         self.require_fitted()
         record = {
             "kind": "LatentGuard",
@@ -354,6 +364,8 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
 @public
 def load_guard(directory: str | Path, model: Model) -> LatentGuard:
     """The guard that :meth:`LatentGuard.save` wrote, on the model that it was fitted on.
+
+    ``directory``: where.
 
     Raises ``FileNotFoundError`` or ``ValueError`` for files that are missing or damaged, and ``ValueError`` for another
     model or other weights.

@@ -82,6 +82,9 @@ def compare_guards(
     paper's, words, asked) has its threshold from the same requests: ``validation`` or, if that is None, the fitted
     ones, out of fold. ``main`` is the entry that the others are held against.
 
+    ``fit_requests``: what all are fitted on. ``matched``: leave out requests that end in another token than most.
+    ``batch_size``: prompts in one pass. ``seed``: of the folds and resamples.
+
     Each fitted guard in ``guards`` of the result carries its test on all of these requests (:class:`HeldOutTest`).
     ``keep``: where the report and the result are kept; the guards are not in them (``LatentGuard.save``), nor in a
     finished study that is read back.
@@ -199,6 +202,8 @@ def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int 
     Both give the next token's logits; with the guard, one row is copied at each layer, and the decision is made. The
     two run in turn ``repeats`` times after a warm-up; a prompt counts with its medians, the ratio is that of their
     sums, its interval over prompts. Building the prompt is in neither. On a busy machine take more repeats.
+
+    ``requests``: a few that are like those to come.
     """
     guard.require_unchanged()
     if repeats < 1:

@@ -22,7 +22,11 @@ warnings.simplefilter("always", GuardWarning, append=True)  # at every call, unl
 @dataclass(frozen=True)
 class HeldOutTest:
     """How a guard did on requests that it was not fitted on: the AUROC of its decisions, harmful against harmless, with
-    its 95 % bootstrap interval (pairs drawn together). 0.5: by chance."""
+    its 95 % bootstrap interval (pairs drawn together). 0.5: by chance.
+
+    ``auroc``, and ``low`` and ``high``, the ends of its interval. ``n_harmful``, ``n_harmless``: requests of each kind.
+    ``requests_sha256``: which ones.
+    """
 
     auroc: float
     low: float

@@ -58,6 +58,8 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
     rivals are compared with, named before the results. ``guards``: the fitted ones, by entry; not in the files
     (:meth:`probes.latent_guard.classifier.LatentGuard.save`), so none in a study that was read. ``latency``: what
     reading along costs, if that was measured (``dataclasses.replace(study, latency=latency(guard, requests))``).
+
+    ``entries``: guards and rivals. ``provenance``: what was run, on what.
     """
 
     requests: tuple[Request, ...]

@@ -26,7 +26,11 @@ HELD_OUT = "Held-out questions"
 class Alignment(Result, report="probes.negative_bias.alignment_report", figure=FITTED):
     """NASA and its rivals, fitted. ``edit`` is NASA's: apply, save, fold or export it. ``history``: every look at the
     validation questions. ``before``: validation untouched. ``ranked_on``: ids of the questions that chose the heads.
-    ``tests``: tables of :meth:`test`, or of other tests, which stand in the report."""
+    ``tests``: tables of :meth:`test`, or of other tests, which stand in the report.
+
+    ``instruction``: how questions were put. ``methods``: NASA and its rivals. ``fitted_on``: the questions.
+    ``provenance``: what was run, on what.
+    """
 
     instruction: Instruction
     methods: tuple[Method, ...]
@@ -68,6 +72,8 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
         Raises ``ValueError`` for questions that a method was fitted on, their twins and copies, for those that made
         the ranking, and for a model of other weights. Costs a forward pass of every question for each method with an
         edit.
+
+        ``methods``: names of some; None: all. ``batch_size``: prompts in one pass.
         """
         require_weights(model, self.edit.model, "the alignment")
         for name, given in sets.items():
@@ -100,12 +106,19 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
         return answer(model, questions, instruction, batch_size=batch_size)
 
     def with_tests(self, tests: Mapping[str, pd.DataFrame]) -> Alignment:
-        """The same, with these tables in its report, by their headings."""
+        """The same, with these tables in its report, by their headings.
+
+        ``tests``: heading -> table.
+        """
         return replace(self, tests={**self.tests, **tests})
 
     @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
-        """As :meth:`interp.reports.result.Result.save`, and NASA's edit in ``edit``, ready to be applied."""
+        """As :meth:`interp.reports.result.Result.save`, and NASA's edit in ``edit``, ready to be applied.
+
+        ``directory``: made if need be, and returned. ``include_replies``: keep texts of replies. ``overwrite``:
+        replace another run's report.
+        """
         directory = Path(directory)
         if not overwrite:
             refuse_other_run(directory, self.provenance["run_id"])

@@ -54,6 +54,8 @@ class Answers:
     bootstrap draws them together. ``log_probs``: natural log of the probability of each option's first tokens, of all
     tokens. ``top``: the option that the single most probable token begins, -1 if it begins none. ``replies``: greedy
     texts.
+
+    ``instruction``: how they were asked. ``ids`` and ``domains``: of the questions.
     """
 
     instruction: Instruction
@@ -86,7 +88,10 @@ class Answers:
         return np.array([parse_reply(reply, self.instruction.options) for reply in self.replies], dtype=int)
 
     def said_by(self, channel: Channel) -> Int[np.ndarray, " example"]:
-        """What was said by ``"token"``, ``"text"`` or ``"margin"`` (the likelier of Yes and No, a forced choice)."""
+        """What was said by ``"token"``, ``"text"`` or ``"margin"`` (the likelier of Yes and No, a forced choice).
+
+        ``channel``: one of the three.
+        """
         if channel == "token":
             return self.said
         if channel == "margin":
@@ -98,11 +103,17 @@ class Answers:
         return said
 
     def word(self, said: int) -> str:
-        """The option word of an answer; "outside" for none."""
+        """The option word of an answer; "outside" for none.
+
+        ``said``: as :meth:`said_by` gives it.
+        """
         return "outside" if said == OUTSIDE else self.instruction.options[said]
 
     def select(self, which: Bool[np.ndarray, " example"] | Sequence[int]) -> Answers:
-        """The answers where a mask is True, or at these positions, in their order."""
+        """The answers where a mask is True, or at these positions, in their order.
+
+        ``which``: the mask, or the positions.
+        """
         which = np.asarray(which)
         if which.dtype == bool and len(which) != len(self):
             raise ValueError(f"the mask has {len(which)} entries; there are {len(self)} answers.")
@@ -143,7 +154,12 @@ def answer(
     batch_size: int = 16,
 ) -> Answers:
     """Ask every question and read the answer from the first token's probabilities; with ``generate_tokens`` also from
-    a greedy reply of that many tokens. Costs a forward pass for each batch, and one for each token generated."""
+    a greedy reply of that many tokens. Costs a forward pass for each batch, and one for each token generated.
+
+    ``model``, ``questions``: who is asked what. ``instruction``: how questions are put; None: the default
+    :class:`Instruction`. ``forms``: which spellings of an answer count, as of :meth:`interp.Model.prompt`.
+    ``batch_size``: prompts in one pass.
+    """
     instruction = instruction or Instruction()
     prompts = build_prompts(model, questions, instruction, forms=forms)
     return answers_of_prompts(

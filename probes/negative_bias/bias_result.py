@@ -20,7 +20,10 @@ ALL = "all"  # stands in the column "domain" for the whole set
 @dataclass(frozen=True, eq=False, repr=False)
 class BiasReport(Result, report="probes.negative_bias.bias_report", figure="Measures"):
     """The bias of a model on a set of questions. ``measures``: one row for each domain ("all" first), channel and
-    measure, with columns domain, channel, measure, value, ci_low, ci_high, n."""
+    measure, with columns domain, channel, measure, value, ci_low, ci_high, n.
+
+    ``answers``: what they are computed from. ``provenance``: what was run, on what.
+    """
 
     answers: Answers
     questions: tuple[Question, ...]
@@ -32,7 +35,10 @@ class BiasReport(Result, report="probes.negative_bias.bias_report", figure="Meas
         return self.measures.copy()
 
     def value(self, measure: str, channel: Channel = "token", domain: str = ALL) -> float:
-        """One measure's value."""
+        """One measure's value.
+
+        ``channel``: how the answer was read. ``domain``: "all", or one.
+        """
         return float(self.row(measure, channel, domain)["value"])
 
     @property
@@ -56,7 +62,10 @@ class BiasReport(Result, report="probes.negative_bias.bias_report", figure="Meas
         return frame[["id", "question", "gold", "said", "said_in_text", "reply"]]
 
     def row(self, measure: str, channel: Channel = "token", domain: str = ALL) -> pd.Series:
-        """One measure's row. Raises ``KeyError`` with what there is."""
+        """One measure's row. Raises ``KeyError`` with what there is.
+
+        ``channel``: how the answer was read. ``domain``: "all", or one.
+        """
         m = self.measures
         found = m[(m["measure"] == measure) & (m["channel"] == channel) & (m["domain"] == domain)]
         if found.empty:

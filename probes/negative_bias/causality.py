@@ -77,6 +77,10 @@ def causal_test(
     that attend most to "Yes"), and random sets from the layers of the top. Beside them every head alone is zeroed at
     the answer, for the correlation between score and effect.
 
+    ``ks``: sizes of the sets at the answer. ``instruction``: how questions are put; None: the default
+    :class:`Instruction`. ``forms``: which spellings of an answer count, as of :meth:`interp.Model.prompt`.
+    ``batch_size``: prompts in one pass. ``seed``: of the random sets.
+
     Cost: about 5 scans of all single heads. Measured on SmolLM2 (270 heads, prompts of 50 to 70 tokens, one CPU core):
     850 distinct edits and 3.5 s a question, 6 minutes for 100 questions; "all" adds 90 edits and 15 s a question, 25
     minutes for 100. Misleads where no answer changes: read the margin beside the bias.

@@ -25,6 +25,8 @@ class Knowledge(Result, report="probes.negative_bias.knowledge_report"):
     """Questions with their replies and labels. ``replies[id]`` holds the greedy reply first, then the samples.
 
     ``settings`` records how the questions were asked and the thresholds behind ``labels``.
+
+    ``provenance``: what was run, on what.
     """
 
     questions: tuple[Question, ...]
@@ -36,7 +38,10 @@ class Knowledge(Result, report="probes.negative_bias.knowledge_report"):
     def relabel(
         self, correct_share: float | None = None, agreement: float | None = None, match: Match | None = None
     ) -> Knowledge:
-        """The same replies sorted by other thresholds; nothing is asked again. None keeps a threshold."""
+        """The same replies sorted by other thresholds; nothing is asked again. None keeps a threshold.
+
+        ``correct_share``, ``agreement``, ``match``: as of :func:`sort_by_knowledge`.
+        """
         given = {"correct_share": correct_share, "agreement": agreement, "match": match}
         settings = {**self.settings, **{name: value for name, value in given.items() if value is not None}}
         require_thresholds(settings["correct_share"], settings["agreement"], settings["match"])
@@ -91,7 +96,10 @@ class Knowledge(Result, report="probes.negative_bias.knowledge_report"):
         agreements: Sequence[float] = (0.3, 0.5, 0.7),
         matches: Sequence[Match] = MATCHES,
     ) -> pd.DataFrame:
-        """How many questions get each label under other thresholds: one row for each combination."""
+        """How many questions get each label under other thresholds: one row for each combination.
+
+        ``correct_shares``, ``agreements``, ``matches``: the values to combine, as of :func:`sort_by_knowledge`.
+        """
         rows = []
         for match in matches:
             judged = self._judged(match)

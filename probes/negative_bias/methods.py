@@ -51,13 +51,14 @@ class Settings:
 
     ``k``: at most so many heads. ``steps``, ``batch_size``, ``weight_decay``: AdamW on each. ``learning_rate``: in
     units of the root mean square of a head's query rows, which differs 15-fold between models (0.24 in SmolLM2, 0.016
-    in Qwen2.5), so that one value serves both; LoRA's is a plain one. ``check_every``: steps between two looks at the
-    validation questions. ``patience``: a head stops after so many looks that are worse than its best, counted anew from
-    each best. ``tolerance``: the validation gap counts as closed at this size. ``beyond_zero``: if it is still open
-    when every head has stopped at a NAS of 0, go through the heads once more without that stop (ours). ``key_group``:
-    tune the key rows that the head shares with its siblings too. ``keep``: weight of what holds the model to its own
-    short answers to the training questions' open forms, where they have one (ours; 0: the loss of the gold answer
-    alone): without it SmolLM2 loses short answers (tests/benchmarks/negative_bias/choices.md).
+    in Qwen2.5), so that one value serves both; LoRA's (``lora_learning_rate``, of rank ``lora_rank``) is a plain one.
+    ``check_every``: steps between two looks at the validation questions. ``patience``: a head stops after so many
+    looks that are worse than its best, counted anew from each best. ``tolerance``: the validation gap counts as
+    closed at this size. ``beyond_zero``: if it is still open when every head has stopped at a NAS of 0, go through
+    the heads once more without that stop (ours). ``key_group``: tune the key rows that the head shares with its
+    siblings too. ``keep``: weight of what holds the model to its own short answers to the training questions' open
+    forms, where they have one (ours; 0: the loss of the gold answer alone): without it SmolLM2 loses short answers
+    (tests/benchmarks/negative_bias/choices.md). ``seed``: of the order of questions and of the random heads.
     """
 
     k: int = 5

@@ -25,6 +25,8 @@ class Instruction:
     know"), right for no question. ``reply`` begins the assistant's reply. ``system``, ``chat`` and
     ``template_arguments`` are as in :meth:`Model.prompt`; None leaves them to the model. A base model is asked with
     ``chat=False``; a layout (or reply) that ends in "Answer:" helps it to answer.
+
+    ``negative``: the other option.
     """
 
     text: str = "Answer the question with Yes or No."
@@ -77,6 +79,8 @@ class Instruction:
         """The layout filled in, and where the instruction and the question start in it.
 
         Slots are filled once and in one go, so braces or instructions inside a question stay as they are.
+
+        ``context``: a passage that stands before the question.
         """
         fill = {"{instruction}": self.text, "{question}": question, "{context}": context}
         text, starts = "", {}
@@ -97,6 +101,8 @@ def build_prompts(
 ) -> list[Prompt]:
     """One prompt for each question, with spans ``instruction``, ``question``, ``positive``, ``negative`` and, if there
     is one, ``abstain`` (the option words inside the instruction), and the answers as in ``Instruction.options``.
+
+    ``model``: whose template is used. ``questions``: in their order. ``with_context``: put passages before them.
 
     ``forms="both"`` sums an answer word with and without a leading space. The log odds of a prompt are then
     ``LogitDifference(instruction.negative, instruction.positive)``.

@@ -27,6 +27,9 @@ class Question:
     `context` is what the question can't be answered without (a passage); `fact` is what would help but was
     not asked along (StrategyQA's facts). `pair` is the id of the item that a Yes and a No twin were made
     from; questions with the same `open_question` are twins too, named or not.
+
+    `text`: what is asked. `answer`: "Yes" or "No". `domain`: its subject. `open_answer` and `open_aliases`: what
+    answers `open_question`, and other ways to write it.
     """
 
     id: str
@@ -139,6 +142,8 @@ def split_questions(
     Each split has the answers and domains of the whole in the same proportions (so a balanced list gives
     balanced splits). Twins (one pair, or one open question) and questions on one passage go to one split:
     heads chosen on a passage would otherwise be tested on it. Few large passages make the fractions approximate.
+
+    `seed`: of the order in which groups are dealt out.
 
     Raises ValueError when the fractions are not positive or do not add up to 1, or when a split would be
     empty.
