@@ -108,6 +108,8 @@ def negative_attention_score(
     the words negates it; it is additive over query positions. Queries from which either word is masked (beyond a
     sliding window) are left out; NaN stays NaN. Source: arXiv 2408.00137, as given in the survey arXiv 2409.03752,
     Eq. 7.
+
+    ``log_probs`` [layer, head, query, 2]: natural logs of attention, the positive word first. Returns [layer, head].
     """
     positive, negative = log_probs.unbind(-1)
     seen = (positive > -torch.inf) & (negative > -torch.inf)
@@ -150,7 +152,10 @@ def require_query_span(prompts: Sequence[Prompt], span: QuerySpan) -> list[tuple
 def score_prompts(
     model: Model, prompts: Sequence[Prompt], query_span: QuerySpan = "after_instruction"
 ) -> Float[np.ndarray, "example layer head"]:
-    """NAS of every head for one batch of prompts: one forward pass, no S x S tensor."""
+    """NAS of every head for one batch of prompts: one forward pass, no S x S tensor.
+
+    ``model``: whose heads. ``query_span``: the tokens whose attention counts, as of :func:`rank_heads`.
+    """
     return _score_and_masked(model, prompts, query_span)[0]
 
 
