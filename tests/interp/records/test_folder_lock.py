@@ -183,8 +183,9 @@ def test_every_study_that_keeps_work_takes_the_lock():
     loose, found = [], 0
     inner = {"require_place", "finished", "run_of_sets"}  # called by studies that hold the folder
     for function in _studies():
-        names = set(inspect.signature(function).parameters)
-        keeps = {"out", "resume", "overwrite"} <= names or (function.__name__ == "save" and "overwrite" in names)
+        names = inspect.signature(function).parameters
+        keeps = ("keep" in names and names["keep"].annotation == "Kept") or {"out", "resume", "overwrite"} <= {*names}
+        keeps |= function.__name__ == "save" and "overwrite" in names
         if keeps and function.__name__ not in inner and not function.__name__.startswith("_"):
             found += 1
             if not hasattr(function, "__wrapped__"):
