@@ -11,7 +11,7 @@ import interp
 from interp.reports.markdown import markdown
 from probes.questions.held_out import overlap
 from probes.questions.questions import load_questions
-from probes.requests.behaviour import Behaviour
+from probes.requests.behaviour_result import Behaviour
 from probes.requests.requests import Request, bare, load_requests
 from tests.benchmarks import harmfulness_material
 from tests.benchmarks.harmfulness_material import fitted_once

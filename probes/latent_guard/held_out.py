@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from probes.requests import Request, hash_requests, separation
+from probes.requests import Request, hash_requests
 
 
 class GuardWarning(UserWarning):
@@ -43,6 +43,8 @@ class HeldOutTest:
 
 def held_out_test(decisions: Float[np.ndarray, " example"], requests: Sequence[Request]) -> HeldOutTest:
     """The test that decisions on these requests are."""
+    from probes.requests import separation  # torch is not needed to read a study
+
     harmful = np.array([r.is_harmful for r in requests])
     row = separation(np.asarray(decisions, dtype=float)[:, None], harmful, [r.group for r in requests]).iloc[0]
     ends = (float(row[column]) for column in ("auroc", "auroc_low", "auroc_high"))

@@ -7,12 +7,11 @@ from interp.door.faces import hands_on
 if TYPE_CHECKING:
     from probes.requests.behaviour import (
         CITATIONS as CITATIONS,
-        GROUPS as GROUPS,
-        Behaviour as Behaviour,
         describe_requests as describe_requests,
         observe as observe,
         require_requests as require_requests,
     )
+    from probes.requests.behaviour_result import GROUPS as GROUPS, Behaviour as Behaviour
     from probes.requests.prompts import (
         build_request_prompts as build_request_prompts,
         positions_of as positions_of,

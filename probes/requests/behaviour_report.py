@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
 from interp.reports import Findings
-from probes.requests.behaviour import Behaviour
+from probes.requests.behaviour_result import Behaviour
 
 
 def findings_of(behaviour: Behaviour, include_replies: bool = False) -> Findings:

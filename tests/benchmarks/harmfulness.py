@@ -40,7 +40,7 @@ from probes.harmfulness import (
     steering_test,
 )
 from probes.harmfulness.directions.directions import MATCHED, PAPER
-from probes.harmfulness.directions.openings import Openings
+from probes.harmfulness.directions.first_tokens import Openings
 from probes.harmfulness.steering.inversion import QUESTIONS
 from probes.latent_guard.comparison import compare_guards, latency, load_guard
 from probes.requests.requests import FEWEST, SHIPPED

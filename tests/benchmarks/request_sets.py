@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from probes.requests.behaviour import Behaviour
+from probes.requests.behaviour_result import Behaviour
 from probes.requests.requests import (
     SCARY,
     SHIPPED,

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
         compare_protocols as compare_protocols,
         fit_directions as fit_directions,
     )
+    from probes.harmfulness.directions.first_tokens import Openings as Openings
     from probes.harmfulness.directions.openings import (
-        Openings as Openings,
         find_openings as find_openings,
         openings_of as openings_of,
     )

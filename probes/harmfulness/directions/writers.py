@@ -32,7 +32,8 @@ from interp.scans.scan import scan
 from interp.statistics import mean_interval
 from probes.harmfulness.directions.controls import balanced_half, controls_of
 from probes.harmfulness.directions.directions import HarmfulDirections
-from probes.harmfulness.directions.openings import Openings, find_openings, openings_of
+from probes.harmfulness.directions.first_tokens import Openings
+from probes.harmfulness.directions.openings import find_openings, openings_of
 from probes.heads import check_once
 from probes.requests import (
     CITATIONS as PAPER,

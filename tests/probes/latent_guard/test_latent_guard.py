@@ -33,7 +33,7 @@ from probes.latent_guard.measures import AT_T_POST, LAYER_0, OWN, WORDS, guard_m
 from probes.latent_guard.readouts import ClusterReadout, fit_clusters, fit_probes
 from probes.latent_guard.result import Entry
 from probes.latent_guard.rules import RULES, best_threshold, decide, mean_of_blocks, out_of_fold_scores
-from probes.requests.behaviour import Behaviour
+from probes.requests.behaviour_result import Behaviour
 from probes.requests.requests import Request
 from probes.requests.states import RequestStates
 from tests.tiny import tiny, tiny_tokenizer

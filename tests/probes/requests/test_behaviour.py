@@ -9,7 +9,8 @@ import pytest
 import interp
 from interp import Keep, load_result
 from probes.requests import behaviour as module
-from probes.requests.behaviour import GROUPS, observe, refusal_rate
+from probes.requests.behaviour import observe
+from probes.requests.behaviour_result import GROUPS, refusal_rate
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer
 

@@ -13,9 +13,10 @@ from interp.records.work import OtherRunError
 from interp.scans.head_writing import scan_projection, write_along
 from probes.harmfulness.directions import writers as module
 from probes.harmfulness.directions.directions import HarmfulDirections, fit_directions
-from probes.harmfulness.directions.openings import Openings, find_openings
+from probes.harmfulness.directions.first_tokens import Openings
+from probes.harmfulness.directions.openings import find_openings
 from probes.harmfulness.directions.writers import rank_writers, strongest_layer
-from probes.requests.behaviour import Behaviour
+from probes.requests.behaviour_result import Behaviour
 from probes.requests.prompts import build_request_prompts, until_instruction_end
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer

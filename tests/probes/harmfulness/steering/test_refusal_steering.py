@@ -25,7 +25,7 @@ from probes.harmfulness.steering.arms import Arm, repeated_share, reply_quality
 from probes.harmfulness.steering.rates import noise_note, summarise
 from probes.harmfulness.steering.screen import default_layers, scan_positions, shortlist
 from probes.harmfulness.steering.sweep import choose, sweep
-from probes.requests.behaviour import Behaviour
+from probes.requests.behaviour_result import Behaviour
 from probes.requests.prompts import build_request_prompts
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer
