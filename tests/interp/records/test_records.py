@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,8 @@ from interp.records.artefact import load_artefact
 from interp.records.records import RecordError, read_record, record_text, write_record
 from interp.reports import findings
 from interp.reports.findings import Findings, load_findings
-from probes.studies.study_files import read_study, write_study
-
-
-@dataclass(frozen=True)
-class Asked:
-    id: str
-    text: str
-    options: tuple[str, ...] = ()
-
+from interp.reports.result import load_result
+from probes.requests import Behaviour, Request
 
 MODEL = {"name": "m", "weights_sha256": "ab" * 32, "dtype": "float32", "n_layers": 2, "n_heads": 3, "d_model": 4}
 
@@ -56,11 +48,12 @@ def _findings(folder):
     )
 
 
-def _study(folder):
-    folder.mkdir(exist_ok=True)
-    asked = [Asked("a", "x", ("Yes", "No")), Asked("b", "y")]
-    write_study(folder / "study.json", asked, provenance={"run_id": "r"}, replies={"a": "Sure"})
-    return read_study(folder / "study.json", lambda asked, data: (asked, data["replies"], data["provenance"]), of=Asked)
+def _result(folder):
+    asked = (Request("a", "Do it.", "harmful"), Request("b", "Make it.", "harmless"))
+    about = {"run_id": "r", "title": "title", "model": {"name": "m"}}
+    Behaviour(asked, ("refused", "accepted"), ("No.", "Sure."), about).save(folder)
+    found = load_result(folder)
+    return found.requests, found.verdicts, found.replies, found.provenance
 
 
 def _direction(folder):
@@ -78,11 +71,11 @@ def _edit(folder):
 KINDS = {
     "ranking": (_ranking, load_ranking),
     "findings.json": (_findings, load_findings),
-    "study.json": (_study, lambda folder: read_study(folder / "study.json", lambda asked, data: asked, of=Asked)),
+    "result": (_result, load_result),
     "direction.json": (_direction, load_direction),
     "edit.json": (_edit, load_edit),
 }
-FILES = {"ranking": "findings.json"}
+FILES = {"ranking": "findings.json", "result": "findings.json"}
 LOADED = {
     "ranking": lambda f: (f.score, f.example_ids, f.descriptions, f.provenance, f.measures["nas"].tolist()),
     "direction.json": lambda f: (f.vectors.tolist(), f.model, f.about),

@@ -15,8 +15,8 @@ from interp.records.keep import Keep
 from probes.modulation.candidates import _put_away, _read_back
 from probes.negative_bias.fits import Fits, read_method, write_method
 from probes.negative_bias.methods import Method, State
+from probes.requests import Behaviour, Request
 from probes.studies.study import Study
-from probes.studies.study_files import StudyFolder, write_study
 from tests.interp.records.test_folder_lock import another_process
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -98,26 +98,24 @@ def test_a_search_is_not_taken_for_another(tmp_path):
         assert _read_back(tmp_path / "a", "run pull 0.1") is None
 
 
-def study_folder(out, **changes) -> StudyFolder:
-    given = dict(file="study.json", run_id="r", settings={}, batch_size=2, n_items=3, resume=True, overwrite=False)
-    return StudyFolder(out, **(given | changes))
-
-
 @pytest.mark.parametrize("content", ["{", "[]", '{"provenance": 3}', "[" * 100_000, '{"format_version": 1}'])
-def test_a_damaged_study_is_run_again(tmp_path, content):
-    write_study(tmp_path / "study.json", [], provenance={"run_id": "r"})
-    assert study_folder(tmp_path).is_finished
-    (tmp_path / "study.json").write_text(content)
-    with pytest.warns(UserWarning, match=r"study\.json .*The study is run again"):
-        assert not study_folder(tmp_path).is_finished
+def test_a_damaged_study_is_refused_and_may_be_replaced(model, tmp_path, content):
+    """It may be anybody's: nothing is written over it unless told to."""
+    about = study_in(model, tmp_path).provenance()
+    Behaviour((Request("a", "Do it.", "harmful"),), ("refused",), None, about).save(tmp_path)
+    assert study_in(model, tmp_path, resume=True).found.verdicts == ("refused",)
+    (tmp_path / "findings.json").write_text(content)
+    with pytest.raises(FileExistsError, match="overwrite"):
+        study_in(model, tmp_path, resume=True)
+    assert study_in(model, tmp_path, resume=True, overwrite=True).found is None
 
 
-def test_steps_of_a_study_do_not_mix(tmp_path):
+def test_steps_of_a_study_do_not_mix(model, tmp_path):
     """Their items and settings are alike; only their names differ."""
     from interp.records.work import run_batches
 
     def step(name, factor):
-        items, place = [1.0, 2.0, 3.0], study_folder(tmp_path).step(name)
+        items, place = [1.0, 2.0, 3.0], study_in(model, tmp_path, resume=True).step(name)
         score = lambda batch: {"x": factor * np.array(batch)}  # noqa: E731
         return run_batches(items, score, batch_size=2, directory=place, resume=True)["x"].tolist()
 
