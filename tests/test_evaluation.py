@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 import interp
+from interp.records.keep import Keep
 from interp.reports.markdown import markdown
+from probes.harmfulness.directions import directions as directions_module, fit_directions
 from probes.questions.held_out import overlap
 from probes.questions.questions import load_questions
 from probes.requests.behaviour_result import Behaviour
 from probes.requests.requests import Request, bare, load_requests
-from tests.benchmarks import harmfulness_material
-from tests.benchmarks.harmfulness_material import fitted_once
 from tests.benchmarks.harmfulness_tables import (
     cut_sentences,
     cut_table,
@@ -191,14 +191,15 @@ def test_directions_that_were_fitted_before_are_the_same_when_read_back(tmp_path
     )
     requests = [Request(f"{kind}-{i}", f"{kind} {i}.", kind) for kind in ("harmful", "harmless") for i in range(11)]
     harmful, harmless = requests[:11], requests[11:]
-    first = fitted_once(model, harmful, harmless, tmp_path)
-    monkeypatch.setattr(harmfulness_material, "fit_directions", lambda *_: pytest.fail("fitted again"))
-    again = fitted_once(model, harmful, harmless, tmp_path)
+    keep = Keep(tmp_path, resume=True)
+    first = fit_directions(model, harmful, harmless, keep=keep)
+    monkeypatch.setattr(directions_module, "read_states", lambda *_, **__: pytest.fail("fitted again"))
+    again = fit_directions(model, harmful, harmless, keep=keep)
     assert again.provenance["run_id"] == first.provenance["run_id"] and again.states.requests == first.states.requests
     assert (again.refusal.vectors == first.refusal.vectors).all() and (again.positive == first.positive).all()
     assert again.beliefs(first.states).equals(first.beliefs(first.states))
     assert again.cosine().equals(first.cosine())
-    with pytest.raises(ValueError, match="weights"):
-        fitted_once(other, harmful, harmless, tmp_path)
+    with pytest.raises(FileExistsError, match="weights"):
+        fit_directions(other, harmful, harmless, keep=keep)
     with pytest.raises(pytest.fail.Exception, match="fitted again"):
-        fitted_once(model, harmful[:10], harmless, tmp_path)
+        fit_directions(model, harmful[:10], harmless, keep=Keep(tmp_path, resume=True, overwrite=True))
