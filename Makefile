@@ -7,7 +7,7 @@ SETUP := $(VENV)/.complete
 # A plain path, which editors and pyright can follow.
 EDITABLE := --config-settings editable_mode=compat
 
-.PHONY: demo test lint bench evaluate notebooks docs lock clean
+.PHONY: demo test shapes lint bench evaluate notebooks docs lock clean
 
 # Threads that wait asleep: on a busy machine spinning ones make every pass several times slower.
 demo: export OMP_WAIT_POLICY = PASSIVE
@@ -18,6 +18,10 @@ demo: $(SETUP)
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+SHAPES ?= tests/interp/edits tests/interp/reading tests/interp/overlays
+shapes: $(SETUP)  ## those tests with every array held to the shape in its annotation, by beartype
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(SHAPES) --jaxtyping-packages=interp,probes,tests.checked
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Shapes of arrays are checked while the tests run: `--jaxtyping-packages` in pyproject.toml names :func:`checked`.
+"""Shapes of arrays are checked while the tests run: `make shapes` names :func:`checked`.
 
 Only annotations of shapes (``Float[Tensor, "batch seq"]``) are; what else a caller hands over is checked by
 ``@public`` at the door, which converts, where a type checker would refuse. Left out are the rooms of which the same

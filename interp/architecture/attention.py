@@ -67,7 +67,7 @@ class AttentionCall:
     query: Float[Tensor, "batch head pos d_head"]
     key: Float[Tensor, "batch kv_head key_pos d_head"]
     value: Float[Tensor, "batch kv_head key_pos d_head"]
-    mask: Bool[Tensor, "batch 1 pos key_pos"] | None  # None: plainly causal
+    mask: Bool[Tensor, "#batch 1 #pos masked_pos"] | None  # None: plainly causal
     scaling: float
     softcap: float | None
     sinks: Float[Tensor, " head"] | None
