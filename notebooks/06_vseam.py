@@ -26,7 +26,7 @@ K, N_RANDOM = (4, 3) if FAST else (10, 20)  # heads in a set, random sets to com
 
 
 def kept(part):  # in full it takes four hours on one core: a killed run goes on
-    return {} if FAST else {"out": Path("../reports/notebook-06") / part, "resume": True}
+    return None if FAST else interp.Keep(Path("../reports/notebook-06") / part, resume=True)
 
 
 # %% [markdown]
@@ -83,7 +83,7 @@ def ask(split, n_scenes, seed):
 
 
 ranked_on = ask("validation", N_RANKED, seed=1)
-heads = vs.rank_visual_heads(model, ranked_on, positions="text", **kept("heads"))
+heads = vs.rank_visual_heads(model, ranked_on, positions="text", keep=kept("heads"))
 columns = ["level", "kind", "n", "n_correct", "n_wrong", "accuracy", "accuracy_low", "accuracy_high", "says_yes"]
 heads.counts()[columns].round(3)
 
@@ -133,7 +133,7 @@ def listed(sentences):
     return Markdown("\n".join(f"- {sentence}" for sentence in sentences))
 
 
-listed(heads.to_findings().statement)
+listed(heads.statement())
 
 # %% [markdown]
 # ## Are heads shared?
@@ -171,15 +171,15 @@ levels = vs.study_levels(
     edits=("zero",),
     positions="text",
     n_random=N_RANDOM,
-    **kept("levels"),
+    keep=kept("levels"),
 )
-vs.plot_effects(levels.tables["Sets ablated on every level"], "accuracy", "zero")
+vs.plot_effects(levels.ablation.to_frame(), "accuracy", "zero")
 
 # %% [markdown]
 # Each claim with a number, its interval and the verdict that follows:
 
 # %%
-listed(levels.statement)
+listed(levels.statement())
 
 # %% [markdown]
 # ## Which states carry the edit?
@@ -190,7 +190,7 @@ listed(levels.statement)
 
 # %%
 layers = range(0, model.n_layers, 1 if FAST else 3)
-traces = vs.trace_pairs(model, pairs, layers=layers, heads=True, **kept("tracing"))
+traces = vs.trace_pairs(model, pairs, layers=layers, heads=True, keep=kept("tracing"))
 traces.plot()
 
 # %%
@@ -246,7 +246,7 @@ fitted_on = ask("validation", N_FITTED, seed=6)
 chosen_on = ask("validation", N_CHOSEN, seed=2)
 tests = {"test": ask("test", N_TESTED, seed=4), "ood": ask("ood", N_OOD, seed=4)}
 modulation = vs.modulate(
-    model, heads, fitted_on, chosen_on, tests, each_level=True, settings=settings, batch_size=15, **kept("modulation")
+    model, heads, fitted_on, chosen_on, tests, each_level=True, settings=settings, batch_size=15, keep=kept("modulation")
 )
 modulation.plot("Changes of accuracy on test")
 

@@ -23,7 +23,7 @@ from interp.reports import load_result
 from probes.modulation import HeadScores, ItemSet, question_items
 from probes.questions import Instruction, Question, apart_from, load_questions, sample_questions, split_questions
 from probes.rows import AS_IT_IS, Reading, stem_of
-from probes.visual_semantics.heads import VisualHeads, load_visual_heads
+from probes.visual_semantics.heads import VisualHeads
 from probes.visual_semantics.modulation import visual_items
 from probes.visual_semantics.questions import FORMATS, VisualSource, read_source
 
@@ -153,9 +153,11 @@ def _further(name: str, limit: int | None, options: Mapping[str, Any]) -> Visual
 def read_ranking(folder: str | Path) -> VisualHeads | HeadRanking:
     """A saved ranking: of `interp rank visual-heads`, or of any other `interp rank`.
 
-    Raises as :func:`interp.load_result` and :func:`probes.visual_semantics.heads.heads.load_visual_heads`."""
+    Raises as :func:`interp.load_result`, and ``ValueError`` for the result of another study."""
     found = load_result(folder)
-    return found if isinstance(found, HeadRanking | VisualHeads) else load_visual_heads(folder)
+    if not isinstance(found, HeadRanking | VisualHeads):
+        raise ValueError(f"{folder} holds a {type(found).__name__}, not a ranking of heads. Make one: `interp rank`.")
+    return found
 
 
 def _divided_questions(questions: Sequence[Question], made: frozenset[str], seed: int) -> dict[str, list[Question]]:

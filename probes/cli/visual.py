@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -162,7 +163,7 @@ def visual_heads(
             batch_size=batch_size,
             memory_mib=memory,
             say=say,
-            **(study.keeping() | {"origin": source.origin()}),
+            keep=replace(study.keep(), origin=source.origin()),
         ),
         str(source),
     )
@@ -229,12 +230,18 @@ def visual_levels(
     Overlaps of the ranking's top heads within and between levels; then each level's heads are
     ablated together on every level's questions, which must be others than the ranking's.
     """
-    from probes.visual_semantics.heads import load_visual_heads, study_levels
+    from interp import load_result
+    from probes.visual_semantics.heads import VisualHeads, study_levels
     from probes.visual_semantics.questions import read_source
 
     reading, writing = how_read(None, column), Writing.of(template, no_chat)
     study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
-    heads = load_visual_heads(ranking)
+    heads = load_result(ranking)
+    if not isinstance(heads, VisualHeads):
+        raise ValueError(
+            f"{ranking} holds another study ({type(heads).__name__}); it is not a ranking of visual heads. Make one: "
+            "`interp rank visual-heads`."
+        )
     source = read_source(
         data,
         images=images,
@@ -262,14 +269,15 @@ def visual_levels(
             batch_size=batch_size,
             memory_mib=memory,
             say=say,
-            **(study.keeping() | {"origin": source.origin()}),
+            keep=replace(study.keep(), origin=source.origin()),
         ),
         f"{source}; {len(heads.asked)} others made the ranking",
     )
-    verdicts = found.tables["Verdicts"]
+    report = found.to_findings()
+    verdicts = report.tables["Verdicts"]
     shown = [
         Shown("verdicts", verdicts, {c: c for c in verdicts}, "Claims, and how many ways to ask have which verdict")
     ]
     if as_json:
-        shown.append(Shown("claims", found.tables["Claims"], {}, "Claims"))
-    print_result(found.statement, shown, [out], as_json)
+        shown.append(Shown("claims", report.tables["Claims"], {}, "Claims"))
+    print_result(report.statement, shown, [out], as_json)

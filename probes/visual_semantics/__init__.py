@@ -88,12 +88,12 @@ if TYPE_CHECKING:
     from probes.visual_semantics.heads import (
         Claim as Claim,
         HeadOverlap as HeadOverlap,
+        LevelStudy as LevelStudy,
         SetAblation as SetAblation,
         VisualHeads as VisualHeads,
         claims_of as claims_of,
         cross_level_ablation as cross_level_ablation,
         head_overlap as head_overlap,
-        load_visual_heads as load_visual_heads,
         plot_effects as plot_effects,
         rank_visual_heads as rank_visual_heads,
         study_levels as study_levels,

@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,9 +120,9 @@ class Evaluation:
         self.model = interp.load(model)
         self.out = REPORTS / self.name / "visual_semantics"
 
-    def keep(self, part: str) -> dict[str, Any]:
+    def keep(self, part: str) -> interp.Keep:
         """Where a study's work is kept: continued after a kill, replaced where it was of another size."""
-        return {"out": self.out / part, "resume": True, "overwrite": True}
+        return interp.Keep(self.out / part, resume=True, overwrite=True)
 
     def examples(self, split: str, n: int, seed: int) -> VisualExamples:
         return scene_examples(self.model, scene_split(split, n, seed, self.size.difficulty))
@@ -131,7 +130,7 @@ class Evaluation:
     @cached_property
     def heads(self) -> VisualHeads:
         asked = self.examples("validation", self.size.ranked, RANKED)
-        return rank_visual_heads(self.model, asked, positions=self.size.positions, say=print, **self.keep("heads"))
+        return rank_visual_heads(self.model, asked, positions=self.size.positions, say=print, keep=self.keep("heads"))
 
     def agreement(self) -> None:
         """Fan-out against the loop, and scores against the released formulas with hooks of plain transformers."""
@@ -204,22 +203,22 @@ class Evaluation:
             positions=self.size.positions,  # type: ignore[arg-type]
             n_random=self.size.random_sets,
             say=print,
-            **self.keep("levels"),
+            keep=self.keep("levels"),
         )
-        sets = found.tables["Sets of heads"].set_index(["source", "score"])["heads"].str.split(", ").map(set)
+        sets = found.ablation.sets().set_index(["source", "score"])["heads"].str.split(", ").map(set)
         chance = self.size.k**2 / (self.model.n_layers * self.model.n_heads)
         shared = [
             {"level": level, "first": self.size.k, "shared": len(set.intersection(*sets[level])), "by_chance": chance}
             for level in sets.index.unique("source")
             if len(sets[level]) == 2
         ]
-        tables = {**found.tables, "Heads among the first by S+ and by S−": pd.DataFrame(shared)}
+        tables = {**found.to_findings().tables, "Heads among the first by S+ and by S−": pd.DataFrame(shared)}
         if self.size.planted:
             names = ", ".join(f"L{layer}H{head}" for layer, head in self.size.planted)
             tables[f"Within and between levels, {names} counted last (training began them as a search)"] = (
                 self.overlap_without_planted()
             )
-        self.write("levels", {"Verdict": list(found.statement), **tables})
+        self.write("levels", {"Verdict": found.statement(), **tables})
 
     def overlap_without_planted(self) -> pd.DataFrame:
         """Are levels still alike when the heads that were built by hand can't be among the first?"""
@@ -248,7 +247,7 @@ class Evaluation:
             settings=self.size.modulation,
             batch_size=15,  # whole pictures: three questions of a level each
             say=print,
-            **self.keep("modulation"),
+            keep=self.keep("modulation"),
         )
         self.write_findings("modulation", found.to_findings(), without=("Questions", "Searches, step by step"))
 
@@ -256,7 +255,7 @@ class Evaluation:
         """Point 3: which states carry what an edit of the picture changes."""
         pairs = list(edited_pairs("test", self.size.traced, TRACED, self.size.difficulty))
         layers = range(0, self.model.n_layers, self.size.every)
-        found = trace_pairs(self.model, pairs, layers=layers, heads=True, **self.keep("tracing"))
+        found = trace_pairs(self.model, pairs, layers=layers, heads=True, keep=self.keep("tracing"))
         self.write_findings("tracing", found.to_findings(), without=("Pairs",))
 
     def write_findings(self, part: str, found: Findings, without: Sequence[str] = ()) -> None:

@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.visual_semantics.heads.ablation import (
-        SetAblation as SetAblation,
-        cross_level_ablation as cross_level_ablation,
-    )
+    from probes.visual_semantics.heads.ablation import cross_level_ablation as cross_level_ablation
+    from probes.visual_semantics.heads.ablation_report import plot_effects as plot_effects
+    from probes.visual_semantics.heads.ablation_result import SetAblation as SetAblation
     from probes.visual_semantics.heads.claims import Claim as Claim, claims_of as claims_of
     from probes.visual_semantics.heads.heads import rank_visual_heads as rank_visual_heads
-    from probes.visual_semantics.heads.levels import plot_effects as plot_effects, study_levels as study_levels
+    from probes.visual_semantics.heads.levels import LevelStudy as LevelStudy, study_levels as study_levels
     from probes.visual_semantics.heads.overlap import HeadOverlap as HeadOverlap, head_overlap as head_overlap
-    from probes.visual_semantics.heads.report import first_heads as first_heads, load_visual_heads as load_visual_heads
+    from probes.visual_semantics.heads.report import first_heads as first_heads
     from probes.visual_semantics.heads.result import VisualHeads as VisualHeads
     from probes.visual_semantics.heads.scores import NAMES as NAMES
 

@@ -12,7 +12,7 @@ import pandas as pd
 from interp.door import public
 from interp.statistics import Estimate
 from probes.heads import ALPHA
-from probes.visual_semantics.heads.ablation import MEASURES, SetAblation
+from probes.visual_semantics.heads.ablation_result import MEASURES, SetAblation
 from probes.visual_semantics.heads.overlap import HeadOverlap
 from probes.visual_semantics.heads.scores import NAMES
 
@@ -29,7 +29,7 @@ class Claim:
     ``by``: who says so. ``claimed``: "above" or "below" ``null``. ``p``: of as much by chance, NaN where there is none:
     on the claimed side where levels are shuffled, either way (``two_sided``) for random sets of heads, which must
     hardly ever do as much also for "reversed". ``finest_p``: the smallest that as many random sets can give; above 0.05
-    they are too few to show anything.
+    they are too few to show anything. ``n``: questions behind the number (0: not known).
     """
 
     text: str
@@ -41,6 +41,7 @@ class Claim:
     p: float = float("nan")
     finest_p: float = 0.0
     two_sided: bool = False
+    n: int = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -56,13 +57,17 @@ class Claim:
 
     def sentence(self) -> str:
         """The claim, its verdict and its number."""
+        n = f"n = {self.n}" if self.n else ""
         if self.verdict == "not tested":
-            return f"{self.text} ({self.by}): not tested, too few questions ({self.number})."
+            few = f"not tested, too few questions ({'; '.join(filter(None, [self.number, n]))})"
+            return f"{self.text} ({self.by}): {few}."
         digits = ".1f" if self.null else "+.3f"
         against = f", against {self.null:.1f} by chance" if self.null else ""
         p = f"; p = {self.p:.3f}" if isfinite(self.p) else ""
         p += " (too few random sets to tell)" if self.finest_p > ALPHA + 1e-9 else ""
-        return f"{self.text} ({self.by}): {self.verdict}. {self.number}: {self.estimate:{digits}}{against}{p}."
+        n = f"; {n} questions" if n else ""
+        said = "not shown to differ from chance" if self.verdict == "not shown" else self.verdict
+        return f"{self.text} ({self.by}): {said}. {self.number}: {self.estimate:{digits}}{against}{p}{n}."
 
 
 @public
@@ -90,11 +95,11 @@ def sentences_of(claims: Sequence[Claim]) -> list[str]:
 
 
 def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
-    """One row for each claim: claim, by, number, value with interval, null, p, verdict."""
+    """One row for each claim: claim, by, number, value with interval, n, null, p, verdict."""
     rows = [
         {"claim": c.text, "by": c.by, "number": c.number}
         | c.estimate.columns("value")
-        | {"null": c.null, "claimed": c.claimed, "p": c.p, "verdict": c.verdict}
+        | {"n": c.n, "null": c.null, "claimed": c.claimed, "p": c.p, "verdict": c.verdict}
         for c in claims
     ]
     return pd.DataFrame(rows)
@@ -109,6 +114,17 @@ def verdict_counts(claims: Sequence[Claim]) -> pd.DataFrame:
     return counts.reindex(index=order, columns=verdicts, fill_value=0).reset_index()
 
 
+def claim_tables(claims: Sequence[Claim]) -> dict[str, pd.DataFrame]:
+    """The tables of a report: verdicts counted, and every number."""
+    frame = claims_frame(claims)
+    frame.attrs["note"] = (
+        "shown: the 95 % interval lies on the claimed side of the null, and random sets of heads (or shuffled levels) "
+        "hardly ever do as much; reversed: it lies on the other side; not shown: not shown to differ from the null; "
+        "not tested: too few questions."
+    )
+    return {"Verdicts": verdict_counts(claims), "Claims": frame}
+
+
 def _of_overlap(overlap: HeadOverlap) -> list[Claim]:
     positive, k = overlap.score == "s_plus", overlap.k
     kind = "Positive heads" if positive else "Negative heads"
@@ -120,27 +136,23 @@ def _of_overlap(overlap: HeadOverlap) -> list[Claim]:
         between = f"Of the first {k} heads{ranked}, {across} of two levels share"
         less = f"Shared heads of the first {k}{ranked}, {across}: within a level less between levels"
         rank = f"Rank correlation over all heads{ranked}, {across}: within a level less between levels"
+        n = of_heads.n_questions
+        shared = (first, of_heads.within, by_chance, "above", of_heads.within_p)
+        common = (between, of_heads.between, by_chance, "above", of_heads.between_p)
+        ranks = (rank, of_all.difference, 0, "above", of_all.p)
+        differ = f"{kind} differ between levels"
         if positive:
             claims += [
-                Claim(within, PAPER, first, of_heads.within, by_chance, "above", of_heads.within_p),
-                Claim(f"{kind} differ between levels", PAPER, less, of_heads.difference, 0, "above", of_heads.p),
-                Claim(f"{kind} differ between levels", PAPER, rank, of_all.difference, 0, "above", of_all.p),
-                Claim(
-                    f"{kind} are shared by levels",
-                    OURS,
-                    between,
-                    of_heads.between,
-                    by_chance,
-                    "above",
-                    of_heads.between_p,
-                ),
+                Claim(within, PAPER, *shared, n=n),
+                Claim(differ, PAPER, less, of_heads.difference, 0, "above", of_heads.p, n=n),
+                Claim(differ, PAPER, *ranks, n=n),
+                Claim(f"{kind} are shared by levels", OURS, *common, n=n),
             ]
         else:
-            general = f"{kind} generalise across levels"
             claims += [
-                Claim(general, PAPER, between, of_heads.between, by_chance, "above", of_heads.between_p),
-                Claim(within, OURS, first, of_heads.within, by_chance, "above", of_heads.within_p),
-                Claim(f"{kind} differ between levels", OURS, rank, of_all.difference, 0, "above", of_all.p),
+                Claim(f"{kind} generalise across levels", PAPER, *common, n=n),
+                Claim(within, OURS, *shared, n=n),
+                Claim(differ, OURS, *ranks, n=n),
             ]
     return claims
 
@@ -155,7 +167,8 @@ def _of_ablation(ablation: SetAblation, edit: str) -> list[Claim]:
                 estimate, p = ablation.contrast(score, edit, measure, kind, subset)
                 asked = "" if subset == "all" else f" of questions answered {subset}ly"
                 number = f"{NAMES[score]} heads {EDIT_NAMES[edit]}, {what}{asked}, {_KINDS[kind].format(n_random)}"
-                claims.append(Claim(text, by, number, estimate, 0.0, claimed, p, finest, two_sided=True))
+                n = int(ablation.asked_in(score, subset).sum())
+                claims.append(Claim(text, by, number, estimate, 0.0, claimed, p, finest, two_sided=True, n=n))
     return claims
 
 

@@ -12,28 +12,24 @@ answer, and p_h the same with head h ablated:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
 from interp.door import public
 from interp.models import Model
-from interp.records import clear_parts, keep_parts_of, keeps_work
+from interp.records import Kept, keep_of, keeps_work
 from interp.scans import Positions
-from probes.studies import Run, mass_read
+from probes.studies import Study, mass_read
 from probes.visual_semantics.heads.passes import (
     ABLATIONS,
     Ablation,
     HeadScan,
     PromptsOf,
     clean_answers,
-    run_step,
     say_how_long,
 )
-from probes.visual_semantics.heads.report import load_visual_heads
 from probes.visual_semantics.heads.result import VisualHeads
 from probes.visual_semantics.heads.scores import NAMES, SCORES
 from probes.visual_semantics.questions import VisualExample, asked_of, asking_of, describe_asked
@@ -70,27 +66,30 @@ def rank_visual_heads(
     scores: Sequence[str] = SCORES,
     batch_size: int = 4,
     memory_mib: float = 1024.0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
     say: Callable[[str], None] | None = None,
 ) -> VisualHeads:
     """Ablate every head in turn on every question, and keep what that does to the gold answer.
 
-    ``ablation``: a head's output replaced by the mean of the other heads of its layer at the same position
-    ("mean_of_others", the paper's), by "zero", or by its "mean" over all examples. ``positions``: where: "all" (the
-    paper's), "text" (after the picture), "answer" (the last). ``scores``: which are wanted; each needs examples of its
-    kind. ``say`` gets one sentence before anything is run: how long it will take in all, measured on the first one or
-    two questions.
+    Args:
+        examples: the questions, with pictures; each gets the same weight.
+        ablation: a head's output replaced by the mean of the other heads of its layer at the same position
+            ("mean_of_others", the paper's), by "zero", or by its "mean" over all examples.
+        positions: where: "all" (the paper's), "text" (after the picture), "answer" (the last).
+        scores: which are wanted, of "s_plus", "s_minus" and "signed_drop"; each needs questions of its kind.
+        batch_size: questions in a batch; a killed run loses at most one.
+        memory_mib: that a chunk of edits may take beside the model, which needs 8 bytes more a question and head.
+        keep: where the work and the report are kept, if anywhere.
+        say: gets one sentence before anything is run: how long it will take in all, measured on a question or two.
+
+    Returns: probabilities of each question's gold answer, unedited [example] and with each head ablated [example,
+    layer, head]; every score, floor, interval and ranking follows from these.
 
     Cost: one pass for each question, then at "all" half a pass for each head and question (LLaVA 1.5 7B: 512), at
-    "text" and "answer" a few passes in all. A picture is encoded once; memory is bounded by ``memory_mib`` beside the
-    model and 8 bytes for each question and head. With ``out``, work is kept batch by batch and the report saved there:
-    ``resume=True`` continues a killed run or reads a finished one back, ``overwrite=True`` replaces another run's.
+    "text" and "answer" a few passes in all. A picture is encoded once.
 
     Raises ``ValueError`` for no questions, an unknown ablation or score, and where no question is answered correctly
-    (S+) or wrongly (S-); fewer than 10 are flagged in :meth:`VisualHeads.counts`.
+    (S+) or wrongly (S-); of fewer than 10 a report gives no order of heads (:meth:`VisualHeads.counts` flags them).
     """
     ablation = ablation.replace("-", "_")  # type: ignore[assignment]
     scores = tuple(scores)
@@ -100,14 +99,22 @@ def rank_visual_heads(
         raise ValueError(f"ablation={ablation!r}; expected one of {', '.join(ABLATIONS)}.")
     if not scores or not set(scores) <= set(SCORES):
         raise ValueError(f"scores={scores}; expected some of {', '.join(SCORES)}.")
-    asked = asked_of(examples)
-    settings = {"ablation": ablation, "positions": positions, "scores": list(scores), "asking": asking_of(examples)}
-    data = describe_asked(asked, dict(origin or {}))
-    prompts, place = (example.prompt for example in examples), None if out is None else Path(out)
-    run = Run("Visual heads", model, prompts, data, settings, batch_size, place, resume, overwrite)
-    if run.is_finished():
-        return load_visual_heads(run.out)
-    folder = None if run.out is None else keep_parts_of(run.out, run.parts_settings, resume, discard=overwrite)
+    asked, keep = asked_of(examples), keep_of(keep)
+    study = Study(
+        "Visual heads",
+        model,
+        (example.prompt for example in examples),
+        data=describe_asked(asked, dict(keep.origin or {})),
+        settings={"ablation": ablation, "positions": positions, "scores": list(scores), "asking": asking_of(examples)},
+        n_items=len(examples),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+        need_mib=20 + 24 * len(examples) * model.n_layers * model.n_heads / 2**20,
+    )
+    if study.found is not None:
+        return study.found
     if say is not None:
 
         def trial() -> tuple[HeadScan, str]:
@@ -115,15 +122,13 @@ def rank_visual_heads(
             return scan, scan.what
 
         n_plain = 2 if ablation == "mean" else 1  # the answers, and the mean over all questions
-        say_how_long(model, examples, run, folder, "scan", trial, say, n_plain)
-    clean = clean_answers(examples, model, run, folder)
+        say_how_long(study, examples, "scan", trial, say, n_plain)
+    clean = clean_answers(examples, study)
     _require_answers(clean["is_correct"], scores)
     scan = HeadScan(model, examples, clean["length"], ablation, positions, memory_mib)
-    found = run_step(scan, examples, run, folder, "scan")
-    provenance = run.provenance(
-        f"every head's {ablation} ablation at positions {positions!r}, exact; first token of the gold answer",
-        CITATIONS,
-        CAVEATS,
+    found = study.run(examples, scan, "scan")
+    provenance = study.provenance(
+        method=f"every head's {ablation} ablation at positions {positions!r}, exact; first token of the gold answer",
         scan={"how": scan.how, "check": scan.check},
         left_out=dict(getattr(examples, "left_out", {})),
         says=_said(model, clean["top_token"]),
@@ -140,10 +145,7 @@ def rank_visual_heads(
         yes_margin_ablated=found["yes_margin_ablated"],
         provenance=provenance,
     )
-    if run.out is not None:
-        heads.save(run.out, overwrite=overwrite)
-        clear_parts(run.out)
-    return heads
+    return study.done(heads)
 
 
 def _require_answers(is_correct: Bool[np.ndarray, " example"], scores: Sequence[str]) -> None:

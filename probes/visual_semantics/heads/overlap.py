@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import isfinite
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,14 +20,13 @@ from jaxtyping import Bool, Float
 from scipy.stats import hypergeom, norm, rankdata
 
 from interp.door import public
-from interp.figures import overlap_matrix
+from interp.records import hash_json
+from interp.reports import Result
 from interp.statistics import Estimate, around
 from interp.statistics.estimates import CONFIDENCE
 from probes.visual_semantics.heads.scores import FEWEST, NAMES, RELU
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from probes.visual_semantics.heads.result import VisualHeads
 
 Group = tuple[str, str]  # level, kind
@@ -54,10 +53,11 @@ class Contrast(NamedTuple):
     within_p: float
     between_p: float
     n_levels: int
+    n_questions: int
 
 
-@dataclass(frozen=True, eq=False)
-class HeadOverlap:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadOverlap(Result, report="probes.visual_semantics.heads.overlap_report"):
     """Agreement of one score's rankings between groups of questions.
 
     ``pairs``: a row for each pair of groups (level and kind). ``contrasts``: by (across, statistic), where across is
@@ -72,11 +72,23 @@ class HeadOverlap:
     left_out: Mapping[str, int]
     pairs: pd.DataFrame
     contrasts: Mapping[tuple[str, str], Contrast]
+    provenance: Mapping[str, Any]
 
     @property
     def expected(self) -> float:
         """Heads that the first k of two random orders share."""
         return self.k**2 / self.n_heads
+
+    @property
+    def untold(self) -> str:
+        """Why a level can't be compared with itself; empty where it can."""
+        if self.contrasts:
+            return ""
+        return (
+            f"Levels can't be compared with themselves by {NAMES[self.score]}: that takes {FEWEST} questions that "
+            "count for it of both kinds, or of both halves of the forms, at two levels. Too few: "
+            f"{', '.join(f'{name} ({n})' for name, n in self.left_out.items()) or 'none'}."
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """The contrasts, one row each: within, between, difference (each with its interval), p, and chance."""
@@ -86,19 +98,9 @@ class HeadOverlap:
             for name in ("within", "between", "difference"):
                 row |= getattr(c, name).columns(name)
             row |= {"chance": self.expected if statistic == "overlap" else 0.0, "difference_p": c.p}
-            row |= {"within_p": c.within_p, "between_p": c.between_p, "n_levels": c.n_levels}
+            row |= {"within_p": c.within_p, "between_p": c.between_p, "n_levels": c.n_levels, "n": c.n_questions}
             rows.append(row)
         return pd.DataFrame(rows)
-
-    def plot(self) -> go.Figure:
-        """How many of their first k heads the groups of questions share, two by two."""
-        names = [_name(g) for g in self.groups]
-        values = np.full((len(names), len(names)), float(self.k))
-        for row in self.pairs.itertuples():
-            i, j = names.index(row.a), names.index(row.b)
-            values[i, j] = values[j, i] = row.overlap
-        title = f"{NAMES[self.score]} by {self.by.replace('_', ' ')}: shared heads of the first {self.k}"
-        return overlap_matrix(values, names, self.k, self.expected, title)
 
 
 @public
@@ -145,7 +147,16 @@ def head_overlap(
     for across, layout in _layouts(data, masks, rng).items():
         found = _contrasts(data, layout, k, halves, n_permutations, seed)
         contrasts |= {(across, statistic): contrast for statistic, contrast in found.items()}
-    return HeadOverlap(score, by, k, total, tuple(masks), left_out, pairs, contrasts)
+    settings = {"score": score, "by": by, "k": k, "n_halves": n_halves, "n_permutations": n_permutations, "seed": seed}
+    ranking = heads.provenance.get("run_id")
+    provenance = {
+        **heads.provenance,
+        "run_id": hash_json([ranking, settings])[:12],
+        "title": f"Overlap of heads by {NAMES[score]}: {heads.provenance['model']['name']}",
+        "settings": settings,
+        "ranking": ranking,
+    }
+    return HeadOverlap(score, by, k, total, tuple(masks), left_out, pairs, contrasts, provenance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +200,7 @@ def _groups(heads: VisualHeads, data: _Scored) -> tuple[dict[Group, np.ndarray],
     there = dict.fromkeys((q.level, q.kind) for q in heads.asked)
     every = [(lv, kind) for lv in heads.levels for kind in dict.fromkeys(k for _, k in there) if (lv, kind) in there]
     masks = {g: (data.levels == g[0]) & (data.kinds == g[1]) for g in every}
-    left_out = {_name(g): int(mask.sum()) for g, mask in masks.items() if mask.sum() < FEWEST}
+    left_out = {name_of_group(g): int(mask.sum()) for g, mask in masks.items() if mask.sum() < FEWEST}
     return {g: mask for g, mask in masks.items() if mask.sum() >= FEWEST}, left_out
 
 
@@ -200,7 +211,7 @@ def _pairs(data: _Scored, masks: Mapping[Group, np.ndarray], k: int, total: int,
     reliability = dict(zip(masks, _reliability(data, groups, halves), strict=True))
     rows = []
     for (i, a), (j, b) in combinations(enumerate(masks), 2):
-        row = {"a": _name(a), "b": _name(b)}
+        row = {"a": name_of_group(a), "b": name_of_group(b)}
         row |= {"relation": "within a level" if a[0] == b[0] else "between levels", "same_kind": a[1] == b[1]}
         row |= {"n_a": int(masks[a].sum()), "n_b": int(masks[b].sum())}
         row |= around(float(found[0, 0, i, j]), found[1:, 0, i, j]).columns("spearman")
@@ -267,7 +278,7 @@ def _contrasts(
     for row in by_chance:
         row[:] = np.subtract(*_within_and_between(data.with_levels_shuffled(rng, layout.levels), some, everything, k).T)
     by_order = _random_orders(len(layout.levels), data.values.shape[1], k, rng)
-    found = {}
+    n, found = int(np.any([side for sides in layout.sides for side in sides], axis=0).sum()), {}
     for i, (statistic, most) in enumerate((("spearman", 1.0), ("overlap", float(k)))):
         values = [*observed[i], observed[i, 0] - observed[i, 1]]
         spread = [draws[:, i, 0], draws[:, i, 1], draws[:, i, 0] - draws[:, i, 1]]
@@ -276,7 +287,7 @@ def _contrasts(
         estimates = [_with_error(float(v), d, lowest, highest) for v, d, lowest, highest in ends]
         p = (1 + (by_chance[:, i] >= reference[i] - 1e-12).sum()) / (1 + len(by_chance)) if len(by_chance) else np.nan
         of_order = [(1 + (by_order[:, i, j] >= observed[i, j] - 1e-12).sum()) / (1 + _ORDERS) for j in (0, 1)]
-        found[statistic] = Contrast(*estimates, float(p), *map(float, of_order), len(layout.levels))
+        found[statistic] = Contrast(*estimates, float(p), *map(float, of_order), len(layout.levels), n)
     return found
 
 
@@ -338,6 +349,7 @@ def _with_error(value: float, draws: np.ndarray, least: float, most: float) -> E
     return Estimate(value, max(least, value - reach), min(most, value + reach))
 
 
-def _name(group: Group) -> str:
+def name_of_group(group: Group) -> str:
+    """A group of questions in words."""
     level, kind = group
     return f"{level or 'all'}, {kind.replace('_', '/')}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,10 +14,10 @@ from interp.models import Model
 from interp.passes import around_borders, lengths_of
 from interp.prompts import Prompt
 from interp.reading import LogitDifference, Probability, mean_head_outputs
-from interp.records import count_left, run_batches
+from interp.records import count_left
 from interp.scans import Positions, scan_readings, span_length
 from probes.heads import check_once
-from probes.studies import Run
+from probes.studies import Study
 from probes.visual_semantics.questions import VisualExample
 from probes.visual_semantics.questions.prompts import NO, YES
 
@@ -80,17 +79,9 @@ def read_clean(model: Model, batch: Sequence[VisualExample]) -> Arrays:
     return {name: np.array(values, dtype=kinds.get(name, np.float32)) for name, values in found.items()}
 
 
-def clean_answers(examples: Sequence[VisualExample], model: Model, run: Run, folder: Path | None) -> Arrays:
-    """:func:`read_clean` of all examples, batch by batch, kept in part files."""
-    return run_batches(
-        examples,
-        lambda batch: read_clean(model, batch),
-        batch_size=run.batch_size,
-        directory=None if folder is None else folder / "clean",
-        settings=run.parts_settings,
-        resume=True,
-        title="unedited answers",
-    )
+def clean_answers(examples: Sequence[VisualExample], study: Study) -> Arrays:
+    """:func:`read_clean` of all examples, kept as a step of the study."""
+    return study.run(examples, lambda batch: read_clean(study.model, batch), "clean")
 
 
 class HeadScan:
@@ -140,30 +131,9 @@ class HeadScan:
         return f"{len(self.branches)} heads at positions {self.positions!r} by the {self.how}"
 
 
-def run_step(
-    score: Callable[[Sequence[VisualExample]], Arrays],
-    examples: Sequence[VisualExample],
-    run: Run,
-    folder: Path | None,
-    step: str,
-) -> Arrays:
-    """``score`` over batches of all examples, kept in part files of a ``step``."""
-    return run_batches(
-        examples,
-        score,
-        batch_size=run.batch_size,
-        directory=None if folder is None else folder / step,
-        settings=run.parts_settings,
-        resume=True,
-        title="heads ablated",
-    )
-
-
 def say_how_long(
-    model: Model,
+    study: Study,
     examples: Sequence[VisualExample],
-    run: Run,
-    folder: Path | None,
     step: str,
     trial: Callable[[], tuple[Callable[[Sequence[VisualExample]], Arrays], str]],
     say: Callable[[str], None],
@@ -176,15 +146,11 @@ def say_how_long(
     Nothing is said, or run, where no work is left.
     """
     told, total = [], 0.0
-
-    def count(name: str) -> int:
-        return count_left(len(examples), None if folder is None else folder / name, run.batch_size)
-
-    if left := count("clean"):
-        each = n_plain * _seconds_each(lambda batch: read_clean(model, batch), examples)
+    if left := count_left(len(examples), study.step("clean"), study.batch_size):
+        each = n_plain * _seconds_each(lambda batch: read_clean(study.model, batch), examples)
         told.append(f"{left} questions unedited, {each:.2g} s each")
         total += left * each
-    if left := count(step):
+    if left := count_left(len(examples), study.step(step), study.batch_size):
         score, what = trial()
         each = _seconds_each(score, examples)
         told.append(f"{left} questions x {what}, {each:.2g} s a question")

@@ -1,77 +1,53 @@
-"""What a ranking of visual heads says, as sentences, tables and figures; and the way of its questions into a table."""
+"""What a ranking of visual heads says, as sentences, tables and figures. Where fewer than 10 questions count for a
+score, the page has their number and no order of heads: no table, no colours, no frames."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from interp.door import public
 from interp.figures import head_label, heads_by_level, strongest_examples
-from interp.reports import Findings, load_findings
+from interp.reports import Findings
 from probes.heads import interval_of
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.result import VisualHeads
 from probes.visual_semantics.heads.scores import FEWEST, NAMES, RELU, largest_by_chance
-from probes.visual_semantics.questions import Asked
 from probes.visual_semantics.questions.prompts import NO, YES
 
 _SHOWN = 20  # heads of each level in the tables of the page
 
 _TOP = 10  # heads that the sentences speak of, as in the paper's code
 
-QUESTIONS = "Questions"
-
-ARRAYS = (
-    "is_correct",
-    "option_prob",
-    "option_correct",
-    "gold_prob",
-    "gold_prob_ablated",
-    "yes_margin",
-    "yes_margin_ablated",
-)
-
 
 def findings_of(heads: VisualHeads) -> Findings:
     """The report of a ranking."""
-    counts = heads.counts()
+    counts, scores = heads.counts(), heads.provenance["settings"]["scores"]
     counts.attrs["note"] = (
         "Correct: the most probable token of the whole vocabulary is the gold answer's first. Reliability: Spearman's "
         "correlation of two halves of the questions, corrected to all of them (Spearman and Brown)."
     )
     tables: dict[str, pd.DataFrame] = {"Questions by level and kind": counts}
-    said = [_counted(heads), *said_of_data(heads.provenance)]
-    figures = {}
-    for score in heads.provenance["settings"]["scores"]:
-        counted = [level for level in heads.levels if heads.chosen(level, score=score).any()]
-        if counted:
-            title, k = f"{NAMES[score]} of each head, by level", min(_TOP, heads.n_layers * heads.n_heads)
-            means = {level or "all": heads.mean_score(score, level) for level in counted}
-            framed = {level or "all": heads.top(score, k, level) for level in counted}
-            moved = {level or "all": _most_moved(heads, score, level) for level in counted}
+    said, figures, k = [_verdict(heads, scores[0])], {}, min(_TOP, heads.n_layers * heads.n_heads)
+    for score in scores:
+        enough = {level: n for level in heads.levels if (n := _n_counted(heads, score, level)) >= FEWEST}
+        if enough:
+            title = f"{NAMES[score]} of each head, by level"
+            named = {level: f"{level or 'all'} (n = {n})" for level, n in enough.items()}
+            means = {named[level]: heads.mean_score(score, level) for level in enough}
+            framed = {named[level]: heads.top(score, k, level) for level in enough}
+            moved = {named[level]: _most_moved(heads, score, level) for level in enough}
             figures[title] = heads_by_level(means, title, "probability", framed, moved, score not in RELU)
             figures[title].update_layout(meta={"note": f"{_UNITS[score]}; framed: the first {k}."})
-        shown = []
-        for level in heads.levels:
-            if not heads.chosen(level, score=score).any():
-                said.append(f"{NAMES[score]} of {_named(level)}: no question is answered {_NEEDS[score]}.")
-                continue
-            frame = heads.table(score, level)
-            shown.append(frame.head(_SHOWN).assign(level=level or "all"))
-            said.append(_sentence(heads, score, level, frame))
-        if shown:
+            shown = [heads.table(score, level).head(_SHOWN).assign(level=level or "all") for level in enough]
             table = pd.concat(shown, ignore_index=True)
             tables[first_heads(score)] = table[["level", *table.columns.drop("level")]]
             tables[first_heads(score)].attrs["note"] = _NOTE
-    scores = heads.provenance["settings"]["scores"]
+        said += [_sentence(heads, score, level) for level in heads.levels]
     apart = [
-        gold_table(heads, score, level, min(_TOP, heads.n_layers * heads.n_heads))
+        gold_table(heads, score, level, k)
         for score in [s for s in scores if s in RELU] or scores
         for level in heads.levels
-        if has_both_golds(heads, level) and heads.chosen(level, "yes_no", score=score).any()
+        if has_both_golds(heads, level) and _n_counted(heads, score, level, "yes_no") >= FEWEST
     ]
     if apart:
         both = pd.concat(apart, ignore_index=True)
@@ -82,16 +58,24 @@ def findings_of(heads: VisualHeads) -> Findings:
         tables["Gold Yes and gold No apart"] = both
         said += _yes_sentences(both)
     elif any(q.kind == "yes_no" for q in heads.asked):
-        said.append("No level has yes/no questions of both gold answers: heads that say Yes can't be told apart.")
-    tables[QUESTIONS] = questions_table(heads)
+        said.append(
+            f"No level has enough yes/no questions ({FEWEST} of each gold answer, and {FEWEST} that count for a score):"
+            " heads that say Yes can't be told apart."
+        )
+    tables["Questions"] = questions_table(heads)
     return Findings(
         title=heads.provenance["title"],
-        statement=said,
+        statement=[*said, _counted(heads), *said_of_data(heads.provenance)],
         tables=tables,
         figures=figures,
         provenance=dict(heads.provenance),
-        arrays={name: getattr(heads, name) for name in ARRAYS},
     )
+
+
+def _n_counted(heads: VisualHeads, score: str, level: str, kind: str | None = None) -> int:
+    """Questions of a level that count for a score; of a kind, if it has them."""
+    of_level = [q.kind for q in heads.asked if q.level == level]
+    return int(heads.chosen(level, kind, score=score).sum()) if kind is None or kind in of_level else 0
 
 
 def _most_moved(heads: VisualHeads, score: str, level: str) -> np.ndarray:
@@ -120,7 +104,7 @@ def questions_table(heads: VisualHeads) -> pd.DataFrame:
             "split": q.split,
             "picture": q.image_id,
             "picture_sha256": q.image_sha256,
-            "options": json.dumps(q.options),
+            "options": ", ".join(q.options),
         }
         for q in heads.asked
     ]
@@ -130,25 +114,6 @@ def questions_table(heads: VisualHeads) -> pd.DataFrame:
     return frame
 
 
-def asked_from(table: pd.DataFrame) -> tuple[Asked, ...]:
-    """The questions of :func:`questions_table`."""
-    return tuple(
-        Asked(
-            id=row["id"],
-            question_text=row["question"],
-            gold=row["gold"],
-            options=tuple(json.loads(row["options"])),
-            level=row["level"],
-            kind=row["kind"],
-            split=row["split"],
-            form=row["form"],
-            image_id=row["picture"],
-            image_sha256=row["picture_sha256"],
-        )
-        for row in table.fillna("").to_dict("records")
-    )
-
-
 def has_both_golds(heads: VisualHeads, level: str | None) -> bool:
     """Whether a level has yes/no questions of both gold answers, 10 of each at least."""
     kinds = {q.kind for q in heads.asked if level is None or q.level == level}
@@ -156,6 +121,10 @@ def has_both_golds(heads: VisualHeads, level: str | None) -> bool:
 
 
 _NEEDS = {"s_plus": "correctly", "s_minus": "wrongly", "signed_drop": "at all"}
+
+_DO = {"s_plus": "help (S+)", "s_minus": "hurt (S−)", "signed_drop": "help or hurt (D)"}
+
+_FDR = 0.05
 
 _UNITS = {
     "s_plus": "mean of max(0, p - p_h) over correctly answered questions (probability): high, the head helps",
@@ -183,14 +152,33 @@ def _counted(heads: VisualHeads) -> str:
     )
 
 
-def _sentence(heads: VisualHeads, score: str, level: str, frame: pd.DataFrame) -> str:
+def _verdict(heads: VisualHeads, score: str) -> str:
+    """How many heads a score's mean change is shown for, level by level."""
+    parts = []
+    for level in heads.levels:
+        n, of = _n_counted(heads, score, level), f"of {_named(level)}"
+        if n < FEWEST:
+            parts.append(f"{of} not judged (n = {n}, too few)")
+            continue
+        frame = heads.table(score, level)
+        found = frame[frame["q"] < _FDR]
+        if score != "signed_drop":
+            found = found[found["mean_change"] > 0]
+        parts.append(f"{of} {len(found) or 'none shown to'} {f'of {len(frame)} ' if len(found) else ''}(n = {n})")
+    return f"Heads that {_DO[score]} in the mean, at a false discovery rate of {_FDR:.0%}: {'; '.join(parts)}."
+
+
+def _sentence(heads: VisualHeads, score: str, level: str) -> str:
     """The top of one score at one level against its floor, and how many heads have a direction at all."""
-    top, name, n = frame.iloc[0], NAMES[score], int(frame["n"].iloc[0])
+    name, n = NAMES[score], _n_counted(heads, score, level)
+    if not n:
+        return f"{name} of {_named(level)}: no question is answered {_NEEDS[score]}."
     if n < FEWEST:
         return f"{name} of {_named(level)}: only {n} questions count, too few to say anything."
-    found = frame[frame["q"] < 0.05]
+    frame = heads.table(score, level)
+    top, found = frame.iloc[0], frame[frame["q"] < _FDR]
     up = int((found["mean_change"] > 0).sum())
-    said = f"{name} of {_named(level)} ({n}): the highest is {top.label}, {top.score:.4f} [{top.score_low:.4f}, "
+    said = f"{name} of {_named(level)} (n = {n}): the highest is {top.label}, {top.score:.4f} [{top.score_low:.4f}, "
     said += f"{top.score_high:.4f}]"
     if score in RELU:
         chosen = heads.chosen(level, score=score)
@@ -200,9 +188,12 @@ def _sentence(heads: VisualHeads, score: str, level: str, frame: pd.DataFrame) -
             f", its floor for random signs {top.floor:.4f}; {above} of {len(frame)} heads stand above {by_chance:.4f}, "
             "what random signs hardly ever (5 %) give any head"
         )
-    what = "help" if score != "s_minus" else "hurt"
-    other = "hurt" if score != "s_minus" else "help"
-    return said + (f"; at a false discovery rate of 5 % {up} heads {what} in the mean and {len(found) - up} {other}.")
+    if found.empty:
+        change = f"{top.mean_change:+.4f} [{top.mean_change_low:+.4f}, {top.mean_change_high:+.4f}]"
+        return f"{said}; no head is shown to differ from no change in the mean ({top.label}: {change})."
+    what, other = ("help", "hurt") if score != "s_minus" else ("hurt", "help")
+    said += f"; at a false discovery rate of {_FDR:.0%} {up} heads {what} in the mean and {len(found) - up} {other}."
+    return said
 
 
 def _yes_sentences(apart: pd.DataFrame) -> list[str]:
@@ -213,23 +204,6 @@ def _yes_sentences(apart: pd.DataFrame) -> list[str]:
         first = f"Of the first {len(rows)} heads by {score} on yes/no {level} questions"
         said.append(f"{first}, gold answers apart: {listed}.")
     return said
-
-
-@public
-def load_visual_heads(directory: str | Path) -> VisualHeads:
-    """What :meth:`VisualHeads.save` wrote: equal questions, arrays bit for bit, and provenance.
-
-    Raises ``FileNotFoundError`` and ``ValueError`` as :func:`interp.load_findings`, and ``ValueError`` for the report
-    of another study.
-    """
-    found = load_findings(directory)
-    if missing := [name for name in ARRAYS if name not in found.arrays]:
-        raise ValueError(
-            f"{directory} holds the report {found.title!r}, which has no {missing[0]}: it is not a ranking of visual "
-            "heads. Make one: `interp rank visual-heads`, or rank_visual_heads in Python."
-        )
-    asked = asked_from(found.tables[QUESTIONS])
-    return VisualHeads(asked, **{name: found.arrays[name] for name in ARRAYS}, provenance=found.provenance)
 
 
 def gold_table(heads: VisualHeads, score: str, level: str | None, k: int = 10) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from interp.door import made_by
 from interp.rankings import HeadRanking
-from interp.records import hash_json, keeps_work
+from interp.records import hash_json
 from interp.reports import Result
 from interp.statistics import split_half, wilson_share
 from probes.scenes import LEVELS
@@ -24,7 +23,7 @@ from probes.visual_semantics.questions.prompts import YES
 
 
 @made_by("rank_visual_heads(model, examples)")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
     """What ablating each head does to the gold answers, question by question: any score follows from it.
 
@@ -113,8 +112,16 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
     ) -> pd.DataFrame:
         """The score of every head with its floor, intervals, p, q and yes push: see
         :func:`probes.visual_semantics.heads.scores.score_table`."""
-        chosen = self._some(score, level, kind, gold)
-        return score_table(self.change(score, chosen), self.yes_push[chosen], self.pictures[chosen], score in RELU)
+        chosen, key = self._some(score, level, kind, gold), (score, level, kind, gold)
+        if key not in self._tables:
+            of = self.change(score, chosen), self.yes_push[chosen], self.pictures[chosen]
+            self._tables[key] = score_table(*of, relu=score in RELU)
+        return self._tables[key].copy()
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str | None, ...], pd.DataFrame]:
+        """Those that were made: sign flips over hundreds of heads take seconds."""
+        return {}
 
     def ranking(
         self, score: str, level: str | None = None, kind: str | None = None, gold: str | None = None
@@ -193,11 +200,6 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
         few = [f"{n} {word}" for n, word in ((n_right, "correct"), (len(right) - n_right, "wrong")) if n < FEWEST]
         return row | {"flag": f"few: {', '.join(few)}" if few else ""}
 
-    @keeps_work
-    def save(self, out: str | Path, overwrite: bool = False) -> Path:
-        """Write the report, with everything :func:`load_visual_heads` needs, into a folder."""
-        return self.to_findings().save(out, overwrite=overwrite)
-
     def _some(self, score: str, level: str | None, kind: str | None, gold: str | None) -> Bool[np.ndarray, " example"]:
         chosen, every = self.chosen(level, kind, gold, score), self.chosen(level, kind, gold)
         if not chosen.any():
@@ -208,10 +210,6 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
                 f"{'easier' if score == 's_plus' else 'harder'} ones."
             )
         return chosen
-
-    def __repr__(self) -> str:
-        size = f"{self.n_layers} layers x {self.n_heads} heads"
-        return f"VisualHeads({len(self.asked)} questions, {int(self.is_correct.sum())} answered correctly, {size})"
 
 
 def _require_score(score: str) -> None:

@@ -18,7 +18,6 @@ from probes.scenes.edits import edited_pairs
 from probes.visual_semantics.heads import levels as visual_levels
 from probes.visual_semantics.heads.heads import rank_visual_heads
 from probes.visual_semantics.heads.levels import study_levels
-from probes.visual_semantics.heads.report import load_visual_heads
 from probes.visual_semantics.questions.sources import read_source
 from tests.interp.tiny_vision import picture
 from tests.probes.pairs.test_pair_files import photo
@@ -51,28 +50,32 @@ def rank(run, model, out, *more, data="scenes:test:easy:2"):
 
 
 def test_one_run(run, model, tmp_path):
-    levels = ("--level", "object", "--level", "attribute")
-    code, out, err = rank(run, model, tmp_path / "r", "--rankings", *levels)
+    levels, four = ("--level", "object", "--level", "attribute"), "scenes:test:easy:4"
+    code, out, err = rank(run, model, tmp_path / "r", "--rankings", *levels, data=four)
     assert code == 0, err
-    assert "2 scenes of scenes:test:easy:2; loading" in err and "a question: about" in err
-    assert "questions about 2 pictures, 0 answered correctly" in out and "Unedited model" in out
+    assert "4 scenes of scenes:test:easy:4; loading" in err and "a question: about" in err
+    assert "questions about 4 pictures, 0 answered correctly" in out and "Unedited model" in out
     assert "S−: the first 5 heads, in thousandths of probability" in out
-    heads = load_visual_heads(tmp_path / "r")
+    heads = interp.load_result(tmp_path / "r")
     assert set(heads.levels) == {"object", "attribute"} and heads.provenance["data"]["source"] == "scenes:test"
     ranking = interp.load_ranking(tmp_path / "r" / "rankings" / "object-s-minus")
     assert ranking.score == "s_minus" and ranking.n_examples == heads.chosen("object").sum()
     assert err.count("report: ") == 5
-    code, _, err = rank(run, model, tmp_path / "r", *levels)
+    code, _, err = rank(run, model, tmp_path / "r", *levels, data=four)
     assert code == 1 and "already holds the report" in err
-    code, again, err = rank(run, model, tmp_path / "r", *levels, "--resume")
+    code, again, err = rank(run, model, tmp_path / "r", *levels, "--resume", data=four)
     assert code == 0 and "a question: about" not in err and again == out
 
 
 def test_as_json(run, model, tmp_path):
-    code, out, _ = rank(run, model, tmp_path / "r", "--level", "object", "--json", "--limit", 3)
+    objects = ("--level", "object", "--json", "--limit")
+    code, out, _ = rank(run, model, tmp_path / "r", *objects, 10, data="scenes:test:easy:4")
     found = json.loads(out)
     assert code == 0 and found["reports"] == [str(tmp_path / "r")] and "counts" in found["tables"]
-    assert len(load_visual_heads(tmp_path / "r").asked) == 3 and len(found["tables"]["signed_drop"]) == 16
+    assert len(interp.load_result(tmp_path / "r").asked) == 10 and len(found["tables"]["signed_drop"]) == 16
+    code, out, _ = rank(run, model, tmp_path / "few", *objects, 3)
+    found = json.loads(out)
+    assert code == 0 and "signed_drop" not in found["tables"] and "not judged (n = 3, too few)" in found["statement"][0]
 
 
 def test_nothing_answered_correctly_is_said_before_the_scan(run, model, tmp_path):
@@ -179,7 +182,7 @@ def test_levels_are_compared(run, model, ranked, tmp_path, monkeypatch):
     code, _, err = test_levels(tmp_path / "m", "scenes:test:easy:1", ranked, "--seed", 1)
     assert code == 1 and "9 of 9 questions made the ranking" in err
     code, _, err = test_levels(tmp_path / "n", "scenes:test:easy:1", tmp_path)
-    assert code == 1 and "not a finished, saved study" in err
+    assert code == 1 and "not a finished, saved result" in err
 
 
 def test_defaults_are_those_of_the_functions():

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 import interp
-from interp.reports.findings import load_findings
+from interp.records.keep import Keep
+from interp.reports.result import load_result
 from interp.statistics.estimates import Estimate
 from probes.visual_semantics.heads import ablation as visual_set_ablation
-from probes.visual_semantics.heads.ablation import SetAblation, SetCase, cross_level_ablation, plan_sets
+from probes.visual_semantics.heads.ablation import cross_level_ablation, plan_sets
+from probes.visual_semantics.heads.ablation_result import SetAblation, SetCase
 from probes.visual_semantics.heads.claims import Claim, claims_frame, claims_of
 from probes.visual_semantics.heads.heads import rank_visual_heads
-from probes.visual_semantics.heads.levels import findings_of_levels, overlaps_of, study_levels
+from probes.visual_semantics.heads.levels import LevelStudy, overlaps_of, study_levels
 from probes.visual_semantics.heads.overlap import ACROSS, head_overlap
 from probes.visual_semantics.questions.prompts import VisualExamples
 from tests.probes.visual_tiny import LEVELS, PLANTED, answered, llava, simulated
@@ -218,8 +220,9 @@ def test_sets_are_ablated_as_a_plain_loop_does(model, examples, heads):
     assert all(PLANTED in c.heads for c in top if c.score == "s_minus")
 
 
-def test_random_sets_have_the_layers_of_the_top(heads):
-    cases = plan_sets(heads, 2, ("s_plus",), ("zero",), 4, seed=0)
+def test_random_sets_have_the_layers_of_the_top(model, examples, heads):
+    others = examples[18:20]
+    cases = plan_sets(model, heads, others, 2, ("s_plus",), ("zero",), 4, seed=0)
     for level in LEVELS:
         (top,) = [c for c in cases if c.source == level and c.set == "top"]
         random = [c for c in cases if c.source == level and c.set == "random"]
@@ -227,7 +230,7 @@ def test_random_sets_have_the_layers_of_the_top(heads):
         for case in random:
             assert [layer for layer, _ in case.heads] == [layer for layer, _ in top.heads]
             assert case.heads != top.heads
-    assert plan_sets(heads, 2, ("s_plus",), ("zero",), 4, seed=0) == cases
+    assert plan_sets(model, heads, others, 2, ("s_plus",), ("zero",), 4, seed=0) == cases
 
 
 def test_what_is_refused(model, examples, heads):
@@ -249,7 +252,8 @@ def test_what_is_refused(model, examples, heads):
 
 def test_the_study_goes_on_where_it_was_killed(model, examples, heads, tmp_path, monkeypatch):
     others, said = examples[18:26], []
-    settings = {"k": 2, "n_random": 1, "edits": ["zero"], "positions": "answer", "batch_size": 2, "out": tmp_path / "s"}
+    settings = {"k": 2, "n_random": 1, "edits": ["zero"], "positions": "answer", "batch_size": 2}
+    out = tmp_path / "s"
     original, calls = visual_set_ablation.scan_readings, []
 
     def dies(*arguments, **options):
@@ -260,25 +264,74 @@ def test_the_study_goes_on_where_it_was_killed(model, examples, heads, tmp_path,
 
     monkeypatch.setattr(visual_set_ablation, "scan_readings", dies)
     with pytest.raises(KeyboardInterrupt):
-        study_levels(model, heads, others, say=said.append, **settings)
+        study_levels(model, heads, others, say=said.append, **settings, keep=out)
     assert said[0].startswith("8 questions unedited, ") and "; 8 questions x 6 sets of heads by the fan-out" in said[0]
     calls.clear()
-    found = study_levels(model, heads, others, resume=True, **settings)
+    found = study_levels(model, heads, others, **settings, keep=Keep(out, resume=True))
     assert len(calls) == 2  # batches left of four
-    assert any("Overlaps by S+ are not known: " in sentence for sentence in found.statement)  # 3 right ones a level
-    assert list(found.tables)[:2] == ["Verdicts", "Claims"] and not (tmp_path / "s" / "parts").exists()
+    assert any("Overlaps by S+ are not known: " in sentence for sentence in found.statement())  # 3 right ones a level
+    assert list(found.to_findings().tables)[:2] == ["Verdicts", "Claims"] and not (tmp_path / "s" / "parts").exists()
     monkeypatch.setattr(visual_set_ablation, "scan_readings", None)
-    again = study_levels(model, heads, others, resume=True, **settings)
-    assert again.statement == found.statement == load_findings(tmp_path / "s").statement
+    again = study_levels(model, heads, others, **settings, keep=Keep(out, resume=True))
+    assert again.statement() == found.statement() == load_result(out).statement()
+    assert again.ablation.cases == found.ablation.cases and again.ablation.asked == found.ablation.asked
     with pytest.raises(FileExistsError, match="already holds the report"):
-        study_levels(model, heads, others, **settings | {"k": 3})
+        study_levels(model, heads, others, **settings | {"k": 3}, keep=out)
 
 
 def test_the_report_of_levels(tmp_path):
     heads = simulated(n_pictures=30)
     overlaps, _ = overlaps_of(heads, ("s_plus",), 6, 20, 19)
-    found = findings_of_levels(heads, overlaps, simulated_ablation(own=-0.3, cross=0.0, n=20))
-    page = (found.save(tmp_path / "r") / "report.html").read_text()
+    ablation = simulated_ablation(own=-0.3, cross=0.0, n=20)
+    study = LevelStudy(tuple(overlaps), ablation, (), 360, ablation.provenance)
+    page = (study.save(tmp_path / "r") / "report.html").read_text()
+    found = study.to_findings()
     assert "Positive heads are shared within a level (V-SEAM): shown." in page
     assert set(found.tables) >= {"Claims", "Within and between levels", "Sets of heads", "Sets ablated on every level"}
     assert len(found.figures) == 4 and "S+, by score: shared heads" in found.figures
+    assert study.statement()[0].startswith("Positive heads are shared within a level (V-SEAM): shown.")
+    again = load_result(tmp_path / "r")
+    assert again.statement() == study.statement() and again.overlaps[0].groups == overlaps[0].groups
+    assert again.overlaps[0].contrasts == overlaps[0].contrasts
+
+
+def test_an_overlap_and_an_ablation_are_saved_by_themselves(tmp_path):
+    overlap, ablation = (
+        head_overlap(simulated(n_pictures=20), k=6, n_halves=10, n_permutations=19),
+        simulated_ablation(own=-0.3, cross=0.0, n=20),
+    )
+    for name, result in (("o", overlap), ("a", ablation)):
+        again = load_result(result.save(tmp_path / name))
+        assert again.statement() == result.statement() and again.to_frame().equals(result.to_frame())
+        assert repr(result) == f"{type(result).__name__}: {result.statement()[0]}"
+    assert "questions." in overlap.statement()[0] and "; n = " in overlap.statement()[0]
+
+
+def test_too_few_questions_are_no_evidence_however_clear():
+    """Of four questions a level, all answered worse."""
+    few = simulated_ablation(own=-0.3, cross=0.0, n=2)
+    keep = np.concatenate([np.flatnonzero(few.levels == level)[:4] for level in LEVELS])
+    few = SetAblation(
+        few.cases,
+        tuple(few.asked[i] for i in keep),
+        few.gold_prob[keep],
+        few.is_correct[keep],
+        few.gold_prob_edited[keep],
+        few.is_correct_edited[keep],
+        few.provenance,
+    )
+    assert {c.verdict for c in claims_of([], few)} == {"not tested"}
+    frame = few.to_frame()
+    assert frame["too_few"].all() and frame[["delta_gold_prob_low", "p_gold_prob", "random_accuracy_low"]].isna().all(
+        axis=None
+    )
+    assert np.isfinite(frame["delta_gold_prob"]).all() and not few.to_findings().figures
+    assert "not tested, too few questions" in few.statement()[0]
+
+
+def test_nothing_found_reads_as_not_shown_to_differ():
+    ablation = simulated_ablation(own=0.0, cross=0.0)
+    (said,) = [s for s in ablation.statement() if s.startswith("Positive heads matter")]
+    assert "(V-SEAM): not shown to differ from chance. " in said and "[-0." in said and "; n = " in said
+    unchanged, _ = ablation.contrast("s_plus", "zero", "accuracy", "own less cross")
+    assert unchanged.value == 0 and unchanged.low < -0.001 and unchanged.high > 0.001  # 480 questions, none changed

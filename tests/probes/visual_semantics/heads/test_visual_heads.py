@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import interp
-from interp import Prompt
+from interp import Prompt, load_result
 from interp.interventions.values import ablate_each_head
 from interp.rankings.loading import load_ranking
 from interp.reading.metrics import Probability
+from interp.records.keep import Keep
 from probes.visual_semantics.heads import heads as visual_heads, passes as visual_scan
 from probes.visual_semantics.heads.heads import rank_visual_heads
-from probes.visual_semantics.heads.report import gold_table, load_visual_heads
+from probes.visual_semantics.heads.report import gold_table
 from probes.visual_semantics.heads.result import VisualHeads
 from probes.visual_semantics.heads.scores import group_sums, largest_by_chance, score_table
 from probes.visual_semantics.questions.prompts import Asked, VisualExample, VisualExamples, visual_examples
@@ -240,6 +241,29 @@ def test_counts_flag_small_groups():
     assert any("no question is answered correctly" in said for said in none.to_findings().statement)
 
 
+def test_too_few_questions_have_no_order_of_heads():
+    heads = simulated(n_pictures=10)
+    objects = np.array([q.level == "object" for q in heads.asked])
+    few = replace(heads, is_correct=heads.is_correct & (~objects | (np.cumsum(heads.is_correct & objects) <= 9)))
+    assert few.chosen("object", score="s_plus").sum() == 9
+    found = few.to_findings()
+    panels = [a.text for a in found.figures["S+ of each head, by level"].layout.annotations]
+    assert len(panels) == 2 and all(p.startswith(("attribute (n = ", "relationship (n = ")) for p in panels)
+    assert set(found.tables["Positive heads, S+: the first 20"]["level"]) == {"attribute", "relationship"}
+    assert "of object questions not judged (n = 9, too few)" in found.statement[0]
+    none = replace(heads, is_correct=np.cumsum(heads.is_correct) <= 9).to_findings()
+    assert "S+ of each head, by level" not in none.figures and "Positive heads, S+: the first 20" not in none.tables
+
+
+def test_no_head_reads_as_not_shown_with_an_interval():
+    rng = np.random.default_rng(0)
+    heads = simulated(n_pictures=10)
+    noise = heads.gold_prob[:, None, None] + rng.normal(0, 0.01, heads.gold_prob_ablated.shape)
+    said = replace(heads, gold_prob_ablated=noise.astype(np.float32)).statement()
+    assert "of object questions none shown to (n = " in said[0]
+    assert re.search(r"no head is shown to differ from no change in the mean \(L\dH\d: \+0.00\d+ \[[+-]0.0", said[1])
+
+
 # A run
 
 
@@ -261,14 +285,14 @@ def test_refuses_before_the_scan(model, examples, monkeypatch):
 
 
 def test_a_score_that_is_not_asked_for_needs_no_questions(model, examples):
-    right = VisualExamples(examples.asked[::2][:4], examples._build)
+    right = VisualExamples([replace(q, level="object") for q in examples.asked[:20:2]], examples._build)
     found = rank_visual_heads(model, right, scores=("s_plus",), positions="answer")
     assert found.is_correct.all() and list(found.to_findings().tables)[1] == "Positive heads, S+: the first 20"
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, examples, tmp_path, monkeypatch):
     few, said, scanned = examples[20:30], [], []
-    settings = {"positions": "answer", "batch_size": 2, "out": tmp_path / "run"}
+    settings, out = {"positions": "answer", "batch_size": 2}, tmp_path / "run"
     original = visual_scan.HeadScan.__call__
 
     def dies(self, batch, fails=True):
@@ -279,23 +303,23 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, examples, tmp_pa
 
     monkeypatch.setattr(visual_scan.HeadScan, "__call__", dies)
     with pytest.raises(KeyboardInterrupt):
-        rank_visual_heads(model, few, say=said.append, **settings)
+        rank_visual_heads(model, few, say=said.append, **settings, keep=out)
     assert len(said) == 1 and re.fullmatch(
         r"10 questions unedited, [\d.e-]+ s each; 10 questions x 16 heads at positions 'answer' by the fan-out, "
         r"[\d.e-]+ s a question: about \d+ s in all",
         said[0],
     )
     with pytest.raises(FileExistsError, match="unfinished run with other settings"):
-        rank_visual_heads(model, few, **settings | {"positions": "all"}, resume=True)
+        rank_visual_heads(model, few, **settings | {"positions": "all"}, keep=Keep(out, resume=True))
     scanned.clear()
     monkeypatch.setattr(visual_scan.HeadScan, "__call__", lambda self, batch: dies(self, batch, fails=False))
-    found = rank_visual_heads(model, few, say=said.append, resume=True, **settings)
+    found = rank_visual_heads(model, few, say=said.append, **settings, keep=Keep(out, resume=True))
     assert said[1].startswith("4 questions x 16 heads") and len(scanned) == 2 + 2  # two to estimate, two batches left
     plain = rank_visual_heads(model, few, positions="answer", batch_size=2)
     np.testing.assert_array_equal(found.gold_prob_ablated, plain.gold_prob_ablated)
     assert found.provenance["run_id"] == plain.provenance["run_id"]
     monkeypatch.setattr(visual_scan.HeadScan, "__call__", None)
-    again = rank_visual_heads(model, few, say=said.append, resume=True, **settings)
+    again = rank_visual_heads(model, few, say=said.append, **settings, keep=Keep(out, resume=True))
     assert again.asked == found.asked and len(said) == 2
     for name in ("gold_prob", "gold_prob_ablated", "yes_margin_ablated", "option_prob", "is_correct"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
@@ -330,19 +354,20 @@ def test_another_wording_is_another_run(model, examples, tmp_path):
 
 def test_saved_heads_are_read_back_and_others_refused(heads, tmp_path):
     heads.save(tmp_path / "h")
-    again = load_visual_heads(tmp_path / "h")
+    again = load_result(tmp_path / "h")
     assert again.asked == heads.asked and again.provenance == json.loads(json.dumps(heads.provenance))
     np.testing.assert_array_equal(again.drop, heads.drop)
     assert again.table("s_plus").equals(heads.table("s_plus"))
     data = json.loads((tmp_path / "h" / "findings.json").read_text())
-    assert data["statement"][0].startswith("50 questions about") and "25 answered correctly" in data["statement"][0]
+    assert any(s.startswith("50 questions about") and "25 answered correctly" in s for s in data["statement"])
+    assert data["statement"][0] == heads.statement()[0] and repr(heads).endswith(data["statement"][0])
+    assert data["statement"][0].startswith("Heads that help (S+) in the mean, at a false discovery rate of 5%: of ")
     from interp.reports.findings import Findings
 
     Findings("Another study", ["x"], {}, {}, {}).save(tmp_path / "o")
-    with pytest.raises(ValueError, match="is not a ranking of visual heads"):
-        load_visual_heads(tmp_path / "o")
+    assert not isinstance(load_result(tmp_path / "o"), VisualHeads)
     with pytest.raises(FileNotFoundError, match="No directory"):
-        load_visual_heads(tmp_path / "nowhere")
+        load_result(tmp_path / "nowhere")
 
 
 def test_what_others_wrote_is_escaped(tmp_path):
