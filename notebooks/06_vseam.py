@@ -191,7 +191,7 @@ listed(levels.statement())
 # %%
 layers = range(0, model.n_layers, 1 if FAST else 3)
 traces = vs.trace_pairs(model, pairs, layers=layers, heads=True, keep=kept("tracing"))
-traces.plot()
+traces.plot_means()
 
 # %%
 listed(traces.statement())
@@ -246,7 +246,15 @@ fitted_on = ask("validation", N_FITTED, seed=6)
 chosen_on = ask("validation", N_CHOSEN, seed=2)
 tests = {"test": ask("test", N_TESTED, seed=4), "ood": ask("ood", N_OOD, seed=4)}
 modulation = vs.modulate(
-    model, heads, fitted_on, chosen_on, tests, each_level=True, settings=settings, batch_size=15, keep=kept("modulation")
+    model,
+    heads,
+    fitted_on,
+    chosen_on,
+    tests,
+    each_level=True,
+    settings=settings,
+    batch_size=15,
+    keep=kept("modulation"),
 )
 modulation.plot("Changes of accuracy on test")
 

@@ -68,7 +68,7 @@ probes.visual_semantics.heads: visual_scan:passes visual_heads:heads visual_head
     visual_head_report:report visual_head_tables:scores visual_head_overlap:overlap visual_set_ablation:ablation
     visual_level_claims:claims visual_levels:levels
 probes.visual_semantics.tracing: question_roles:roles pair_prompts:prompts traced_heads:heads traced_readers:readers
-    tracing_tables:report tracing_sentences:sentences visual_tracing:tracing visual_tracing_results:result
+    tracing_tables:tables tracing_sentences:sentences visual_tracing:tracing visual_tracing_results:result
 probes.visual_semantics: visual_modulation:modulation
 probes.cli: cli_study:study cli_negative_bias:negative_bias cli_requests:requests cli_harmfulness:harmfulness
     cli_guard:guard cli_compare:compare cli_doctor:doctor cli_edit:edit cli_scenes:scenes cli_visual:visual

@@ -88,6 +88,7 @@ def trace(
 ) -> None:
     """Which states carry what an edit of the picture changes: by layer, and by part of the prompt."""
     from probes.visual_semantics.tracing import trace_pairs
+    from probes.visual_semantics.tracing.tables import LEAST_PAIRS
 
     study = Study(out, model, data, n, seed, resume, overwrite, dtype, device, writing=Writing.of(template, no_chat))
     wanted: Wanted = {"level": level and level.value, "kind": kind and kind.value.replace("-", "_")}
@@ -120,19 +121,19 @@ def trace(
             instruction=instruction,
             batch_size=batch_size,
             memory_mib=float(memory),
-            **study.keeping(**origin),
+            keep=study.keep(**origin),
         ),
         f"{n} pairs from {data}",
     )
     columns = {"level": "level", "part": "part", "role": "role", "n": "n", "layer": "layer", "depth": "depth"}
     columns |= {"change": "change of P(gold)", "is_clear": "clear"}
-    peaks, claims = traces.peaks(), traces.claims()
-    tables = [Shown("peaks", peaks, columns, "Where parts matter most")]
+    peaks, claims = traces.peaks(only_enough=True), traces.claims()
+    tables = [Shown("peaks", peaks, columns, "Where parts matter most")] if len(peaks) else []
     if len(claims):
         of_claims = {"claim_on": "claim on", "part": "part", "role": "role", "claimed_depth": "claimed depth"}
         of_claims |= {"depth": "depth here", "verdict": "verdict"}
         tables.append(Shown("claims", claims, of_claims, "The paper's claims, by relative depth"))
-    if traces.heads is not None:
+    if traces.heads is not None and len(traces.pairs) >= LEAST_PAIRS:
         of_heads = {"head": "head", "n": "n", "change": "change of P(gold)", "share": "share", "q": "q"}
         first = traces.heads.to_frame().head(20)
         tables.append(Shown("heads", first, of_heads, "Heads patched alone, the first 20"))

@@ -113,10 +113,6 @@ if TYPE_CHECKING:
         scene_examples as scene_examples,
         visual_examples as visual_examples,
     )
-    from probes.visual_semantics.tracing import trace_pairs as trace_pairs
-    from probes.visual_semantics.tracing.tracing import (
-        VisualTraces as VisualTraces,
-        load_visual_traces as load_visual_traces,
-    )
+    from probes.visual_semantics.tracing import VisualTraces as VisualTraces, trace_pairs as trace_pairs
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

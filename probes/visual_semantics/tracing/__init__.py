@@ -6,6 +6,7 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from probes.visual_semantics.tracing.prompts import in_words as in_words
+    from probes.visual_semantics.tracing.result import VisualTraces as VisualTraces
     from probes.visual_semantics.tracing.roles import word_in as word_in
     from probes.visual_semantics.tracing.tracing import trace_pairs as trace_pairs
 

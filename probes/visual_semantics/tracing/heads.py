@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from interp.scans.scan import scan
 from interp.scans.tracing import LEAST
 from interp.statistics import benjamini_hochberg, bootstrap_interval, mean_interval, sign_flip_p
 from probes.visual_semantics.tracing.prompts import METRICS, Twins
+from probes.visual_semantics.tracing.tables import LEAST_PAIRS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -54,10 +56,6 @@ class HeadTraces:
         """From the arrays of :func:`patch_heads`, and P(gold) unpatched."""
         return cls(arrays["values"], arrays.get("control"), clean, corrupt, how, check)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What :meth:`of` takes."""
-        return {"values": self.values} | ({} if self.control is None else {"control": self.control})
-
     @property
     def change(self) -> Float[np.ndarray, "example layer head"]:
         """Patched minus unpatched, after the edit: above 0 the head brings the answer before the edit back."""
@@ -75,6 +73,10 @@ class HeadTraces:
         no change, by sign flips over pairs, corrected for the number of heads. ``control``: the mean change by an
         unrelated picture, over the ``n_control`` pairs that have one; ``beyond_control``: what the right one does more.
         """
+        return self._frame.copy()
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
         change = self.change.astype(np.float64)
         layers, heads = (index.ravel() for index in np.indices(change.shape[1:]))
         n_flips = int(np.clip(100 * change[0].size, 9_999, 50_000))
@@ -102,24 +104,27 @@ class HeadTraces:
                 means["unrelated picture"] = at_random[known].mean(axis=0)
         return heads_by_level(means, unit=f"change of {_METRIC}")
 
-    def statement(self, frame: pd.DataFrame | None = None) -> str:
-        """The first head, and how many differ from no change. ``frame``: of :meth:`to_frame`, where it is there."""
-        frame = self.to_frame() if frame is None else frame
+    def statement(self) -> str:
+        """The first head, and how many differ from no change; of fewer than 5 pairs none is named."""
+        frame, n = self._frame, len(self.values)
+        said = f"Of {len(frame)} heads, each patched alone at all text after the picture, "
+        if n < LEAST_PAIRS:
+            return f"{said}none can be named: {n} pairs are too few ({LEAST_PAIRS} or more are needed)."
         first, clear = frame.iloc[0], frame[frame["q"] < 0.05]
+        n_back = int((clear["change"] > 0).sum())
         share = "" if np.isnan(first["share"]) else f", {first['share']:.0%} of what the edit takes away"
-        interval, few, beyond = "", "", ""
-        if "beyond_control_low" in frame and (clear["change"] > 0).any():
+        few = " (of so few pairs q can't be lower)" if 2 / 2**n >= 0.05 else ""
+        beyond = ""
+        if "beyond_control_low" in frame and n_back:
             more = int(((clear["change"] > 0) & (clear["beyond_control_low"] > 0)).sum())
             beyond = f" (clearly more than with an unrelated picture's: {more})"
-        if 2 / 2 ** len(self.values) >= 0.05:
-            few = " (of so few pairs q can't be lower)"
-        if not np.isnan(first["change_low"]):
-            interval = f" [{first['change_low']:+.3f}, {first['change_high']:+.3f}]"
+        most = f"{first['head']} brings most of the answer back"
+        if not n_back:
+            most = f"none is shown to bring the answer back; the highest is {first['head']}"
+        interval = f" [{first['change_low']:+.3f}, {first['change_high']:+.3f}]"
         return (
-            f"Of {len(frame)} heads, each patched alone at all text after the picture, {first['head']} brings most of "
-            f"the answer back ({first['change']:+.3f}{interval}{share}). Over {len(self.values)} pairs, heads "
-            f"that bring some of it back at q < 0.05: {int((clear['change'] > 0).sum())}{beyond}; that take some away: "
-            f"{int((clear['change'] < 0).sum())}{few}."
+            f"{said}{most} ({first['change']:+.3f}{interval}{share}). Over {n} pairs, heads that bring some of it back "
+            f"at q < 0.05: {n_back}{beyond}; that take some away: {int((clear['change'] < 0).sum())}{few}."
         )
 
     def _shares(self, change: Float[np.ndarray, "example layer head"]) -> dict[str, np.ndarray]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from probes.visual_semantics.tracing.report import ALL, LEAST_PAIRS, TOO_FEW, is_too_few
 from probes.visual_semantics.tracing.roles import CONCEPT, EDITED, LAST, PICTURE
+from probes.visual_semantics.tracing.tables import ALL, LEAST_PAIRS, TOO_FEW, is_too_few
 
 NAMES = {"attention": "attention output", "mlp": "MLP output", "residual": "residual stream"}
 _FEW_BLOCKS = 12  # fewer cut the depth more coarsely than the paper's ranges

@@ -9,9 +9,7 @@ as the source of states for control.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +17,15 @@ import pandas as pd
 
 from interp.door import public
 from interp.models import Model
-from interp.records import hash_json, keeps_work, run_batches
+from interp.records import Kept, hash_json, keep_of, keeps_work
 from interp.scans.tracing import PARTS, Measured, Trace
 from probes.pairs import PicturePair, picture_pair
 from probes.scenes import EditedPair
-from probes.studies import StudyFolder, mass_read, parts_identity, study_provenance
+from probes.studies import Study, mass_read
 from probes.visual_semantics.tracing.heads import HeadTraces, check_heads, patch_heads
 from probes.visual_semantics.tracing.prompts import METRICS, PairPrompts, in_words
 from probes.visual_semantics.tracing.readers import picture_readers
-from probes.visual_semantics.tracing.result import FILE, TracedPair, VisualTraces, load_visual_traces
+from probes.visual_semantics.tracing.result import TracedPair, VisualTraces
 from probes.visual_semantics.tracing.roles import LAST, ROLES, concept_word, word_in
 
 TITLE = "Causal traces of edited pictures"
@@ -66,10 +64,7 @@ def trace_pairs(
     batch_size: int = 4,
     seed: int = 0,
     memory_mib: float = 1024.0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    keep: Kept = None,
 ) -> VisualTraces:
     """Trace each pair by role (:data:`probes.visual_semantics.tracing.roles.ROLES`): the picture before the edit into
     the one after it.
@@ -98,8 +93,7 @@ def trace_pairs(
     Raises ``ValueError`` for no pairs, none that can be traced (with the counts of reasons), names given twice, a model
     without vision, ``n_shown`` below 0.
     """
-    began = time.perf_counter()
-    given = _named(pairs)
+    given, keep = _named(pairs), keep_of(keep)
     if n_shown < 0:
         raise ValueError(f"n_shown={n_shown}; expected 0 or more.")
     spans, why_not = _concepts(given, concepts or {})
@@ -117,23 +111,30 @@ def trace_pairs(
     }
     if heads:  # not otherwise: a report from before there was a choice keeps its identity
         settings["heads"] = True
-    data = {**(origin or {}), "sha256": hash_json([[p.name, p.digest] for p in given]), "n": len(given)}
+    data = {**(keep.origin or {}), "sha256": hash_json([[p.name, p.digest] for p in given]), "n": len(given)}
     usable = [pair for pair in given if pair.name in spans]
     if not usable:
         raise ValueError(_none_left(why_not))
     prompts = PairPrompts(model, usable, spans, instruction, seed)
     why_not |= prompts.left_out
     read = prompts.all_of([pair for pair in usable if pair.name not in why_not])
-    provenance = study_provenance(TITLE, model, read, data, settings, CITATIONS, CAVEATS, began, out)
-    record = {"title": TITLE, **parts_identity(provenance)} | settings
-    folder = StudyFolder(out, FILE, provenance["run_id"], record, batch_size, len(given), resume, overwrite)
-    if folder.is_finished:
-        return load_visual_traces(out)
+    study = Study(
+        TITLE,
+        model,
+        read,
+        data=data,
+        settings=settings,
+        n_items=len(given),
+        batch_size=batch_size,
+        keep=keep,
+        citation=CITATIONS,
+        caveats=CAVEATS,
+    )
+    if study.found is not None:
+        return study.found
 
     usable = [pair for pair in usable if pair.name not in why_not]
-    screened = run_batches(
-        usable, prompts.screen, batch_size=batch_size, directory=folder.step("screen"), resume=True, title="answers"
-    )
+    screened = study.run(usable, prompts.screen, "screen")
     asked = _asked_table(given, usable, screened, why_not, only_right)
     chosen = [pair for pair in usable if asked.set_index("pair").loc[pair.name, "traced"]]
     if not chosen:
@@ -146,26 +147,21 @@ def trace_pairs(
         arrays = _packed(found, "trace")
         return arrays | (_packed(prompts.control(batch, found, **options, method=how[0]), "control") if control else {})
 
-    arrays = run_batches(
-        chosen, look, batch_size=batch_size, directory=folder.step("trace"), resume=True, title="tracing"
-    )
+    arrays = study.run(chosen, look, "trace")
     of_heads, how_heads = None, ("", "")
     if heads:
         how_heads = check_heads(model, [prompts.twins(pair) for pair in _first_and_longest(chosen)], memory_mib)
-        of_heads = run_batches(
-            chosen,
-            lambda batch: patch_heads(model, [prompts.twins(p) for p in batch], control, how_heads[0], memory_mib),
-            batch_size=batch_size,
-            directory=folder.step("heads"),
-            resume=True,
-            title="heads",
-        )
+
+        def patch(batch: Sequence[PicturePair]) -> dict[str, np.ndarray]:
+            return patch_heads(model, [prompts.twins(p) for p in batch], control, how_heads[0], memory_mib)
+
+        of_heads = study.run(chosen, patch, "heads")
     shown = tuple((pair, prompts.by_token(pair, **options, method=how[0], check=0)) for pair in chosen[:n_shown])
     readers = tuple(picture_readers(prompts, pair, instruction) for pair, _ in shown)
     layers = tuple(range(model.n_layers)) if layers is None else tuple(layers)
     axes = {"parts": tuple(parts), "layers": layers, "regions": ROLES, "window": window, "how": how[0], "check": how[1]}
-    axes |= {"example_ids": tuple(pair.name for pair in chosen), "seconds": round(time.perf_counter() - began, 1)}
-    provenance |= {"how": f"{how[0]}; {how[1]}", "seconds": axes["seconds"]}
+    axes |= {"example_ids": tuple(pair.name for pair in chosen), "seconds": study.provenance()["seconds"]}
+    provenance = study.provenance(how=f"{how[0]}; {how[1]}")
     provenance |= mass_read(model, [prompts.twins(pair).before for pair in chosen[:16]])
     traces = [_unpacked(arrays, name, axes) if name == "trace" or control else None for name in ("trace", "control")]
     by_head = None
@@ -173,8 +169,7 @@ def trace_pairs(
         by_head = HeadTraces.of(of_heads, traces[0].clean, traces[0].corrupt, *how_heads)
         provenance["how_heads"] = "; ".join(how_heads)
     words = tuple(_in_words(pair, spans[pair.name]) for pair in chosen)
-    found = VisualTraces(words, *traces, asked, model.n_layers, provenance, shown, readers, by_head)
-    return folder.saved(found, False)
+    return study.done(VisualTraces(words, *traces, asked, model.n_layers, provenance, shown, readers, by_head))
 
 
 def _how(prompts: PairPrompts, chosen: Sequence[PicturePair], memory_mib: float) -> tuple[str, str]:
@@ -260,6 +255,3 @@ def _unpacked(arrays: Mapping[str, np.ndarray], name: str, axes: Mapping[str, An
         for i, m in enumerate(METRICS)
     ]
     return Trace(tuple(measured), n_positions=arrays[f"{name}.n_positions"], **axes)
-
-
-__all__ = ["CAVEATS", "TracedPair", "VisualTraces", "load_visual_traces", "trace_pairs"]

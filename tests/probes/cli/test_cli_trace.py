@@ -9,7 +9,6 @@ import pytest
 import interp
 from probes.cli import study as cli_study
 from probes.pairs.photo_pairs import save_pairs
-from probes.visual_semantics.tracing.tracing import load_visual_traces
 from tests.interp.tiny_vision import tiny_vision
 from tests.probes.pairs.test_pair_files import decisions_of, photo
 from tests.tiny import tiny
@@ -30,15 +29,15 @@ def loaded(monkeypatch):
 
 def test_a_run_and_its_report(run, tmp_path):
     out = tmp_path / "traces"
-    arguments = ["trace", "--model", "sees", "--n", 4, "--out", out, "--every", 2, *SMALL]
+    arguments = ["trace", "--model", "sees", "--n", 6, "--out", out, "--every", 2, *SMALL]
     code, said, where = run(*arguments)
     assert code == 0
-    assert "4 of 4 pairs were traced" in said and "Where parts matter most" in said and "The paper's claims" in said
+    assert "6 of 6 pairs were traced" in said and "Where parts matter most" in said and "The paper's claims" in said
     assert str(out / "report.html") in where
-    found = load_visual_traces(out)
+    found = interp.load_result(out)
     assert (found.trace.parts, found.trace.layers) == (("mlp",), (0, 2))
     data = found.provenance["data"]
-    assert (data["source"], data["difficulty"], data["n"]) == ("scenes:test", "easy", 4)
+    assert (data["source"], data["difficulty"], data["n"]) == ("scenes:test", "easy", 6)
     code, again, _ = run(*arguments, "--resume", "--json")
     assert code == 0
     assert json.loads(again)["statement"] == found.statement()
@@ -49,12 +48,12 @@ def test_a_run_and_its_report(run, tmp_path):
 
 def test_heads_are_patched_alone(run, tmp_path):
     out = tmp_path / "traces"
-    arguments = ["trace", "--model", "sees", "--n", 3, "--out", out, "--no-control", "--every", 2, *SMALL]
+    arguments = ["trace", "--model", "sees", "--n", 5, "--out", out, "--no-control", "--every", 2, *SMALL]
     code, said, _ = run(*arguments, "--heads")
     assert code == 0
     assert "Heads patched alone, the first 20" in said and "heads, each patched alone at all text" in said
-    found = load_visual_traces(out)
-    assert found.heads.values.shape[0] == 3 and found.heads.control is None
+    found = interp.load_result(out)
+    assert found.heads.values.shape[0] == 5 and found.heads.control is None
     code, again, _ = run(*arguments, "--heads", "--resume", "--json")
     assert code == 0
     rows = json.loads(again)["tables"]["heads"]
@@ -73,7 +72,7 @@ def test_scenes_from_a_folder(run, tmp_path):
     )
     assert (made, code) == (0, 0)
     assert "3 of 3 pairs" in said and "No control by unrelated pictures was asked for." in said
-    assert load_visual_traces(out).provenance["data"]["source"] == "scenes"
+    assert interp.load_result(out).provenance["data"]["source"] == "scenes"
 
 
 def test_photographs_from_a_folder(run, tmp_path):
@@ -93,12 +92,12 @@ def test_photographs_from_a_folder(run, tmp_path):
     assert "4 of 6 pairs were accepted in decisions.json (1 rejected, 1 undecided)." in log
     assert "1 of 4 pairs are dropped: spilt: 15.8% of the changed pixels" in log
     assert "1 of 3 pairs have no known concept word" in log and "--concept WORD" in log
-    found = load_visual_traces(out)
+    found = interp.load_result(out)
     assert [(p.id, p.concept) for p in found.pairs] == [("p0", "red"), ("p1", "red")]
     assert found.provenance["data"]["left_out"][0].startswith("4 of 6 pairs were accepted")
     code, said, log = run(*words, "--out", tmp_path / "more", "--concept", "cup", "--max-leak", 1)
-    assert code == 0 and "4 of 4 pairs were traced" in said and "dropped" not in log
-    words_of = {p.id: p.concept for p in load_visual_traces(tmp_path / "more").pairs}
+    assert code == 0 and "6 of 6 pairs were traced" in said and "dropped" not in log
+    words_of = {p.id: p.concept for p in interp.load_result(tmp_path / "more").pairs}
     assert words_of == {"p0": "red", "p1": "red", "spilt": "red", "bare": "cup"}
     save_pairs([made[-1]], tmp_path / "bare")
     code, _, error = run("trace", "--model", "sees", "--data", f"scenes:{tmp_path / 'bare'}", "--out", out, *SMALL)

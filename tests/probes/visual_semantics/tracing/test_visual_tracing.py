@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import interp
-from interp import load_findings
+from interp import Keep, load_findings, load_result
 from interp.overlays.overlays import read_strongest_maps
 from interp.reading.metrics import Probability, measure
 from interp.reports.findings import render
@@ -22,7 +22,6 @@ from probes.scenes.scenes import sample_scene
 from probes.visual_semantics.questions.prompts import visual_examples
 from probes.visual_semantics.tracing import prompts as pair_prompts, tracing as visual_tracing
 from probes.visual_semantics.tracing.heads import HeadTraces, patch_heads
-from probes.visual_semantics.tracing.report import LEAST_PAIRS, claim_table, mean_table, peak_table
 from probes.visual_semantics.tracing.roles import (
     AFTER,
     BEFORE,
@@ -39,7 +38,8 @@ from probes.visual_semantics.tracing.roles import (
     word_in,
 )
 from probes.visual_semantics.tracing.sentences import beside_claims, beside_control, peaks_of_parts
-from probes.visual_semantics.tracing.tracing import load_visual_traces, trace_pairs
+from probes.visual_semantics.tracing.tables import LEAST_PAIRS, claim_table, mean_table, peak_table
+from probes.visual_semantics.tracing.tracing import trace_pairs
 from tests.interp.tiny_vision import picture, tiny_vision
 
 
@@ -115,7 +115,7 @@ def test_a_q_former_has_no_patches(pairs):
     roles = roles_of(model, prompt, pairs[0].question, concept_word(pairs[0].edited.question), pairs[0].mask)
     assert roles[EDITED] == roles[OTHERS] == () and len(roles[PICTURE]) == 5
     found = trace_pairs(model, pairs[:2], only_right=False, n_shown=0, parts=["residual"])
-    assert EDITED not in {t for t in found.plot().layout.xaxis.ticktext}
+    assert EDITED not in {t for t in found.plot_means().layout.xaxis.ticktext}
     assert np.isnan(found.means().set_index("role").loc[EDITED, "change"]).all()
 
 
@@ -246,7 +246,7 @@ def test_the_report_has_the_share_of_the_logit_beside_its_change(study):
     assert nothing.to_findings().tables["Means by part, layer and role"]["logit_share"].isna().all()
     assert "Share of the gold logit recovered" not in nothing.to_findings().figures
     with pytest.raises(ValueError, match=r"logit\(gold\) differs by less than 0.25 on average"):
-        nothing.plot(logit.name, share=True)
+        nothing.plot_means(logit.name, share=True)
 
 
 def test_the_report_draws_heads_over_the_picture(model, pairs, study, tmp_path):
@@ -331,7 +331,7 @@ def test_a_planted_head_is_found():
     frame = found.to_frame()
     assert frame["head"][0] == "L1H2" and frame["head"].iloc[-1] == "L2H0"
     assert frame["share"][0] == pytest.approx(frame["change"][0] / 0.8)
-    assert "L1H2 brings most of the answer back (+0.398" in found.statement()
+    assert "L1H2 brings most of the answer back (+0.398 [" in found.statement()
     assert (
         "Over 12 pairs, heads that bring some of it back at q < 0.05: 1; that take some away: 1." in found.statement()
     )
@@ -339,9 +339,35 @@ def test_a_planted_head_is_found():
     assert "q < 0.05: 1 (clearly more than with an unrelated picture's: 0); that take" in at_random.statement()
 
 
+def test_no_head_reads_as_not_shown_and_few_pairs_name_none():
+    rng = np.random.default_rng(0)
+    values = 0.1 + rng.normal(0, 0.02, (12, 3, 4))
+    said = HeadTraces(values, None, np.full(12, 0.9), np.full(12, 0.1), "fan-out", "").statement()
+    assert "none is shown to bring the answer back; the highest is L" in said and "at q < 0.05: 0;" in said
+    few = HeadTraces(values[:4] + 0.5, None, np.full(4, 0.9), np.full(4, 0.1), "fan-out", "").statement()
+    assert few.endswith("none can be named: 4 pairs are too few (5 or more are needed).")
+
+
+def test_a_page_of_few_pairs_has_no_map_and_no_order(study):
+    def some(trace: Trace, n: int) -> Trace:
+        measured = tuple(Measured(m.name, m.unit, m.values[:n], m.clean[:n], m.corrupt[:n]) for m in trace.measured)
+        rest = _rest(trace) | {"n_positions": trace.n_positions[:n], "example_ids": trace.example_ids[:n]}
+        return Trace(measured, **rest)
+
+    few = replace(
+        study, pairs=study.pairs[:4], trace=some(study.trace, 4), control=some(study.control, 4), shown=(), readers=()
+    )
+    found = few.to_findings()
+    assert not found.figures and list(found.tables) == ["The paper's claims", "Means by part, layer and role", "Pairs"]
+    assert found.statement[0].startswith("Too few pairs to say which states carry the edit: 4 traced, 5 or more")
+    assert "over half" not in " ".join(found.statement)
+    with pytest.raises(KeyError, match="has no figure"):
+        few.plot()
+
+
 def test_heads_are_saved_read_back_and_resumed(model, pairs, with_heads, tmp_path, monkeypatch):
     out, calls = tmp_path / "out", []
-    options = {"only_right": False, "n_shown": 0, "batch_size": 2, "parts": ["residual"], "heads": True, "out": out}
+    options = {"only_right": False, "n_shown": 0, "batch_size": 2, "parts": ["residual"], "heads": True}
 
     def dies(model, batch, *rest):
         calls.append(len(batch))
@@ -351,12 +377,12 @@ def test_heads_are_saved_read_back_and_resumed(model, pairs, with_heads, tmp_pat
 
     monkeypatch.setattr(visual_tracing, "patch_heads", dies)
     with pytest.raises(KeyboardInterrupt):
-        trace_pairs(model, pairs, **options)
+        trace_pairs(model, pairs, **options, keep=out)
     with pytest.raises(FileExistsError, match="other settings"):
-        trace_pairs(model, pairs, **options | {"heads": False}, resume=True)
-    found = trace_pairs(model, pairs, **options, resume=True)
+        trace_pairs(model, pairs, **options | {"heads": False}, keep=Keep(out, resume=True))
+    found = trace_pairs(model, pairs, **options, keep=Keep(out, resume=True))
     assert calls == [2, 2, 2, 2]  # the second batch again
-    read = load_visual_traces(out)
+    read = load_result(out)
     for name in ("values", "control", "clean", "corrupt"):
         np.testing.assert_allclose(getattr(found.heads, name), getattr(with_heads.heads, name), atol=1e-6)
         np.testing.assert_array_equal(getattr(read.heads, name), getattr(found.heads, name))
@@ -364,7 +390,7 @@ def test_heads_are_saved_read_back_and_resumed(model, pairs, with_heads, tmp_pat
     table = load_findings(out).tables["Single heads"]
     assert len(table) == min(20, with_heads.heads.values[0].size)
     assert "single-heads.csv" in (out / "report.html").read_text()
-    again = trace_pairs(model, pairs, **options, resume=True)
+    again = trace_pairs(model, pairs, **options, keep=Keep(out, resume=True))
     assert len(calls) == 4 and again.statement() == found.statement()
 
 
@@ -382,7 +408,7 @@ def test_shares_are_of_the_mean_difference():
 def test_a_report_is_saved_and_read_back(study, tmp_path):
     out, saved = tmp_path / "report", study
     study.save(out)
-    read = load_visual_traces(out)
+    read = load_result(out)
     for trace in ("trace", "control"):
         for new, old in zip(getattr(read, trace).measured, getattr(study, trace).measured, strict=True):
             np.testing.assert_array_equal(new.values, old.values)
@@ -395,13 +421,14 @@ def test_a_report_is_saved_and_read_back(study, tmp_path):
     assert "do not line up" in findings.tables["The paper's claims"].attrs["note"]
     page = (out / "report.html").read_text()
     assert "pair-0, token by token" in page and "Control: states of an unrelated picture" in page
-    assert "6 of 6 pairs were traced" in saved.statement()[0]
+    assert any("6 of 6 pairs were traced" in sentence for sentence in saved.statement())
+    assert repr(saved) == f"VisualTraces: {saved.statement()[0]}"
 
 
 def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, pairs, study, tmp_path, monkeypatch):
     out, calls = tmp_path / "out", []
     original = pair_prompts.PairPrompts.trace
-    options = {"only_right": False, "n_shown": 0, "batch_size": 2, "parts": ["residual"], "out": out}
+    options = {"only_right": False, "n_shown": 0, "batch_size": 2, "parts": ["residual"]}
 
     def dies(self, batch, **rest):
         calls.append(len(batch))
@@ -411,14 +438,14 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(model, pairs, study, tm
 
     monkeypatch.setattr(pair_prompts.PairPrompts, "trace", dies)
     with pytest.raises(KeyboardInterrupt):
-        trace_pairs(model, pairs, **options)
+        trace_pairs(model, pairs, **options, keep=out)
     with pytest.raises(FileExistsError, match="other settings"):
-        trace_pairs(model, pairs, **options | {"window": 1}, resume=True)
-    found = trace_pairs(model, pairs, **options, resume=True)
+        trace_pairs(model, pairs, **options | {"window": 1}, keep=Keep(out, resume=True))
+    found = trace_pairs(model, pairs, **options, keep=Keep(out, resume=True))
     assert calls[3:] == [2, 2, 2] and len(calls) == 6  # the check, and the two batches that were missing
     np.testing.assert_allclose(found.trace.values, study.trace.values[:, 2:], atol=1e-6)
     assert not (out / "parts").exists()
-    again = trace_pairs(model, pairs, **options, resume=True)
+    again = trace_pairs(model, pairs, **options, keep=Keep(out, resume=True))
     assert len(calls) == 6 and again.statement() == found.statement()
 
 
