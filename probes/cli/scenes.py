@@ -101,6 +101,7 @@ def edit_photo(
     A yes/no question that names a colour is asked twice, with the old and with the new one. Inpainting is there in
     Python: probes.visual_semantics.Inpainter.
     """
+    from interp.records import holding
     from probes.pairs import box_region, file_region, photo_pairs
 
     if bool(box) == (mask is not None):
@@ -109,19 +110,20 @@ def edit_photo(
         raise typer.BadParameter("give one of --recolour OLD:NEW and --remove", param_hint="--recolour")
     substitution, editor = _edit(recolour)
     region = file_region(image, mask) if mask else box_region(image, [_numbers(given) for given in box or ()])
-    pairs = photo_pairs.edit_photo(
-        image,
-        region,
-        question,
-        answer,
-        substitution,
-        editor,
-        level=None if level is None else level.value,
-        answer_after=answer_after,
-        concept=concept,
-        id=name,
-    )
-    photo_pairs.save_pairs(pairs, out, append=True)
+    with holding(out):  # a name or a number is given once
+        pairs = photo_pairs.edit_photo(
+            image,
+            region,
+            question,
+            answer,
+            substitution,
+            editor,
+            level=None if level is None else level.value,
+            answer_after=answer_after,
+            concept=concept,
+            id=name,
+        )
+        photo_pairs.save_pairs(pairs, out, append=True)
     for pair in pairs:
         _say(f"{pair.id}: {pair.question} {pair.answer_before} -> {pair.answer_after}")
     for caution in pairs[0].how["cautions"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,8 +13,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from interp.door import public
-from interp.records import hash_text
-from interp.records.work import write_atomically
+from interp.records import hash_text, holding, read_record, understood, write_record
 from interp.vision import ImageLike, image_sha256, read_image
 from probes.pairs.masks import Region, RegionLike, region_of
 from probes.pairs.photo_edits import COLOURS, PhotoEdit, recolour, remove
@@ -27,7 +26,7 @@ Editor = Callable[[Image.Image, Region, Substitution | None], PhotoEdit]
 function."""
 
 PAIRS = "pairs.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -161,36 +160,37 @@ def take_away(image: Image.Image, region: Region, substitution: Substitution | N
 def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = False) -> Path:
     """Write pairs.json, and before, after and mask as PNG (lossless, so that what did not change stays equal).
 
-    Pairs of one edit share their files. ``append`` adds to the pairs that the folder has. Raises ``FileExistsError``
-    where it has some, without ``append``, and ``ValueError`` for no pairs, or where an id is there already.
+    Pairs of one edit share their files. ``append`` adds to the pairs that the folder has. The file carries the hash of
+    its own content, and of each picture and mask; nobody else writes to the folder meanwhile.
+
+    Raises ``FileExistsError`` where it has some, without ``append``, and ``ValueError`` for no pairs, or where an id is
+    there already.
     """
-    place = Path(folder)
+    place = Path(folder).expanduser()
     target = place / PAIRS
-    if target.exists() and not append:
-        raise FileExistsError(f"{target} exists; add to it with append=True, give another folder, or remove it.")
     if not pairs:
         raise ValueError("no pairs were given; there is nothing to save.")
-    rows = _rows(target) if target.exists() else []
-    there = {row["id"] for row in rows}
-    if twice := sorted(there & {pair.id for pair in pairs}):
-        raise ValueError(
-            f"{target} has a pair {twice[0]!r} already; give the new one another name, id=..., or another folder."
-        )
-    place.mkdir(parents=True, exist_ok=True)
-    written: dict[tuple[str, str, bytes], str] = {}
-    first = len({row["files"] for row in rows})
-    for pair in pairs:
-        hashes = image_sha256(pair.before), image_sha256(pair.after)
-        key = (*hashes, pair.region.tobytes())
-        if key not in written:
-            written[key] = f"{first + len(written):05d}"
-            pair.before.save(place / f"{written[key]}_before.png")
-            pair.after.save(place / f"{written[key]}_after.png")
-            Image.fromarray(pair.region).save(place / f"{written[key]}_mask.png")
-        row = {name: getattr(pair, name) for name in ("id", "question", "answer_before", "answer_after", "level")}
-        rows.append({**row, "how": dict(pair.how), "files": written[key], "sha256": hashes})
-    text = json.dumps({"format_version": FORMAT_VERSION, "pairs": rows}, ensure_ascii=False, indent=1)
-    write_atomically(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with holding(place):
+        if target.exists() and not append:
+            raise FileExistsError(f"{target} exists; add to it with append=True, give another folder, or remove it.")
+        rows = _rows(target) if target.exists() else []
+        there = {row["id"] for row in rows}
+        if twice := sorted(there & {pair.id for pair in pairs}):
+            raise ValueError(
+                f"{target} has a pair {twice[0]!r} already; give the new one another name, id=..., or another folder."
+            )
+        written: dict[tuple[str, ...], str] = {}
+        first = len({row["files"] for row in rows})
+        for pair in pairs:
+            hashes = (image_sha256(pair.before), image_sha256(pair.after), _mask_sha256(pair.region))
+            if hashes not in written:
+                written[hashes] = f"{first + len(written):05d}"
+                pair.before.save(place / f"{written[hashes]}_before.png")
+                pair.after.save(place / f"{written[hashes]}_after.png")
+                Image.fromarray(pair.region).save(place / f"{written[hashes]}_mask.png")
+            row = {name: getattr(pair, name) for name in ("id", "question", "answer_before", "answer_after", "level")}
+            rows.append({**row, "how": dict(pair.how), "files": written[hashes], "sha256": hashes})
+        write_record(target, {"format_version": FORMAT_VERSION, "pairs": rows})
     return target
 
 
@@ -206,10 +206,10 @@ def load_pairs(folder: str | Path) -> list[PhotoPair]:
     try:
         for row in rows:
             before, after = (read_image(place / f"{row['files']}_{name}.png") for name in ("before", "after"))
-            if [image_sha256(before), image_sha256(after)] != row["sha256"]:
-                raise ValueError(f"{row['files']}_before.png or _after.png is not the image that was saved")
             with Image.open(place / f"{row['files']}_mask.png") as mask:
                 region = np.array(mask.convert("1"))
+            if [image_sha256(before), image_sha256(after), _mask_sha256(region)] != row["sha256"]:
+                raise ValueError(f"{row['files']}_before.png, _after.png or _mask.png is not the image that was saved")
             texts = (row[name] for name in ("question", "answer_before", "answer_after", "level", "how", "id"))
             pairs.append(PhotoPair(before, after, region, *texts))
         return pairs
@@ -218,16 +218,16 @@ def load_pairs(folder: str | Path) -> list[PhotoPair]:
 
 
 def _rows(source: Path) -> list[dict[str, Any]]:
-    """The records of pairs.json."""
-    try:
-        data = json.loads(source.read_text(encoding="utf-8"))
-        if data["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version {data['format_version']!r}; expected {FORMAT_VERSION}")
+    """The records of pairs.json, unchanged since they were written."""
+    data = read_record(source, FORMAT_VERSION, "list of pairs")
+    with understood(source, "list of pairs"):
         if not all({"id", "files"} <= set(row) for row in data["pairs"]):
             raise ValueError("a pair without id or files")
         return data["pairs"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise _damaged(source, error) from error
+
+
+def _mask_sha256(region: Bool[np.ndarray, "height width"]) -> str:
+    return hashlib.sha256(str(region.shape).encode() + np.packbits(region).tobytes()).hexdigest()
 
 
 def _damaged(source: Path, error: Exception) -> ValueError:

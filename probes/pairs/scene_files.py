@@ -1,7 +1,12 @@
-"""Edited scenes as a folder: pictures and masks as PNG, and `scenes.jsonl` with scene graphs, questions and answers."""
+"""Edited scenes as a folder: pictures and masks as PNG, and `scenes.jsonl` with scene graphs, questions and answers.
+
+Its last line has the number of the others and their SHA-256, and each of them that of its pictures: what was changed is
+refused.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +20,7 @@ from PIL import Image
 
 from interp.door import public
 from interp.records import directory_beside, explained, holding
-from interp.vision import read_image
+from interp.vision import image_sha256, read_image
 from probes.pairs.sheet import PicturePair, picture_pair
 from probes.scenes import EditedPair, Scene
 from probes.scenes.questions import Question, answer
@@ -23,6 +28,7 @@ from probes.scenes.questions import Question, answer
 RECORDS = "scenes.jsonl"
 FORMAT_VERSION = 1
 _PICTURES = ("before", "after", "mask")
+_SEAL = {"format_version", "n", "sha256"}
 _OURS = {RECORDS, "pictures", "sheet.html", "sheet.png"}
 
 
@@ -43,11 +49,14 @@ def save_scenes(pairs: Iterable[EditedPair], folder: str | Path, overwrite: bool
         temporary = directory_beside(folder)
         try:
             (temporary / "pictures").mkdir()
-            count = 0
-            with (temporary / RECORDS).open("w", encoding="utf-8") as records:
+            count, digest = 0, hashlib.sha256()
+            with (temporary / RECORDS).open("wb") as records:
                 for count, edited in enumerate(pairs, start=1):
                     row = _written(edited, f"{count - 1:04d}", temporary)
-                    records.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+                    digest.update(line)
+                    records.write(line)
+                records.write((json.dumps(_seal(count, digest.hexdigest())) + "\n").encode())
             if not count:
                 raise ValueError("no pairs were given; there is nothing to save.")
             temporary.chmod(0o777 & ~_umask())
@@ -62,8 +71,8 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
     """The pairs that :func:`save_scenes` wrote, pictures and masks read from their files.
 
     Raises ``FileNotFoundError`` for a folder without ``scenes.jsonl``, or with pictures missing (all are listed), and
-    ``ValueError`` for a damaged record or picture, an answer that isn't the scene graph's, and a mask of another size
-    or empty.
+    ``ValueError`` for a damaged or changed record or picture, an answer that isn't the scene graph's, and a mask of
+    another size or empty.
     """
     folder = Path(folder)
     path = folder / RECORDS
@@ -71,19 +80,29 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
         raise FileNotFoundError(
             f"{folder} has no {RECORDS}: it holds no scenes. Make some: `interp scenes make`, or save_scenes in Python."
         )
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    rows, hashes, seal, digest = [], [], None, hashlib.sha256()
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         try:
-            rows.append(_read(json.loads(line)))
+            row = json.loads(line.decode("utf-8"))
+            if set(row) == _SEAL:
+                seal = row
+                break
+            digest.update(line)
+            rows.append(_read(row))
+            hashes.append(row.get("sha256"))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: damaged or edited ({error}). Make the scenes again.") from error
+    if seal != _seal(len(rows), digest.hexdigest()):
+        why = "its last line has no SHA-256 of the others" if seal is None else "the SHA-256 of its last line differs"
+        raise ValueError(f"{path} was changed, ends too early, or is of another version: {why}. Make the scenes again.")
     files = [folder / "pictures" / f"{name}-{kind}.png" for name, _ in rows for kind in _PICTURES]
     if missing := [file.name for file in files if not file.is_file()]:
         raise FileNotFoundError(
             f"{len(missing)} of {len(files)} pictures are missing in {folder / 'pictures'}: {', '.join(missing[:20])}"
             f"{' ...' if len(missing) > 20 else ''}. Copy the folder again, or make it again."
         )
-    return [_with_pictures(folder / "pictures", name, edited) for name, edited in rows]
+    pictures = folder / "pictures"
+    return [_with_pictures(pictures, *row, sha256) for row, sha256 in zip(rows, hashes, strict=True)]
 
 
 def require_room(folder: Path, overwrite: bool) -> None:
@@ -98,6 +117,10 @@ def require_room(folder: Path, overwrite: bool) -> None:
         )
     if there and not overwrite:
         raise FileExistsError(f"{folder} holds scenes already. Replace them with overwrite=True, or give another.")
+
+
+def _seal(n: int, sha256: str) -> dict[str, object]:
+    return {"format_version": FORMAT_VERSION, "n": n, "sha256": sha256}
 
 
 def _written(edited: EditedPair, name: str, folder: Path) -> dict[str, object]:
@@ -118,6 +141,7 @@ def _written(edited: EditedPair, name: str, folder: Path) -> dict[str, object]:
         "before": edited.before.to_dict(),
         "after": edited.after.to_dict(),
         "program": edited.question.to_dict(),
+        "sha256": [image_sha256(picture) for picture in pictures],
     }
 
 
@@ -136,15 +160,19 @@ def _read(row: dict) -> tuple[str, EditedPair]:
     return name, EditedPair(*scenes, question, *answers, row["level"], nowhere, row["changed"], row["fact"])
 
 
-def _with_pictures(pictures: Path, name: str, edited: EditedPair) -> PicturePair:
+def _with_pictures(pictures: Path, name: str, edited: EditedPair, sha256: list[str]) -> PicturePair:
     before, after, drawn = (read_image(pictures / f"{name}-{kind}.png") for kind in _PICTURES)
     size = edited.region.shape[::-1]
     if before.size != size:
         raise ValueError(f"{pictures / name}-before.png is {before.size}; {RECORDS} says {size}. Make it again.")
     try:
-        return picture_pair(replace(edited, region=np.asarray(drawn)[..., 0] > 127), name, (before, after))
+        pair = picture_pair(replace(edited, region=np.asarray(drawn)[..., 0] > 127), name, (before, after))
     except ValueError as error:
         raise ValueError(f"{pictures}: {error}") from error
+    for kind, picture, expected in zip(_PICTURES, (before, after, drawn), sha256, strict=True):
+        if image_sha256(picture) != expected:
+            raise ValueError(f"{pictures / name}-{kind}.png is not the picture that was saved. Make the scenes again.")
+    return pair
 
 
 def _take_place(temporary: Path, folder: Path) -> None:

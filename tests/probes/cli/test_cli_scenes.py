@@ -201,6 +201,28 @@ def test_damaged_records_are_named_by_line(copy):
     assert "line 2: damaged or edited" in failure("sheet", copy)
 
 
+def test_what_was_changed_since_is_refused(copy):
+    path, picture = copy / "scenes.jsonl", copy / "pictures" / "0001-after.png"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert json.loads(lines[-1])["n"] == 6
+    for changed in (
+        whole.replace(b'"level": "object"', b'"level": "attribute"', 1),
+        b"".join(lines[1:]),
+        b"".join([lines[1], lines[0], *lines[2:]]),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"scenes\.jsonl was changed, .*the SHA-256 of its last line differs"):
+            load_scenes(copy)
+    path.write_bytes(b"".join(lines[:-1]))  # also that of an older version
+    with pytest.raises(ValueError, match="its last line has no SHA-256 of the others"):
+        load_scenes(copy)
+    path.write_bytes(whole)
+    Image.open(copy / "pictures" / "0002-after.png").save(picture)
+    with pytest.raises(ValueError, match=r"0001-after\.png is not the picture that was saved"):
+        load_scenes(copy)
+
+
 def test_what_is_no_folder_of_scenes(tmp_path):
     assert "has no scenes.jsonl and no pairs.json: it holds no scenes" in failure("sheet", tmp_path)
     assert "difficulty='tough'; expected easy, medium, hard" in failure(

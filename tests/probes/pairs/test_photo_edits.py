@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from interp.records.folder_lock import FolderInUseError, holding
 from probes.pairs import photo_edits
 from probes.pairs.masks import Region, box_region
 from probes.pairs.photo_edits import COLOURS, edited, nearest_colour, recolour, remove, swap_texture
@@ -249,6 +251,36 @@ def test_pairs_are_saved_and_loaded(tmp_path, cup_pair):
     Image.fromarray(np.zeros((400, 600, 3), dtype=np.uint8)).save(tmp_path / "pairs" / "00000_after.png")
     with pytest.raises(ValueError, match="is not the image that was saved"):
         load_pairs(tmp_path / "pairs")
+
+
+def test_a_list_of_pairs_or_a_mask_that_was_changed_is_refused(tmp_path, cup_pair):
+    folder = tmp_path / "pairs"
+    path = save_pairs(cup_pair, folder)
+    text = path.read_text()
+    path.write_text(text.replace('"answer_before": "Yes"', '"answer_before": "No"', 1))
+    with pytest.raises(ValueError, match="is not as it was written"):
+        load_pairs(folder)
+    with pytest.raises(ValueError, match="is not as it was written"):
+        save_pairs(cup_pair, folder, append=True)
+    path.write_text(text)
+    mask = np.array(Image.open(folder / "00000_mask.png").convert("1"))
+    Image.fromarray(np.roll(mask, 1, axis=1)).save(folder / "00000_mask.png")
+    with pytest.raises(ValueError, match=r"_mask\.png is not the image that was saved"):
+        load_pairs(folder)
+    path.write_text(json.dumps({"format_version": 1, "pairs": []}))
+    with pytest.raises(ValueError, match="has format_version 1; this version of headscope reads 2"):
+        load_pairs(folder)
+
+
+def test_somebody_elses_folder_of_pairs_is_not_written_to(tmp_path, cup_pair):
+    def save_there() -> str:
+        with pytest.raises(FolderInUseError) as refused:
+            save_pairs(cup_pair, tmp_path / "pairs")
+        return str(refused.value)
+
+    with holding(tmp_path / "pairs"), ThreadPoolExecutor(1) as other:
+        assert "is working in" in other.submit(save_there).result()
+    assert not (tmp_path / "pairs").exists()
 
 
 def test_pairs_that_do_not_fit_are_refused(cup_pair):
