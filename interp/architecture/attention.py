@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -76,8 +77,9 @@ class AttentionCall:
         """Masked pre-softmax scores, float32, of the given query rows of one example. Masked keys are -inf."""
         n_kv = self.key.shape[1]
         q = self.query[example][:, rows].float()  # [head, row, d_head]
-        grouped = q.reshape(n_kv, -1, q.shape[-1])  # [kv_head, group x row, d_head]
-        scores = (grouped @ self.key[example].float().mT).view(*q.shape[:2], -1) * self.scaling
+        grouped = rearrange(q, "(kv group) row d_head -> kv (group row) d_head", kv=n_kv)
+        scores = grouped @ self.key[example].float().mT
+        scores = rearrange(scores, "kv (group row) key -> (kv group) row key", row=q.shape[1]) * self.scaling
         return self.mask_scores(_cap(scores, self.softcap), example, rows)
 
     def mask_scores(self, scores: Tensor, example: int, rows: Tensor) -> Tensor:
@@ -108,19 +110,20 @@ def ordinary_attention(call: AttentionCall) -> Float[Tensor, "batch pos head d_h
     """The model's own attention: PyTorch's fused kernel, or spelled out where a soft cap or a sink forbids it."""
     q, k, v = call.query, call.key, call.value
     groups = q.shape[1] // k.shape[1]
-    k, v = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (k, v))
+    if groups > 1:
+        k, v = (repeat(t, "batch kv key d_head -> batch (kv group) key d_head", group=groups) for t in (k, v))
     if call.softcap is None and call.sinks is None:
         out = torch.nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=call.mask, is_causal=call.mask is None and q.shape[2] > 1, scale=call.scaling
         )
-        return out.transpose(1, 2)
+        return rearrange(out, "batch head pos d_head -> batch pos head d_head")
     scores = _cap(q @ k.mT * call.scaling, call.softcap).float()
     mask = call.mask
     if mask is None:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device)
         mask = mask.tril(k.shape[2] - q.shape[2])
     weights = softmax_with_sinks(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), call.sinks)
-    return (weights.to(v.dtype) @ v).transpose(1, 2)
+    return rearrange(weights.to(v.dtype) @ v, "batch head pos d_head -> batch pos head d_head")
 
 
 def softmax_with_sinks(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -116,14 +117,16 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference | None = Non
         if (norm := block.attention_post_norm) is not None:
             to_attention, post_constant = pull_back_through_norm(norm, seen.attention_out[layer], toward)
         to_z = pull_back(block.out_projection, seen.z[layer], to_attention)
-        z = seen.z[layer].float().unflatten(-1, (model.n_heads, model.d_head))
-        to_z = to_z.to(z.device).unflatten(-1, (model.n_heads, model.d_head))
-        heads.append((z * to_z).sum(-1).cpu())
+        z = seen.z[layer].float()
+        to_z = to_z.to(z.device)
+        heads.append(reduce(z * to_z, "(head d_head) -> head", "sum", head=model.n_heads).cpu())
         with torch.no_grad():
             bias = block.out_projection(torch.zeros_like(seen.z[layer])[None, None])[0, 0].float()
         biases.append(_dot(bias, to_attention) + post_constant)
-        values = seen.value[layer].repeat_interleave(model.n_heads // model.n_kv_heads, dim=0).float()
-        read = torch.einsum("htd,hd->ht", values, to_z.to(values.device))
+        group = model.n_heads // model.n_kv_heads
+        values = repeat(seen.value[layer], "kv pos d_head -> (kv group) pos d_head", group=group).float()
+        to_values = rearrange(to_z.to(values.device), "(head d_head) -> head d_head", head=model.n_heads)
+        read = einsum(values, to_values, "head pos d_head, head d_head -> head pos")
         by_token.append((seen.attention[layer].to(read.device) * read).cpu())
     result = Attribution(
         heads=torch.stack(heads).numpy(),

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -111,7 +112,8 @@ def head_outputs(
 
         def keep(layer: int, z: Tensor, lengths=lengths, out=out) -> None:
             for i, n in enumerate(lengths):
-                out[i][layer] = z[i, -n:].detach().unflatten(-1, (model.n_heads, model.d_head)).cpu()
+                of_heads = rearrange(z[i, -n:].detach(), "pos (head d_head) -> pos head d_head", head=model.n_heads)
+                out[i][layer] = of_heads.cpu()
 
         blocks = model.components.blocks
         hooks = [input_of(block.out_projection, partial(keep, layer)) for layer, block in enumerate(blocks)]

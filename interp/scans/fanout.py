@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
@@ -181,12 +182,14 @@ def _shared_prefix_attention(prefix: _Prefix):
             prefix.layers[call.layer].keys[0],
             prefix.layers[call.layer].values[0],
         )  # [kv, prefix, d_head]
-        rows, n_heads, m, d_head = call.query.shape
+        rows, n_heads, m, _ = call.query.shape
         n_kv, n_prefix = k0.shape[0], k0.shape[1]
         group = n_heads // n_kv
-        q = call.query.unflatten(1, (n_kv, group)) * call.scaling  # [row, kv, group, pos, d_head]
-        flat = q.permute(1, 0, 2, 3, 4).reshape(n_kv, rows * group * m, d_head)
-        to_prefix = (flat @ k0.mT).view(n_kv, rows, group, m, n_prefix).permute(1, 0, 2, 3, 4)
+        q = rearrange(call.query, "row (kv group) pos d_head -> row kv group pos d_head", kv=n_kv) * call.scaling
+        flat = rearrange(q, "row kv group pos d_head -> kv (row group pos) d_head")
+        to_prefix = rearrange(
+            flat @ k0.mT, "kv (row group pos) prefix -> row kv group pos prefix", row=rows, group=group
+        )
         own = q @ call.key[:, :, None].mT  # [row, kv, group, pos, pos]
         scores = torch.cat([to_prefix, own], dim=-1)
         if call.softcap is not None:
@@ -197,12 +200,12 @@ def _shared_prefix_attention(prefix: _Prefix):
         elif m > 1:
             causal = torch.ones(m, m, dtype=torch.bool, device=q.device).tril()
             scores[..., n_prefix:] = scores[..., n_prefix:].masked_fill(~causal, torch.finfo(scores.dtype).min)
-        weights = softmax_with_sinks(scores.flatten(1, 2), call.sinks).unflatten(1, (n_kv, group))
-        weights = weights.to(v0.dtype)
+        weights = softmax_with_sinks(rearrange(scores, "row kv group pos key -> row (kv group) pos key"), call.sinks)
+        weights = rearrange(weights, "row (kv group) pos key -> row kv group pos key", kv=n_kv).to(v0.dtype)
         on_prefix, on_own = weights[..., :n_prefix], weights[..., n_prefix:]
-        flat = on_prefix.permute(1, 0, 2, 3, 4).reshape(n_kv, rows * group * m, n_prefix)
-        out = (flat @ v0).view(n_kv, rows, group, m, -1).permute(1, 0, 2, 3, 4)
+        flat = rearrange(on_prefix, "row kv group pos key -> kv (row group pos) key")
+        out = rearrange(flat @ v0, "kv (row group pos) d_head -> row kv group pos d_head", row=rows, group=group)
         out = out + on_own @ call.value[:, :, None]
-        return out.flatten(1, 2).transpose(1, 2)
+        return rearrange(out, "row kv group pos d_head -> row pos (kv group) d_head")
 
     return handler

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor
 
@@ -158,9 +159,9 @@ class _Toward:
                     torch.tensor([float(v.double().cpu() @ bias) + c for v, c in through], dtype=torch.float64)
                 )
             to_z, constants = torch.stack(rows), torch.stack(constants)
-        shape = (self.model.n_heads, self.model.d_head)
-        parts = z.double()[:, None].unflatten(-1, shape) * to_z.double().to(z.device).unflatten(-1, shape)
-        return parts.sum(-1).cpu(), constants
+        parts = z.double()[:, None] * to_z.double().to(z.device)  # [example, vector, head x d_head]
+        summed = reduce(parts, "example vector (head d_head) -> example vector head", "sum", head=self.model.n_heads)
+        return summed.cpu(), constants
 
 
 @public

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -265,7 +266,7 @@ class _Branches:
             return self._fixed
         m = span_length(self._prompts[index], self._positions)
         z = head_outputs(self._model, [self._edits.sources[index]], last=m)[0]
-        return self._edits.branches(self._model, z.transpose(1, 2))  # [layer, head, pos, d_head]
+        return self._edits.branches(self._model, rearrange(z, "layer pos head d_head -> layer head pos d_head"))
 
 
 def _plan(model, prompts, branches, metric, positions, method, check, memory_mib) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from einops import einsum
 from jaxtyping import Bool, Float
 from scipy.stats import norm
 
@@ -161,17 +162,20 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
         in_targets = self.asked_in(score, subset)
         if not in_targets.any() or (kind != "own" and len(sources) < 2):
             return UNKNOWN, np.nan
-        top = np.stack([change[:, self.columns(score, s, edit, "top")[0]] for s in sources], 1)
+        top = np.stack([change[:, self.columns(score, s, edit, "top")[:1]] for s in sources], 1)
         n_draws = min(len(self.columns(score, s, edit, "random")) for s in sources)
         random = np.stack([change[:, self.columns(score, s, edit, "random")[:n_draws]] for s in sources], 1)
         own = np.stack([self.levels == s for s in sources], 1)
 
-        def weighed(values: np.ndarray) -> np.ndarray:  # [example, source, ...] -> [example, ...]
-            of_own = np.einsum("es,es...->e...", own, values)
-            of_others = np.einsum("es,es...->e...", ~own, values) / max(1, len(sources) - 1)
+        def weighed(values: np.ndarray) -> Float[np.ndarray, "example draw"]:
+            of_own, of_others = (
+                einsum(which.astype(float), values, "example source, example source draw -> example draw")
+                for which in (own, ~own)
+            )
+            of_others = of_others / max(1, len(sources) - 1)
             return {"own": of_own, "cross": of_others, "own less cross": of_own - of_others}[kind]
 
-        values = weighed(top)
+        values = weighed(top)[:, 0]
         if kind != "own less cross" and n_draws:
             values = values - weighed(random).mean(1)
         estimate = _mean_over_levels(values[in_targets], self.levels[in_targets], self.pictures[in_targets])
@@ -179,7 +183,7 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
             estimate = _no_narrower(estimate, _of_shares(values[in_targets], self.levels[in_targets]))
         if not n_draws:
             return estimate, np.nan
-        of_top = _level_means(weighed(top)[in_targets, None], self.levels[in_targets])[0]
+        of_top = _level_means(weighed(top)[in_targets], self.levels[in_targets])[0]
         of_random = _level_means(weighed(random)[in_targets], self.levels[in_targets])
         return estimate, permutation_p(of_top, of_random, centred=True)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Bool, Float
 from scipy.stats import hypergeom, norm, rankdata
 
@@ -172,7 +173,7 @@ class _Scored:
     @staticmethod
     def of(heads: VisualHeads, score: str, by: str) -> _Scored:
         chosen = heads.chosen(score=score)
-        change = heads.change(score, chosen).reshape(int(chosen.sum()), -1).astype(np.float64)
+        change = rearrange(heads.change(score, chosen), "example layer head -> example (layer head)").astype(np.float64)
         values = np.maximum(change, 0) if by == "score" and score in RELU else change
         asked = [q for q, is_in in zip(heads.asked, chosen, strict=True) if is_in]
         fields = (np.array([getattr(q, name) for q in asked]) for name in ("level", "kind", "form"))

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from interp.interventions import Branch, EachHead, ablate_each_head
 from interp.models import Model
@@ -27,6 +28,7 @@ Arrays = dict[str, np.ndarray]
 
 GOLD = Probability("gold")
 YES_MARGIN = LogitDifference(YES, NO)
+_BY_HEAD = "example (layer head) -> example layer head"
 _CHUNK = 64  # prompts whose pixels are in memory at once while a data-set mean is taken
 _SLOW_S = 5.0  # a question that takes longer is the only one that a time estimate is measured on
 
@@ -117,12 +119,11 @@ class HeadScan:
             check=0,
             memory_mib=self.memory_mib,
         )
-        shape = (len(prompts), self.model.n_layers, self.model.n_heads)
         return {
             "gold_prob": gold.clean,
             "yes_margin": margin.clean,
-            "gold_prob_ablated": gold.values.reshape(shape),
-            "yes_margin_ablated": margin.values.reshape(shape),
+            "gold_prob_ablated": rearrange(gold.values, _BY_HEAD, layer=self.model.n_layers),
+            "yes_margin_ablated": rearrange(margin.values, _BY_HEAD, layer=self.model.n_layers),
         }
 
     @property

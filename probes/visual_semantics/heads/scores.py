@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Float
 
 from interp.figures import head_label
@@ -98,6 +99,8 @@ MEASURES = tuple(
     )
 )
 
+_FLAT = "example layer head -> example (layer head)"
+
 FEWEST = 10
 """Examples below which a group's score is flagged."""
 
@@ -117,7 +120,7 @@ def score_table(
     drawn, and flipped, together.
     """
     n, n_layers, n_heads = change.shape
-    x = change.astype(np.float64).reshape(n, -1)
+    x = rearrange(change.astype(np.float64), _FLAT)
     scored = np.maximum(x, 0) if relu else x
     layer, head = (index.ravel() for index in np.indices((n_layers, n_heads)))
     columns = {
@@ -134,7 +137,7 @@ def score_table(
     columns["mean_change_low"], columns["mean_change_high"] = interval_of(x, groups)
     p = sign_flip_p(group_sums(x, groups), n_resamples=int(np.clip(100 * x.shape[1], 9_999, 50_000)))
     columns |= {"p": p, "q": benjamini_hochberg(p)}
-    push = yes_push.astype(np.float64).reshape(n, -1)
+    push = rearrange(yes_push.astype(np.float64), _FLAT)
     columns["yes_push"] = push.mean(0)
     columns["yes_push_low"], columns["yes_push_high"] = interval_of(push, groups)
     frame = pd.DataFrame(columns | {"n": n})
@@ -143,7 +146,7 @@ def score_table(
 
 def largest_by_chance(change: Float[np.ndarray, "example layer head"], groups: Sequence[str]) -> float:
     """The 95th percentile of the highest S of any head when each group's changes have a random sign."""
-    x = change.astype(np.float64).reshape(len(change), -1)
+    x = rearrange(change.astype(np.float64), _FLAT)
     return float(np.quantile((np.abs(x).mean(0) / 2 + _flipped_means(x, groups) / 2).max(1), 0.95))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Float
 
 from interp.figures import head_label, heads_by_level
@@ -129,7 +130,7 @@ class HeadTraces:
 
     def _shares(self, change: Float[np.ndarray, "example layer head"]) -> dict[str, np.ndarray]:
         difference = (self.clean - self.corrupt).astype(np.float64)
-        flat = change.reshape(len(change), -1)
+        flat = rearrange(change, "pair layer head -> pair (layer head)")
         if abs(difference.mean()) < LEAST[_METRIC.unit]:
             return {f"share{end}": np.full(flat.shape[1], np.nan) for end in ("", "_low", "_high")}
 
@@ -146,14 +147,13 @@ def patch_heads(
     """P(gold) with each head patched, [pair, layer, head], from the picture before the edit ("values") and from an
     unrelated one ("control", NaN for pairs without one), by :func:`interp.scan` with ``patch_each_head``."""
     shape = (len(twins), model.n_layers, model.n_heads)
-    found = {"values": _patched(model, twins, [t.before for t in twins], method, memory_mib).reshape(shape)}
+    found = {"values": _patched(model, twins, [t.before for t in twins], method, memory_mib)}
     if control:
         found["control"] = np.full(shape, np.nan, dtype=np.float32)
         known = [i for i, t in enumerate(twins) if t.unrelated is not None]
         if known:
             some = [twins[i] for i in known]
-            patched = _patched(model, some, [t.unrelated for t in some], method, memory_mib)
-            found["control"][known] = patched.reshape(len(known), *shape[1:])
+            found["control"][known] = _patched(model, some, [t.unrelated for t in some], method, memory_mib)
     return found
 
 
@@ -185,7 +185,7 @@ def _patched(model: Model, twins: Sequence[Twins], sources, method: str, memory_
         check=0,  # `check_heads` has
         memory_mib=memory_mib,
     )
-    return found.values
+    return rearrange(found.values, "pair (layer head) -> pair layer head", layer=model.n_layers)
 
 
 def _columns(name: str, values: Float[np.ndarray, "example layer head"]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Bool, Float
 
 from interp.scans.tracing import LEAST, Measured, Trace
@@ -182,7 +183,7 @@ def _share(m: Measured, change: Float[np.ndarray, "example part layer"], known: 
     if not len(change) or abs(difference.mean()) < LEAST[m.unit]:
         nothing = np.full(change.shape[1:], np.nan)
         return nothing, nothing, nothing
-    flat = change.reshape(len(change), -1).astype(np.float64)
+    flat = rearrange(change, "pair part layer -> pair (part layer)").astype(np.float64)
 
     def ratio(flat: np.ndarray, difference: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return (counts @ flat) / (counts @ difference)[:, None]
