@@ -34,7 +34,8 @@ def carried(means: pd.DataFrame) -> list[str]:
             said.append(f"{role} over half from layer {layers[0]} on" if over.iloc[-1] else f"{role} never at the end")
         else:
             said.append(f"{role} over half up to layer {layers[-1]} ({at})")
-    return [f"In the residual stream, of what the edit takes away: {'; '.join(said)}."] if said else []
+    n = int(shares["n"].max()) if said else 0
+    return [f"In the residual stream, of what the edit takes away (n = {n}): {'; '.join(said)}."] if said else []
 
 
 def peaks_of_parts(peaks: pd.DataFrame, parts: Sequence[str]) -> list[str]:
@@ -49,9 +50,11 @@ def peaks_of_parts(peaks: pd.DataFrame, parts: Sequence[str]) -> list[str]:
             if row.empty or is_too_few(row.iloc[0]):
                 continue
             row = row.iloc[0]
-            where = f"in layer {row['layer']} ({row['change']:+.3f} [{row['change_low']:+.3f}, "
-            where += f"{row['change_high']:+.3f}], depth {row['depth']:.2f})"
-            said.append(f"at the {role} {where if row['is_clear'] else 'in no layer clearly'}")
+            change = f"{row['change']:+.3f} [{row['change_low']:+.3f}, {row['change_high']:+.3f}]"
+            where = f"in layer {row['layer']} ({change}, depth {row['depth']:.2f}, n = {row['n']})"
+            if not row["is_clear"]:
+                where = f"in none shown to differ from no change, or from a control (highest {change}, n = {row['n']})"
+            said.append(f"at the {role} {where}")
         if said:
             sentences.append(f"The {NAMES[part]} changes P(gold) most {', '.join(said)}.")
     if any(is_too_few(row) for row in of_all.to_dict("records")):
@@ -84,7 +87,7 @@ def beside_control(means: pd.DataFrame) -> str:
         return "No pair has an unrelated picture of its size for a control."
     sentence = (
         f"States of an unrelated picture change P(gold) by {known['control'].mean():+.3f} on average over parts, "
-        f"layers and roles (at most {known['control'].max():+.3f})"
+        f"layers and roles (at most {known['control'].max():+.3f}; n = {int(known['n_control'].max())})"
     )
     judged = known[known["n_control"] >= LEAST_PAIRS]
     if judged.empty:
