@@ -141,7 +141,7 @@ def _written(edited: EditedPair, name: str, folder: Path) -> dict[str, object]:
         "before": edited.before.to_dict(),
         "after": edited.after.to_dict(),
         "program": edited.question.to_dict(),
-        "sha256": [image_sha256(picture) for picture in pictures],
+        "sha256": [image_sha256(picture.convert("RGB")) for picture in pictures],
     }
 
 

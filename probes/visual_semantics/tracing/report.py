@@ -3,13 +3,13 @@ order of layers or heads."""
 
 from __future__ import annotations
 
-import numpy as np
 import plotly.graph_objects as go
 
-from interp.figures import interval_lines, tracing_heatmap
+from interp.figures import interval_lines
 from interp.overlays import pair_figure
 from interp.reports import Findings
-from interp.scans.tracing import LEAST, Trace
+from interp.scans.tracing import LEAST
+from probes.visual_semantics.tracing.maps import change_map, share_map
 from probes.visual_semantics.tracing.result import VisualTraces
 from probes.visual_semantics.tracing.sentences import NAMES, beside_claims, beside_control, carried, peaks_of_parts
 from probes.visual_semantics.tracing.tables import LEAST_PAIRS
@@ -42,11 +42,13 @@ def findings_of(traces: VisualTraces) -> Findings:
     )
     figures, tables = {}, {}
     if enough:
-        figures["Mean change of the gold probability"] = change_heatmap(traces, traces.trace, None)
+        figures["Mean change of the gold probability"] = change_map(traces.trace, [traces.trace, traces.control])
         if traces.control is not None:
-            figures["Control: states of an unrelated picture"] = change_heatmap(traces, traces.control, None)
+            figures["Control: states of an unrelated picture"] = change_map(
+                traces.control, [traces.trace, traces.control]
+            )
         if logits["share"].notna().any():
-            figures["Share of the gold logit recovered"] = share_heatmap(traces, of_logits)
+            figures["Share of the gold logit recovered"] = share_map(traces.trace, logits, of_logits)
         figures["Along the layers"] = lines_of(traces)
     figures |= shown_figures(traces)
     tables |= {"Where parts matter most": peaks} if len(peaks) else {}
@@ -103,40 +105,3 @@ def shown_figures(traces: VisualTraces) -> dict[str, go.Figure]:
             figures[f"{pair.name}, heads over the picture"] = reader.plot(pair)
         figures[f"{pair.name}, token by token"] = trace.plot(0)
     return figures
-
-
-def share_heatmap(traces: VisualTraces, measure: str | None) -> go.Figure:
-    """Mean change over the mean difference that the edit makes, by layer and role."""
-    m = traces.trace.measured[0] if measure is None else traces.trace[measure]
-    means = traces.means(measure=m.name)
-    if means["share"].isna().all():
-        raise ValueError(
-            f"{m.name} differs by less than {LEAST[m.unit]:g} on average before and after the edit: shares of it "
-            "would be noise. Plot share=False."
-        )
-    rows = means.dropna(subset=["share"]).set_index(["part", "layer", "role"])["share"]
-    used = [role for role in traces.trace.regions if role in rows.index.get_level_values("role")]
-    axes = (traces.trace.parts, traces.trace.layers, used)
-    values = np.array([[[rows.get((p, k, r), np.nan) for r in used] for k in axes[1]] for p in axes[0]])
-    return tracing_heatmap(values, *axes, "", f"share of {m.name} recovered")
-
-
-def change_heatmap(traces: VisualTraces, trace: Trace, measure: str | None) -> go.Figure:
-    """Mean change by layer and role, of the traces or of their control, on one scale."""
-    m = traces.trace.measured[0] if measure is None else traces.trace[measure]
-    used = [r for r in range(len(trace.regions)) if trace.n_positions[:, r].any()]
-
-    def mean(of: Trace) -> np.ndarray:
-        change = of[m.name].values - m.corrupt[:, None, None, None]
-        return np.stack([_mean_known(change[..., r]) for r in used], axis=-1)
-
-    both = [mean(of) for of in (traces.trace, traces.control) if of is not None]
-    limit = float(np.nanmax(np.abs(both)))
-    regions = [trace.regions[r] for r in used]
-    return tracing_heatmap(mean(trace), trace.parts, trace.layers, regions, "", f"change of {m.name}", limit)
-
-
-def _mean_known(values: np.ndarray) -> np.ndarray:
-    """Mean over the examples that have a value; NaN for none."""
-    known = values[np.isfinite(values).all(axis=(1, 2))]
-    return known.mean(axis=0) if len(known) else np.full(values.shape[1:], np.nan)

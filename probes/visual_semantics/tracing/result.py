@@ -14,6 +14,7 @@ from interp.reports import Result
 from interp.scans.tracing import Trace
 from probes.pairs import PicturePair
 from probes.visual_semantics.tracing.heads import HeadTraces
+from probes.visual_semantics.tracing.maps import change_map, share_map
 from probes.visual_semantics.tracing.readers import PictureReaders
 from probes.visual_semantics.tracing.tables import ALL, by_level, claim_table, mean_table, peak_table, with_enough
 
@@ -85,9 +86,9 @@ class VisualTraces(
 
         Raises ``ValueError`` for shares of a measure that the edit changes by next to nothing.
         """
-        from probes.visual_semantics.tracing import report
-
-        return report.share_heatmap(self, measure) if share else report.change_heatmap(self, self.trace, measure)
+        if share:
+            return share_map(self.trace, self.means(measure=measure), measure)
+        return change_map(self.trace, [self.trace, self.control], measure)
 
     @cached_property
     def _means(self) -> pd.DataFrame:
