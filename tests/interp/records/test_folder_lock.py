@@ -181,7 +181,7 @@ def _studies():
 def test_every_study_that_keeps_work_takes_the_lock():
     """A function that is told where to keep work, and every ``save`` that may replace another's report."""
     loose, found = [], 0
-    inner = {"require_place", "finished", "run_of_sets"}  # called by studies that hold the folder
+    inner = {"require_place", "finished", "study_of_sets"}  # called by studies that hold the folder
     for function in _studies():
         names = inspect.signature(function).parameters
         keeps = ("keep" in names and names["keep"].annotation == "Kept") or {"out", "resume", "overwrite"} <= {*names}
