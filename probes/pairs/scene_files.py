@@ -1,7 +1,7 @@
 """Edited scenes as a folder: pictures and masks as PNG, and `scenes.jsonl` with scene graphs, questions and answers.
 
-Its last line has the number of the others and their SHA-256, and each of them that of its pictures: what was changed is
-refused.
+Its last line has the number of the others and their SHA-256: what was changed is refused. A picture may be replaced (a
+pair's digest, on which decisions are taken, is then another).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 
 from interp.door import public
 from interp.records import directory_beside, explained, holding
-from interp.vision import image_sha256, read_image
+from interp.vision import read_image
 from probes.pairs.sheet import PicturePair, picture_pair
 from probes.scenes import EditedPair, Scene
 from probes.scenes.questions import Question, answer
@@ -71,7 +71,7 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
     """The pairs that :func:`save_scenes` wrote, pictures and masks read from their files.
 
     Raises ``FileNotFoundError`` for a folder without ``scenes.jsonl``, or with pictures missing (all are listed), and
-    ``ValueError`` for a damaged or changed record or picture, an answer that isn't the scene graph's, and a mask of
+    ``ValueError`` for a damaged or changed record, a damaged picture, an answer that isn't the scene graph's, and a mask of
     another size or empty.
     """
     folder = Path(folder)
@@ -80,7 +80,7 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
         raise FileNotFoundError(
             f"{folder} has no {RECORDS}: it holds no scenes. Make some: `interp scenes make`, or save_scenes in Python."
         )
-    rows, hashes, seal, digest = [], [], None, hashlib.sha256()
+    rows, seal, digest = [], None, hashlib.sha256()
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         try:
             row = json.loads(line.decode("utf-8"))
@@ -89,7 +89,6 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
                 break
             digest.update(line)
             rows.append(_read(row))
-            hashes.append(row.get("sha256"))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: damaged or edited ({error}). Make the scenes again.") from error
     if seal != _seal(len(rows), digest.hexdigest()):
@@ -101,8 +100,7 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
             f"{len(missing)} of {len(files)} pictures are missing in {folder / 'pictures'}: {', '.join(missing[:20])}"
             f"{' ...' if len(missing) > 20 else ''}. Copy the folder again, or make it again."
         )
-    pictures = folder / "pictures"
-    return [_with_pictures(pictures, *row, sha256) for row, sha256 in zip(rows, hashes, strict=True)]
+    return [_with_pictures(folder / "pictures", name, edited) for name, edited in rows]
 
 
 def require_room(folder: Path, overwrite: bool) -> None:
@@ -141,7 +139,6 @@ def _written(edited: EditedPair, name: str, folder: Path) -> dict[str, object]:
         "before": edited.before.to_dict(),
         "after": edited.after.to_dict(),
         "program": edited.question.to_dict(),
-        "sha256": [image_sha256(picture.convert("RGB")) for picture in pictures],
     }
 
 
@@ -160,19 +157,15 @@ def _read(row: dict) -> tuple[str, EditedPair]:
     return name, EditedPair(*scenes, question, *answers, row["level"], nowhere, row["changed"], row["fact"])
 
 
-def _with_pictures(pictures: Path, name: str, edited: EditedPair, sha256: list[str]) -> PicturePair:
+def _with_pictures(pictures: Path, name: str, edited: EditedPair) -> PicturePair:
     before, after, drawn = (read_image(pictures / f"{name}-{kind}.png") for kind in _PICTURES)
     size = edited.region.shape[::-1]
     if before.size != size:
         raise ValueError(f"{pictures / name}-before.png is {before.size}; {RECORDS} says {size}. Make it again.")
     try:
-        pair = picture_pair(replace(edited, region=np.asarray(drawn)[..., 0] > 127), name, (before, after))
+        return picture_pair(replace(edited, region=np.asarray(drawn)[..., 0] > 127), name, (before, after))
     except ValueError as error:
         raise ValueError(f"{pictures}: {error}") from error
-    for kind, picture, expected in zip(_PICTURES, (before, after, drawn), sha256, strict=True):
-        if image_sha256(picture) != expected:
-            raise ValueError(f"{pictures / name}-{kind}.png is not the picture that was saved. Make the scenes again.")
-    return pair
 
 
 def _take_place(temporary: Path, folder: Path) -> None:

@@ -202,7 +202,7 @@ def test_damaged_records_are_named_by_line(copy):
 
 
 def test_what_was_changed_since_is_refused(copy):
-    path, picture = copy / "scenes.jsonl", copy / "pictures" / "0001-after.png"
+    path = copy / "scenes.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
     assert json.loads(lines[-1])["n"] == 6
@@ -216,10 +216,6 @@ def test_what_was_changed_since_is_refused(copy):
             load_scenes(copy)
     path.write_bytes(b"".join(lines[:-1]))  # also that of an older version
     with pytest.raises(ValueError, match="its last line has no SHA-256 of the others"):
-        load_scenes(copy)
-    path.write_bytes(whole)
-    Image.open(copy / "pictures" / "0002-after.png").save(picture)
-    with pytest.raises(ValueError, match=r"0001-after\.png is not the picture that was saved"):
         load_scenes(copy)
 
 
