@@ -71,8 +71,8 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
     """The pairs that :func:`save_scenes` wrote, pictures and masks read from their files.
 
     Raises ``FileNotFoundError`` for a folder without ``scenes.jsonl``, or with pictures missing (all are listed), and
-    ``ValueError`` for a damaged or changed record, a damaged picture, an answer that isn't the scene graph's, and a mask of
-    another size or empty.
+    ``ValueError`` for a damaged or changed record, a damaged picture, an answer that isn't the scene graph's, and a
+    mask of another size or empty.
     """
     folder = Path(folder)
     path = folder / RECORDS
