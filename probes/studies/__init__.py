@@ -7,7 +7,6 @@ from interp.door.faces import hands_on
 if TYPE_CHECKING:
     from probes.studies.left_out import said_of_data as said_of_data, shortened as shortened
     from probes.studies.runs import (
-        Run as Run,
         mass_read as mass_read,
         parts_identity as parts_identity,
         require_place as require_place,

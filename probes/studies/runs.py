@@ -1,13 +1,12 @@
-"""One ranking from start to end: its identity, resumable scoring, provenance, and the report in its folder."""
+"""What a run of a study is: its identity and provenance, and the folder that is refused before any work."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -15,95 +14,10 @@ from interp.edits import named_adapters
 from interp.models import Model, measured_mass
 from interp.passes import PARTS, hash_prompts, identity_of, same_fingerprint, tolerance
 from interp.prompts import Prompt
-from interp.rankings import HeadRanking, load_ranking
-from interp.records import clear_parts, hash_json, now, prepare_directory, require_parts_of, run_batches, versions
+from interp.records import hash_json, now, prepare_directory, require_parts_of, versions
 from interp.records.work import OtherRunError
-from interp.reports import is_whole, refuse_other_run, saved_run
+from interp.reports import refuse_other_run, saved_run
 from interp.statistics import estimates as statistics
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Run:
-    """The settings of a ranking (their hash is its id), and where its work and its report go, if anywhere.
-
-    ``resume`` continues the part files of the same settings, or reads a finished report of them back; ``overwrite``
-    replaces the report of another run.
-    """
-
-    title: str
-    model: Model
-    prompts: InitVar[Iterable[Prompt]]  # all that the run reads: their token ids are a part of what it is
-    data: dict[str, Any]
-    settings: dict[str, Any]
-    batch_size: int
-    out: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
-    began: float = field(default_factory=time.perf_counter)
-    identity: dict[str, Any] = field(init=False)
-    described_model: dict[str, Any] = field(init=False)
-
-    def __post_init__(self, prompts: Iterable[Prompt]) -> None:
-        if self.out is not None:
-            object.__setattr__(self, "out", Path(self.out))
-        described, prompts_sha256 = _computation(self.model, self.out), hash_prompts(prompts)
-        identity = _identity(self.title, described, prompts_sha256, self.data, self.settings)
-        object.__setattr__(self, "identity", identity)
-        object.__setattr__(self, "described_model", described)
-
-    @property
-    def parts_settings(self) -> dict[str, Any]:
-        """What part files must agree in: the run, and how it is cut into batches."""
-        cut = {"batch_size": self.batch_size, "n_items": self.data["n"]}
-        return self.identity | {"fingerprint": self.described_model["fingerprint"]} | cut
-
-    @property
-    def id(self) -> str:
-        """Twelve hex digits: the same computation, prompts, data and settings give the same id."""
-        return _id(self.identity)
-
-    def is_finished(self) -> bool:
-        """Whether ``out`` holds the report of these very settings and ``resume`` asks for it. Raises
-        ``FileExistsError`` now, before any work, if saving would be refused later."""
-        if self.out is None:
-            return False
-        scores_mib = 8 * self.data["n"] * self.model.n_layers * self.model.n_heads * 4 / 2**20
-        need_mib = 20 + 3 * scores_mib
-        require_place(self.out, self.id, self.parts_settings, self.resume, self.overwrite, need_mib)
-        return self.resume and (saved_run(self.out) or {}).get("run_id") == self.id and is_whole(self.out)
-
-    def finished(self) -> HeadRanking | None:
-        """The ranking of a run that :meth:`is_finished`; None if there is none."""
-        return load_ranking(self.out) if self.is_finished() else None
-
-    def score(
-        self, items: Sequence[Item], score: Callable[[Sequence[Item]], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
-        """``score`` over batches of items, kept in part files under ``out`` as they come."""
-        return run_batches(
-            items,
-            score,
-            batch_size=self.batch_size,
-            directory=self.out,
-            settings=self.parts_settings,
-            resume=self.resume,
-            title=self.title,
-        )
-
-    def provenance(self, method: str, citation: Sequence[str], caveats: Sequence[str], **more: Any) -> dict[str, Any]:
-        head = {"run_id": self.id, "title": f"{self.title} of {self.model.name}", "method": method}
-        settings = self.settings | {"batch_size": self.batch_size}
-        known = _provenance(self.described_model, self.identity["prompts_sha256"], self.data, settings)
-        return head | known | _signed(self.described_model, citation, caveats, self.began) | more
-
-    def save(self, ranking: HeadRanking) -> HeadRanking:
-        """Write the report to ``out``, if given, and clear the part files."""
-        if self.out is not None:
-            ranking.save(self.out, overwrite=self.overwrite)
-            clear_parts(self.out)
-        return ranking
 
 
 def study_provenance(
@@ -121,7 +35,7 @@ def study_provenance(
     """What a study's findings need to be traced and repeated; ``began`` is ``time.perf_counter()`` at its start.
 
     The ``run_id`` is a function of the computation (:mod:`interp.passes.identity`: weights, active adapters, applied
-    edits, a fingerprint of the logits), the token ids of the ``prompts``, the data and the settings, as for a ranking.
+    edits, a fingerprint of the logits), the token ids of the ``prompts``, the data and the settings.
     ``out``: where the study keeps its work, if anywhere; a fingerprint that was recorded there, and is this one but for
     rounding, is taken for it.
     """
