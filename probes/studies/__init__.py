@@ -14,12 +14,8 @@ if TYPE_CHECKING:
     )
     from probes.studies.study import Study as Study
     from probes.studies.study_files import (
-        StudyFolder as StudyFolder,
-        finished as finished,
         pack_texts as pack_texts,
-        read_study as read_study,
         unpack_texts as unpack_texts,
-        write_study as write_study,
     )
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)
