@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from interp.reports.result import Result as Result, load_result as load_result
     from interp.scans.scan import ScanResult as ScanResult, scan as scan
     from interp.scans.tracing import trace as trace
+    from interp.sources.version import __version__ as __version__
     from interp.vision.images import read_image as read_image
 
 follow_moved()

@@ -6,6 +6,7 @@ blocks; embedding and unembedding are left out, since scans unembed single posit
 
 from __future__ import annotations
 
+import inspect
 import json
 import statistics
 import time
@@ -86,10 +87,11 @@ class Speed:
         return tokens / self.tokens_per_second * shape.block_parameters / self.block_parameters
 
 
-def measure_speed(model: PreTrainedModel | None = None, name: str = "") -> Speed:
+def measure_speed(model: PreTrainedModel | None = None, name: str = "", seconds: float = _SECONDS) -> Speed:
     """Time forward passes of 4 prompts of 60 tokens, on the device where the model is. Takes some 5 s.
 
     model: from transformers; None: a small random one of Llama's shape, on CUDA where there is one, else the CPU.
+    seconds: of timed passes, of which there are two at least.
     Raises ValueError if the logits are not finite.
     """
     if model is None:
@@ -104,7 +106,7 @@ def measure_speed(model: PreTrainedModel | None = None, name: str = "") -> Speed
         logits = _timed(model, ids)[1]  # the first pass sets up what later ones find
         if not torch.isfinite(logits).all():
             raise ValueError(f"the logits of {name} are not all finite on {device}")
-        while len(took) < _LEAST_PASSES or (sum(took) < _SECONDS and len(took) < _MOST_PASSES):
+        while len(took) < _LEAST_PASSES or (sum(took) < seconds and len(took) < _MOST_PASSES):
             took.append(_timed(model, ids)[0])
     return Speed(
         of=name,
@@ -137,15 +139,15 @@ def read_shape(directory: Path, name: str) -> ModelShape | None:
 
 
 def _timed(model: nn.Module, ids: torch.Tensor) -> tuple[float, torch.Tensor]:
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     start = time.perf_counter()
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.cpu()  # .cpu() waits for the device
+    logits = model(input_ids=ids, use_cache=False, **last).logits.cpu()  # .cpu() waits for the device
     return time.perf_counter() - start, logits
 
 
 def _block_parameters(model: nn.Module) -> int:
-    outside = {
-        id(p): p.numel() for e in (model.get_input_embeddings(), model.get_output_embeddings()) for p in e.parameters()
-    }
+    ends = [e for e in (model.get_input_embeddings(), model.get_output_embeddings()) if e is not None]
+    outside = {id(p): p.numel() for e in ends for p in e.parameters()}
     return sum(p.numel() for p in model.parameters()) - sum(outside.values())
 
 

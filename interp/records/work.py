@@ -11,20 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from interp.records.folder_lock import OtherRunError, holding_unless_held
 from interp.records.parts import Arrays, Parts, hash_items, layout
+from interp.records.progress import showing_progress
 from interp.records.provenance import hash_json
 from interp.records.writing import write_atomically
 
@@ -58,11 +48,10 @@ def run_batches(
         raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
     starts = range(0, len(items), batch_size)
     settings = {"batch_size": batch_size, "n_items": len(items), **(settings or {})}
-    with holding_unless_held(directory), _progress(title) as bar:
+    with holding_unless_held(directory), showing_progress(title, len(items)) as advance:
         parts = None
         if directory is not None:
             parts = Parts(keep_parts_of(directory, settings, resume), _key_of(directory, settings))
-        task = bar.add_task(title, total=len(items))
         done: list[Arrays] = []
         kept: list[int] = []
 
@@ -81,7 +70,7 @@ def run_batches(
         distrusted: set[int] = set()
         for number in range(len(starts)):
             done.append(made(number))
-            bar.advance(task, min(batch_size, len(items) - starts[number]))
+            advance(min(batch_size, len(items) - starts[number]))
         if parts and len({str(layout(arrays)) for arrays in done}) > 1:
             distrusted.update(kept)
             for number in sorted(distrusted):
@@ -192,20 +181,3 @@ def _read_run(record: Path) -> dict[str, Any] | None:
 
 def _as_read_back(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(settings), default=str))
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
-def _progress(title: str) -> Progress:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)

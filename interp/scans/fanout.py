@@ -17,7 +17,7 @@ whole prompts, edited at their last m positions.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,7 @@ def fan_out_logits(
     m: int,
     tokens: Sequence[int] | None,
     memory_mib: float = 1024.0,
+    advance: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "branch token"]:
     """Logits at the answer for each branch, row 0 being the unedited run, float32.
 
@@ -71,6 +72,7 @@ def fan_out_logits(
         m: the edits act on the last m positions.
         tokens: the token ids to unembed, None for the whole vocabulary.
         memory_mib: how much a chunk of branches may take, about.
+        advance: told how many branches are done, chunk by chunk.
     """
     n_prefix = text_from(model, prompt, m)
     prefix = _run_prefix(model, prompt, n_prefix) if n_prefix else None
@@ -82,6 +84,8 @@ def fan_out_logits(
         logits = _run_chunk(model, prompt, prefix, [branches[i] for i in chunk], m, tokens)
         rows.setdefault(0, logits[0])
         rows |= zip([i + 1 for i in chunk], logits[1:], strict=True)
+        if advance is not None:
+            advance(len(chunk))
     return torch.stack([rows[i] for i in range(len(branches) + 1)])
 
 

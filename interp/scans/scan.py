@@ -29,6 +29,7 @@ from interp.reading import (
     mean_head_outputs,
     measure,
 )
+from interp.records import showing_progress
 from interp.reports import AnswerMass
 from interp.scans.fanout import fan_out_logits, require_edits_act
 
@@ -146,13 +147,14 @@ def scan(
         branches = _Branches(model, prompts, edits, positions)
         how, note = _plan(model, prompts, branches, metric, positions, method, check, memory_mib)
         values = np.full((len(prompts), 1 + branches.n), np.nan, dtype=np.float32)
-        for i, prompt in enumerate(prompts):
-            m = span_length(prompt, positions)
-            score = _fan_out if how == "fan-out" else _loop
-            edited = branches.of(i)  # for a patch, a pass of its own
-            row = score(model, prompt, edited, m, metric, memory_mib)
-            model.require_finite(row[None], [prompt])
-            values[i] = row.numpy()
+        score = _fan_out if how == "fan-out" else _loop
+        with showing_progress("scan", len(prompts) * branches.n, after_s=3) as advance:
+            for i, prompt in enumerate(prompts):
+                m = span_length(prompt, positions)
+                edited = branches.of(i)  # for a patch, a pass of its own
+                row = score(model, prompt, edited, m, metric, memory_mib, advance)
+                model.require_finite(row[None], [prompt])
+                values[i] = row.numpy()
     return ScanResult(
         values=values[:, 1:],
         clean=values[:, 0],
@@ -328,16 +330,16 @@ def _disagreement(model, prompt, branches, positions, metric, check, memory_mib)
     return error
 
 
-def _fan_out(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
+def _fan_out(model, prompt, branches, m, metric, memory_mib, advance=None) -> Float[Tensor, " row"]:
     """The metric for the unedited run and each branch, by the fan-out."""
     if metric.needs_vocabulary:
-        return measure(metric, fan_out_logits(model, prompt, branches, m, None, memory_mib), prompt).cpu()
+        return measure(metric, fan_out_logits(model, prompt, branches, m, None, memory_mib, advance), prompt).cpu()
     groups = metric.tokens(prompt)
-    logits = fan_out_logits(model, prompt, branches, m, _flat(groups), memory_mib)
+    logits = fan_out_logits(model, prompt, branches, m, _flat(groups), memory_mib, advance)
     return _from_groups(metric, logits, groups)
 
 
-def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row"]:
+def _loop(model, prompt, branches, m, metric, memory_mib, advance=None) -> Float[Tensor, " row"]:
     """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
     inputs = model.inputs([prompt]).inputs
     groups = metric.tokens(prompt)
@@ -347,6 +349,8 @@ def _loop(model, prompt, branches, m, metric, memory_mib) -> Float[Tensor, " row
         with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=m), unembed_only(model, tokens):
             output = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()})
             rows.append(output.logits[0, -1].float())
+        if advance is not None and branch.edits:
+            advance(1)
     logits = torch.stack(rows)
     return measure(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)
 

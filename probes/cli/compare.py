@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from probes.cli.study import AsJson, Overwrite, Shown, print_result
+from probes.cli.declaring import Option
+from probes.cli.study import Shown, print_result, require_folder
 
 if TYPE_CHECKING:
     from interp.rankings import ComparedRankings
@@ -18,29 +17,29 @@ N_MOVED = 10  # heads of each pair that are printed
 def compare(
     rankings: Annotated[
         list[str],
-        typer.Argument(
-            help="Folders of saved rankings, two or more; FOLDER:MEASURE ranks by another measure of it.",
+        Option(
+            "Folders of saved rankings, two or more; FOLDER:MEASURE ranks by another measure of it.",
             metavar="FOLDER[:MEASURE]...",
-            show_default=False,
+            is_argument=True,
         ),
     ],
     name: Annotated[
-        list[str] | None,
-        typer.Option(help="A name for each ranking, in order; repeated.", show_default="model, score or folder"),
+        list[str] | None, Option("A name for each ranking, in order; repeated.", shown="model, score or folder")
     ] = None,
-    k: Annotated[int, typer.Option(min=1, help="Compare the first K heads as sets.")] = 10,
-    bins: Annotated[int, typer.Option(min=2, help="Bins of relative depth.")] = 10,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the page and its tables.", show_default="none is written")
-    ] = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    k: Annotated[int, Option("Compare the first K heads as sets.", least=1)] = 10,
+    bins: Annotated[int, Option("Bins of relative depth.", least=2)] = 10,
+    out: Annotated[Path | None, Option("Folder for the page and its tables.", shown="none is written")] = None,
+    overwrite: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Do two or more saved rankings agree: of models, checkpoints, methods or prompts?
 
     Rankings of one shape are compared head by head, against chance and against what noise would leave;
     all of them by relative depth, which is all that can be said of models of different shapes.
     """
+    for given in rankings:
+        place = Path(given) if Path(given).exists() else Path(given.rpartition(":")[0] or given)
+        require_folder(place, "the folder of a saved ranking")
     from interp import compare_rankings
 
     compared = compare_rankings(rankings, names=name, k=k, n_bins=bins)

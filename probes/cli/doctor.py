@@ -9,7 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from probes.cli.study import AsJson, print_whole
+from interp.records import in_time
+from probes.cli.declaring import Option
+from probes.cli.rank import NAS_PASSES
+from probes.cli.study import print_whole
 
 if TYPE_CHECKING:
     from interp.machine import Diagnosis
@@ -17,13 +20,13 @@ if TYPE_CHECKING:
 DEMO, N_DEMO = "smollm2-135m", 200  # as in the Makefile
 # `interp rank negative-attention`: NAS in both orders, direct effects and what the answers hold, one pass each;
 # effects, one scan; and once: its check, the fingerprint, and which prompts may share a pass
-RANKING = {"plain_passes": 4, "scans": 1, "passes_once": 24}
+RANKING = {"plain_passes": NAS_PASSES, "scans": 1, "passes_once": 24}
 
 
 def doctor(
-    limit: Annotated[int, typer.Option(min=2, help="Questions of the ranking whose time is estimated.")] = 60,
-    probe: Annotated[bool, typer.Option(help="Time a few forward passes (about 10 s).")] = True,
-    as_json: AsJson = False,
+    limit: Annotated[int, Option("Questions of the ranking whose time is estimated.", least=2)] = 60,
+    probe: Annotated[bool, Option("Time a few forward passes (about 10 s).")] = True,
+    as_json: bool = False,
 ) -> None:
     """Is everything installed, which models are cached, what fits into memory, and how long will a run take?
 
@@ -127,13 +130,8 @@ def _show_times(found: Diagnosis, say: Any) -> None:
         for column in ("work", "model", "time"):
             table.add_column(column, justify="right" if column == "time" else "left", overflow="fold")
         for row in found.expected:
-            table.add_row(row.what, row.model, _duration(row.seconds))
+            table.add_row(row.what, row.model, in_time(row.seconds))
         print_whole(table)
     if (found.machine.load or 0) > found.machine.n_cpus:
         busy = f"load {found.machine.load:.1f} for {found.machine.n_cpus} CPUs"
         say(f"The machine is busy ({busy}): when it is not, all of this is faster.")
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

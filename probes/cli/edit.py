@@ -9,42 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from probes.cli.study import (
-    AsJson,
-    Device,
-    NoChat,
-    NoSystem,
-    Shown,
-    System,
-    Template,
-    Writing,
-    load_model,
-    print_result,
-    say_system,
-    system_of,
-)
+from probes.cli.declaring import Option
+from probes.cli.estimate import Cost, say_how_long
+from probes.cli.options import ModelOptions, say_system, system_of
+from probes.cli.study import Shown, print_result, require_folder
 
 if TYPE_CHECKING:
     from interp.edits import ModelEdit
     from interp.models import Model
 
-edit = typer.Typer(help="Saved edits of a model: show, try, write into the weights, compare.", no_args_is_help=True)
-
-Folder = Annotated[Path, typer.Argument(help="Folder of a saved edit (edit.json).", show_default=False)]
+Folder = Annotated[Path, Option("Folder of a saved edit (edit.json).", is_argument=True)]
 OfModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model", help="Name, id or directory of the model.", show_default="the one that the edit was made for"
-    ),
+    str | None, Option("Name, id or directory of the model.", shown="the one that the edit was made for")
 ]
-OfDtype = Annotated[
-    str | None, typer.Option("--dtype", help="As in `interp models`.", show_default="the one that the edit is for")
-]
+OfDtype = Annotated[str | None, Option("As in `interp models`.", shown="the one that the edit is for")]
 
 
-@edit.command()
-def show(folder: Folder, as_json: AsJson = False) -> None:
+def show(folder: Folder, as_json: bool = False) -> None:
     """What a saved edit changes, which weights it is for, and where it came from."""
+    require_folder(folder, "a saved edit", "edit.json")
     import pandas as pd
 
     from interp import load_edit
@@ -64,34 +47,35 @@ def show(folder: Folder, as_json: AsJson = False) -> None:
     print_result([f"{type(found).__name__}. {found.summary()}"], tables, as_json=as_json)
 
 
-@edit.command()
 def apply(
     folder: Folder,
-    prompt: Annotated[list[str], typer.Option(help="What the model is asked; repeated: several.")],
+    prompt: Annotated[list[str], Option("What the model is asked; repeated: several.")],
     model: OfModel = None,
-    system: System = None,
-    no_system: NoSystem = False,
-    template: Template = None,
-    no_chat: NoChat = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply.")] = 60,
+    system: str | None = None,
+    no_system: bool = False,
+    template: list[str] | None = None,
+    no_chat: bool = False,
+    max_new_tokens: int = 60,
     dtype: OfDtype = None,
-    device: Device = None,
-    as_json: AsJson = False,
+    device: str | None = None,
+    as_json: bool = False,
 ) -> None:
     """The model's replies without the edit and with it, greedy."""
+    require_folder(folder, "a saved edit", "edit.json")
     import pandas as pd
 
     from interp import load_edit
     from interp.reading import generate
 
     found = load_edit(folder)
-    loaded = _model_of(found, model, dtype, device, Writing.of(template, no_chat))
+    loaded = _model_of(found, model, dtype, device, template, no_chat)
     chat = loaded.chat and loaded.chat_template is not None
     system = system_of(system, no_system)
     if system is None and chat:
         say_system(loaded)
     text_only = loaded.has_vision
     prompts = [loaded.prompt(text, system=system, chat=chat, text_only=text_only) for text in prompt]
+    say_how_long(loaded, Cost(len(prompts), 2, new_tokens=2 * max_new_tokens, once=0))
     before = generate(loaded, prompts, max_new_tokens)
     with found.apply(loaded, prompts):
         after = generate(loaded, prompts, max_new_tokens)
@@ -112,19 +96,19 @@ def apply(
     print_result(said, [])
 
 
-@edit.command()
 def fold(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="Folder for the edited model; it must not exist, or be empty.")],
+    out: Annotated[Path, Option("Folder for the edited model; it must not exist, or be empty.")],
     model: OfModel = None,
     measures: Annotated[
-        Path | None, typer.Option(help="A .csv table of what the edit does, for the model card.", show_default="none")
+        Path | None, Option("A .csv table of what the edit does, for the model card.", shown="none")
     ] = None,
     dtype: OfDtype = None,
-    device: Device = None,
-    as_json: AsJson = False,
+    device: str | None = None,
+    as_json: bool = False,
 ) -> None:
     """Write the model with the edit in its weights, for plain transformers, checked against the hooked model."""
+    require_folder(folder, "a saved edit", "edit.json")
     import pandas as pd
 
     from interp import load_edit
@@ -141,13 +125,14 @@ def fold(
     print_result([found.summary(), written, f"What was checked: {out / 'README.md'}"], [], as_json=as_json)
 
 
-@edit.command()
 def diff(
-    a: Annotated[Path, typer.Argument(help="Folder of a saved edit.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="Folder of another.", show_default=False)],
-    as_json: AsJson = False,
+    a: Annotated[Path, Option("Folder of a saved edit.", is_argument=True)],
+    b: Annotated[Path, Option("Folder of another.", is_argument=True)],
+    as_json: bool = False,
 ) -> None:
     """Which heads, layers and directions two saved edits share, and how far apart these are."""
+    for folder in (a, b):
+        require_folder(folder, "a saved edit", "edit.json")
     from interp import load_edit
     from interp.edits import compare_edits
 
@@ -167,13 +152,21 @@ def diff(
 
 
 def _model_of(
-    found: ModelEdit, model: str | None, dtype: str | None, device: str | None, writing: Writing | None = None
+    found: ModelEdit,
+    model: str | None,
+    dtype: str | None,
+    device: str | None,
+    template: list[str] | None = None,
+    no_chat: bool = False,
 ) -> Model:
     name = model or found.model.get("name")
     if not name:
         raise typer.BadParameter("this edit names no model; say which", param_hint="--model")
+    asked = ModelOptions(name, dtype or found.model.get("dtype", "float32"), device, template, no_chat)
     try:
-        return load_model(name, dtype or found.model.get("dtype", "float32"), device, writing or Writing())
+        asked.require_known()
+        asked.say_download()
+        return asked.load()
     except (ValueError, OSError) as error:
         if model is not None:
             raise

@@ -1,205 +1,187 @@
-"""The commands of the Latent Guard: fit it beside its rivals, and ask it about requests."""
+"""The commands of the Latent Guard: fit it, compare it with its rivals, and ask it about requests."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from probes.cli.requests import (
-    Endings,
-    GivenEndings,
-    Harmful,
-    Harmless,
-    Replies,
-    RequestLimit,
-    RequestSeed,
-    TestHarmful,
-    TestHarmless,
-    read_asking,
-)
-from probes.cli.study import (
-    AsJson,
-    BatchSize,
-    Columns,
-    Device,
-    Dtype,
-    FormatName,
-    ModelName,
-    NoSystem,
-    Out,
-    Overwrite,
-    Resume,
-    Shown,
-    Study,
-    System,
-    Template,
-    Writing,
-    how_read,
-    load_model,
-    print_result,
-    system_of,
-)
+from interp.records import Keep
+from probes.cli.declaring import Option, taken
+from probes.cli.estimate import Cost, say_how_long
+from probes.cli.harmfulness import observed_cost
+from probes.cli.options import ChatModel, ModelOptions, read_as
+from probes.cli.requests import Asking, RequestData
+from probes.cli.study import ReportWithReplies, Shown, Study, print_result, require_folder
 
 if TYPE_CHECKING:
     from interp.models import Model
     from probes.latent_guard.comparison import GuardStudy
     from probes.rows import Reading
 
-guard = typer.Typer(help="Is a request harmful? Read from the model's own states.", no_args_is_help=True)
-
 N_TIMED = 16  # prompts that latency is measured on
-
-
-class Rule(StrEnum):
-    paper = "paper"
-    calibrated = "calibrated"
-    best_layer = "best_layer"
-    logistic = "logistic"
-    probe = "probe"
-
-
-@guard.command()
-def fit(
-    out: Out,
-    model: ModelName = "smollm2-135m",
-    harmful: Harmful = None,
-    harmless: Harmless = None,
-    test_harmful: TestHarmful = None,
-    test_harmless: TestHarmless = None,
-    column: Columns = None,
-    format: FormatName = None,
-    limit: RequestLimit = None,
-    seed: RequestSeed = 0,
-    system: System = None,
-    no_system: NoSystem = False,
-    endings: GivenEndings = None,
-    rule: Annotated[Rule, typer.Option(help="The rule that is saved, and that rivals are held against.")] = (
-        Rule.calibrated
+COMPARED = taken(
+    "probes.latent_guard.comparison:compare_guards",
+    "batch_size",
+    main=Option(
+        "The rule that the others are held against; `guard fit` saves it.",
+        flag="--rule",
+        kind=Literal["paper", "calibrated", "best_layer", "logistic", "probe"],
+        default="calibrated",
     ),
-    include_replies: Replies = False,
-    batch_size: BatchSize = 16,
-    template: Template = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+)
+TITLE = "Share judged rightly on requests that nothing was fitted on"
+COLUMNS = {"guard": "guard", "harmful": "harmful", "harmless": "harmless", "auroc_scary": "AUROC, scary"}
+
+
+def fit(
+    keep: ReportWithReplies,
+    model: ChatModel,
+    data: RequestData,
+    options: Annotated[dict, COMPARED],
+    as_json: bool = False,
 ) -> None:
     """Fit a guard on one half of the requests, try it and its rivals on the other (Latent Guard, arXiv 2507.11878).
 
     Rivals: words alone, the model asked, its own refusal (OUT/behaviour), the same read at t_post.
     The guard is saved in OUT/guard.
     """
-    asking = read_asking(
-        harmful=harmful,
-        harmless=harmless,
-        test_harmful=test_harmful,
-        test_harmless=test_harmless,
-        column=column,
-        format=format,
-        limit=limit,
-        seed=seed,
-        system=system_of(system, no_system),
-        template=template,
-        endings=endings,
-        include_replies=include_replies,
-    )
-    study = Study(
-        out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
-    )
+    asking = data.read()
+    study = Study(keep, model, data, asking.says_system)
 
     def work(loaded: Model) -> GuardStudy:
-        from interp import Keep
-        from probes.latent_guard import compare_guards, latency
+        from probes.latent_guard import latency
 
-        behaviour = asking.observe(loaded, study, asking.held_out, batch_size)
-        compared = compare_guards(
-            loaded,
-            asking.fit,
-            None,
-            {"held out": behaviour},
-            main=rule.value,
-            ending="." if asking.endings is Endings.alike else None,
-            matched=asking.is_matched,
-            system=asking.system,
-            batch_size=batch_size,
-            seed=seed,
-            keep=Keep(origin=study.origin()),
-        )
-        chosen = compared.guards[rule.value]
+        behaviour = asking.observe(loaded, study, asking.held_out, options["batch_size"])
+        compared = _compare(loaded, study, asking, {"held out": behaviour}, options)
+        chosen = compared.guards[options["main"]]
         compared = replace(compared, latency=latency(chosen, asking.held_out[:N_TIMED]))
-        compared.save(out, include_replies=include_replies, overwrite=overwrite)
-        chosen.save(out / "guard")
+        compared.save(study.out, include_replies=keep.include_replies, overwrite=study.overwrite)
+        chosen.save(study.out / "guard")
         return compared
 
-    folders = [out, out / "behaviour"]
-    compared = study.run(work, asking.said(), folders)
-    columns = {"guard": "guard", "harmful": "harmful", "harmless": "harmless", "auroc_scary": "AUROC, scary"}
-    title = "Share judged rightly on requests that nothing was fitted on"
-    shown = [Shown("guards", compared.to_frame(), columns, title)]
+    folders = [study.out, study.out / "behaviour"]
+    compared = study.run(work, asking.said(), folders, cost=observed_cost(asking, passes=2))
+    shown = [Shown("guards", compared.to_frame(), COLUMNS, TITLE)]
     print_result(compared.statement(), shown, folders, as_json)
 
 
-@guard.command()
+def compare_guards(
+    keep: ReportWithReplies,
+    model: ChatModel,
+    data: RequestData,
+    options: Annotated[dict, COMPARED],
+    test: Annotated[
+        list[str] | None,
+        Option("A further set of harmful and harmless requests to judge: a file; may be repeated."),
+    ] = None,
+    as_json: bool = False,
+) -> None:
+    """Which guard judges requests best, on those kept back and on other sets? No guard is saved.
+
+    Every rule at t_inst and t_post, and the rivals: words alone, the model asked, its own refusal
+    (OUT/behaviour, and OUT/behaviour-NAME for each --test).
+    """
+    from probes.requests import load_requests
+    from probes.rows import stem_of
+
+    asking = data.read()
+    study = Study(keep, model, data, asking.says_system)
+    how = data.reading
+    more = {stem_of(file): load_requests(file, format=how.format, columns=how.columns) for file in test or ()}
+    if len(more) < len(test or ()) or "held out" in more:
+        raise typer.BadParameter("two files have one name; call them differently", param_hint="--test")
+    places = {name: study.out / f"behaviour-{name}" for name in more}
+
+    def work(loaded: Model) -> GuardStudy:
+        tests = {"held out": asking.observe(loaded, study, asking.held_out, options["batch_size"])}
+        for name, requests in more.items():
+            tests[name] = asking.observe(loaded, study, requests, options["batch_size"], places[name])
+        compared = _compare(loaded, study, asking, tests, options)
+        compared.save(study.out, include_replies=keep.include_replies, overwrite=study.overwrite)
+        return compared
+
+    folders = [study.out, study.out / "behaviour", *places.values()]
+    n_more = sum(map(len, more.values())) / max(1, len(asking.held_out))
+    cost = observed_cost(asking, passes=2 + 3 * n_more, new_tokens=24 * n_more)
+    compared = study.run(work, asking.said(), folders, cost=cost)
+    columns = {"test": "requests", **COLUMNS} if more else COLUMNS
+    frame = compared.to_frame()
+    shown = [Shown("guards", frame, {name: said for name, said in columns.items() if name in frame}, TITLE)]
+    print_result(compared.statement(), shown, folders, as_json)
+
+
+def _compare(loaded: Model, study: Study, asking: Asking, tests: dict[str, Any], options: dict[str, Any]) -> GuardStudy:
+    from probes.latent_guard import compare_guards
+
+    return compare_guards(
+        loaded,
+        asking.fit,
+        None,
+        tests,
+        ending="." if asking.is_matched else None,
+        matched=asking.is_matched,
+        system=asking.system,
+        seed=study.data.seed,
+        keep=Keep(origin=study.origin()),
+        **options,
+    )
+
+
 def predict(
-    folder: Annotated[
-        Path, typer.Option("--guard", help="OUT of `interp guard fit`, or its folder `guard`.", metavar="DIR")
-    ],
+    folder: Annotated[Path, Option("OUT of `interp guard fit`, or its folder `guard`.", flag="--guard", metavar="DIR")],
     file: Annotated[
         Path | None,
-        typer.Argument(
-            help="A text file, one request a line; or .jsonl, .json, .csv, .tsv or .parquet; - for standard input."
+        Option(
+            "A text file, one request a line; or .jsonl, .json, .csv, .tsv or .parquet; - for standard input.",
+            is_argument=True,
         ),
     ] = None,
-    column: Columns = None,
-    format: FormatName = None,
-    text: Annotated[list[str] | None, typer.Option(help="A request; may be repeated.")] = None,
-    as_json: AsJson = False,
-    model: Annotated[
-        str | None, typer.Option(help="The model that the guard was fitted on.", show_default="by the name it had")
-    ] = None,
-    batch_size: BatchSize = 16,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16 or auto.", show_default="the guard's")
-    ] = None,
-    device: Device = None,
+    column: list[str] | None = None,
+    format: str | None = None,
+    text: Annotated[list[str] | None, Option("A request; may be repeated.")] = None,
+    as_json: bool = False,
+    model: Annotated[str | None, Option("The model that the guard was fitted on.", shown="by the name it had")] = None,
+    batch_size: int = 16,
+    dtype: Annotated[str | None, Option("float32, bfloat16, float16 or auto.", shown="the guard's")] = None,
+    device: str | None = None,
 ) -> None:
     """Which requests are harmful, by a saved guard: one line each, with its score (at least 0: harmful).
 
     What the guard's own test on other requests says of it is said first (on stderr with --json).
     """
-    from interp.records import load_artefact
-    from interp.sources import BUILTIN
-    from probes.latent_guard import GuardWarning, load_guard
-
-    if file is None and (format or column):
+    reading = read_as(format, column)
+    if file is None and reading:
         raise typer.BadParameter("for a file of requests; leave it out", param_hint="--format/--column")
     if (file is None) == (not text):
         raise typer.BadParameter("give a file of requests, or --text, and not both", param_hint="FILE")
     folder = folder / "guard" if (folder / "guard" / "guard.json").is_file() else folder
+    require_folder(folder, "a saved guard", "guard.json")
+    from interp.records import load_artefact
+    from interp.sources import BUILTIN
+    from probes.latent_guard import GuardWarning, load_guard
+
     of = load_artefact(folder, "guard")[0]["model"]
     if model is None and of["name"] not in BUILTIN:
         raise typer.BadParameter(
             f"the guard is of {of['name']!r}, which is no built-in name; say where it is", param_hint="--model"
         )
-    ids, texts = (
-        _read(file, how_read(format, column))
-        if file is not None
-        else ([f"text {i}" for i in range(1, len(text) + 1)], text)
-    )
+    ids, texts = _read(file, reading) if file is not None else ([f"text {i}" for i in range(1, len(text) + 1)], text)
     if blank := [i for i, t in zip(ids, texts, strict=True) if not t.strip()]:
         raise ValueError(f"{', '.join(blank)}: no text in it; expected a request.")
-    writing = Writing(of.get("template_arguments", {}))
-    fitted = load_guard(folder, load_model(model or of["name"], dtype or of["dtype"], device, writing))
+    asked = ModelOptions(model or of["name"], dtype or of["dtype"], device)
+    asked.require_known()
+    asked.say_download()
+    loaded = asked.load(of.get("template_arguments", {}))
+    say_how_long(loaded, Cost(len(texts)))
+    fitted = load_guard(folder, loaded)
     typer.echo(fitted.verdict(), err=as_json)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GuardWarning)  # it was said above

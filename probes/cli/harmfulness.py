@@ -1,104 +1,41 @@
-"""The commands of a study of harmfulness and refusal: fit the two directions, steer by them, rank the heads that write
-them. Those of the guard are in ``probes.cli.guard``."""
+"""The commands of a study of harmfulness and refusal: fit the two directions, steer by them, ask inverted questions,
+rank the heads that write them. Those of the guard are in ``guard.py``, the attacks in ``attacks.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from probes.cli.requests import (
-    Asking,
-    By,
-    Earlier,
-    GivenBy,
-    GivenEndings,
-    Harmful,
-    Harmless,
-    Replies,
-    RequestLimit,
-    RequestSeed,
-    TestHarmful,
-    TestHarmless,
-    first_of,
-    only,
-    read_asking,
-)
-from probes.cli.study import (
-    AsJson,
-    BatchSize,
-    Columns,
-    Device,
-    Dtype,
-    FormatName,
-    ModelName,
-    NoSystem,
-    Out,
-    Overwrite,
-    Resume,
-    Shown,
-    Study,
-    System,
-    Template,
-    print_ranking,
-    print_result,
-    system_of,
-)
+from probes.cli.declaring import Option, taken
+from probes.cli.estimate import Cost
+from probes.cli.options import ChatModel
+from probes.cli.requests import Asking, EarlierRequests, GroupedRequests, first_of, only_kind
+from probes.cli.study import ReportWithReplies, Shown, Study, print_ranking, print_result
 
 if TYPE_CHECKING:
     from interp.models import Model
     from interp.reports import Findings
     from probes.harmfulness.directions import HarmfulDirections
-    from probes.harmfulness.steering import SteeringStudy
+    from probes.harmfulness.steering import Inversion, SteeringStudy
 
-directions = typer.Typer(help="Fit directions of a behaviour; write a report and the directions.", no_args_is_help=True)
-
-COEFFICIENTS = (1.0, 2.0, 4.0, 8.0)  # as in probes.harmfulness.steering.sweep.sweep
 BY_KIND = (
     "Grouped by kind, whatever the model does: what is called refusal here is harmful against harmless requests at "
     "t_post."
 )
+REPLY = 24  # tokens, as in probes.requests.observe
+OBSERVED = taken("probes.requests.behaviour:observe", "batch_size")
 
 
-class Which(StrEnum):
-    refusal = "refusal"
-    harmfulness = "harmfulness"
-
-
-class Where(StrEnum):
-    all = "all"
-    answer = "answer"
-    suffix = "suffix"
-
-
-@directions.command("harmfulness")
 def harmfulness_directions(
-    out: Out,
-    model: ModelName = "smollm2-135m",
-    harmful: Harmful = None,
-    harmless: Harmless = None,
-    test_harmful: TestHarmful = None,
-    test_harmless: TestHarmless = None,
-    column: Columns = None,
-    format: FormatName = None,
-    limit: RequestLimit = None,
-    seed: RequestSeed = 0,
-    system: System = None,
-    no_system: NoSystem = False,
-    endings: GivenEndings = None,
-    by: GivenBy = None,
-    include_replies: Replies = False,
-    batch_size: BatchSize = 16,
-    template: Template = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+    keep: ReportWithReplies,
+    model: ChatModel,
+    data: GroupedRequests,
+    options: Annotated[dict, OBSERVED],
+    as_json: bool = False,
 ) -> None:
     """Fit two directions: harmfulness, where the request ends, and refusal, where the reply begins (arXiv 2507.11878).
 
@@ -106,26 +43,15 @@ def harmfulness_directions(
     make the directions (OUT/directions); those kept back test them.
     The report compares requests that end alike with requests as they come, as in the paper.
     """
-    asking = read_asking(
-        harmful=harmful,
-        harmless=harmless,
-        test_harmful=test_harmful,
-        test_harmless=test_harmless,
-        column=column,
-        format=format,
-        limit=limit,
-        seed=seed,
-        system=system_of(system, no_system),
-        template=template,
-        endings=endings,
-        by=by,
-        include_replies=include_replies,
+    asking = data.read()
+    study = Study(keep, model, data, asking.says_system)
+    folders = [study.out, study.out / "behaviour"]
+    behaviour, found = study.run(
+        lambda loaded: _fit(loaded, study, asking, options["batch_size"]),
+        asking.said(),
+        folders,
+        cost=observed_cost(asking, passes=5),
     )
-    study = Study(
-        out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
-    )
-    folders = [out, out / "behaviour"]
-    behaviour, found = study.run(lambda loaded: _fit(loaded, study, asking, batch_size), asking.said(), folders)
     print_result([*behaviour.statement(), *found.statement], [], folders, as_json)
 
 
@@ -171,50 +97,28 @@ def _fit(loaded: Model, study: Study, asking: Asking, batch_size: int):
 
 def _with_origin(findings: Findings, study: Study, asking: Asking) -> Findings:
     data = {**findings.provenance["data"], **study.origin()}
-    return replace(findings, provenance={**findings.provenance, "data": data, "asking": asking.settings()})
+    return replace(
+        findings,
+        provenance={**findings.provenance, "data": data, "asking": asking.settings(study.model.template_arguments)},
+    )
 
 
 def steer(
-    out: Out,
-    model: ModelName = "smollm2-135m",
-    earlier: Earlier = None,
-    harmful: Harmful = None,
-    harmless: Harmless = None,
-    test_harmful: TestHarmful = None,
-    test_harmless: TestHarmless = None,
-    column: Columns = None,
-    format: FormatName = None,
-    limit: RequestLimit = None,
-    seed: RequestSeed = 0,
-    system: System = None,
-    no_system: NoSystem = False,
-    endings: GivenEndings = None,
-    by: GivenBy = None,
-    layer: Annotated[
-        list[int] | None,
-        typer.Option(min=0, help="Try this layer; may be repeated.", show_default="up to 14, evenly spread"),
-    ] = None,
-    coefficient: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Try this multiple of the difference of means; may be repeated.",
-            show_default=", ".join(f"{c:g}" for c in COEFFICIENTS),
+    keep: ReportWithReplies,
+    model: ChatModel,
+    data: EarlierRequests,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.harmfulness.steering.sweep:sweep",
+            "while_generating max_new_tokens batch_size",
+            layers=Option("Try this layer; may be repeated.", flag="--layer", least=0, shown="up to 14, evenly spread"),
+            coefficients=Option("Try this multiple of the difference of means; may be repeated.", flag="--coefficient"),
+            positions=Option("Tokens of the prompt that are steered.", kind=Literal["all", "answer", "suffix"]),
         ),
-    ] = None,
-    positions: Annotated[Where, typer.Option(help="Tokens of the prompt that are steered.")] = Where.all,
-    while_generating: Annotated[
-        bool, typer.Option("--while-generating", help="Steer each new token too, not the prompt alone.")
-    ] = False,
-    random_directions: Annotated[int, typer.Option(min=0, help="Random directions to compare with.")] = 3,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a reply.")] = 24,
-    include_replies: Replies = False,
-    batch_size: BatchSize = 32,
-    template: Template = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+    ],
+    testing: Annotated[dict, taken("probes.harmfulness.steering.sweep:test", "n_random")],
+    as_json: bool = False,
 ) -> None:
     """Does adding a direction make the model refuse, and does taking it away make it comply?
 
@@ -222,65 +126,52 @@ def steer(
     Of the requests kept back, two fifths choose layer and coefficient (OUT/sweep);
     the rest test them. The chosen steerings are saved in OUT/steering.
     """
-    asking = read_asking(
-        harmful=harmful,
-        harmless=harmless,
-        test_harmful=test_harmful,
-        test_harmless=test_harmless,
-        column=column,
-        format=format,
-        limit=limit,
-        seed=seed,
-        system=system_of(system, no_system),
-        template=template,
-        endings=endings,
-        by=by,
-        include_replies=include_replies,
-        directions=earlier,
-    )
-    if coefficient and min(coefficient) <= 0:
+    asking = data.read(model.template)
+    coefficients = options.get("coefficients", ())
+    if coefficients and min(coefficients) <= 0:
         raise typer.BadParameter(
-            f"{min(coefficient):g}; expected numbers above 0: plus and minus are both tried", param_hint="--coefficient"
+            f"{min(coefficients):g}; expected numbers above 0: plus and minus are both tried",
+            param_hint="--coefficient",
         )
-    study = Study(
-        out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
-    )
-    folders = [out, out / "sweep", *([] if earlier else [out / "behaviour"])]
+    study = Study(keep, model, data, asking.says_system)
+    out, batch_size = study.out, options["batch_size"]
+    folders = [out, out / "sweep", *([] if asking.earlier else [out / "behaviour"])]
 
     def work(loaded: Model) -> SteeringStudy:
         from probes.harmfulness import split_requests, steering_sweep, steering_test
 
-        _require_layers(loaded, layer or [])
+        _require_layers(loaded, options.get("layers", ()))
         behaviour, fitted = asking.directions(loaded, study, batch_size)
-        parts = split_requests(asking.ended(asking.held_out), {"validation": 0.4, "test": 0.6}, seed)
+        parts = split_requests(asking.ended(asking.held_out), {"validation": 0.4, "test": 0.6}, data.seed)
         swept = steering_sweep(
             loaded,
             fitted,
-            *(only(parts["validation"], kind) for kind in ("harmful", "harmless")),
-            layers=layer,
-            coefficients=coefficient or COEFFICIENTS,
-            positions=positions.value,
-            while_generating=while_generating,
+            *(only_kind(parts["validation"], kind) for kind in ("harmful", "harmless")),
             behaviour=first_of(behaviour, len(asking.fit)),
             system=asking.system,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            keep=study.keep(out / "sweep", include_replies, by=asking.by.value),
+            **options,
+            keep=study.keep(out / "sweep", by=asking.by),
         )
         tested = steering_test(
             loaded,
             swept,
             fitted,
-            *(only(parts["test"], kind) for kind in ("harmful", "harmless")),
-            n_random=random_directions,
-            seed=seed,
+            *(only_kind(parts["test"], kind) for kind in ("harmful", "harmless")),
+            seed=data.seed,
             batch_size=batch_size,
-            keep=study.keep(include_replies=include_replies, by=asking.by.value),
+            **testing,
+            keep=study.keep(by=asking.by),
         )
         _save_steerings(tested, fitted, out / "steering")
         return tested
 
-    tested = study.run(work, asking.said(), folders)
+    grid = len(options.get("layers", [0] * 14)) * len(coefficients or [0] * 4)
+    cost = observed_cost(
+        asking,
+        passes=2 + grid * 16 / max(1, len(asking.held_out)),
+        new_tokens=(16 * 0.4 + 3 * (testing["n_random"] + 2) * 0.6) * options["max_new_tokens"],
+    )
+    tested = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
     columns = {"kind": "requests", "arm": "arm", "condition": "beside", "n": "n", "refusal_rate": "refused"}
     shown = [Shown("arms", tested.comparison(), columns | {"change": "change"}, "Requests that chose nothing")]
     print_result([*_by_kind(asking), *tested.statement()], shown, folders, as_json)
@@ -298,89 +189,109 @@ def _save_steerings(study: SteeringStudy, fitted: HarmfulDirections, folder: Pat
         )
 
 
-def refusal_writers(
-    out: Out,
-    model: ModelName = "smollm2-135m",
-    earlier: Earlier = None,
-    harmful: Harmful = None,
-    harmless: Harmless = None,
-    test_harmful: TestHarmful = None,
-    test_harmless: TestHarmless = None,
-    column: Columns = None,
-    format: FormatName = None,
-    limit: RequestLimit = None,
-    seed: RequestSeed = 0,
-    system: System = None,
-    no_system: NoSystem = False,
-    endings: GivenEndings = None,
-    by: GivenBy = None,
-    direction: Annotated[Which, typer.Option(help="Whose writers: refusal at t_post, harmfulness at t_inst.")] = (
-        Which.refusal
-    ),
+def inversion(
+    keep: ReportWithReplies,
+    model: ChatModel,
+    data: EarlierRequests,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.harmfulness.steering.inversion:invert",
+            "coefficient n_random batch_size",
+            coefficient=Option("The multiple of the difference of means that is added.", kind=float),
+        ),
+    ],
     layer: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Read the direction at the input of this layer.", show_default="where it separates best"
-        ),
+        Option("Steer at the input of this layer.", least=0, shown="where each direction separates best"),
     ] = None,
-    include_replies: Replies = False,
-    batch_size: BatchSize = 4,
-    template: Template = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+    as_json: bool = False,
+) -> None:
+    """Asked whether a request is harmful, does the model answer by its belief or by its urge to refuse?
+
+    To the question "Certainly" says harmful and sounds compliant, "No" says harmless and sounds like a refusal
+    (reply inversion, arXiv 2507.11878). Each direction is added and taken away, beside random directions.
+    """
+    asking = data.read(model.template)
+    study = Study(keep, model, data, asking.says_system)
+    folders = [study.out, *([] if asking.earlier else [study.out / "behaviour"])]
+
+    def work(loaded: Model) -> Inversion:
+        from probes.harmfulness import invert
+        from probes.harmfulness.directions import DIRECTIONS, strongest_layer
+
+        _require_layers(loaded, [] if layer is None else [layer])
+        _, fitted = asking.directions(loaded, study, options["batch_size"])
+        at = layer if layer is not None else {name: strongest_layer(fitted, name) for name in DIRECTIONS}
+        return invert(
+            loaded,
+            fitted,
+            *(only_kind(asking.ended(asking.held_out), kind) for kind in ("harmful", "harmless")),
+            layer=at,
+            system=asking.system,
+            seed=data.seed,
+            **options,
+            keep=study.keep(by=asking.by),
+        )
+
+    cost = observed_cost(asking, passes=3 * (8 * (options["n_random"] + 2) + 1))
+    found = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
+    print_result([*_by_kind(asking), *found.statement()], [], folders, as_json)
+
+
+def refusal_writers(
+    keep: ReportWithReplies,
+    model: ChatModel,
+    data: EarlierRequests,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.harmfulness.directions.writers:rank_writers",
+            "batch_size",
+            which=Option("Whose writers: refusal at t_post, harmfulness at t_inst.", flag="--direction"),
+            layer=Option("Read the direction at the input of this layer.", least=1, shown="where it separates best"),
+        ),
+    ],
+    as_json: bool = False,
 ) -> None:
     """Which heads write the direction into the stream, more on harmful than on harmless requests?
 
     And what does zeroing each of them do? Directions are fitted on one half of the requests,
     or come from --directions; the heads are ranked on the others.
     """
-    asking = read_asking(
-        harmful=harmful,
-        harmless=harmless,
-        test_harmful=test_harmful,
-        test_harmless=test_harmless,
-        column=column,
-        format=format,
-        limit=limit,
-        seed=seed,
-        system=system_of(system, no_system),
-        template=template,
-        endings=endings,
-        by=by,
-        include_replies=include_replies,
-        directions=earlier,
-    )
-    study = Study(
-        out, model, asking.sources, limit, seed, resume, overwrite, dtype, device, asking.reading, *asking.written
-    )
-    folders = [out, *([] if earlier else [out / "behaviour"])]
+    asking = data.read(model.template)
+    study = Study(keep, model, data, asking.says_system)
+    folders = [study.out, *([] if asking.earlier else [study.out / "behaviour"])]
 
     def work(loaded: Model):
         from probes.harmfulness import rank_writers
 
-        _require_layers(loaded, [] if layer is None else [layer])
-        behaviour, fitted = asking.directions(loaded, study, batch_size)
+        _require_layers(loaded, [options["layer"]] if "layer" in options else [])
+        behaviour, fitted = asking.directions(loaded, study, options["batch_size"])
         return rank_writers(
             loaded,
             asking.ended(asking.held_out),
             fitted,
-            direction.value,
-            layer,
             openings=first_of(behaviour, len(asking.fit)),
-            seed=seed,
-            batch_size=batch_size,
-            keep=study.keep(by=asking.by.value),
+            seed=data.seed,
+            **options,
+            keep=study.keep(by=asking.by),
         )
 
-    ranking = study.run(work, asking.said(), folders)
+    cost = observed_cost(asking, passes=7, scans=2)
+    ranking = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
     print_ranking(ranking, folders, as_json, _by_kind(asking))
 
 
+def observed_cost(asking: Asking, passes: float = 0, new_tokens: float = 0, scans: float = 0) -> Cost:
+    """Replies to all requests, unless an earlier run has them; then so much for each of those kept back."""
+    n, every = len(asking.held_out), len(asking.fit) + len(asking.held_out)
+    share = 0.0 if asking.earlier else every / n
+    return Cost(n, 2 * every / n + share + passes, scans, share * REPLY + new_tokens)
+
+
 def _by_kind(asking: Asking) -> list[str]:
-    return [BY_KIND] if asking.by is By.kind else []
+    return [BY_KIND] if asking.by == "kind" else []
 
 
 def _require_layers(loaded: Model, layers: Sequence[int]) -> None:

@@ -21,6 +21,7 @@ from interp.models import Model
 from interp.rankings import HeadRanking
 from interp.reports import load_result
 from probes.modulation import HeadScores, ItemSet, question_items
+from probes.pairs import RECORDS, UsedPairs
 from probes.questions import Instruction, Question, apart_from, load_questions, sample_questions, split_questions
 from probes.rows import AS_IT_IS, Reading, stem_of
 from probes.visual_semantics.heads import VisualHeads
@@ -51,6 +52,10 @@ class Material:
         given = [*self.parts.values(), *self.more.values()]
         return "; ".join(str(of) if self.is_visual else f"{len(of)} yes/no questions" for of in given)
 
+    def __len__(self) -> int:
+        """Questions, or scenes, in all."""
+        return sum(map(_size, [*self.parts.values(), *self.more.values()]))
+
     def origin(self) -> dict[str, Any]:
         """For provenance: the same on another machine."""
         head: dict[str, Any] = {"seed": self.seed, "limit": self.limit}
@@ -78,6 +83,14 @@ class Material:
 
     def _some(self, questions: Sequence[Question]) -> Sequence[Question]:
         return questions if self.limit is None else sample_questions(questions, self.limit, self.seed)
+
+
+def _size(of: VisualSource | Sequence[Question]) -> int:
+    if not isinstance(of, VisualSource):
+        return len(of)
+    if isinstance(of.content, Path):
+        return len((of.content / RECORDS).read_text(encoding="utf-8").splitlines())
+    return 2 * len(of.content.pairs) if isinstance(of.content, UsedPairs) else len(of.content)
 
 
 def read_material(

@@ -3,82 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from probes.cli.study import (
-    FILES,
-    AnswerForms,
-    AsJson,
-    BatchSize,
-    Columns,
-    Data,
-    Device,
-    Dtype,
-    FormatName,
-    Forms,
-    Limit,
-    ModelName,
-    NoChat,
-    Out,
-    Overwrite,
-    Resume,
-    Seed,
-    Shown,
-    Study,
-    Template,
-    Wording,
-    Writing,
-    how_read,
-    print_result,
-)
+from probes.cli.declaring import Option, changed, taken
+from probes.cli.estimate import Cost
+from probes.cli.options import Data, ModelOptions, QuestionData, require_files
+from probes.cli.rank import INSTRUCTION, NAS_PASSES, Wording
+from probes.cli.study import Report, Shown, Study, print_result, require_folder, require_place_for_export, say
+from probes.cli.vocabulary import FILES, VOCABULARY
 
 if TYPE_CHECKING:
     from probes.questions import Question
 
-measure = typer.Typer(help="Measure a behaviour on a set of questions; write a report.", no_args_is_help=True)
-test = typer.Typer(help="Test whether the heads of a ranking are causes; write a report.", no_args_is_help=True)
-align = typer.Typer(help="Correct the model by tuning few heads; write a report and the edit.", no_args_is_help=True)
-
-KS, KS_ALL = (1, 2, 3, 5, 10, 15, 20), (1, 5, 20)  # as in probes.negative_bias.causality.causal_test
-N_RANDOM, N_RANDOM_ALL = 20, 3
+EDITS = Option("What is done to them; may be repeated.", flag="--edit")
+RANDOM = changed(VOCABULARY["n_random"], least=1, shown="20 at the last token, 3 at every token")
 
 
-class Edit(StrEnum):
-    zero = "zero"
-    mean = "mean"
-    scale = "scale"
-
-
-class Positions(StrEnum):
-    answer = "answer"
-    all = "all"
-    both = "both"
-
-
-@measure.command("negative-bias")
 def measure_negative_bias(
-    out: Out,
-    model: ModelName = "smollm2-135m",
-    data: Data = "builtin",
-    column: Columns = None,
-    format: FormatName = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    instruction: Wording = "Answer the question with Yes or No.",
-    forms: Forms = AnswerForms.in_context,
-    generate_tokens: Annotated[int, typer.Option(min=0, help="Also read a reply of N tokens; 0: none.")] = 8,
-    batch_size: BatchSize = 16,
-    template: Template = None,
-    no_chat: NoChat = False,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+    keep: Report,
+    model: ModelOptions,
+    data: QuestionData,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.negative_bias.measures:measure",
+            "forms batch_size",
+            generate_tokens=Option("Also read a reply of N tokens; 0: none.", flag="--max-new-tokens", least=0),
+        ),
+    ],
+    instruction: Wording = INSTRUCTION,
+    as_json: bool = False,
 ) -> None:
     """Does the model say No too often? Precision, recall, negative bias, calibration and AUROC.
 
@@ -86,134 +44,94 @@ def measure_negative_bias(
     """
     from probes import negative_bias
 
-    reading, writing = how_read(format, column), Writing.of(template, no_chat)
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
+    study = Study(keep, model, data)
     asked = negative_bias.Instruction(instruction)
-    questions = _both_answers(study.questions(), data)
+    questions = _both_answers(data.questions(), data.data)
     report = study.run(
-        lambda loaded: negative_bias.measure(
-            loaded,
-            questions,
-            asked,
-            forms=forms.value,
-            generate_tokens=generate_tokens,
-            batch_size=batch_size,
-            keep=study.keep(),
-        ),
-        f"{len(questions)} questions from {data}",
+        lambda loaded: negative_bias.measure(loaded, questions, asked, **options, keep=study.keep()),
+        f"{len(questions)} questions from {data.data}",
+        cost=Cost(len(questions), 2, new_tokens=options["generate_tokens"]),
     )
     table = report.to_findings().tables["Measures"]
     table["measure"] = table["measure"].str.replace("_", " ")
     channels = [c for c in table if f"{c}_low" in table]
     columns = {"measure": "measure"} | {c: c for c in channels}
     shown = [Shown("measures", table, columns, f"{len(questions)} questions")]
-    print_result(report.statement(), shown, [out], as_json)
+    print_result(report.statement(), shown, [study.out], as_json)
 
 
-@test.command("negative-heads")
 def negative_heads(
-    out: Out,
-    model: ModelName = "smollm2-135m",
-    data: Data = "builtin",
-    column: Columns = None,
-    format: FormatName = None,
+    keep: Report,
+    model: ModelOptions,
+    data: QuestionData,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.negative_bias.causality:causal_test",
+            "forms batch_size ks",
+            edits=EDITS,
+            n_random=RANDOM,
+        ),
+    ],
     ranking: Annotated[
         Path | None,
-        typer.Option(help="Folder of a saved NAS ranking; the default ranks on one half and tests on the other."),
+        Option("Folder of a saved NAS ranking; the default ranks on one half and tests on the other.", metavar="DIR"),
     ] = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    instruction: Wording = "Answer the question with Yes or No.",
-    forms: Forms = AnswerForms.in_context,
-    k: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Heads in a set; may be repeated.", show_default=", ".join(map(str, KS))),
-    ] = None,
-    edit: Annotated[
-        list[Edit] | None, typer.Option(help="What is done to them; may be repeated.", show_default="all three")
-    ] = None,
-    positions: Annotated[Positions, typer.Option(help="Where: the last token, every token, or both.")] = (
-        Positions.answer
-    ),
-    random_sets: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Random sets of the same layers to compare with.",
-            show_default=f"{N_RANDOM} at the last token, {N_RANDOM_ALL} at every token",
-        ),
-    ] = None,
-    batch_size: BatchSize = 8,
-    template: Template = None,
-    no_chat: NoChat = False,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+    positions: Annotated[
+        Literal["answer", "all", "both"], Option("Where: the last token, every token, or both.")
+    ] = "answer",
+    instruction: Wording = INSTRUCTION,
+    as_json: bool = False,
 ) -> None:
     """Are the top heads causes? Edit the first k together: does the bias change more than with random heads?
 
     With --ranking, questions that made it are left out; --limit counts the rest.
     Without it, half of the questions make a ranking, which is kept in OUT/ranking.
     """
-    from interp import load_ranking
     from probes import negative_bias
-    from probes.questions import apart_from, load_questions, sample_questions, split_questions
+    from probes.questions import apart_from, sample_questions, split_questions
 
-    reading, writing = how_read(format, column), Writing.of(template, no_chat)
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
+    study = Study(keep, model, data)
     asked = negative_bias.Instruction(instruction)
     saved, to_rank = None, []
     if ranking is not None:
+        require_folder(ranking, "the folder of a saved ranking")
+        from interp import load_ranking
+
         saved = load_ranking(ranking)
-        every = load_questions(data, seed=seed, format=format, columns=study.reading.columns)
+        every = data.questions(sampled=False)
         questions = apart_from(every, saved.example_ids)
         if not questions:
             raise ValueError(
-                f"all {len(every)} questions of {data} made the ranking {ranking}, or stand beside one that did. Heads "
-                "chosen on a question look better on it: give other questions, or rank on fewer (--limit)."
+                f"all {len(every)} questions of {data.data} made the ranking {ranking}, or stand beside one that did. "
+                "Heads chosen on a question look better on it: give other questions, or rank on fewer (--limit)."
             )
-        questions = questions if limit is None else sample_questions(questions, limit, seed)
+        questions = questions if data.limit is None else sample_questions(questions, data.limit, data.seed)
     else:
-        halves = split_questions(study.questions(), {"ranking": 0.5, "test": 0.5}, seed)
+        halves = split_questions(data.questions(), {"ranking": 0.5, "test": 0.5}, data.seed)
         to_rank, questions = halves["ranking"], halves["test"]
-    _both_answers(questions, data)
+    _both_answers(questions, data.data)
+    ranked_by = {"instruction": asked} | {name: options[name] for name in ("forms", "batch_size")}
+    tested_by = {"instruction": asked, "seed": data.seed} | options
+    tested_by |= {f"{name}_all": options[name] for name in ("ks", "n_random") if name in options}
+    tested_by["positions"] = ("answer", "all") if positions == "both" else positions
 
     def work(loaded):
         ranked = saved
         if ranked is None:
             n_heads = loaded.n_layers * loaded.n_heads
-            if (largest := max(k or KS)) > n_heads:  # before the ranking is made
+            if (largest := max(options.get("ks", [20]))) > n_heads:  # before the ranking is made
                 raise typer.BadParameter(f"{largest}; {loaded.name} has {n_heads} heads", param_hint="--k")
-            ranked = negative_bias.rank_heads(
-                loaded,
-                to_rank,
-                instruction=asked,
-                forms=forms.value,
-                batch_size=batch_size,
-                keep=study.keep(out / "ranking", half="ranking"),
-            )
-        return negative_bias.causal_test(
-            loaded,
-            questions,
-            ranked,
-            ks=k or KS,
-            ks_all=k or KS_ALL,
-            edits=[e.value for e in edit or Edit],
-            positions=("answer", "all") if positions is Positions.both else positions.value,
-            n_random=random_sets or N_RANDOM,
-            n_random_all=random_sets or N_RANDOM_ALL,
-            instruction=asked,
-            forms=forms.value,
-            batch_size=batch_size,
-            seed=seed,
-            keep=study.keep(**({} if saved else {"half": "test"})),
-        )
+            made = study.keep(study.out / "ranking", half="ranking")
+            ranked = negative_bias.rank_heads(loaded, to_rank, **ranked_by, keep=made)
+        origin = {} if saved else {"half": "test"}
+        return negative_bias.causal_test(loaded, questions, ranked, **tested_by, keep=study.keep(**origin))
 
-    folders = [out] if saved else [out, out / "ranking"]
+    folders = [study.out] if saved else [study.out, study.out / "ranking"]
     made_by = f"{len(saved.example_ids)} made the ranking" if saved else f"{len(to_rank)} others to rank by"
-    result = study.run(work, f"{len(questions)} questions from {data}, {made_by}", folders)
+    cost = Cost(len(questions), 2 + (0 if saved else NAS_PASSES) + (0 if positions == "answer" else 90), scans=5)
+    asked_of = f"{len(questions)} questions from {data.data}, {made_by}"
+    result = study.run(work, asked_of, folders, cost=cost)
     frame = result.to_frame()
     top = frame[frame["set"] == "top"]
     n_answers = len(top.drop_duplicates(["by", "positions"]))
@@ -224,45 +142,46 @@ def negative_heads(
     print_result(result.statement()[:n_answers], shown, folders, as_json)
 
 
-@align.command("nasa")
-def nasa(
-    out: Out,
-    model: ModelName = "smollm2-135m",
-    data: Annotated[
-        list[str],
-        typer.Option(help=f"{FILES}; may be repeated.", show_default="builtin"),
-    ] = ["builtin"],  # noqa: B006 (typer's way to a default that can be repeated)
-    test_data: Annotated[
-        list[str] | None, typer.Option(help="Further questions to test on only; may be repeated.")
-    ] = None,
-    column: Columns = None,
-    format: FormatName = None,
+@dataclass(frozen=True)
+class DividedQuestions(Data):
+    """Yes/no questions of several sources, to train on, to validate with and to test on."""
+
+    data: Annotated[list[str] | None, Option(f"{FILES}; may be repeated.", shown="builtin")] = None
+    test_data: Annotated[list[str] | None, Option("Further questions to test on only; may be repeated.")] = None
+    column: list[str] | None = None
+    format: str | None = None
     limit: Annotated[
         int | None,
-        typer.Option(min=20, help="Most training questions; N/3 validate (20 at least), N/2 are in each test."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split, the samples and the training.")] = 0,
-    instruction: Wording = "Answer the question with Yes or No.",
-    k: Annotated[int, typer.Option(min=1, help="Tune at most so many heads, those of highest NAS.")] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps for each head.")] = 15,
-    learning_rate: Annotated[float, typer.Option(help="In units of a head's query rows' RMS.")] = 0.006,
-    batch_size: Annotated[int, typer.Option(min=2, help="Questions in a step, half of them Yes.")] = 16,
-    key_group: Annotated[
-        bool, typer.Option("--key-group", help="Tune also the key rows that a head shares with its siblings.")
-    ] = False,
-    rivals: Annotated[
-        bool, typer.Option(help="Fit the rivals too: random heads, LoRA, scaled heads, a constant offset.")
-    ] = True,
-    export: Annotated[
-        Path | None, typer.Option(help="Write the corrected model there, for plain transformers.", metavar="DIR")
-    ] = None,
-    template: Template = None,
-    no_chat: NoChat = False,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+        Option("Most training questions; N/3 validate (20 at least), N/2 are in each test.", least=20, metavar="N"),
+    ] = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_files(self.reading, self.sources)
+
+    @property
+    def sources(self) -> list[str]:
+        return self.data or ["builtin"]
+
+
+def nasa(
+    keep: Report,
+    model: ModelOptions,
+    data: DividedQuestions,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.negative_bias.methods:Settings",
+            "steps learning_rate",
+            k=Option("Tune at most so many heads, those of highest NAS.", least=1),
+            batch_size=Option("Questions in a step, half of them Yes.", least=2),
+            key_group=Option("Tune also the key rows that a head shares with its siblings."),
+        ),
+    ],
+    instruction: Wording = INSTRUCTION,
+    rivals: Annotated[bool, Option("Fit the rivals too: random heads, LoRA, scaled heads, a constant offset.")] = True,
+    export: Path | None = None,
+    as_json: bool = False,
 ) -> None:
     """Tune the negative heads one by one (NASA, arXiv 2408.00137), beside rivals; test on held-out questions.
 
@@ -271,26 +190,24 @@ def nasa(
     The edit is saved in OUT/edit, beside the report.
     """
     from interp.records import prepare_directory
-    from probes import negative_bias
-    from probes.negative_bias.alignment_result import HELD_OUT
-    from probes.negative_bias.nasa import RIVALS, require_probing_set
-    from probes.questions import divide
+    from probes.questions import Instruction, divide, require_probing_set
 
-    reading, writing = how_read(format, column), Writing.of(template, no_chat)
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
-    settings = negative_bias.Settings(
-        k=k, steps=steps, batch_size=batch_size, learning_rate=learning_rate, key_group=key_group, seed=seed
-    )
-    asked = negative_bias.Instruction(instruction)
-    sets = divide(data, test_data or (), limit=limit, seed=seed, reading=study.reading)
+    study, out = Study(keep, model, data), keep.folder
+    asked = Instruction(instruction)
+    sets = divide(data.sources, data.test_data or (), limit=data.limit, seed=data.seed, reading=data.reading)
     for name, questions in (("training", sets.training), ("validation", sets.validation)):
         require_probing_set(name, questions)
     for name, questions in sets.tests.items():
         _both_answers(questions, f"the test set {name!r}")
     if export is not None:
-        _require_place_for_export(export, out)
+        require_place_for_export(export, out, ("edit", "parts"))
+
+    from probes import negative_bias
+    from probes.negative_bias.alignment_result import HELD_OUT
+    from probes.negative_bias.nasa import RIVALS
 
     def work(loaded):
+
         if export is not None:
             weights = loaded.hf.state_dict().values()
             was_there = export.exists()
@@ -302,7 +219,7 @@ def nasa(
             sets.training,
             sets.validation,
             instruction=asked,
-            settings=settings,
+            settings=negative_bias.Settings(**options, seed=data.seed),
             rivals=RIVALS if rivals else (),
             tests=sets.tests,
             keep=study.keep(test={name: len(questions) for name, questions in sets.tests.items()}),
@@ -314,40 +231,43 @@ def nasa(
     repeated = f", {sets.n_repeated} repeated ones left out" if sets.n_repeated else ""
     n_test = sum(map(len, sets.tests.values()))
     counts = f"{len(sets.training)} questions to train on, {len(sets.validation)} to validate, {n_test} to test"
-    alignment = study.run(work, counts + repeated, [out], export)
+    looks = options["k"] * options["steps"] / 3  # at the validation questions
+    trained = 3 * options["k"] * options["steps"] * options["batch_size"]  # a backward pass costs two
+    passes = (1 + 3 * rivals) * (trained + looks * len(sets.validation)) + 5 * n_test + NAS_PASSES * len(sets.training)
+    alignment = study.run(work, counts + repeated, [out], export, cost=Cost(1, passes))
     shown = {"precision_recall_gap": "precision - recall", "accuracy": "accuracy", "auroc": "AUROC"}
     columns = {"set": "set", "method": "method", "n": "n"} | shown
     found = alignment.tests[HELD_OUT]
     tables = [Shown("held_out", found, columns, "Questions that no method saw, with 95 % intervals")]
     print_result(alignment.statement(), tables, [out], as_json)
     if export is not None:
-        typer.echo(f"corrected model: {export}", err=True)
+        say(f"corrected model: {export}")
 
 
 def knowledge(
-    out: Out,
-    model: ModelName = "smollm2-135m",
-    data: Data = "builtin",
-    column: Columns = None,
-    format: FormatName = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    samples: Annotated[int, typer.Option(min=1, help="Sampled replies to each open question.")] = 8,
-    temperature: Annotated[float, typer.Option(help="At which they are sampled.")] = 0.7,
-    scenarios: Annotated[bool, typer.Option(help="Then measure the bias under every scenario.")] = True,
-    which: Annotated[
-        list[str] | None,
-        typer.Option(help="Only these scenarios; may be repeated; 'plain' is needed.", show_default="all"),
-    ] = None,
-    reasoning_tokens: Annotated[int, typer.Option(min=1, help="Length of a chain of thought.")] = 64,
-    batch_size: BatchSize = 16,
-    template: Template = None,
-    no_chat: NoChat = False,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+    keep: Report,
+    model: ModelOptions,
+    data: QuestionData,
+    sampling: Annotated[
+        dict,
+        taken(
+            "probes.negative_bias.knowledge:sort_by_knowledge",
+            "max_new_tokens batch_size",
+            n_samples=Option("Sampled replies to each open question.", flag="--samples", least=1),
+            temperature=Option("At which they are sampled."),
+        ),
+    ],
+    asking: Annotated[
+        dict,
+        taken(
+            "probes.negative_bias.scenario_study:scenarios",
+            "",
+            which=Option("Only these scenarios; may be repeated; 'plain' is needed.", shown="all"),
+            n_reasoning_tokens=Option("Length of a chain of thought.", flag="--reasoning-tokens", least=1),
+        ),
+    ],
+    scenarios: Annotated[bool, Option("Then measure the bias under every scenario.")] = True,
+    as_json: bool = False,
 ) -> None:
     """What does the model know, and does its bias follow from that or from the form of a question?
 
@@ -355,43 +275,37 @@ def knowledge(
     incorrect or insufficient knowledge (report in OUT/knowledge).
     Then each is put in every scenario of arXiv 2511.10881 (OUT/scenarios).
     """
-    from probes import negative_bias
-    from probes.negative_bias.scenario_study import ALL
+    from probes.negative_bias.scenario_forms import ALL
 
-    reading, writing = how_read(format, column), Writing.of(template, no_chat)
-    study = Study(out, model, data, limit, seed, resume, overwrite, dtype, device, reading, writing)
-    which = which or list(ALL)
-    given = study.questions()
-    questions = _both_answers([q for q in given if q.open_question.strip() and q.open_answer.strip()] or given, data)
+    study, out = Study(keep, model, data), keep.folder
+    asking = {"which": list(ALL)} | asking
+    given = data.questions()
+    questions = _both_answers(
+        [q for q in given if q.open_question.strip() and q.open_answer.strip()] or given, data.data
+    )
     if scenarios:
-        _require_scenarios(which, questions, seed)
+        _require_scenarios(asking["which"], questions, data.seed)
 
     def work(loaded):
-        known = negative_bias.sort_by_knowledge(
-            loaded,
-            questions,
-            n_samples=samples,
-            temperature=temperature,
-            seed=seed,
-            batch_size=batch_size,
-            keep=study.keep(out / "knowledge"),
-        )
+        from probes import negative_bias
+
+        sampled = sampling | {"seed": data.seed}
+        known = negative_bias.sort_by_knowledge(loaded, questions, **sampled, keep=study.keep(out / "knowledge"))
         if not scenarios:
             return known, None
-        return known, negative_bias.scenarios(
-            loaded,
-            questions,
-            known,
-            which=which,
-            n_reasoning_tokens=reasoning_tokens,
-            seed=seed,
-            batch_size=batch_size,
-            keep=study.keep(out / "scenarios"),
-        )
+        asked = asking | {"seed": data.seed, "batch_size": sampling["batch_size"]}
+        return known, negative_bias.scenarios(loaded, questions, known, **asked, keep=study.keep(out / "scenarios"))
 
     folders = [out / "knowledge", out / "scenarios"][: 1 + scenarios]
     left_out = f" ({len(given) - len(questions)} without an open form left out)" if len(questions) < len(given) else ""
-    known, by_scenario = study.run(work, f"{len(questions)} questions from {data}{left_out}", folders)
+    new_tokens = (1 + sampling["n_samples"]) * sampling["max_new_tokens"]
+    passes = 1 + sampling["n_samples"]
+    if scenarios:
+        passes += len(asking["which"])
+        new_tokens += asking["n_reasoning_tokens"] if "chain_of_thought" in asking["which"] else 0
+    cost = Cost(len(questions), passes, new_tokens=new_tokens)
+    asked_of = f"{len(questions)} questions from {data.data}{left_out}"
+    known, by_scenario = study.run(work, asked_of, folders, cost=cost)
     counts = known.counts()
     tables = [Shown("knowledge", counts, {name: name for name in counts}, "What the model knows, in questions")]
     if by_scenario is not None and len(claims := by_scenario.claims()):
@@ -423,12 +337,3 @@ def _require_scenarios(which: Sequence[str], questions: Sequence[Question], seed
     require_scenarios(which, questions)
     if "irrelevant_passage" in which:
         irrelevant_passages(questions, seed)
-
-
-def _require_place_for_export(export: Path, out: Path) -> None:
-    """Raise if the corrected model could not be written there after the work."""
-    if export.exists() and (not export.is_dir() or any(export.iterdir())):
-        raise FileExistsError(f"--export {export} is not an empty directory. Give another, or delete it.")
-    report = out.resolve()
-    if export.resolve() in (report, *report.parents, *(report / name for name in ("edit", "parts"))):
-        raise ValueError(f"--export {export} would hold files of the report in --out {out}. Give another directory.")

@@ -5,70 +5,104 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from probes.cli.study import FILES, Study, Writing, how_read, require_files
-from probes.rows import AS_IT_IS, Reading
+from interp.records import Keep
+from probes.cli.declaring import changed
+from probes.cli.options import Data, require_files, system_of
+from probes.cli.study import Study, require_folder
+from probes.cli.vocabulary import VOCABULARY
 
 if TYPE_CHECKING:
     from interp.models import Model
     from probes.harmfulness.directions import HarmfulDirections
     from probes.requests import Behaviour, Request
 
-
-class Endings(StrEnum):
-    alike = "alike"
-    raw = "raw"
+Endings = Literal["alike", "raw"]
+By = Literal["behaviour", "kind"]
 
 
-class By(StrEnum):
-    behaviour = "behaviour"
-    kind = "kind"
+@dataclass(frozen=True)
+class RequestData(Data):
+    """Harmful and harmless requests, some to fit on and some kept back."""
+
+    harmful: list[str] | None = None
+    harmless: list[str] | None = None
+    test_harmful: list[str] | None = None
+    test_harmless: list[str] | None = None
+    column: list[str] | None = None
+    format: str | None = None
+    limit: Annotated[int | None, changed(VOCABULARY["limit"], least=10)] = None
+    seed: int = 0
+    system: str | None = None
+    no_system: bool = False
+    endings: Endings | None = None
+
+    @property
+    def sources(self) -> list[str]:
+        given = [self.harmful or ["builtin"], self.harmless or ["builtin"], self.test_harmful, self.test_harmless]
+        return list(dict.fromkeys(source for files in given for source in files or ()))
+
+    def read(self, template: list[str] | None = None) -> Asking:
+        """The requests that the options name, divided."""
+        from probes.requests import divide_requests
+
+        system = system_of(self.system, self.no_system)
+        require_files(self.reading, self.sources)
+        sets = divide_requests(
+            self.harmful or ["builtin"],
+            self.harmless or ["builtin"],
+            self.test_harmful or (),
+            self.test_harmless or (),
+            limit=self.limit,
+            seed=self.seed,
+            reading=self.reading,
+        )
+        by = getattr(self, "by", None) or "behaviour"
+        sources, endings = tuple(self.sources), self.endings or "alike"
+        return Asking(tuple(sets.fit), tuple(sets.held_out), sources, system, endings, by, self.files())
+
+    def files(self) -> dict[str, Any]:
+        """What to read the same requests from again."""
+        names = ("harmful", "harmless", "test_harmful", "test_harmless", "column", "format", "limit", "seed")
+        return {name: getattr(self, name) for name in names}
 
 
-_FILES = f"{FILES}; may be repeated."
-Harmful = Annotated[list[str] | None, typer.Option(help=f"Harmful requests: {_FILES}", show_default="builtin")]
-Harmless = Annotated[list[str] | None, typer.Option(help=f"Harmless requests: {_FILES}", show_default="builtin")]
-TestHarmful = Annotated[
-    list[str] | None,
-    typer.Option(help="Harmful requests to test on, from another file.", show_default="half of --harmful is kept back"),
-]
-TestHarmless = Annotated[
-    list[str] | None,
-    typer.Option(help="Harmless requests to test on.", show_default="half of --harmless is kept back"),
-]
-RequestLimit = Annotated[
-    int | None, typer.Option("--limit", min=10, help="Fit on at most N requests of each kind, test on as many.")
-]
-RequestSeed = Annotated[int, typer.Option("--seed", help="Seed of the sample, the split and random directions.")]
-GivenEndings = Annotated[
-    Endings | None,
-    typer.Option(help="End all requests with a full stop, or leave them as they come.", show_default="alike"),
-]
-GivenBy = Annotated[
-    By | None,
-    typer.Option(
-        help="Fit on harmful, refused against harmless, accepted requests, or on harmful against harmless ones, "
-        "whatever the model does (for one that refuses none).",
-        show_default="behaviour",
-    ),
-]
-Replies = Annotated[
-    bool, typer.Option("--include-replies", help="Put the texts of requests and replies into the reports.")
-]
-Earlier = Annotated[
-    Path | None,
-    typer.Option(
-        "--directions",
-        help="Folder of a finished `interp directions harmfulness`: go on with its requests, replies and directions.",
-        metavar="DIR",
-    ),
-]
+@dataclass(frozen=True)
+class GroupedRequests(RequestData):
+    """Requests that directions are fitted on."""
+
+    by: By | None = None
+
+
+@dataclass(frozen=True)
+class EarlierRequests(GroupedRequests):
+    """The same, or those of an earlier run of `interp directions harmfulness`."""
+
+    directions: Path | None = None
+
+    @property
+    def sources(self) -> list[str]:
+        return super().sources if self.directions is None else [str(self.directions)]
+
+    def read(self, template: list[str] | None = None) -> Asking:
+        """The requests that the options name, divided; or those of the earlier run, which says all of it."""
+        if self.directions is None:
+            return super().read()
+        names = ("harmful", "harmless", "test_harmful", "test_harmless", "limit", "system", "endings", "by", "format")
+        given = {name: getattr(self, name) for name in (*names, "column")}
+        given |= {"no_system": self.no_system or None, "template": template or None}
+        if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]:
+            raise typer.BadParameter(
+                f"the run in {self.directions} says which requests and how; leave out {', '.join(named)}",
+                param_hint="--directions",
+            )
+        require_folder(self.directions, "a report of `interp directions harmfulness`, its --out")
+        return go_on(self.directions)
 
 
 @dataclass(frozen=True)
@@ -81,20 +115,18 @@ class Asking:
     system: str | Literal[False] | None
     endings: Endings
     by: By
-    include_replies: bool
-    files: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any]
     earlier: Path | None = None
-    reading: Reading = AS_IT_IS
-    template: Mapping[str, Any] = field(default_factory=dict)
+    template: Mapping[str, Any] | None = None
 
     @property
-    def written(self) -> tuple[Writing, bool]:
-        """How prompts are written, and whether the template's own system prompt stands there, which is then said."""
-        return Writing(self.template), self.system is None and self.earlier is None
+    def says_system(self) -> bool:
+        """Whether the template's own system prompt stands there, which is then said."""
+        return self.system is None and self.earlier is None
 
     @property
     def is_matched(self) -> bool:
-        return self.endings is Endings.alike
+        return self.endings == "alike"
 
     def ended(self, requests: Sequence[Request]) -> list[Request]:
         """The requests as the model reads them."""
@@ -111,13 +143,15 @@ class Asking:
         ]
         return f"{', '.join(counts)}, from {' and '.join(self.sources)}"
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, template: Mapping[str, Any]) -> dict[str, Any]:
         """For the provenance of directions; read back by :func:`go_on`. No request's text is in it, but where they are
         read from."""
-        asked = {"n_fit": len(self.fit), "system": self.system, "template": dict(self.template)}
-        return asked | {"endings": self.endings.value, "by": self.by.value, "files": dict(self.files)}
+        asked = {"n_fit": len(self.fit), "system": self.system, "template": dict(template)}
+        return asked | {"endings": self.endings, "by": self.by, "files": dict(self.files)}
 
-    def observe(self, loaded: Model, study: Study, requests: Sequence[Request], batch_size: int) -> Behaviour:
+    def observe(
+        self, loaded: Model, study: Study, requests: Sequence[Request], batch_size: int, folder: Path | None = None
+    ) -> Behaviour:
         """What the model does with the requests; a report in OUT/behaviour. An earlier run's is read, not repeated."""
         from interp import load_result
         from probes.requests import observe
@@ -129,7 +163,7 @@ class Asking:
             self.ended(requests),
             system=self.system,
             batch_size=batch_size,
-            keep=study.keep(study.out / "behaviour", self.include_replies),
+            keep=study.keep(folder or study.out / "behaviour"),
         )
 
     def group(self, loaded: Model, study: Study, batch_size: int) -> tuple[Behaviour, list[Request], list[Request]]:
@@ -143,7 +177,7 @@ class Asking:
         was_there = folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir())
         behaviour = self.observe(loaded, study, [*self.fit, *self.held_out], batch_size)
         fitted = first_of(behaviour, len(self.fit))
-        if self.by is By.kind:
+        if self.by == "kind":
             kinds = ("harmful", "harmless")
             positive, negative = ([r for r in fitted.requests if r.kind == kind] for kind in kinds)
             return behaviour, positive, negative
@@ -161,7 +195,6 @@ class Asking:
 
     def directions(self, loaded: Model, study: Study, batch_size: int) -> tuple[Behaviour, HarmfulDirections]:
         """The behaviour, and the directions fitted on it: those of the earlier run, if there is one."""
-        from interp import Keep
         from interp.edits import load_direction
         from probes.harmfulness.directions import fit_directions
 
@@ -171,12 +204,7 @@ class Asking:
             saved.require_fits(loaded)
         behaviour, positive, negative = self.group(loaded, study, batch_size)
         found = fit_directions(
-            loaded,
-            positive,
-            negative,
-            matched=self.is_matched,
-            system=self.system,
-            keep=Keep(origin=study.origin()),
+            loaded, positive, negative, matched=self.is_matched, system=self.system, keep=Keep(origin=study.origin())
         )
         if saved is not None and saved.about["run_id"] != found.refusal.about["run_id"]:
             raise ValueError(
@@ -186,68 +214,7 @@ class Asking:
         return behaviour, found
 
 
-def read_asking(
-    *,
-    harmful: list[str] | None,
-    harmless: list[str] | None,
-    test_harmful: list[str] | None,
-    test_harmless: list[str] | None,
-    limit: int | None,
-    seed: int,
-    system: str | Literal[False] | None,
-    endings: Endings | None,
-    by: By | None = None,
-    include_replies: bool = False,
-    directions: Path | None = None,
-    format: str | None = None,
-    column: list[str] | None = None,
-    template: list[str] | None = None,
-) -> Asking:
-    """The requests that the options name, divided; or those of an earlier run, which says all of it."""
-    from probes.requests import divide_requests
-
-    if directions is not None:
-        given = {"harmful": harmful, "harmless": harmless, "test-harmful": test_harmful, "limit": limit}
-        given |= {"test-harmless": test_harmless, "system": system, "endings": endings, "by": by}
-        given |= {"format": format, "column": column}
-        given |= {"template": template or None}
-        if named := [f"--{name}" for name, value in given.items() if value is not None]:
-            raise typer.BadParameter(
-                f"the run in {directions} says which requests and how; leave out {', '.join(named)}",
-                param_hint="--directions",
-            )
-        return go_on(directions, include_replies)
-    harmful, harmless = harmful or ["builtin"], harmless or ["builtin"]
-    sources = dict.fromkeys([*harmful, *harmless, *(test_harmful or ()), *(test_harmless or ())])
-    reading = how_read(format, column)
-    require_files(reading, list(sources))
-    sets = divide_requests(
-        harmful, harmless, test_harmful or (), test_harmless or (), limit=limit, seed=seed, reading=reading
-    )
-    return Asking(
-        tuple(sets.fit),
-        tuple(sets.held_out),
-        tuple(sources),
-        system,
-        endings or Endings.alike,
-        by or By.behaviour,
-        include_replies,
-        {
-            "harmful": harmful,
-            "harmless": harmless,
-            "test_harmful": test_harmful or [],
-            "test_harmless": test_harmless or [],
-            "limit": limit,
-            "seed": seed,
-            "format": format,
-            "column": column,
-        },
-        reading=reading,
-        template=Writing.of(template).arguments,
-    )
-
-
-def go_on(folder: Path, include_replies: bool = False) -> Asking:
+def go_on(folder: Path) -> Asking:
     """What a finished `interp directions harmfulness` asked. Its requests are read again from where they were, unless
     it was run with --include-replies. Raises for folders of anything else, and for files that were changed since."""
     from interp import load_result
@@ -258,11 +225,10 @@ def go_on(folder: Path, include_replies: bool = False) -> Asking:
     if asked is None:
         raise ValueError(f"{folder} is no report of `interp directions harmfulness`; give its --out.")
     behaviour, n = load_result(folder / "behaviour"), asked["n_fit"]
-    endings, by = Endings(asked["endings"]), By(asked["by"])
     requests = behaviour.requests
     if any(r.is_withheld for r in requests):
         try:
-            again = read_asking(**asked["files"], system=asked["system"], endings=endings)
+            again = RequestData(**asked["files"], endings=asked["endings"]).read()
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{folder} was made without texts (--include-replies keeps them), and its requests can't be read again "
@@ -279,9 +245,8 @@ def go_on(folder: Path, include_replies: bool = False) -> Asking:
         tuple(requests[n:]),
         (str(folder),),
         asked["system"],
-        endings,
-        by,
-        include_replies,
+        asked["endings"],
+        asked["by"],
         asked["files"],
         folder,
         template=asked.get("template", {}),
@@ -294,6 +259,6 @@ def first_of(behaviour: Behaviour, n: int) -> Behaviour:
     return replace(behaviour, requests=behaviour.requests[:n], verdicts=behaviour.verdicts[:n], replies=replies)
 
 
-def only(requests: Sequence[Request], kind: str) -> list[Request]:
+def only_kind(requests: Sequence[Request], kind: str) -> list[Request]:
     """The requests of one kind."""
     return [r for r in requests if r.kind == kind]

@@ -2,99 +2,61 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from probes.cli.study import Overwrite
+from probes.cli.declaring import Option
 
 if TYPE_CHECKING:
     from probes.pairs import Editor, Substitution
 
-scenes = typer.Typer(
-    help="Pictures edited in one fact, drawn scenes and photographs: make them, look at them.", no_args_is_help=True
-)
-Decisions = Annotated[
-    Path | None,
-    typer.Option(help="What the sheet's “Save decisions” saved: use only the pairs that were accepted."),
-]
-MaxLeak = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1,
-        help="Drop (and list) pairs of which a larger share of the changed pixels is outside the mask; 1 keeps all.",
-    ),
-]
+Level = Literal["object", "attribute", "relationship"]
 
 
-class Level(StrEnum):
-    object = "object"
-    attribute = "attribute"
-    relationship = "relationship"
-
-
-class Kind(StrEnum):
-    yes_no = "yes-no"
-    open = "open"
-
-
-class Split(StrEnum):
-    train = "train"
-    validation = "validation"
-    test = "test"
-    ood = "ood"
-
-
-@scenes.command("make")
 def make(
-    out: Annotated[Path, typer.Option(help="Folder for pictures, masks and scenes.jsonl.")],
-    n: Annotated[int, typer.Option("--n", min=1, max=10_000, help="Number of pairs.")] = 20,
-    level: Annotated[Level | None, typer.Option(help="What is edited; default: all three in turn.")] = None,
-    kind: Annotated[Kind | None, typer.Option(help="Of questions; default: both in turn.")] = None,
-    difficulty: Annotated[str, typer.Option(help="easy, medium, hard, or a number from 0 to 1.")] = "medium",
-    split: Annotated[Split, typer.Option(help="Whose combinations of shape, colour and material.")] = Split.test,
-    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
-    pixels: Annotated[int, typer.Option(min=16, max=2048, help="Height and width of a picture.")] = 96,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the scenes in --out.")] = False,
+    out: Annotated[Path, Option("Folder for pictures, masks and scenes.jsonl.")],
+    n: Annotated[int, Option("Number of pairs.", flag="--n", least=1, most=10_000)] = 20,
+    level: Annotated[Level | None, Option("What is edited; default: all three in turn.")] = None,
+    kind: Literal["yes_no", "open"] | None = None,
+    difficulty: str = "medium",
+    split: Literal["train", "validation", "test", "ood"] = "test",
+    seed: int = 0,
+    pixels: Annotated[int, Option("Height and width of a picture.", least=16, most=2048)] = 96,
+    overwrite: Annotated[bool, Option("Replace the scenes in --out.")] = False,
 ) -> None:
     """Scenes with questions, each with a twin in which one fact is changed so that the answer changes."""
     from probes.pairs import save_scenes
     from probes.scenes import edited_pairs
 
-    asked = None if kind is None else kind.value.replace("-", "_")
-    pairs = edited_pairs(
-        split.value, n, seed, _difficulty(difficulty), None if level is None else level.value, asked, pixels
-    )
+    pairs = edited_pairs(split, n, seed, _difficulty(difficulty), level, kind, pixels)
     written = save_scenes(pairs, out, overwrite)
     _say(f"{written} pairs in {out} (scenes.jsonl, pictures/).")
     _say(f"Look at them: interp scenes sheet {out}")
 
 
-@scenes.command("edit-photo")
 def edit_photo(
-    image: Annotated[Path, typer.Argument(help="A photograph.")],
-    out: Annotated[Path, typer.Option(help="Folder of edited photographs; the new pairs are added to it.")],
-    question: Annotated[str, typer.Option(help="About the photograph as it is.")],
-    answer: Annotated[str, typer.Option(help="The right answer before the edit.")],
+    image: Annotated[Path, Option("A photograph.", is_argument=True)],
+    out: Annotated[Path, Option("Folder of edited photographs; the new pairs are added to it.")],
+    question: Annotated[str, Option("About the photograph as it is.")],
+    answer: Annotated[str, Option("The right answer before the edit.")],
     box: Annotated[
         list[str] | None,
-        typer.Option(metavar="X,Y,W,H", help="Pixels that may change: left, top, width, height (may be given again)."),
+        Option("Pixels that may change: left, top, width, height (may be given again).", metavar="X,Y,W,H"),
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="Instead of --box: an image that is white where to edit.")] = None,
-    recolour: Annotated[str | None, typer.Option(metavar="OLD:NEW", help="Two colours, such as red:green.")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Instead: fill the region from around it.")] = False,
+    mask: Annotated[Path | None, Option("Instead of --box: an image that is white where to edit.")] = None,
+    recolour: Annotated[str | None, Option("Two colours, such as red:green.", metavar="OLD:NEW")] = None,
+    remove: Annotated[bool, Option("Instead: fill the region from around it.")] = False,
     answer_after: Annotated[
-        str | None, typer.Option(help="The right answer after the edit, where it doesn't follow from the words.")
+        str | None, Option("The right answer after the edit, where it doesn't follow from the words.")
     ] = None,
     concept: Annotated[
-        str | None, typer.Option(help="The question's word that the edit is about, if not a colour; traces need one.")
+        str | None, Option("The question's word that the edit is about, if not a colour; traces need one.")
     ] = None,
-    level: Annotated[Level | None, typer.Option(help="Default: attribute for --recolour, object for --remove.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the pair; default: made of the image and the question.")] = None,
+    level: Annotated[Level | None, Option("Default: attribute for --recolour, object for --remove.")] = None,
+    name: Annotated[str | None, Option("Of the pair; default: made of the image and the question.")] = None,
 ) -> None:
     """A region of a photograph recoloured or emptied, and the question that it answers differently then.
 
@@ -118,7 +80,7 @@ def edit_photo(
             answer,
             substitution,
             editor,
-            level=None if level is None else level.value,
+            level=level,
             answer_after=answer_after,
             concept=concept,
             id=name,
@@ -132,16 +94,15 @@ def edit_photo(
     _say(f"{added} added to {out}. Look: interp scenes sheet {out}")
 
 
-@scenes.command("sheet")
 def sheet(
     folder: Annotated[
-        Path, typer.Argument(help="A folder that `interp scenes make` or `edit-photo` (save_pairs) wrote.")
+        Path, Option("A folder that `interp scenes make` or `edit-photo` (save_pairs) wrote.", is_argument=True)
     ],
-    out: Annotated[Path | None, typer.Option(help="The page; default: sheet.html in the folder.")] = None,
-    picture: Annotated[bool, typer.Option("--png", help="Also a picture of all pairs, beside the page.")] = False,
-    decisions: Decisions = None,
-    max_leak: MaxLeak = 0.0,
-    overwrite: Overwrite = False,
+    out: Annotated[Path | None, Option("The page; default: sheet.html in the folder.")] = None,
+    picture: Annotated[bool, Option("Also a picture of all pairs, beside the page.", flag="--png")] = False,
+    decisions: Path | None = None,
+    max_leak: float = 0.0,
+    overwrite: Annotated[bool, Option("Replace the page.")] = False,
 ) -> None:
     """One page to accept or reject each pair on: before, after, mask, question and both answers.
 

@@ -1,14 +1,13 @@
-"""What the commands share: their common options, the body that reads, checks, loads and runs, and the tables."""
+"""What the commands share: the body that reads, checks, loads, says how long and runs, and the tables."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,110 +15,22 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from probes.rows import AS_IT_IS, Reading
+from interp.records import Keep
+from probes.cli.declaring import only
+from probes.cli.estimate import Cost, say_how_long
+from probes.cli.options import ChatModel, Data, say, say_system
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from interp.models import Model
     from interp.rankings import HeadRanking
-    from interp.records import Keep
-    from probes.questions import Question
 
 Result = TypeVar("Result")
 
-
-class AnswerForms(StrEnum):
-    in_context = "in_context"
-    both = "both"
-
-
-ModelName = Annotated[str, typer.Option(help="Built-in name, hub id, directory or .gguf file (see `interp models`).")]
-FILES = "'builtin', a .jsonl, .json, .csv, .tsv or .parquet file, or - for standard input"
-Data = Annotated[str, typer.Option(help=f"{FILES}.")]
-FormatName = Annotated[
-    str | None,
-    typer.Option("--format", help="The shape of the file, where its columns do not tell it.", metavar="NAME"),
-]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        help="The file's name for one of our columns, such as question=prompt; may be repeated.",
-        metavar="OURS=THEIRS",
-    ),
-]
-Out = Annotated[Path, typer.Option(help="Folder for the report.")]
-Limit = Annotated[int | None, typer.Option(min=2, help="Use only N questions: balanced, sampled by --seed.")]
-Seed = Annotated[int, typer.Option(help="Seed of the sample of questions.")]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Read a finished report of the same run back. (A killed run goes on anyway.)"),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the report of another run in --out.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the checkpoint's).")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: CUDA where there is one.")]
-Forms = Annotated[AnswerForms, typer.Option(help="Answer words as they follow the prompt, or also with a space.")]
-Wording = Annotated[str, typer.Option(help="The instruction; it must name Yes and No.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Questions (requests) in a batch; a killed run loses at most one.")]
-Template = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--template",
-        metavar="KEY=VALUE",
-        help="Tell the chat template something, such as enable_thinking=false; may be repeated. The value is JSON "
-        "(true, false, a number, a list), else a text.",
-    ),
-]
-NoChat = Annotated[
-    bool,
-    typer.Option("--no-chat", help="Ask without a chat template: for base models. The prompt is the text as it is."),
-]
-System = Annotated[
-    str | None,
-    typer.Option(help="A system prompt.", show_default="the template's own, if it writes one; it is said and recorded"),
-]
-NoSystem = Annotated[
-    bool, typer.Option("--no-system", help="Leave out the system prompt that the template writes of its own accord.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-
-
-def system_of(system: str | None, no_system: bool) -> str | Literal[False] | None:
-    """The system prompt of the two options: a text, False for none, None for the template's own."""
-    if no_system and system is not None:
-        raise typer.BadParameter("give one of --system and --no-system", param_hint="--no-system")
-    return False if no_system else system
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How prompts are written: what the chat template is told, and whether it is used."""
-
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    chat: bool = True
-
-    @classmethod
-    def of(cls, template: Sequence[str] | None, no_chat: bool = False) -> Writing:
-        """Of the options ``--template`` and ``--no-chat``."""
-        arguments: dict[str, Any] = {}
-        for given in template or ():
-            name, is_set, value = given.partition("=")
-            if not is_set or not name.strip():
-                raise typer.BadParameter(f"{given!r}; expected KEY=VALUE", param_hint="--template")
-            if name in arguments:
-                raise typer.BadParameter(f"{name!r} is given twice", param_hint="--template")
-            arguments[name.strip()] = _json_or_text(value)
-        if arguments and no_chat:
-            raise typer.BadParameter("no template reads it with --no-chat", param_hint="--template")
-        return cls(arguments, not no_chat)
-
-
-def _json_or_text(value: str) -> Any:
-    try:
-        return json.loads(value, parse_constant=str)  # NaN and Infinity are no JSON
-    except json.JSONDecodeError:
-        return {"True": True, "False": False, "None": None}.get(value, value)
+Report = Annotated[Keep, only("out resume overwrite")]
+"""The options that say where a report goes."""
+ReportWithReplies = Annotated[Keep, only("out include_replies resume overwrite")]
 
 
 class Shown(NamedTuple):
@@ -133,56 +44,30 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """The options that every command with a model and data has."""
+    """A command's run: where its work is kept, the model that is asked, and what data it is asked about."""
 
-    out: Path
-    model: str
-    data: str | Sequence[str]
-    limit: int | None
-    seed: int
-    resume: bool
-    overwrite: bool
-    dtype: str
-    device: str | None
-    reading: Reading = AS_IT_IS
-    writing: Writing = Writing()
+    kept: Keep
+    model: ChatModel
+    data: Data
     says_system: bool = False
 
-    def __post_init__(self) -> None:
-        require_files(self.reading, self.sources)
+    @property
+    def out(self) -> Path:
+        assert self.kept.folder is not None
+        return self.kept.folder
 
     @property
-    def sources(self) -> list[str]:
-        return [self.data] if isinstance(self.data, str) else list(self.data)
+    def overwrite(self) -> bool:
+        return self.kept.overwrite
 
     def origin(self) -> dict[str, Any]:
         """Where the data come from, for provenance: the same on another machine."""
-        names = [source if source == "builtin" else Path(source).name for source in self.sources]
-        given = {"source": names[0] if len(names) == 1 else names, "limit": self.limit, "seed": self.seed}
-        return given | self.reading.settings()
+        return self.data.origin()
 
-    def keeping(self, folder: Path | None = None, **origin: Any) -> dict[str, Any]:
-        """The arguments that tell a study where to keep its work (``out``, if no folder is named) and where its
-        questions come from."""
-        return {
-            "out": folder or self.out,
-            "resume": self.resume,
-            "overwrite": self.overwrite,
-            "origin": self.origin() | origin,
-        }
-
-    def keep(self, folder: Path | None = None, include_replies: bool = False, **origin: Any) -> Keep:
+    def keep(self, folder: Path | None = None, include_replies: bool | None = None, **origin: Any) -> Keep:
         """Where a study keeps its work (``out``, if no folder is named), and where its questions come from."""
-        from interp.records import Keep
-
-        return Keep(folder or self.out, self.resume, self.overwrite, include_replies, self.origin() | origin)
-
-    def questions(self) -> list[Question]:
-        """The questions of a single source."""
-        from probes.questions import load_questions
-
-        how = self.reading
-        return load_questions(self.sources[0], limit=self.limit, seed=self.seed, format=how.format, columns=how.columns)
+        replies = self.kept.include_replies if include_replies is None else include_replies
+        return Keep(folder or self.out, self.kept.resume, self.overwrite, replies, self.origin() | origin)
 
     def run(
         self,
@@ -190,84 +75,43 @@ class Study:
         asked: str,
         folders: Sequence[Path] = (),
         export: Path | None = None,
+        cost: Cost | Callable[[Model], Cost] | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> Result:
         """Check the folders, load the model, and do ``work(model)``; ``asked`` says in words what is asked.
 
         ``folders`` get a report each (``out``, if none is named), ``export`` a model. All are held until the work is
         done, so that no other run writes there. Called with the data read: a bad file fails before the model is loaded.
+        ``cost``: what is said before the start; None where the study itself says how long it takes.
         On errors, folders that were made and are empty are removed. Ctrl-C exits with code 130 and says how to go on.
         """
         from interp.records import holding, prepare_directory
         from interp.reports import refuse_other_run
 
         folders = folders or [self.out]
-        console = Console(stderr=True)
+        self.model.require_known()
         try:
             with contextlib.ExitStack() as held:
                 for folder in folders:
                     held.enter_context(holding(folder))
                 if export is not None:
                     held.enter_context(holding(export, as_whole=True))
-                if not (self.overwrite or self.resume):
+                if not (self.overwrite or self.kept.resume):
                     for folder in folders:
                         refuse_other_run(folder, run_id=None)
                 for folder in folders:
                     prepare_directory(folder, need_mib=20)
-                console.print(f"{asked}; loading {self.model}", soft_wrap=True, markup=False, emoji=False)
-                loaded = load_model(self.model, self.dtype, self.device, self.writing)
+                self.model.say_download()
+                say(f"{asked}; loading {self.model.model}")
+                loaded = self.model.load(template_arguments)
                 if self.says_system:
                     say_system(loaded)
+                if cost is not None:
+                    say_how_long(loaded, cost if isinstance(cost, Cost) else cost(loaded))
                 return work(loaded)
         except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
-            console.print("stopped; the same command goes on where it stopped, also with --resume")
+            say("stopped; the same command goes on where it stopped, also with --resume")
             raise typer.Exit(130) from None
-
-
-def how_read(format: str | None, column: Sequence[str] | None) -> Reading:
-    """What --format and --column say of how a file is to be read."""
-    columns: dict[str, str] = {}
-    for given in column or ():
-        ours, equals, theirs = given.partition("=")
-        if not (ours.strip() and equals and theirs.strip()):
-            raise typer.BadParameter(
-                f"{given!r}; expected our name, =, and the file's, such as question=prompt", param_hint="--column"
-            )
-        if ours.strip() in columns:
-            raise typer.BadParameter(f"{ours.strip()!r} is given twice; give it once", param_hint="--column")
-        columns[ours.strip()] = theirs.strip()
-    return Reading(format, columns)
-
-
-def require_files(reading: Reading, sources: Sequence[str]) -> None:
-    """Refuse --format and --column where nothing is read from a file."""
-    if reading and all(source == "builtin" for source in sources):
-        raise typer.BadParameter("for files; leave it out to use the built-in set", param_hint="--format/--column")
-
-
-def load_model(model: str, dtype: str, device: str | None, writing: Writing = Writing()) -> Model:
-    """The model as the options name it."""
-    import torch
-
-    import interp
-
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise typer.BadParameter(f"{dtype!r}; expected float32, bfloat16, float16 or auto", param_hint="--dtype")
-    known = dtype if dtype == "auto" else getattr(torch, dtype)
-    return interp.load(
-        model, dtype=known, device=device, chat=writing.chat, template_arguments=writing.arguments or None
-    )
-
-
-def say_system(loaded: Model) -> None:
-    """On stderr: the system prompt that stands there because none was given."""
-    own = loaded.own_system()
-    say(f"system prompt: the template's own, {own!r}" if own else "system prompt: none; the template writes none")
-
-
-def say(*sentences: str) -> None:
-    """Sentences on stderr, a line each, as they are."""
-    for sentence in sentences:
-        Console(stderr=True).print(sentence, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def say_where(*folders: Path) -> None:
@@ -367,3 +211,21 @@ def _cell(value: Any, digits: int) -> str:
     if not isinstance(value, float):
         return str(value)
     return "–" if value != value else f"{value:.{digits}f}"
+
+
+def require_place_for_export(export: Path, out: Path, taken: Sequence[str]) -> None:
+    """Raise if a model could not be written to ``export`` after the work; ``taken``: folders of the report."""
+    if export.exists() and (not export.is_dir() or any(export.iterdir())):
+        raise FileExistsError(f"--export {export} is not an empty directory. Give another, or delete it.")
+    report = out.resolve()
+    if export.resolve() in (report, *report.parents, *(report / name for name in taken)):
+        raise ValueError(f"--export {export} would hold files of the report in --out {out}. Give another directory.")
+
+
+def require_folder(folder: str | Path, holds: str, file: str = "") -> None:
+    """Refuse a folder that is not there, or is without this file, before anything is imported to read it; ``holds``
+    says what is expected."""
+    if file and not (Path(folder).expanduser() / file).is_file():
+        raise FileNotFoundError(f"{folder} has no {file}: it is not {holds}.")
+    if not Path(folder).expanduser().is_dir():
+        raise FileNotFoundError(f"No directory {folder}; expected {holds}.")

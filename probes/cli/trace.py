@@ -4,126 +4,124 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from probes.cli.scenes import Decisions, Kind, Level, MaxLeak
-from probes.cli.study import (
-    AsJson,
-    Device,
-    Dtype,
-    ModelName,
-    NoChat,
-    Out,
-    Overwrite,
-    Resume,
-    Seed,
-    Shown,
-    Study,
-    Template,
-    Writing,
-    print_result,
-    say,
-)
+from probes.cli.declaring import Option, changed, taken
+from probes.cli.estimate import Cost
+from probes.cli.options import Data, TinyVisualModel, say
+from probes.cli.study import Report, Shown, Study, print_result
+from probes.cli.vocabulary import VOCABULARY
 
 if TYPE_CHECKING:
     from interp.models import Model
     from probes.pairs import PicturePair
 
 SCENES = "scenes:"
+PARTS = ("attention", "mlp", "residual")
 _SPLITS = ("train", "validation", "test", "ood")
 Wanted = dict[str, str | None]
 
 
-class Part(StrEnum):
-    attention = "attention"
-    mlp = "mlp"
-    residual = "residual"
+@dataclass(frozen=True)
+class PairData(Data):
+    """Edited pictures: drawn ones, or those of a folder."""
+
+    data: Annotated[
+        str,
+        Option("scenes:test (or train, validation, ood), or scenes:FOLDER, of `interp scenes make` or `edit-photo`."),
+    ] = "scenes:test"
+    decisions: Path | None = None
+    max_leak: float = 0.0
+    concept: Annotated[
+        list[str] | None,
+        Option("Of photographs: the question's word that the edit is about (may be given again)."),
+    ] = None
+    limit: Annotated[
+        int, changed(VOCABULARY["limit"], help="Pairs; those answered rightly are traced.", least=1, most=10_000)
+    ] = 20
+    level: Annotated[
+        Literal["object", "attribute", "relationship"] | None, Option("What is edited; default: all three in turn.")
+    ] = None
+    kind: Literal["yes_no", "open"] | None = None
+    difficulty: str = "easy"
+    pixels: Annotated[
+        int | None, Option("Of a picture's side; default: as the model sees it, 96 at least.", least=16, most=2048)
+    ] = None
+    seed: int = 0
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.data]
 
 
 def trace(
-    out: Out,
-    model: ModelName = "scenes-llava-tiny",
-    data: Annotated[
-        str,
-        typer.Option(
-            help="scenes:test (or train, validation, ood), or scenes:FOLDER, of `interp scenes make` or `edit-photo`."
+    keep: Report,
+    model: TinyVisualModel,
+    data: PairData,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.visual_semantics.tracing.tracing:trace_pairs",
+            "instruction batch_size",
+            window=Option("Patch so many layers on either side together.", least=0),
+            control=Option("Also states of unrelated pictures (doubles the time)."),
+            heads=Option("Also patch each head alone, at all text."),
+            only_right=Option("Leave out pairs that are answered wrongly."),
+            n_shown=Option("Pairs to show token by token.", flag="--shown", least=0, most=20),
+            memory_mib=Option("About how many MiB a chunk of patches may take.", flag="--memory", least=16),
         ),
-    ] = "scenes:test",
-    decisions: Decisions = None,
-    max_leak: MaxLeak = 0.0,
-    concept: Annotated[
-        list[str] | None,
-        typer.Option(help="Of photographs: the question's word that the edit is about (may be given again)."),
+    ],
+    part: Annotated[
+        list[Literal["attention", "mlp", "residual"]] | None,
+        Option("Trace this part only (may be given again).", shown="all three"),
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, max=10_000, help="Pairs; those answered rightly are traced.")] = 20,
-    level: Annotated[Level | None, typer.Option(help="What is edited; default: all three in turn.")] = None,
-    kind: Annotated[Kind | None, typer.Option(help="Of questions; default: both in turn.")] = None,
-    difficulty: Annotated[str, typer.Option(help="easy, medium, hard, or a number from 0 to 1.")] = "easy",
-    pixels: Annotated[
-        int | None,
-        typer.Option(min=16, max=2048, help="Of a picture's side; default: as the model sees it, 96 at least."),
-    ] = None,
-    part: Annotated[list[Part] | None, typer.Option(help="Trace this part only (may be given again).")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Trace each so-many-th layer: fewer passes.")] = 1,
-    window: Annotated[int, typer.Option(min=0, help="Patch so many layers on either side together.")] = 0,
-    control: Annotated[bool, typer.Option(help="Also states of unrelated pictures (doubles the time).")] = True,
-    heads: Annotated[bool, typer.Option("--heads", help="Also patch each head alone, at all text.")] = False,
-    only_right: Annotated[bool, typer.Option(help="Leave out pairs that are answered wrongly.")] = True,
-    shown: Annotated[int, typer.Option(min=0, max=20, help="Pairs to show token by token.")] = 2,
-    instruction: Annotated[str | None, typer.Option(help="A sentence after each question.")] = None,
-    seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pairs in a batch; a killed run loses at most one.")] = 4,
-    memory: Annotated[int, typer.Option(min=16, help="About how many MiB a chunk of patches may take.")] = 512,
-    template: Template = None,
-    no_chat: NoChat = False,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    as_json: AsJson = False,
+    every: Annotated[int, Option("Trace each so-many-th layer: fewer passes.", least=1)] = 1,
+    as_json: bool = False,
 ) -> None:
     """Which states carry what an edit of the picture changes: by layer, and by part of the prompt."""
-    from probes.visual_semantics.tracing import trace_pairs
-    from probes.visual_semantics.tracing.tables import LEAST_PAIRS
-
-    study = Study(out, model, data, n, seed, resume, overwrite, dtype, device, writing=Writing.of(template, no_chat))
-    wanted: Wanted = {"level": level and level.value, "kind": kind and kind.value.replace("-", "_")}
-    name = data.removeprefix(SCENES)
-    if not data.startswith(SCENES) or not name:
+    study = Study(keep, model, data)
+    wanted: Wanted = {"level": data.level, "kind": data.kind}
+    name, n = data.data.removeprefix(SCENES), data.limit
+    if not data.data.startswith(SCENES) or not name:
         expected = f"scenes:{', scenes:'.join(_SPLITS)}, or scenes:FOLDER"
-        raise typer.BadParameter(f"{data!r}; expected {expected}", param_hint="--data")
+        raise typer.BadParameter(f"{data.data!r}; expected {expected}", param_hint="--data")
     concepts: dict[str, str] | None = None
     origin: dict[str, Any] = {}
     if name in _SPLITS:
-        if decisions is not None or concept:
-            raise typer.BadParameter(f"goes with scenes:FOLDER, not {data}", param_hint="--decisions, --concept")
-        pairs, origin["difficulty"] = _drawn(name, n, wanted, difficulty, pixels, seed), difficulty
+        if data.decisions is not None or data.concept:
+            raise typer.BadParameter(f"goes with scenes:FOLDER, not {data.data}", param_hint="--decisions, --concept")
+        pairs = _drawn(name, n, wanted, data.difficulty, data.pixels, data.seed)
+        origin["difficulty"] = data.difficulty
     else:
-        found, left_out = _of_folder(name, n, wanted, decisions, max_leak)
-        pairs, concepts, n = lambda loaded: found, _concepts(found, concept or ()), len(found)
+        found, left_out = _of_folder(name, n, wanted, data.decisions, data.max_leak)
+        pairs, concepts, n = lambda loaded: found, _concepts(found, data.concept or ()), len(found)
         origin |= {"left_out": left_out} if left_out else {}
+    parts = tuple(part or PARTS)
+    from probes.visual_semantics.tracing import trace_pairs
+    from probes.visual_semantics.tracing.tables import LEAST_PAIRS
+
+    def cost(loaded: Model) -> Cost:
+        """By the formula of `trace_pairs`, with a quarter of the positions patched one by one."""
+        layers = len(range(0, loaded.n_layers, every))
+        passes = 2 + (2 + 1) * len(parts) * layers * (1 + options["control"])
+        return Cost(n, passes + options["heads"] * loaded.n_heads * loaded.n_layers / 2)
+
     traces = study.run(
         lambda loaded: trace_pairs(
             loaded,
             pairs(loaded),
             concepts=concepts,
-            parts=[p.value for p in part] if part else tuple(Part),
+            parts=parts,
             layers=None if every == 1 else range(0, loaded.n_layers, every),
-            window=window,
-            only_right=only_right,
-            control=control,
-            heads=heads,
-            n_shown=shown,
-            instruction=instruction,
-            batch_size=batch_size,
-            memory_mib=float(memory),
+            **options,
             keep=study.keep(**origin),
         ),
-        f"{n} pairs from {data}",
+        f"{n} pairs from {data.data}",
+        cost=cost,
     )
     columns = {"level": "level", "part": "part", "role": "role", "n": "n", "layer": "layer", "depth": "depth"}
     columns |= {"change": "change of P(gold)", "is_clear": "clear"}
@@ -137,7 +135,7 @@ def trace(
         of_heads = {"head": "head", "n": "n", "change": "change of P(gold)", "share": "share", "q": "q"}
         first = traces.heads.to_frame().head(20)
         tables.append(Shown("heads", first, of_heads, "Heads patched alone, the first 20"))
-    print_result(traces.statement(), tables, [out], as_json)
+    print_result(traces.statement(), tables, [study.out], as_json)
 
 
 def _of_folder(
@@ -145,10 +143,11 @@ def _of_folder(
 ) -> tuple[list[PicturePair], list[str]]:
     """The first pairs of a folder that are wanted, and which can't be used, which is also said on stderr."""
     from probes.pairs import used_pairs
-    from probes.visual_semantics.tracing import in_words
 
     pairs, left_out = used_pairs(folder, decisions, max_leak)
     say(*left_out)
+    from probes.visual_semantics.tracing import in_words
+
     asked = [(pair, in_words(pair)) for pair in pairs]
     found = [p for p, q in asked if all(value in (None, getattr(q, key)) for key, value in wanted.items())][:n]
     if not found:

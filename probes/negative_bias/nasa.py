@@ -32,7 +32,7 @@ from probes.negative_bias.methods import (
     validation_state,
 )
 from probes.negative_bias.nas import CITATIONS, score_prompts
-from probes.questions import FEWEST, Instruction, Question, hash_questions, overlap
+from probes.questions import Instruction, Question, hash_questions, overlap, require_probing_set
 from probes.studies import Study
 
 N_RANKED = 128  # training prompts that NAS is measured on
@@ -202,19 +202,6 @@ def random_heads(model: Model, but: Sequence[tuple[int, int]], seed: int) -> lis
     """All other heads, shuffled."""
     others = [(la, h) for la in range(model.n_layers) for h in range(model.n_heads) if (la, h) not in set(but)]
     return [others[i] for i in np.random.default_rng((seed, 7)).permutation(len(others))]
-
-
-def require_probing_set(name: str, questions: Sequence[Question]) -> None:
-    """Raise ``ValueError`` for fewer than 20 questions or for one class only."""
-    n_yes = sum(q.answer == "Yes" for q in questions)
-    if len(questions) < FEWEST:
-        raise ValueError(f"the {name} set has {len(questions)} questions; expected at least {FEWEST}. Give more.")
-    if n_yes in (0, len(questions)):
-        only = "Yes" if n_yes else "No"
-        raise ValueError(
-            f"all {len(questions)} {name} questions have the gold answer {only}; precision and recall need both, and "
-            "tuning on one class only teaches that word. Add questions of the other."
-        )
 
 
 def require_disjoint(training: Sequence[Question], validation: Sequence[Question]) -> None:

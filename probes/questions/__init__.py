@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         divide as divide,
         marks as marks,
         overlap as overlap,
+        require_probing_set as require_probing_set,
     )
     from probes.questions.instructions import Instruction as Instruction, build_prompts as build_prompts
     from probes.questions.open_answers import (

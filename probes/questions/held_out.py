@@ -106,3 +106,16 @@ def _without(questions: Sequence[Question], others: Sequence[Question]) -> list[
 
 def _some(ids: Sequence[str]) -> str:
     return ", ".join(ids[:10]) + (" ..." if len(ids) > 10 else "")
+
+
+def require_probing_set(name: str, questions: Sequence[Question]) -> None:
+    """Raise ``ValueError`` for fewer than 20 questions or for one class only."""
+    n_yes = sum(q.answer == "Yes" for q in questions)
+    if len(questions) < FEWEST:
+        raise ValueError(f"the {name} set has {len(questions)} questions; expected at least {FEWEST}. Give more.")
+    if n_yes in (0, len(questions)):
+        only = "Yes" if n_yes else "No"
+        raise ValueError(
+            f"all {len(questions)} {name} questions have the gold answer {only}; precision and recall need both, and "
+            "tuning on one class only teaches that word. Add questions of the other."
+        )

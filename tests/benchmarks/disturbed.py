@@ -29,7 +29,8 @@ from safetensors.numpy import load_file
 import interp
 from interp.records import writing
 from interp.records.parts import checksum
-from probes.cli import app as cli, study as cli_study
+from probes.cli import app as cli
+from probes.cli.options import ChatModel
 from probes.negative_bias import nasa as alignment
 from tests.interp.tiny_vision import tiny_vision
 from tests.probes.cli.test_cli_harmfulness import refuse, write_requests
@@ -69,8 +70,8 @@ def material(folder: Path) -> dict[str, tuple[list[object], int]]:
     (folder / "planted.csv").write_text("\n".join(["id,question,answer", *rows]))
     of_planted = ["--model", folder / "planted", "--device", "cpu", "--data", folder / "planted.csv"]
     ranking = folder / "ranking"
-    rank = ["rank", "negative-attention", *of_text, "--data", questions, "--effects", "none", "--batch-size", 4]
-    first = ["rank", "negative-attention", *of_planted, "--limit", 30, "--effects", "none", "--out", ranking]
+    rank = ["rank", "negative-attention", *of_text, "--data", questions, "--ablation", "none", "--batch-size", 4]
+    first = ["rank", "negative-attention", *of_planted, "--limit", 30, "--ablation", "none", "--out", ranking]
     code, said = run(first)
     assert code == 0, said
     return {
@@ -90,7 +91,7 @@ def material(folder: Path) -> dict[str, tuple[list[object], int]]:
             ["modulate", ranking, *of_planted, *MODULATE, "--batch-size", 8],
             6,
         ),
-        "trace": (["trace", "--model", "sees", "--n", 6, "--batch-size", 2, *TRACE], 5),
+        "trace": (["trace", "--model", "sees", "--limit", 6, "--batch-size", 2, *TRACE], 5),
     }
 
 
@@ -131,16 +132,16 @@ def prepare(stops_at: int | None) -> None:
     """In the process: what tiny random models need, and where it stops."""
     refuse(Setattr())
     alignment.require_options_used = lambda answers: None
-    load = cli_study.load_model
+    load, require_known = ChatModel.load, ChatModel.require_known
 
-    def load_model(name: str, dtype: str, device: str | None, writing: Any) -> Any:
-        if name != "sees":
-            return load(name, dtype, device, writing)
+    def load_named(asked: ChatModel, *told: Any) -> Any:
+        if asked.model != "sees":
+            return load(asked, *told)
         made = tiny_vision("llava")
         return interp.load(made.hf, processor=made.processor)
 
-    for module in [m for n, m in sys.modules.items() if n.startswith("probes.cli") and hasattr(m, "load_model")]:
-        module.load_model = load_model
+    ChatModel.load = load_named
+    ChatModel.require_known = lambda asked: None if asked.model == "sees" else require_known(asked)
     replace, written = os.replace, [0]
 
     def counted(source: Any, target: Any) -> None:

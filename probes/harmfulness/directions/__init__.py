@@ -17,6 +17,9 @@ if TYPE_CHECKING:
         find_openings as find_openings,
         openings_of as openings_of,
     )
-    from probes.harmfulness.directions.writers import rank_writers as rank_writers
+    from probes.harmfulness.directions.writers import (
+        rank_writers as rank_writers,
+        strongest_layer as strongest_layer,
+    )
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from interp import load_ranking
-from probes.cli import app as cli, study as cli_study
+from probes.cli import app as cli, commands as table, study as cli_study
 from tests.tiny import tiny, tiny_tokenizer
 
 REPORT = [
@@ -66,14 +66,14 @@ def commands() -> dict[str, object]:
         else:
             found[" ".join(path)] = command
 
-    walk(typer.main.get_command(cli.app), ())
+    walk(typer.main.get_command(cli.made()), ())
     return found
 
 
 def test_help_is_a_table_of_contents(run):
     code, out, _ = run("--help")
     assert code == 0
-    panels = [cli.START, cli.STEPS, cli.BIAS, cli.HARM, cli.IMAGES]
+    panels = [table.START, table.STEPS, table.BIAS, table.HARM, table.IMAGES]
     names = ["models", "doctor", "measure", "rank", "test", "compare", "edit"]
     places = [out.index(f"─ {panel} ─") for panel in panels]
     assert places == sorted(places)
@@ -132,7 +132,7 @@ def test_completion(monkeypatch, capsys):
         monkeypatch.setenv("COMP_WORDS", words)
         monkeypatch.setenv("COMP_CWORD", str(at))
         with pytest.raises(SystemExit) as stop:
-            cli.app(prog_name="interp")
+            cli.made()(prog_name="interp")
         assert not stop.value.code and capsys.readouterr().out.split() == wanted, words
 
 
@@ -276,7 +276,7 @@ CASES = {
     "out is a file": (["--out", "{folder}/notes.txt"], 1, r"notes\.txt"),
     "out in a file": (["--out", "{folder}/notes.txt/deeper"], 1, r"can't write to the output folder .*notes\.txt"),
     "dtype unknown": (["--dtype", "float23"], 2, r"'?float23'?; expected float32"),
-    "dtype of integers": (["--dtype", "int64"], 1, r"--dtype int64; expected 'float32'"),
+    "dtype of integers": (["--dtype", "int64"], 2, r"'int64'; expected float32"),
     "dtype not a type": (["--dtype", "nn"], 2, r"'nn'; expected float32"),
     "device unknown": (["--device", "gpu"], 1, r"--device gpu can't be used here"),
     "limit too small": (["--limit", "1"], 2, r"--limit.*2"),
@@ -343,7 +343,7 @@ def test_ctrl_c_is_no_traceback_and_the_run_continues(run, model, questions, tmp
         return real(*args)
 
     arguments = ("rank", "negative-attention", "--model", model, "--data", questions, "--out", tmp_path)
-    options = ("--batch-size", 2, "--effects", "none", "--device", "cpu")
+    options = ("--batch-size", 2, "--ablation", "none", "--device", "cpu")
     monkeypatch.setattr(negative_attention, "_score_and_masked", interrupted)
     code, _, err = run(*arguments, *options)
     assert code == 130 and "--resume" in err and "Traceback" not in err
@@ -364,7 +364,7 @@ def test_kill_9_in_the_middle_then_resume_gives_the_same_ranking(run, model, tmp
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
     def arguments(out: Path) -> list[str]:
-        options = ("--batch-size", "1", "--effects", "none", "--device", "cpu")
+        options = ("--batch-size", "1", "--ablation", "none", "--device", "cpu")
         return ["rank", "negative-attention", "--model", str(model), "--data", str(data), "--out", str(out), *options]
 
     slow = (  # each part takes a while, so that the kill lands between the first and the last

@@ -11,6 +11,7 @@ import pytest
 import interp
 from interp.machine import doctor
 from interp.machine.speed import ModelShape, Speed, Work
+from interp.records import in_time
 from interp.sources.installation import Problem
 from probes import negative_bias
 from probes.cli import doctor as cli_doctor
@@ -106,7 +107,7 @@ def test_the_work_that_is_estimated_is_what_a_ranking_does():
 
 
 def test_durations():
-    assert [cli_doctor._duration(s) for s in (5, 119, 180, 7300, 36_000)] == [
+    assert [in_time(s) for s in (5, 119, 180, 7300, 36_000)] == [
         "5 s",
         "119 s",
         "3 min",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import sys
@@ -14,14 +13,11 @@ import pytest
 import interp
 from interp import load_direction, load_edit, load_findings, load_ranking, load_result
 from interp.records.records import record_text
-from probes.cli import app as cli, guard as cli_guard, harmfulness as cli_harmfulness
+from probes.cli import app as cli, harmfulness as cli_harmfulness
 from probes.cli.requests import go_on
-from probes.harmfulness.directions.writers import rank_writers
-from probes.harmfulness.steering.sweep import sweep, test as steering_test
-from probes.latent_guard.comparison import MAIN, RULES, compare_guards, load_guard
+from probes.latent_guard.comparison import load_guard
 from probes.latent_guard.held_out import GuardWarning, verdict_of
 from probes.requests import behaviour as behaviour_module, divide_requests
-from probes.requests.behaviour import observe
 from tests.tiny import tiny, tiny_tokenizer
 
 WORDS = ("sky", "day", "kettle", "water", "heat", "sun", "box", "door")
@@ -113,22 +109,6 @@ def test_help_reads_like_a_table_of_contents(run):
     assert all(f"--{option}" in run("guard", "predict", "--help")[1] for option in ("guard", "text", "json", "model"))
 
 
-def test_defaults_are_those_of_the_python_interface():
-    def defaults(function) -> dict:
-        return {name: p.default for name, p in inspect.signature(function).parameters.items()}
-
-    ours, swept, tested = defaults(cli_harmfulness.steer), defaults(sweep), defaults(steering_test)
-    assert swept["coefficients"] == cli_harmfulness.COEFFICIENTS
-    assert (ours["positions"], ours["while_generating"]) == (swept["positions"], swept["while_generating"])
-    assert (ours["max_new_tokens"], ours["batch_size"]) == (swept["max_new_tokens"], swept["batch_size"])
-    assert (ours["random_directions"], ours["batch_size"]) == (tested["n_random"], tested["batch_size"])
-    assert defaults(cli_harmfulness.harmfulness_directions)["batch_size"] == defaults(observe)["batch_size"]
-    ours, ranked = defaults(cli_harmfulness.refusal_writers), defaults(rank_writers)
-    assert (ours["direction"], ours["batch_size"]) == (ranked["which"], ranked["batch_size"])
-    assert defaults(cli_guard.fit)["batch_size"] == defaults(compare_guards)["batch_size"]
-    assert cli_guard.Rule.calibrated == defaults(cli_guard.fit)["rule"] == MAIN and tuple(cli_guard.Rule) == RULES
-
-
 def test_directions(fitted, data):
     findings, observed = load_findings(fitted), load_result(fitted / "behaviour")
     assert observed.replies is None and len(observed) == 48
@@ -192,7 +172,7 @@ def test_directions_by_kind_with_raw_endings_and_replies(run, model, data, tmp_p
 def test_steer_goes_on_from_directions(run, model, fitted, tmp_path):
     code, printed, err = run(
         *("steer", "--model", model, "--directions", fitted, "--layer", 1, "--layer", 3, "--coefficient", 2),
-        *("--random-directions", 1, "--max-new-tokens", 3, "--out", tmp_path / "steer", "--device", "cpu"),
+        *("--random-draws", 1, "--max-new-tokens", 3, "--out", tmp_path / "steer", "--device", "cpu"),
     )
     assert code == 0, err
     assert "Requests that chose nothing" in printed and "+refusal: layer" in printed and "shuffled" in printed

@@ -41,7 +41,7 @@ def arguments(made, run, tmp_path) -> list[object]:
     model = ("--model", made["model"], "--device", "cpu")
     if not made["ranking"].exists():
         code, _, err = run(
-            *("rank", "negative-attention", *model, "--data", made["data"], "--limit", 30, "--effects", "none"),
+            *("rank", "negative-attention", *model, "--data", made["data"], "--limit", 30, "--ablation", "none"),
             *("--out", made["ranking"]),
         )
         assert code == 0, err

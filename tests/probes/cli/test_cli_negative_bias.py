@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 
@@ -13,12 +12,6 @@ from interp import load_ranking
 from interp.edits.composed import load_edit
 from interp.records.records import record_text
 from interp.reports.findings import load_findings
-from probes.cli import negative_bias as cli_negative_bias
-from probes.negative_bias.causality import causal_test
-from probes.negative_bias.knowledge import sort_by_knowledge
-from probes.negative_bias.measures import measure
-from probes.negative_bias.nasa import Settings
-from probes.negative_bias.scenario_study import scenarios
 from probes.questions import held_out
 from probes.questions.held_out import apart_from, divide, overlap
 from probes.questions.questions import load_questions
@@ -82,28 +75,11 @@ def test_help_reads_like_a_table_of_contents(run):
         assert all(f"--{option}" in out for option in options), command
 
 
-def test_defaults_are_those_of_the_python_interface():
-    def defaults(function) -> dict:
-        return {name: p.default for name, p in inspect.signature(function).parameters.items()}
-
-    nasa = defaults(cli_negative_bias.nasa)
-    assert vars(Settings()).items() >= {name: nasa[name] for name in vars(Settings()) if name in nasa}.items()
-    test = defaults(causal_test)
-    assert (test["ks"], test["ks_all"]) == (cli_negative_bias.KS, cli_negative_bias.KS_ALL)
-    assert tuple(cli_negative_bias.Edit) == test["edits"]
-    known, asked, measured = defaults(sort_by_knowledge), defaults(scenarios), defaults(measure)
-    ours = defaults(cli_negative_bias.knowledge)
-    assert (ours["samples"], ours["temperature"]) == (known["n_samples"], known["temperature"])
-    assert (ours["reasoning_tokens"], ours["batch_size"]) == (asked["n_reasoning_tokens"], asked["batch_size"])
-    ours = defaults(cli_negative_bias.measure_negative_bias)
-    assert all(ours[name] == measured[name] for name in ("generate_tokens", "batch_size"))
-
-
 @pytest.mark.filterwarnings("default:The options")
 def test_measure_negative_bias(run, model, data, tmp_path):
     out = tmp_path / "deep" / "report"
     arguments = ("measure", "negative-bias", "--model", model, "--data", data["few"], "--out", out, "--device", "cpu")
-    code, printed, err = run(*arguments, "--limit", 10, "--generate-tokens", 2)
+    code, printed, err = run(*arguments, "--limit", 10, "--max-new-tokens", 2)
     assert code == 0, err
     assert "negative bias" in printed and "generated text" in printed and "auroc" in printed
     assert f"report: {out / 'report.html'}" in err
@@ -169,7 +145,7 @@ def test_knowledge_then_scenarios(run, model, tmp_path):
 
 def test_negative_heads_ranked_on_one_half_and_tested_on_the_other(run, model, data, tmp_path):
     own, given = tmp_path / "own", tmp_path / "given"
-    common = ("test", "negative-heads", "--model", model, "--k", 1, "--k", 3, "--random-sets", 2, "--edit", "zero")
+    common = ("test", "negative-heads", "--model", model, "--k", 1, "--k", 3, "--random-draws", 2, "--edit", "zero")
     code, printed, err = run(*common, "--data", data["few"], "--limit", 12, "--out", own, "--device", "cpu")
     assert code == 0, err
     assert printed.strip() and "6 questions from" in err
@@ -199,7 +175,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_run_continues(run, model, data, tmp_pa
         return real(*args)
 
     arguments = ("test", "negative-heads", "--model", model, "--data", data["few"], "--limit", 12, "--out", tmp_path)
-    options = ("--k", 1, "--random-sets", 2, "--edit", "zero", "--batch-size", 2, "--device", "cpu")
+    options = ("--k", 1, "--random-draws", 2, "--edit", "zero", "--batch-size", 2, "--device", "cpu")
     monkeypatch.setattr(causality._Plan, "scan", interrupted)
     code, _, err = run(*arguments, *options)
     assert code == 130 and "--resume" in err and "Traceback" not in err
@@ -238,7 +214,7 @@ COMMON = {
 SPECIAL = {
     ("measure", "negative-bias"): {
         "instruction": (["--instruction", "Tell me."], 1, r"does not contain the option word 'Yes'"),
-        "tokens": (["--generate-tokens", "-1"], 2, r"--generate-tokens"),
+        "tokens": (["--max-new-tokens", "-1"], 2, r"--max-new-tokens"),
     },
     ("align", "nasa"): {
         "few": (["--data", "{few}"], 1, r"the training set has 16 questions; expected at least 20"),

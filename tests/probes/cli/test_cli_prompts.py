@@ -6,7 +6,7 @@ import pytest
 
 from interp import load_ranking
 from interp.reports.findings import load_findings
-from probes.cli.study import Writing
+from probes.cli.options import told_template
 from tests.interp.prompts.test_chat_templates import LEAVES_OUT, THINKS
 from tests.probes.cli.test_cli_negative_bias import write_questions
 from tests.tiny import CHATML, tiny, tiny_tokenizer
@@ -50,7 +50,7 @@ def test_base_models_are_asked_without_a_template(run, saved, questions, tmp_pat
     assert code == 0, err
     assert load_ranking(tmp_path / "a").provenance["model"]["chat"] is False
     bias = ("measure", "negative-bias", "--model", saved["base"], "--data", questions, "--no-chat", "--out")
-    code, _, err = run(*bias, tmp_path / "b", "--generate-tokens", 0)
+    code, _, err = run(*bias, tmp_path / "b", "--max-new-tokens", 0)
     assert code == 0 and load_findings(tmp_path / "b").provenance["model"]["chat"] is False, err
     code, _, err = run("directions", "harmfulness", "--model", saved["base"], "--limit", 10, "--out", tmp_path / "c")
     assert code == 1 and "this study needs one: t_post" in err
@@ -78,7 +78,7 @@ def test_an_argument_that_no_template_reads_is_refused(run, saved, questions, tm
 
 def test_values_are_json_or_text():
     given = ["a=false", "b=3", "c=low", 'd="3"', "e=[1, 2]", "f=True", "g=a=b", "h="]
-    assert Writing.of(given).arguments == {
+    assert told_template(given) == {
         "a": False, "b": 3, "c": "low", "d": "3", "e": [1, 2], "f": True, "g": "a=b", "h": ""
     }  # fmt: skip
 

@@ -20,7 +20,7 @@ MAKE = ("make", "--n", "6", "--difficulty", "hard", "--split", "test", "--pixels
 
 
 def run(*words: object):
-    return CliRunner().invoke(cli.app, ["scenes", *map(str, words)])
+    return CliRunner().invoke(cli.made(), ["scenes", *map(str, words)])
 
 
 def failure(*words: object) -> str:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import interp
-from probes.cli import study as cli_study
+from probes.cli.options import ChatModel
 from probes.pairs.photo_pairs import save_pairs
 from tests.interp.tiny_vision import tiny_vision
 from tests.probes.pairs.test_pair_files import decisions_of, photo
@@ -24,12 +24,13 @@ def loaded(monkeypatch):
         "sees": lambda: interp.load(made.hf, processor=made.processor),
         "reads": lambda: interp.load(tiny("llama")),
     }
-    monkeypatch.setattr(cli_study, "load_model", lambda model, *settings: models[model]())
+    monkeypatch.setattr(ChatModel, "load", lambda self, *told: models[self.model]())
+    monkeypatch.setattr(ChatModel, "require_known", lambda self: None)
 
 
 def test_a_run_and_its_report(run, tmp_path):
     out = tmp_path / "traces"
-    arguments = ["trace", "--model", "sees", "--n", 6, "--out", out, "--every", 2, *SMALL]
+    arguments = ["trace", "--model", "sees", "--limit", 6, "--out", out, "--every", 2, *SMALL]
     code, said, where = run(*arguments)
     assert code == 0
     assert "6 of 6 pairs were traced" in said and "Where parts matter most" in said and "The paper's claims" in said
@@ -48,7 +49,7 @@ def test_a_run_and_its_report(run, tmp_path):
 
 def test_heads_are_patched_alone(run, tmp_path):
     out = tmp_path / "traces"
-    arguments = ["trace", "--model", "sees", "--n", 5, "--out", out, "--no-control", "--every", 2, *SMALL]
+    arguments = ["trace", "--model", "sees", "--limit", 5, "--out", out, "--no-control", "--every", 2, *SMALL]
     code, said, _ = run(*arguments, "--heads")
     assert code == 0
     assert "Heads patched alone, the first 20" in said and "heads, each patched alone at all text" in said
@@ -68,7 +69,7 @@ def test_scenes_from_a_folder(run, tmp_path):
         "scenes", "make", "--out", folder, "--n", 4, "--kind", "yes-no", "--difficulty", "easy", "--pixels", 32
     )
     code, said, _ = run(
-        "trace", "--model", "sees", "--data", f"scenes:{folder}", "--n", 3, "--out", out, "--no-control", *SMALL
+        "trace", "--model", "sees", "--data", f"scenes:{folder}", "--limit", 3, "--out", out, "--no-control", *SMALL
     )
     assert (made, code) == (0, 0)
     assert "3 of 3 pairs" in said and "No control by unrelated pictures was asked for." in said
@@ -118,7 +119,7 @@ def test_photographs_from_a_folder(run, tmp_path):
 )
 def test_bad_input_is_one_message(run, tmp_path, arguments, message):
     out = tmp_path / "traces"
-    code, _, error = run("trace", "--model", "sees", "--n", 4, "--out", out, *SMALL, *arguments)
+    code, _, error = run("trace", "--model", "sees", "--limit", 4, "--out", out, *SMALL, *arguments)
     assert code != 0
     assert message in " ".join(error.replace("│", " ").split())
     assert "Traceback" not in error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from functools import partial
 from pathlib import Path
@@ -11,13 +10,11 @@ import pytest
 
 import interp
 from interp.reports.findings import load_findings
-from probes.cli import visual as cli_visual
 from probes.pairs.photo_pairs import save_pairs
 from probes.pairs.scene_files import save_scenes
 from probes.scenes.edits import edited_pairs
 from probes.visual_semantics.heads import levels as visual_levels
 from probes.visual_semantics.heads.heads import rank_visual_heads
-from probes.visual_semantics.heads.levels import study_levels
 from probes.visual_semantics.questions.sources import read_source
 from tests.interp.tiny_vision import picture
 from tests.probes.pairs.test_pair_files import photo
@@ -111,7 +108,7 @@ def test_a_folder_of_photographs(run, model, tmp_path, monkeypatch):
     )
     save_pairs([photo("spilt", 4, seed=9), *(photo(f"t{i}", seed=20 + i) for i in range(10))], tmp_path / "others")
     levels = ("test", "visual-levels", "--model", model, "--ranking", tmp_path / "r", "--positions", "answer")
-    levels = (*levels, "--k", 2, "--random-sets", 1, "--out", tmp_path / "l")
+    levels = (*levels, "--k", 2, "--random-draws", 1, "--out", tmp_path / "l")
     code, _, err = run(*levels, "--data", f"scenes:{tmp_path / 'others'}")
     assert code == 0, err
     assert any(s.startswith(dropped) for s in load_findings(tmp_path / "l").statement) and f"warning: {dropped}" in err
@@ -167,7 +164,7 @@ def test_levels_are_compared(run, model, ranked, tmp_path, monkeypatch):
     monkeypatch.setattr(
         visual_levels, "overlaps_of", partial(visual_levels.overlaps_of, n_halves=20, n_permutations=19)
     )
-    settings = ("--positions", "answer", "--k", 2, "--random-sets", 1, "--edit", "zero")
+    settings = ("--positions", "answer", "--k", 2, "--random-draws", 1, "--ablation", "zero")
 
     def test_levels(out, data, ranking=ranked, *more):
         asked = ("--model", model, "--ranking", ranking, "--data", data, "--out", out)
@@ -183,19 +180,3 @@ def test_levels_are_compared(run, model, ranked, tmp_path, monkeypatch):
     assert code == 1 and "9 of 9 questions made the ranking" in err
     code, _, err = test_levels(tmp_path / "n", "scenes:test:easy:1", tmp_path)
     assert code == 1 and "not a finished, saved result" in err
-
-
-def test_defaults_are_those_of_the_functions():
-    """One that differs between command and function would make two runs of one study differ."""
-    for command, function in ((cli_visual.visual_heads, rank_visual_heads), (cli_visual.visual_levels, study_levels)):
-        ours, theirs = (inspect.signature(f).parameters for f in (command, function))
-        for name, other in {
-            "batch_size": "batch_size",
-            "k": "k",
-            "memory": "memory_mib",
-            "random_sets": "n_random",
-        }.items():
-            if name in ours:
-                assert ours[name].default == theirs[other].default, name
-        for name in {"positions", "ablation"} & set(ours):
-            assert ours[name].default.value.replace("-", "_") == theirs[name].default

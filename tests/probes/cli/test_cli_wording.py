@@ -13,7 +13,7 @@ from probes.cli import app as cli
 from probes.cli.wording import as_typed, options_of
 
 ROOT = Path(__file__).parents[3]
-RANK = options_of(typer.main.get_command(cli.app), ["rank", "negative-attention", "--out", "x"])
+RANK = options_of(typer.main.get_command(cli.made()), ["rank", "negative-attention", "--out", "x"])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def raised_texts(path: Path):
 
 def test_no_message_of_the_python_interface_names_an_option_of_the_command_line():
     ours = [*(ROOT / "interp").glob("*.py"), *(p for p in (ROOT / "probes").glob("*.py") if p.stem[:3] != "cli")]
-    known = {option for command in _commands(typer.main.get_command(cli.app)) for option in _options(command)}
+    known = {option for command in _commands(typer.main.get_command(cli.made())) for option in _options(command)}
     for path in ours:
         for line, text in raised_texts(path):
             named = set(re.findall(r"--[a-z][a-z-]+", text)) & known

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from probes.cli.study import how_read
+from probes.cli.options import read_as
 from probes.harmfulness.attacks.texts import load_jailbreaks
 from probes.questions.held_out import divide
 from probes.questions.questions import load_questions, split_questions
@@ -226,13 +226,13 @@ def test_errors_are_worded_for_each_front_end(tmp_path):
 
 
 def test_options_of_the_command_line():
-    assert how_read("gsm8k", ["question=prompt", "answer = gold=1"]) == Reading(
+    assert read_as("gsm8k", ["question=prompt", "answer = gold=1"]) == Reading(
         "gsm8k", {"question": "prompt", "answer": "gold=1"}
     )
-    assert not how_read(None, None) and how_read(None, []).settings() == {}
+    assert not read_as(None, None) and read_as(None, []).settings() == {}
     for wrong in (["question"], ["=prompt"], ["question="], ["a=b", "a=c"]):
         with pytest.raises(Exception, match=r"expected our name|given twice"):
-            how_read(None, wrong)
+            read_as(None, wrong)
 
 
 def test_several_sources_are_read_alike_and_the_built_in_as_it_is(tmp_path):
