@@ -180,7 +180,7 @@ def _divided_questions(questions: Sequence[Question], made: frozenset[str], seed
     if not left:
         raise ValueError(
             f"all {len(questions)} questions made the ranking, or stand beside one that did. A modulation is chosen "
-            "and tested on others: give other questions, or rank on fewer (limit=...)."
+            "and tested on others: give other questions, or rank on fewer (--limit)."
         )
     parts = split_questions(left, _SHARES if not ranked else {VALIDATION: 0.4, TEST: 0.6}, seed)
     return {FIT: [*ranked, *parts.get(FIT, ())], VALIDATION: parts[VALIDATION], TEST: parts[TEST]}
@@ -195,7 +195,7 @@ def _divided_items(given: ItemSet, made: frozenset[str], seed: int, limit: int |
     if len(others) < len(shares):
         raise ValueError(
             f"{len(set(groups))} pictures were given and {len(ranked)} made the ranking: {len(others)} are left for "
-            f"{', '.join(shares)}. Give more, or rank on fewer (limit=...)."
+            f"{', '.join(shares)}. Give more, or rank on fewer (--limit)."
         )
     rng = np.random.default_rng((seed, 13))
     order = rng.permutation(len(others))

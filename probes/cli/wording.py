@@ -15,7 +15,14 @@ _VALUE = (
     r"-?[\w+-]+(?:\.\w+)*"
 )
 _ARGUMENT = re.compile(rf"(?<![\w.])([a-z]\w*)=({_VALUE})?")
-_OTHERWISE_NAMED = {"columns": "column", "source": "data", "questions": "data", "requests": "data", "as_json": "json"}
+_OTHERWISE_NAMED = {
+    "columns": "column",
+    "keep": "out",
+    "questions": "data",
+    "requests": "data",
+    "source": "data",
+    "template_arguments": "template",
+}
 
 
 def options_of(command: Any, arguments: Sequence[str]) -> dict[str, tuple[str, str]]:
