@@ -31,7 +31,7 @@ CASES = {
     "knowledge": (["knowledge", "--out", "x", "--data", "no.csv"], 1, "no.csv"),
     "requests": (["guard", "fit", "--out", "x", "--harmful", "no.csv"], 1, "no.csv"),
     "jailbreaks": (["attack", "jailbreaks", "--out", "x", "--jailbreaks", "no.csv"], 1, "no.csv"),
-    "visual questions": (["rank", "visual-heads", "--out", "x", "--data", "gqa:no.json", "--images", "."], 1, "no.json"),
+    "pictures": (["rank", "visual-heads", "--out", "x", "--data", "gqa:no.json", "--images", "."], 1, "no.json"),
     "pairs": (["trace", "--out", "x", "--data", "scenes:nothing"], 1, "nothing"),
     "a ranking": (["compare", "nothing", "nor-this"], 1, "No directory nothing"),
     "an edit": (["edit", "show", "nothing"], 1, "nothing has no edit.json"),
@@ -73,7 +73,9 @@ def test_models_in_two_seconds(tmp_path):
     assert seconds < 2 * BUSY
 
 
-@pytest.mark.parametrize("arguments", [["-h"], ["steer", "-h"], ["--version"], ["rank", "negative-attention", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["-h"], ["steer", "-h"], ["--version"], ["rank", "negative-attention", "--help"]]
+)
 def test_help_and_version(tmp_path, arguments):
     code, said, seconds = asked(tmp_path, *arguments)
     assert code == 0 and said.endswith("imported:") and seconds < 1 * BUSY
