@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 INTERVAL_S = 30.0
 """Seconds between two lines where there is no terminal."""
+SHORT_S = 2.0
+"""Work that is done sooner leaves no trace in a notebook."""
 
 _IS_SHOWN: ContextVar[bool] = ContextVar("a progress is shown", default=False)
 
@@ -109,7 +111,7 @@ class _Cell:
         from IPython.display import HTML, display
 
         now = time.monotonic()
-        if now - self._last < 0.3:
+        if now - self._began < SHORT_S or now - self._last < 0.3:
             return
         self._last = now
         said = told(self._title, done, self._total, now - self._began)

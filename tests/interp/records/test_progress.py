@@ -58,3 +58,25 @@ def test_an_error_ends_it(often, capsys):
     capsys.readouterr()
     time.sleep(0.1)
     assert not capsys.readouterr().err
+
+
+def test_a_notebook_has_a_bar_that_moves_and_goes(monkeypatch):
+    pytest.importorskip("IPython")
+    seen: list[str] = []
+
+    class Handle:
+        def update(self, shown) -> None:
+            seen.append(shown.data)
+
+    def display(shown, display_id):
+        seen.append(shown.data)
+        return Handle()
+
+    monkeypatch.setattr("interp.records.progress._in_notebook", lambda: True)
+    monkeypatch.setattr("interp.records.progress.SHORT_S", 0.0)
+    monkeypatch.setattr("IPython.display.display", display)
+    with shown("counting", 2) as advance:
+        advance(1)
+        time.sleep(0.4)
+        advance(1)
+    assert "value='1'" in seen[0] and "counting: 1 of 2" in seen[0] and "value='2'" in seen[1] and seen[2] == ""
