@@ -68,8 +68,10 @@ class RequestData(Data):
 
     def files(self) -> dict[str, Any]:
         """What to read the same requests from again."""
-        names = ("harmful", "harmless", "test_harmful", "test_harmless", "column", "format", "limit", "seed")
-        return {name: getattr(self, name) for name in names}
+        asked = {"harmful": self.harmful or ["builtin"], "harmless": self.harmless or ["builtin"]}
+        asked |= {"test_harmful": self.test_harmful or [], "test_harmless": self.test_harmless or []}
+        asked |= {name: getattr(self, name) for name in ("limit", "seed", "format")}
+        return asked | {"column": self.column or None}
 
 
 @dataclass(frozen=True)
