@@ -28,7 +28,8 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m tests.typecheck  # pyright, about a minute
 
-bench: $(SETUP)  ## writes tests/benchmarks/sweep.md, agreement.md, vision_agreement.md, results.md and import_times.md (about 20 minutes)
+bench: $(SETUP)  ## writes coverage.md, sweep.md, agreement.md, vision_agreement.md, results.md and import_times.md in tests/benchmarks (25 min)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.agreement
 	$(BIN)/python -m tests.benchmarks.vision_agreement

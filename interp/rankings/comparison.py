@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp import statistics
 from interp.door import public
 from interp.figures import head_label
 from interp.rankings.controls import _overlap_columns, _spearman
 from interp.rankings.ranking import HeadRanking
 from interp.records import hash_json, hash_text, now, versions
 from interp.reports import Result, model_name
-from interp.statistics import estimates as statistics, rank_agreement
+from interp.statistics import rank_agreement
 
 CAVEATS = (
     "Heads of different models have no identity: head 3 of a layer is no more like head 3 of another model's layer "

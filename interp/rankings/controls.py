@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
+from interp import statistics
 from interp.rankings.ranking import HeadRanking
-from interp.statistics import estimates as statistics
 
 _OVERLAP = ("overlap", "overlap_fraction", "overlap_expected", "overlap_p")
 
@@ -62,11 +61,7 @@ def sign_keepers(ranking: HeadRanking, k: int = 20) -> list[str]:
 
 def _spearman(a: Float[np.ndarray, "example layer head"], b: np.ndarray) -> tuple[float, float]:
     """Spearman correlation over heads of the two means, and its p; NaN where one of them is constant."""
-    first, second = (array.astype(np.float64).mean(axis=0).ravel() for array in (a, b))
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return np.nan, np.nan
-    result = stats.spearmanr(first, second)
-    return float(result.statistic), float(result.pvalue)
+    return statistics.spearman(*(array.astype(np.float64).mean(axis=0).ravel() for array in (a, b)))
 
 
 def _overlap_columns(overlap: statistics.TopKOverlap) -> dict[str, float]:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from interp import statistics
 from interp.figures import head_label
 from interp.rankings.ranking import HeadRanking
-from interp.statistics import estimates as statistics, rank_agreement
+from interp.statistics import rank_agreement
 
 N_BINS = 10
 KINDS = ("mean", "maximum")

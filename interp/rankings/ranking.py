@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from interp import statistics
 from interp.door import made_by, public
 from interp.figures import TokenView, frozen_array, head_label
 from interp.rankings.measures import Measure
 from interp.reports import Result
-from interp.statistics import estimates as statistics
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from interp import statistics
 from interp.figures import head_label, heads as figures
 from interp.rankings.controls import control_summary, sign_keepers
 from interp.rankings.ranking import HeadRanking
 from interp.reports import Findings, model_name, number, with_mass
-from interp.statistics import estimates as statistics
 
 HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
 CONTROLS, OTHERS, MEASURES = "Controls", "Other measures", "Measures"

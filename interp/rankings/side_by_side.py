@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp import statistics
 from interp.door import public
 from interp.figures import head_label
 from interp.rankings.comparison import RankingComparison, compare, compared_provenance, moved_heads
@@ -24,7 +25,6 @@ from interp.rankings.loading import load_ranking
 from interp.rankings.ranking import HeadRanking
 from interp.rankings.sentences import statement
 from interp.reports import Result, model_name
-from interp.statistics import estimates as statistics
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -18,7 +18,7 @@ from interp.door import public
 from interp.passes import passes
 from interp.passes.looks_ahead import looks_ahead
 from interp.prompts import Prompt
-from interp.statistics import Interval, bootstrap_interval
+from interp.statistics import Estimate, Interval, ratio_interval
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -46,7 +46,7 @@ class Perplexity:
 
     @cached_property
     def interval(self) -> Interval:
-        """95 % bootstrap interval of ``value`` over texts. NaN for a single text.
+        """95 % interval of ``value`` over texts. NaN for a single text.
 
         It says how far other texts of this kind would give another value. Two models are compared by
         :func:`perplexity_ratio`, not by whether their intervals overlap.
@@ -61,8 +61,7 @@ class Perplexity:
     def __repr__(self) -> str:
         low, high = self.interval
         return (
-            f"Perplexity({self.value:.4g} [{low:.4g}, {high:.4g}], {len(self.texts)} texts, "
-            f"{self.n_tokens.sum()} tokens)"
+            f"Perplexity({Estimate(self.value, low, high):.4g}, {len(self.texts)} texts, {self.n_tokens.sum()} tokens)"
         )
 
 
@@ -130,7 +129,7 @@ def reply_nll(
 
 @public
 def perplexity_ratio(after: Perplexity, before: Perplexity) -> PerplexityRatio:
-    """``after.value / before.value``, with a paired bootstrap interval over texts.
+    """``after.value / before.value``, with a paired interval over texts.
 
     Both are drawn on the same texts each time, so what makes a text hard cancels, and the interval is far narrower than
     that of either. NaN for a single text. Raises ``ValueError`` unless both are of the same texts and tokens.
@@ -220,4 +219,4 @@ def _per_token(nll: np.ndarray, n_tokens: np.ndarray) -> float:
 
 
 def _interval(nll: np.ndarray, n_tokens: np.ndarray) -> Interval:
-    return Interval(*map(float, bootstrap_interval(_per_token, nll, n_tokens)))
+    return Interval(*(float(np.exp(end)) for end in ratio_interval(nll, n_tokens)))

@@ -1,24 +1,48 @@
-"""Estimates with intervals, tests, and agreement of orders."""
+"""Estimates with intervals, tests, agreement of orders, and claims: sentences made of them."""
 
 from typing import TYPE_CHECKING
 
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from interp.statistics.aurocs import (
+        auroc as auroc,
+        auroc_difference as auroc_difference,
+        auroc_estimate as auroc_estimate,
+        auroc_interval as auroc_interval,
+    )
+    from interp.statistics.bootstrap import bootstrap_interval as bootstrap_interval
+    from interp.statistics.claims import ALPHA as ALPHA, FEWEST as FEWEST, Claim as Claim
     from interp.statistics.estimates import (
+        CONFIDENCE as CONFIDENCE,
+        N_BOOTSTRAP as N_BOOTSTRAP,
+        SEED as SEED,
         UNKNOWN as UNKNOWN,
         Estimate as Estimate,
         Interval as Interval,
-        benjamini_hochberg as benjamini_hochberg,
-        bootstrap_interval as bootstrap_interval,
+        group_sums as group_sums,
+    )
+    from interp.statistics.means import (
+        mean_difference as mean_difference,
+        mean_estimate as mean_estimate,
         mean_interval as mean_interval,
-        paired_share_change as paired_share_change,
+        ratio_estimate as ratio_estimate,
+        ratio_interval as ratio_interval,
+    )
+    from interp.statistics.rank_agreement import (
+        SplitHalf as SplitHalf,
+        TopKOverlap as TopKOverlap,
+        around as around,
         rank_biased_overlap as rank_biased_overlap,
-        sign_flip_p as sign_flip_p,
+        spearman as spearman,
         split_half as split_half,
         top_k_overlap as top_k_overlap,
+    )
+    from interp.statistics.shares import (
+        difference_of as difference_of,
+        paired_share_change as paired_share_change,
         wilson_share as wilson_share,
     )
-    from interp.statistics.rank_agreement import around as around
+    from interp.statistics.sign_flips import benjamini_hochberg as benjamini_hochberg, sign_flip_p as sign_flip_p
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

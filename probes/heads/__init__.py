@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     )
     from probes.heads.set_statistics import (
         ALPHA as ALPHA,
-        interval_of as interval_of,
         permutation_p as permutation_p,
         spearman_over_heads as spearman_over_heads,
     )

@@ -1,4 +1,4 @@
-"""Statistics of sets of heads: permutations of a measured change, rank correlations and intervals over heads."""
+"""Statistics of sets of heads: permutations of a measured change, and rank correlations over heads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
-from interp.statistics import mean_interval
-from interp.statistics.estimates import CONFIDENCE, N_BOOTSTRAP, SEED
+from interp.statistics import CONFIDENCE, N_BOOTSTRAP, SEED
+from interp.statistics.rank_agreement import correlation_by_row, ranks
 
 ALPHA = 0.05
 
@@ -37,16 +36,11 @@ def spearman_over_heads(
     draws = np.random.default_rng(SEED).integers(0, n_layers, (N_BOOTSTRAP, n_layers))
     draws = np.concatenate([np.arange(n_layers)[None], draws])  # the first is the observation
 
-    def ranks(values: np.ndarray) -> np.ndarray:  # [draw, head], centred
-        ranked = rankdata(values[draws].reshape(len(draws), -1), axis=1)
-        return ranked - ranked.mean(1, keepdims=True)
+    def ranked(values: np.ndarray) -> np.ndarray:  # [draw, head]
+        return ranks(values[draws].reshape(len(draws), -1))
 
-    def correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore"):  # all scores equal: NaN
-            return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
-
-    of_effect = ranks(effect)
-    found = {by: correlate(ranks(score), of_effect) for by, score in scores.items()}
+    of_effect = ranked(effect)
+    found = {by: correlation_by_row(ranked(score), of_effect) for by, score in scores.items()}
     found |= {f"{a} minus {b}": found[a] - found[b] for a, b in combinations(scores, 2)}
     tail = (1 - CONFIDENCE) / 2
     rows = []
@@ -54,15 +48,3 @@ def spearman_over_heads(
         low, high = np.nanquantile(values[1:], [tail, 1 - tail]) if np.isfinite(values).any() else (np.nan, np.nan)
         rows.append({"measure": measure, "spearman": float(values[0]), "ci_low": low, "ci_high": high})
     return rows
-
-
-def interval_of(
-    contributions: Float[np.ndarray, "example case"], groups: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """95 % bootstrap interval of the mean; questions of one group are drawn together."""
-    mean = contributions.mean(0)
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.zeros((group.max() + 1, contributions.shape[1]))
-    np.add.at(sums, group, contributions - mean)
-    low, high = mean_interval(sums * len(sums) / len(contributions))
-    return mean + low, mean + high

@@ -22,7 +22,7 @@ from interp.models import MOST_PROMPTS, Model
 from interp.prompts import Prompt, System, pad_left
 from interp.reading import residual_states
 from interp.records import Kept, hash_json, keep_of, keeps_work
-from interp.statistics import bootstrap_interval
+from interp.statistics import ratio_estimate
 from probes.latent_guard.classifier import LatentGuard, describe_fitted, harmful, load_guard
 from probes.latent_guard.held_out import held_out_test
 from probes.latent_guard.measures import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, OWN, WORDS
@@ -234,12 +234,7 @@ def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int 
             for which in (0, 1) if repeat % 2 else (1, 0):
                 took[i, repeat, which] = ms((plain, guarded)[which], i)
     medians = np.median(took, axis=1)  # [prompt, which]
-
-    def ratio(rows: np.ndarray) -> float:
-        return float(rows[:, 1].sum() / rows[:, 0].sum())
-
-    low, high = bootstrap_interval(ratio, medians)
-    return Latency(len(prompts), repeats, *map(float, medians.mean(0)), ratio(medians), float(low), float(high))
+    return Latency(len(prompts), repeats, *map(float, medians.mean(0)), *ratio_estimate(medians[:, 1], medians[:, 0]))
 
 
 def _now(model: Model) -> float:

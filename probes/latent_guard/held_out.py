@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from interp.statistics import Estimate
 from probes.requests import Request, hash_requests
 
 
@@ -22,7 +23,7 @@ warnings.simplefilter("always", GuardWarning, append=True)  # at every call, unl
 @dataclass(frozen=True)
 class HeldOutTest:
     """How a guard did on requests that it was not fitted on: the AUROC of its decisions, harmful against harmless, with
-    its 95 % bootstrap interval (pairs drawn together). 0.5: by chance.
+    its 95 % interval (pairs count together). 0.5: by chance.
 
     ``auroc``, and ``low`` and ``high``, the ends of its interval. ``n_harmful``, ``n_harmless``: requests of each kind.
     ``requests_sha256``: which ones.
@@ -58,7 +59,7 @@ def verdict_of(test: HeldOutTest | None) -> str:
             "This guard was never tested on requests that it was not fitted on, so nothing says how well it tells "
             "harmful from harmless ones: test it with guard.test(requests)."
         )
-    found = f"AUROC {test.auroc:.2f} [{test.low:.2f}, {test.high:.2f}]"
+    found = f"AUROC {Estimate(test.auroc, test.low, test.high):.2f}"
     on = f"on {test.n_harmful} harmful and {test.n_harmless} harmless requests that it was not fitted on"
     if not test.holds_chance:
         return f"This guard tells harmful from harmless requests: {found} {on}."

@@ -3,18 +3,16 @@ how it compares with what needs no look inside."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
 from interp.reports import Findings
+from interp.statistics import FEWEST, Claim, Estimate
 from probes.latent_guard.held_out import verdict_of
 from probes.latent_guard.measures import ASKED_CALIBRATED, AT_T_POST, LAYER_0, MEASURES, OWN, WORDS
 from probes.latent_guard.result import GuardStudy
 from probes.requests import CONFOUNDED, GROUPS
-
-FEW = 10  # requests in a group, below which the statement warns
 
 
 def findings_of(study: GuardStudy) -> Findings:
@@ -29,7 +27,7 @@ def findings_of(study: GuardStudy) -> Findings:
         "by definition. Every threshold but the paper's rule's (0) and 'asked' (0) was chosen on other requests."
     )
     telling.attrs["note"] = (
-        "Bootstrap intervals, pairs drawn together. auroc_scary: harmful against safe but scary requests. "
+        "Intervals count pairs together. auroc_scary: harmful against safe but scary requests. "
         "fpr_at_95_recall: share of harmless requests flagged where 95 % of the harmful ones are found."
     )
     tables = {"Accuracy on each group": accuracy, "Telling harmful from harmless": telling}
@@ -38,7 +36,7 @@ def findings_of(study: GuardStudy) -> Findings:
     if (took := study.latency) is not None:
         tables["Latency"] = pd.DataFrame([took._asdict()])
         said.append(
-            f"Reading along takes {took.ratio:.3f} [{took.ratio_low:.3f}, {took.ratio_high:.3f}] times the plain "
+            f"Reading along takes {Estimate(took.ratio, took.ratio_low, took.ratio_high):.3f} times the plain "
             f"prefill ({took.guarded_ms:.1f} against {took.plain_ms:.1f} ms; n = {took.n})."
         )
     names = {name: f"Judged rightly: {name}" if many else "Judged rightly" for name in study.sets_of}
@@ -72,25 +70,31 @@ def guard_sentences(frame: pd.DataFrame, differences: pd.DataFrame, main: str) -
     for name, rows in frame.groupby("set", sort=False):
         rows = rows.set_index("guard")
         less = differences[differences["set"] == name].set_index("guard")
-        here = [_of_main(rows.loc[main]), _best(rows[rows["role"] != "control"])]
-        here += [_against(less.loc[name], rival) for name, rival in _rivals(main).items() if name in less.index]
-        here += [_surface(rows.loc[LAYER_0])] if LAYER_0 in rows.index else []
+        n = int(min(rows[f"n_{kind}"].iloc[0] for kind in ("harmful", "harmless")))
+        here = [_of_main(rows.loc[main], n), *([_best(rows[rows["role"] != "control"])] if n >= FEWEST else [])]
+        here += [_against(less.loc[rival], *who, n) for rival, who in _rivals(main).items() if rival in less.index]
+        here += [_surface(rows.loc[LAYER_0], n)] if LAYER_0 in rows.index else []
         few = {group: int(rows[f"n_{group.replace('-', '_')}"].iloc[0]) for group in GROUPS}
-        if listed := ", ".join(f"{group} ({n})" for group, n in few.items() if n < FEW):
-            here.append(f"Fewer than {FEW} requests, too few to say much: {listed}.")
+        if listed := ", ".join(f"{group} ({n})" for group, n in few.items() if n < FEWEST):
+            here.append(f"Fewer than {FEWEST} requests, too few to say much: {listed}.")
         said += [f"{name}: {s}" for s in here] if many else [s[0].upper() + s[1:] for s in here]
     return said
 
 
-def _of_main(row: pd.Series) -> str:
+def _of_main(row: pd.Series, n: int) -> str:
     chose = f"; {row['chose']}" if row["chose"] else ""
+    words = {
+        "auroc_harmless": "AUROC against harmless requests",
+        "auroc_scary": "AUROC against safe but scary ones",
+    }
+    aurocs = [Claim(text, Estimate.from_row(row, m), 0.5, "above", n=n) for m, text in words.items()]
+    alarms = f"{Estimate.from_row(row, 'fpr_at_95_recall'):.2f}" if n >= FEWEST else f"too few (n = {n})"
     return (
         f"the guard ('{row.name}'{chose}) is right on {_share(row, 'harmful')} harmful requests and "
         f"{_share(row, 'harmless')} harmless ones; where the model's behaviour misleads, on "
         f"{_share(row, 'harmful_accepted')} harmful ones that it accepts and on {_share(row, 'harmless_refused')} "
-        f"harmless ones that it refuses. AUROC {_value(row, 'auroc_harmless')} against harmless requests, "
-        f"{_value(row, 'auroc_scary')} against safe but scary ones; finding 95 % of the harmful ones, it flags "
-        f"{_value(row, 'fpr_at_95_recall')} of the harmless."
+        f"harmless ones that it refuses. {'; '.join(f'{a.text} {a.finding()}' for a in aurocs)}. Share of the harmless "
+        f"that it flags where it finds 95 % of the harmful: {alarms}."
     )
 
 
@@ -98,7 +102,7 @@ def _best(rows: pd.DataFrame) -> str:
     labels = {"auroc_harmless": "AUROC against harmless", "auroc_scary": "against scary ones"}
     parts = []
     for measure, label in (labels | {"balanced_accuracy": "balanced accuracy"}).items():
-        if np.isfinite(top := rows[measure].max()):
+        if (top := rows[measure].max()) >= 0:
             names = rows.index[rows[measure] > top - 1e-9]
             parts.append(f"{label}: {', '.join(names[:3])}{' and others' if len(names) > 3 else ''} ({top:.2f})")
     return f"best of {len(rows)}, picked on these requests and so a little flattered: {'; '.join(parts)}."
@@ -114,42 +118,40 @@ def _rivals(main: str) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _against(less: pd.Series, rival: tuple[str, str, str]) -> str:
-    """Whether a rival does better or worse: where a paired interval leaves 0 out."""
-    name, do, are = rival
+def _against(less: pd.Series, rival: str, does: str, are: str, n: int) -> str:
+    """Whether a rival does better or worse: only where a paired interval leaves 0 out."""
     labels = {"balanced_accuracy": "balanced accuracy"}
     if less.name != OWN:  # a verdict without degrees
         labels = {"auroc_harmless": "AUROC against harmless", "auroc_scary": "AUROC against scary"} | labels
-    known = [m for m in labels if np.isfinite(less[f"{m}_low"])]
-    better, worse = any(less[f"{m}_low"] > 0 for m in known), any(less[f"{m}_high"] < 0 for m in known)
-    verdict = {
-        (False, False): f"{are} not shown to differ",
-        (True, False): f"{do} worse",
-        (False, True): f"{do} better",
-        (True, True): f"{do} better in one measure and worse in another",
-    }[better, worse]
-    parts = [f"{less[m]:+.2f} [{less[f'{m}_low']:+.2f}, {less[f'{m}_high']:+.2f}] ({labels[m]})" for m in known]
-    return f"{name} {verdict}: the guard less that is {', '.join(parts)}."
+    claims = [Claim(text, Estimate.from_row(less, m), n=n, form="+.2f") for m, text in labels.items()]
+    verdicts = {claim.verdict for claim in claims}
+    if verdicts == {"too few"}:
+        return f"{rival} against the guard: too few requests (n = {n}; expected {FEWEST} or more)."
+    said = {
+        (False, False): f" {are} not shown to differ",
+        (True, False): f" {does} worse",
+        (False, True): f" {does} better",
+        (True, True): f" {does} better in one measure and worse in another",
+    }["above" in verdicts, "below" in verdicts]
+    parts = [f"{claim.estimate:{claim.form}} ({claim.text})" for claim in claims if claim.verdict != "too few"]
+    return f"{rival}{said}: the guard less that is {', '.join(parts)}."
 
 
-def _surface(row: pd.Series) -> str:
-    known = [row[m] for m in ("auroc_harmless", "auroc_scary") if np.isfinite(row[m])]
-    auroc = max(known, key=lambda value: abs(value - 0.5))
-    if abs(auroc - 0.5) > CONFOUNDED - 0.5:
+def _surface(row: pd.Series, n: int) -> str:
+    known = [e for m in ("auroc_harmless", "auroc_scary") if (e := Estimate.from_row(row, m)).value == e.value]
+    auroc = max(known, key=lambda estimate: abs(estimate.value - 0.5))
+    claim = Claim("layer 0 alone", auroc, null=0.5, n=n)
+    if claim.verdict == "too few":
+        return claim.sentence()
+    if abs(auroc.value - 0.5) > CONFOUNDED - 0.5:
         return (
-            f"layer 0 alone, which knows only the last token, has an AUROC of {auroc:.2f}: the classes end differently "
-            "and what is read at t_inst is confounded with that."
+            f"layer 0 alone, which knows only the last token, has an AUROC of {claim.finding()}: the classes end "
+            "differently and what is read at t_inst is confounded with that."
         )
-    return f"layer 0 alone has an AUROC of {auroc:.2f}: the last token does not tell the classes apart."
+    ends = "differently, but by little" if claim.is_shown else "alike, as far as the interval tells"
+    return f"layer 0 alone has an AUROC of {claim.finding()}: the classes end {ends}."
 
 
 def _share(row: pd.Series, column: str) -> str:
-    if not row[f"n_{column}"]:
-        return "0 of 0"
-    return f"{row[column]:.0%} [{row[f'{column}_low']:.0%}, {row[f'{column}_high']:.0%}] of {row[f'n_{column}']}"
-
-
-def _value(row: pd.Series, column: str) -> str:
-    if not np.isfinite(row[column]):
-        return "(not known)"
-    return f"{row[column]:.2f} [{row[f'{column}_low']:.2f}, {row[f'{column}_high']:.2f}]"
+    n = row[f"n_{column}"]
+    return f"{Estimate.from_row(row, column):.0%} of {n}" if n >= FEWEST else f"too few (n = {n})"

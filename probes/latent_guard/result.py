@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,9 +13,9 @@ from jaxtyping import Bool, Float
 
 from interp.door import public
 from interp.reports import Result
-from interp.statistics import bootstrap_interval, wilson_share
+from interp.statistics import wilson_share
 from probes.latent_guard.held_out import HeldOutTest, held_out_test
-from probes.latent_guard.measures import MEASURES, guard_measures
+from probes.latent_guard.measures import guard_measures, measure_differences
 from probes.requests import GROUPS, Request, Verdict
 from probes.requests.requests import SCARY
 
@@ -85,8 +84,8 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
         """One row for each test set and entry.
 
         Accuracy on each of the four groups, on all ``harmful`` requests (recall) and on all ``harmless`` ones (1 less
-        the false alarms; unclear replies count here), each with its Wilson interval and its n; then, with bootstrap
-        intervals (pairs drawn together), ``balanced_accuracy`` (the mean of these two), ``auroc_harmless`` (harmful
+        the false alarms; unclear replies count here), each with its Wilson interval and its n; then, with intervals
+        in which pairs hang together, ``balanced_accuracy`` (the mean of these two), ``auroc_harmless`` (harmful
         against harmless requests that are not scary), ``auroc_scary`` (against the safe but scary), and
         ``fpr_at_95_recall``: the share of all harmless ones flagged by the highest threshold that finds 95 % of these
         very harmful ones. NaN where there is no such request. A verdict without degrees (own refusal) has an AUROC and
@@ -94,7 +93,6 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
         """
         harmful, groups, rows = self._harmful, self.groups(), []
         for name, which in self.sets_of.items():
-            value, low, high = (array[0] for array in self._measured[name])
             members = {group.replace("-", "_"): which & (groups == group) for group in GROUPS}
             members |= {"harmful": which & harmful, "harmless": which & ~harmful}
             for i, entry in enumerate(self.entries):
@@ -103,23 +101,22 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
                 for column, mask in members.items():
                     row |= wilson_share(right[mask]).columns(column)
                     row[f"n_{column}"] = int(mask.sum())
-                for j, measure in enumerate(MEASURES):
-                    row |= {measure: value[i, j], f"{measure}_low": low[i, j], f"{measure}_high": high[i, j]}
+                for measure, estimate in guard_measures(self.decisions[which, i], *self._of(which)).items():
+                    row |= estimate.columns(measure)
                 rows.append(row)
         return pd.DataFrame(rows)
 
     def differences(self) -> pd.DataFrame:
-        """``main`` less every other entry, on the same requests, with paired bootstrap intervals: above 0, ``main`` is
+        """``main`` less every other entry, on the same requests, with paired intervals: above 0, ``main`` is
         better. Columns set, guard, then each measure but the false-positive rate."""
         rows = []
-        for name in self.sets_of:
-            value, low, high = (array[1] for array in self._measured[name])
+        for name, which in self.sets_of.items():
+            main = self.decisions[which, self.names.index(self.main)]
             for i, entry in enumerate(self.entries):
                 if entry.name != self.main:
                     row: dict[str, Any] = {"set": name, "guard": entry.name, "role": entry.role}
-                    for j, measure in enumerate(MEASURES[:3]):
-                        row |= {measure: value[i, j], f"{measure}_low": low[i, j], f"{measure}_high": high[i, j]}
-                    rows.append(row)
+                    found = measure_differences(main, self.decisions[which, i], *self._of(which))
+                    rows.append(row | {k: v for m, less in found.items() for k, v in less.columns(m).items()})
         return pd.DataFrame(rows)
 
     def decisions_frame(self) -> pd.DataFrame:
@@ -149,21 +146,10 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
     def _harmful(self) -> Bool[np.ndarray, " example"]:
         return np.array([r.is_harmful for r in self.requests])
 
-    @cached_property
-    def _measured(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """For each set, value, low, high, each [2, entry, measure]: the measures, and main's less them."""
-        main, found = self.names.index(self.main), {}
-
-        def statistic(decisions, harmful, scary, counts) -> Float[np.ndarray, "draw 2 entry measure"]:
-            measured = guard_measures(decisions, harmful, scary, counts)
-            return np.stack([measured, measured[:, [main]] - measured], axis=1)
-
-        for name, which in self.sets_of.items():
-            arrays = self.decisions[which], self._harmful[which], self.scary[which]
-            units = [r.pair or r.id for r, own in zip(self.requests, which, strict=True) if own]
-            value = statistic(*arrays, np.ones((1, which.sum())))[0]
-            found[name] = (value, *bootstrap_interval(statistic, *arrays, groups=units, weighted=True))
-        return found
+    def _of(self, which: Bool[np.ndarray, " example"]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Harmful, scary, and the pair of each of these requests."""
+        pairs = [r.pair or r.id for r, own in zip(self.requests, which, strict=True) if own]
+        return self._harmful[which], self.scary[which], pairs
 
 
 __all__ = ["Entry", "GuardStudy", "Latency", "sounds_dangerous"]

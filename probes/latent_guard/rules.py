@@ -8,18 +8,17 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from interp.statistics import auroc
 from probes.latent_guard.readouts import DIGITS, Readout, fit_clusters, fit_probes
-from probes.requests import Request
+from probes.requests import FEWEST, Request
 
 Rule = Literal["paper", "calibrated", "best_layer", "logistic", "probe", "layer_0"]
 RULES: tuple[Rule, ...] = ("paper", "calibrated", "best_layer", "logistic", "probe")  # layer_0 is a control
-FEWEST = 10  # requests in a class
 
 
 class Decision(NamedTuple):
@@ -125,7 +124,7 @@ def require_rule(rule: str, position: str) -> None:
 def _best_layer(scores: Float[np.ndarray, "example layer"], positive: Bool[np.ndarray, " example"]) -> int:
     """The layer above 0 of the highest AUROC; of several, the one whose classes lie furthest apart in units of their
     spread."""
-    aurocs = np.array([roc_auc_score(positive, column) for column in scores.T[1:]]).round(DIGITS)
+    aurocs = auroc(scores[:, 1:], positive).round(DIGITS)
     above, below = scores[positive, 1:], scores[~positive, 1:]
     spread = np.sqrt((above.var(0) + below.var(0)) / 2)
     gap = (above.mean(0) - below.mean(0)) / np.where(spread > 0, spread, np.inf)

@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
-from interp.statistics import UNKNOWN, Estimate, paired_share_change, sign_flip_p
-from probes.heads import interval_of, permutation_p
+from interp.statistics import UNKNOWN, Estimate, group_sums, mean_estimate, paired_share_change, sign_flip_p
+from probes.heads import permutation_p
 from probes.modulation.readings import Readings
 
 UNMODULATED, OFFSET, RANDOM = "unmodulated", "constant offset", "random heads"
@@ -111,22 +111,15 @@ def conditions_frame(tests: Sequence[ReadSet]) -> pd.DataFrame:
 
 
 def paired(changes: Float[np.ndarray, "example column"], groups: np.ndarray, is_share: bool) -> list[Estimate]:
-    """Each column's mean with its 95 % interval: a bootstrap over groups; of shares the wider of that and Bonett and
-    Price's, which keeps its width where nothing changes."""
-    low, high = interval_of(changes, groups)
-    found = []
-    for column, a, b in zip(changes.T, low, high, strict=True):
-        if is_share:
-            _, low_pair, high_pair = paired_share_change(column.clip(0), (-column).clip(0))
-            a, b = np.nanmin([a, low_pair]), np.nanmax([b, high_pair])
-        found.append(Estimate(float(column.mean()), float(a), float(b)))
-    return found
+    """Each column's mean with its 95 % interval: over groups; of shares with a width also where nothing changes."""
+    if is_share:
+        return [paired_share_change(column.clip(0), (-column).clip(0), groups) for column in changes.T]
+    return [mean_estimate(column, groups) for column in changes.T]
 
 
 def no_change_p(change: Float[np.ndarray, " example"], groups: np.ndarray) -> float:
     """p of a mean change of zero: the signs of whole groups flipped (Fisher 1935)."""
-    _, group = np.unique(groups, return_inverse=True)
-    return float(sign_flip_p(np.bincount(group, change)[:, None])[0])
+    return float(sign_flip_p(group_sums(change[:, None], groups))[0])
 
 
 def mcnemar_p(after: Float[np.ndarray, " example"], before: Float[np.ndarray, " example"]) -> float:

@@ -13,9 +13,9 @@ from interp.edits import ModelEdit, require_weights
 from interp.models import Model
 from interp.records import keeps_work
 from interp.reports import Result, refuse_other_run
-from interp.statistics import bootstrap_interval
+from interp.statistics import Estimate, auroc_difference, paired_share_change
 from probes.negative_bias.answers import LEAST_MASS, Answers, answer, bias_measures
-from probes.negative_bias.methods import Method, auroc
+from probes.negative_bias.methods import Method
 from probes.questions import Instruction, Question, overlap
 
 FITTED = "NASA on the validation questions"
@@ -134,21 +134,15 @@ def _row(name: str, method: str, answers: Answers, untouched: Answers) -> dict[s
         row |= {measure: measured.value[measure]}
         row |= {f"{measure}_low": measured.ci_low[measure], f"{measure}_high": measured.ci_high[measure]}
     for measure in ("accuracy", "auroc"):
-        value, (low, high) = paired_change(answers, untouched, measure)
-        row |= {f"{measure}_change": value, f"{measure}_change_low": low, f"{measure}_change_high": high}
+        row |= paired_change(answers, untouched, measure).columns(f"{measure}_change")
     mass = measured.value["option_mass"]
     unused = f"the options hold {mass:.0%} of the probability: the model would rather say something else"
     return row | {"note": unused if mass < LEAST_MASS else ""}
 
 
-def paired_change(answers: Answers, untouched: Answers, measure: str) -> tuple[float, tuple[float, float]]:
-    """Accuracy or AUROC minus the untouched model's on the same questions, with a paired bootstrap interval."""
-
-    def difference(gold, margin, margin_before):
-        if measure == "accuracy":
-            return float(((margin > 0) == gold).mean() - ((margin_before > 0) == gold).mean())
-        return auroc(gold, margin) - auroc(gold, margin_before)
-
-    arrays = (answers.gold, answers.margin, untouched.margin)
-    low, high = bootstrap_interval(difference, *arrays, groups=answers.groups)
-    return difference(*arrays), (float(low), float(high))
+def paired_change(answers: Answers, untouched: Answers, measure: str) -> Estimate:
+    """Accuracy or AUROC less the untouched model's on the same questions, with a paired interval."""
+    if measure == "auroc":
+        return auroc_difference(answers.margin, untouched.margin, answers.gold, answers.groups)
+    now, before = ((a.margin > 0) == answers.gold for a in (answers, untouched))
+    return paired_share_change(now, before, answers.groups)

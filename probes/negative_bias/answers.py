@@ -22,7 +22,16 @@ from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate
 from interp.reports import LEAST
-from interp.statistics import bootstrap_interval
+from interp.statistics import (
+    UNKNOWN,
+    Estimate,
+    auroc_estimate,
+    bootstrap_interval,
+    difference_of,
+    mean_difference,
+    mean_estimate,
+    wilson_share,
+)
 from probes.questions import Instruction, Question, build_prompts
 
 Channel = Literal["token", "text", "margin"]
@@ -51,7 +60,7 @@ class Answers:
     """What a model answered to each question; rows are questions, options are negative, positive[, abstain].
 
     ``gold``: whether the positive option is right. ``groups``: questions of one passage or pair share a name; a
-    bootstrap draws them together. ``log_probs``: natural log of the probability of each option's first tokens, of all
+    interval counts them together. ``log_probs``: natural log of the probability of each option's first tokens, of all
     tokens. ``top``: the option that the single most probable token begins, -1 if it begins none. ``replies``: greedy
     texts.
 
@@ -263,7 +272,7 @@ def _pattern(word: str) -> re.Pattern[str]:
 
 @public
 def bias_measures(answers: Answers, *, channel: Channel = "token") -> pd.DataFrame:
-    """Every measure of :data:`MEASURES` with its 95 % bootstrap interval: columns measure, value, ci_low, ci_high, n.
+    """Every measure of :data:`MEASURES` with its 95 % interval: columns measure, value, ci_low, ci_high, n.
 
     ``channel`` says what counts as said: ``"token"``, the most probable first token; ``"text"``, the reply;
     ``"margin"``, the forced choice between Yes and No, never outside. ``mean_p_no``, ``option_mass`` and ``auroc`` are
@@ -273,8 +282,9 @@ def bias_measures(answers: Answers, *, channel: Channel = "token") -> pd.DataFra
     error, whose confidence is the probability of what was said, of Yes and No alone.
 
     NaN: precision and gap if Yes is never said, measures of a gold answer that is absent, all of no answers. The
-    intervals are of whole groups (pairs, passages), from 2000 draws; a quarter of a second for 1000 answers. They have
-    no width where all agree: a precision of 1 from two answers is weak, whatever its interval; read ``n``.
+    intervals count whole groups (pairs, passages): Wilson's of shares, Newcombe's of the negative bias; of F1, of
+    precision - recall and of the calibration error from 2000 bootstrap draws, which have no width where all agree.
+    A quarter of a second for 1000 answers.
     Sources: negative bias as a gap of precision and recall, arXiv 2408.00137; calibration, Guo et al. 2017
     (arXiv 1706.04599), Eq. 3; the difference of the two error rates is our reading of NB.
     """
@@ -287,65 +297,70 @@ def bias_measures(answers: Answers, *, channel: Channel = "token") -> pd.DataFra
         "recall": int(gold.sum()),
         "ece": int(np.isin(said, (NO, YES)).sum()),
     }
-    value = low = high = np.full(len(MEASURES), np.nan)
-    if n:
-        arrays = (gold, said, answers.log_probs)
-        value = _measures(*arrays, np.ones((1, n)))[0]
-        low, high = bootstrap_interval(_measures, *arrays, groups=answers.groups, weighted=True)
-        low, high = np.where(np.isnan(value), np.nan, low), np.where(np.isnan(value), np.nan, high)
-    columns = zip(MEASURES, value, low, high, strict=True)
-    rows = [(name, float(v), float(a), float(b), rests_on[name]) for name, v, a, b in columns if name in names]
+    found = _estimates(answers, said) if n else dict.fromkeys(names, UNKNOWN)
+    rows = [(name, *found[name], rests_on[name]) for name in names]
     return pd.DataFrame(rows, columns=["measure", "value", "ci_low", "ci_high", "n"])
 
 
-def _measures(
+def _estimates(answers: Answers, said: Int[np.ndarray, " example"]) -> dict[str, Estimate]:
+    """Every measure with its interval: shares by Wilson, what has no formula by the bootstrap."""
+    gold, groups, n = answers.gold, np.array(answers.groups), len(answers)
+    no, yes, everything = said == NO, said == YES, np.ones(n, dtype=bool)
+    probability = np.exp(answers.log_probs)
+
+    def share(hits: np.ndarray, of: np.ndarray) -> Estimate:
+        return wilson_share(hits[of], groups=groups[of].tolist())
+
+    false_no, false_yes = share(no, gold), share(yes, ~gold)
+    found = {
+        "accuracy": share((yes & gold) | (no & ~gold), everything),
+        "precision": share(gold, yes),
+        "recall": share(yes, gold),
+        "negative_bias": difference_of(false_no, false_yes),
+        "mean_p_no": mean_estimate(probability[:, NO], answers.groups),
+        "option_mass": mean_estimate(probability.sum(1), answers.groups),
+        "auroc": auroc_estimate(answers.margin, gold, answers.groups),
+        "share_outside": share(said == OUTSIDE, everything),
+        "says_yes": share(yes, everything),
+        "share_abstained": share(said == ABSTAIN, everything),
+    }
+    if set(groups[gold]) & set(groups[~gold]):  # twins: what is said of one tells of the other
+        errors = np.where(gold, no, yes).astype(float)
+        found["negative_bias"] = _wider(found["negative_bias"], mean_difference(errors, gold, ~gold, answers.groups))
+    arrays = (gold, said, answers.log_probs)
+    value = _bootstrapped(*arrays, np.ones((1, n)))[0]
+    low, high = bootstrap_interval(_bootstrapped, *arrays, groups=answers.groups, weighted=True)
+    rest = ("f1", "precision_recall_gap", "ece")
+    return found | {
+        name: Estimate(*map(float, ends)) if np.isfinite(ends[0]) else UNKNOWN
+        for name, ends in zip(rest, zip(value, low, high, strict=True), strict=True)
+    }
+
+
+def _wider(one: Estimate, other: Estimate) -> Estimate:
+    return Estimate(one.value, float(np.fmin(one.low, other.low)), float(np.fmax(one.high, other.high)))
+
+
+def _bootstrapped(
     gold: Bool[np.ndarray, " example"],
     said: Int[np.ndarray, " example"],
     log_probs: Float[np.ndarray, "example option"],
     counts: Float[np.ndarray, "draw example"],
-) -> Float[np.ndarray, "draw measure"]:
-    """The measures, in their order, where example i is there ``counts[:, i]`` times."""
-    probability = np.exp(log_probs)
+) -> Float[np.ndarray, "draw 3"]:
+    """F1, precision less recall, and the calibration error, where example i is there ``counts[:, i]`` times."""
     margin = log_probs[:, YES] - log_probs[:, NO]
     no, yes = said == NO, said == YES
     right = (yes & gold) | (no & ~gold)
     confidence = 1 / (1 + np.exp(np.where(yes, -margin, margin)))  # of what was said, of Yes and No alone
     bins = np.minimum((confidence * 10).astype(int), 9)[:, None] == np.arange(10)
     error = np.where(no | yes, right - confidence, 0.0)[:, None] * bins  # [example, bin]
-    gold_yes, gold_no, n = counts @ gold, counts @ ~gold, counts.sum(1)
-    hits, says_yes = counts @ (yes & gold), counts @ yes
-    precision, recall = _ratio(hits, says_yes), _ratio(hits, gold_yes)
-    columns = {
-        "accuracy": _ratio(counts @ right, n),
-        "precision": precision,
-        "recall": recall,
-        "f1": _ratio(2 * hits, says_yes + gold_yes),
-        "precision_recall_gap": precision - recall,
-        "negative_bias": _ratio(counts @ (no & gold), gold_yes) - _ratio(counts @ (yes & ~gold), gold_no),
-        "mean_p_no": _ratio(counts @ probability[:, NO], n),
-        "option_mass": _ratio(counts @ probability.sum(1), n),
-        "ece": _ratio(np.abs(counts @ error).sum(1), counts @ (no | yes)),
-        "auroc": _auroc(gold, margin, counts),
-        "share_outside": _ratio(counts @ (said == OUTSIDE), n),
-        "says_yes": _ratio(says_yes, n),
-        "share_abstained": _ratio(counts @ (said == ABSTAIN), n),
-    }
-    return np.stack([columns[name] for name in MEASURES], axis=1)
-
-
-def _auroc(
-    gold: Bool[np.ndarray, " example"], margin: Float[np.ndarray, " example"], counts: Float[np.ndarray, "draw example"]
-) -> Float[np.ndarray, " draw"]:
-    """The share of pairs of a gold Yes and a gold No in which the Yes has the higher margin; ties count a half.
-
-    Margins of half-precision logits tie often; float32 rounding of their normaliser must not part them."""
-    margin = np.round(margin, 5)
-    order = np.argsort(margin, kind="stable")
-    first_of_ties = np.flatnonzero(np.diff(margin[order], prepend=np.nan) != 0)
-    yes = np.add.reduceat((counts * gold)[:, order], first_of_ties, axis=1)  # [draw, distinct margin]
-    no = np.add.reduceat((counts * ~gold)[:, order], first_of_ties, axis=1)
-    wins = yes * (np.cumsum(no, axis=1) - no / 2)
-    return _ratio(wins.sum(1), yes.sum(1) * no.sum(1))
+    hits, says_yes, gold_yes = counts @ (yes & gold), counts @ yes, counts @ gold
+    columns = (
+        _ratio(2 * hits, says_yes + gold_yes),
+        _ratio(hits, says_yes) - _ratio(hits, gold_yes),
+        _ratio(np.abs(counts @ error).sum(1), counts @ (no | yes)),
+    )
+    return np.stack(columns, axis=1)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from interp.figures.heads import interval_bars
 from interp.reports import Findings, with_mass
+from interp.statistics import Estimate
 from probes.negative_bias.answers import MEASURES
 from probes.negative_bias.bias_result import ALL, CHANNELS, BiasReport
 
@@ -136,4 +137,4 @@ def _wide_domains(report: BiasReport) -> pd.DataFrame:
 def _with_interval(row: pd.Series) -> str:
     if np.isnan(row["value"]):
         return "undefined"
-    return f"{row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    return f"{Estimate.from_row(row, 'value', ('ci_low', 'ci_high')):.2f}"

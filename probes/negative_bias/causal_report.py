@@ -10,7 +10,7 @@ import pandas as pd
 
 from interp.figures import heads as figures
 from interp.reports import Findings, mass_of
-from interp.statistics import split_half
+from interp.statistics import Estimate, split_half
 from probes.heads import ALPHA
 from probes.negative_bias.causal_result import OUTCOMES, CausalTest
 
@@ -89,7 +89,7 @@ def verdict_sentences(
     for key, rows in frame.groupby(["by", "positions", "edit"], sort=False):
         k = max((k for k in rows["k"] if k <= 10), default=rows["k"].min())
         said += [_comparison(rows[rows["k"] == k].set_index("set"), name, *key, k, factor) for name in ("nb", "margin")]
-    values = [f"{r.outcome} {r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]" for r in baseline.itertuples()]
+    values = [f"{r.outcome} {Estimate(r.value, r.ci_low, r.ci_high):.3f}" for r in baseline.itertuples()]
     n, n_yes = baseline[["n", "n_yes"]].iloc[0]
     return [*said, f"Unedited, on {n} questions ({n_yes} gold Yes): {'; '.join(values)}."]
 
@@ -122,8 +122,7 @@ def _comparison(rows: pd.DataFrame, name: str, by: str, positions: str, edit: st
     """One edit of the top k against random sets and the bottom k."""
 
     def change(kind: str) -> str:
-        value, low, high = (rows.loc[kind, f"delta_{name}{end}"] for end in ("", "_low", "_high"))
-        return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        return f"{Estimate.from_row(rows.loc[kind], f'delta_{name}'):+.3f}"
 
     verb = {"zero": "Zeroing", "mean": "Mean-replacing", "scale": f"Scaling by {factor:g}"}[edit]
     top = rows.loc["top"]
@@ -157,7 +156,7 @@ def _prediction(correlations: pd.DataFrame) -> list[str]:
     for relation, rows in correlations.groupby("relation", sort=False):
         predicts = {}
         for row in rows.itertuples():
-            number = f"{row.spearman:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
+            number = f"{Estimate(row.spearman, row.ci_low, row.ci_high):+.2f}"
             if " minus " in row.measure:
                 a, b = row.measure.split(" minus ")
                 better = a if row.ci_low > 0 else b if row.ci_high < 0 else None

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 
 from interp.figures import head_label
 from interp.reports import Result
-from probes.heads import Case, interval_of, permutation_p, spearman_over_heads
+from interp.statistics import mean_interval
+from probes.heads import Case, permutation_p, spearman_over_heads
 
 OUTCOMES = {
     "nb": "negative bias",
@@ -46,7 +47,7 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
 
         ``delta_nb``, ``delta_accuracy`` and ``delta_margin``: edited minus unedited, of NB = P(No | gold Yes) -
         P(Yes | gold No), of accuracy, and of the mean margin (logits). ``*_low``, ``*_high``: for top and bottom the
-        95 % bootstrap interval over questions (paired with the unedited run); for random the 2.5 and 97.5
+        95 % interval over questions (paired with the unedited run); for random the 2.5 and 97.5
         percentiles of the ``n_random`` sets. ``*_p_random`` of the top: (1 + c) / (1 + n_random), where c random sets
         change it at least as much, either way. The bottom stands in other layers: it has no p.
         """
@@ -58,7 +59,7 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
         change = {name: edited[name] - clean[name] for name in OUTCOMES}
         mean = {name: change[name].mean(0) for name in OUTCOMES}
         single = [i for i, case in enumerate(self.cases) if case.set != "random"]
-        intervals = {name: interval_of(change[name][:, single], self.groups) for name in OUTCOMES}
+        intervals = {name: mean_interval(change[name][:, single], self.groups) for name in OUTCOMES}
         members: dict[tuple, dict[str, list[int]]] = {}
         for i, c in enumerate(self.cases):
             sets = members.setdefault((c.by, c.edit, c.positions, c.k), {"top": [], "bottom": [], "random": []})
@@ -86,7 +87,7 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
         outcomes = outcomes_of(self.clean[:, None], self.gold_yes)
         rows = []
         for name, meaning in OUTCOMES.items():
-            low, high = interval_of(outcomes[name], self.groups)
+            low, high = mean_interval(outcomes[name], self.groups)
             rows.append((meaning, outcomes[name].mean(), low[0], high[0], len(self.clean), int(self.gold_yes.sum())))
         return pd.DataFrame(rows, columns=["outcome", "value", "ci_low", "ci_high", "n", "n_yes"])
 
@@ -113,7 +114,7 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
     def heads(self) -> pd.DataFrame:
         """One row for each head: its scores, and its total effect with the 95 % interval over questions."""
         effects = self.effects.astype(np.float64).reshape(len(self.effects), -1)
-        low, high = interval_of(effects, self.groups)
+        low, high = mean_interval(effects, self.groups)
         layer, head = (index.ravel() for index in np.indices(self.effects.shape[1:]))
         label = [head_label(*pair) for pair in zip(layer, head, strict=True)]
         columns = {"layer": layer, "head": head, "label": label} | {by: s.ravel() for by, s in self.scores.items()}

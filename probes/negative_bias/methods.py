@@ -35,6 +35,7 @@ from interp.figures import head_label
 from interp.fitting import HeadTuner, Kept, LoraTuner
 from interp.models import Model
 from interp.passes import UpperLayers
+from interp.statistics import auroc
 from probes.negative_bias.answers import YES, Answers, answers_from_arrays, arrays_of_logits
 from probes.negative_bias.knowledge import open_prompts
 from probes.negative_bias.nas import score_prompts
@@ -234,19 +235,10 @@ def validation_state(answers: Answers) -> State:
         gap=_gap(says_yes, gold),
         bias=float(abs(p_yes.mean() - gold.mean()) + (by_domain.p - by_domain.gold).abs().mean()),
         accuracy=float((says_yes == gold).mean()),
-        auroc=auroc(gold, answers.margin),
+        auroc=float(auroc(answers.margin, gold)),
         loss=float(loss),
         says_yes=float(says_yes.mean()),
     )
-
-
-def auroc(gold: np.ndarray, margin: np.ndarray) -> float:
-    """Of one draw, by ranks, ties counting a half; NaN with one class only."""
-    n_yes = gold.sum()
-    if n_yes in (0, len(gold)):
-        return float("nan")
-    ranks = pd.Series(margin).rank().to_numpy()
-    return float((ranks[gold].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * (len(gold) - n_yes)))
 
 
 def _gap(says_yes: np.ndarray, gold: np.ndarray) -> float:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from interp import statistics
 from interp.reports import Result
-from interp.statistics import estimates as statistics
 from probes.negative_bias.answers import Answers, answers_from_arrays
 from probes.negative_bias.knowledge_result import LABELS
 from probes.negative_bias.scenario_forms import SCENARIOS

@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from interp.statistics import bootstrap_interval
+from interp.statistics import Claim, Estimate, bootstrap_interval
 
 FORMATS = (
     "plain",
@@ -79,7 +79,7 @@ class Numbers:
 
 
 def compute(outcomes: Outcomes, n_resamples: int, confidence: float, seed: int) -> Numbers:
-    """All numbers with percentile bootstrap intervals over groups of questions: one draw serves all of them, so
+    """All numbers with bootstrap intervals over groups of questions: one draw serves all of them, so
     differences between scenarios are paired."""
     masks = np.stack(list(outcomes.subsets.values()), axis=1)
     examples = (masks, outcomes.gold, outcomes.denies, outcomes.affirms, outcomes.abstains, outcomes.log_odds_no)
@@ -266,10 +266,10 @@ def verdict(number: tuple[float, float, float], side: int, enough: bool) -> str:
     >>> verdict((0.2, 0.1, 0.3), 1, True), verdict((0.2, -0.1, 0.3), 1, True), verdict((0.2, 0.1, 0.3), -1, True)
     ('shown', 'not shown', 'reversed')
     """
-    if not enough or not np.isfinite(number).all():
+    claim = Claim("", Estimate(*number), side="above" if side > 0 else "below", n=int(enough), fewest=1)
+    if claim.verdict == "too few":
         return TOO_FEW
-    low, high = sorted((side * number[1], side * number[2]))
-    return SHOWN if low > 0 else REVERSED if high < 0 else NOT_SHOWN
+    return SHOWN if claim.is_shown else REVERSED if claim.is_reversed else NOT_SHOWN
 
 
 def _note(outcomes: Outcomes, numbers: Numbers, contrast: Contrast) -> str:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from interp import statistics
 from interp.door import public
 from interp.edits import describe_model, require_edits
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate
 from interp.records import Kept, hash_json, keep_of, keeps_work
-from interp.statistics import estimates as statistics
 from probes.negative_bias.answers import answers_of_prompts
 from probes.negative_bias.knowledge_result import Knowledge
 from probes.negative_bias.scenario_forms import (

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
 from interp.reports import Findings
+from interp.statistics import Estimate
 from probes.requests.behaviour_result import Behaviour
 
 
@@ -31,8 +32,8 @@ def findings_of(behaviour: Behaviour, include_replies: bool = False) -> Findings
 def statement_of(behaviour: Behaviour) -> list[str]:
     """How often each kind is refused."""
     return [
-        f"{row.kind}: {row.refused} of {row.n} refused ({row.refusal_rate:.0%} "
-        f"[{row.refusal_rate_low:.0%}, {row.refusal_rate_high:.0%}]), {row.unclear} unclear."
+        f"{row.kind}: {row.refused} of {row.n} refused "
+        f"({Estimate(row.refusal_rate, row.refusal_rate_low, row.refusal_rate_high):.0%}), {row.unclear} unclear."
         for row in behaviour.rates().itertuples()
     ]
 

@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from torch import Tensor
@@ -24,12 +22,11 @@ from interp.door import public
 from interp.models import Model
 from interp.prompts import Prompt, System
 from interp.reading import residual_states, residual_sums
-from interp.statistics import bootstrap_interval
+from interp.statistics import Estimate, auroc, auroc_estimate, auroc_interval
 from probes.requests.prompts import build_request_prompts, positions_of, same_ending
 from probes.requests.requests import Request, require_disjoint
 
 CONFOUNDED = 0.6  # an AUROC at the embedding above this (or below 1 minus it): the classes end in other tokens
-N_RESAMPLES = 500
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,23 +94,15 @@ def separation(
 ) -> pd.DataFrame:
     """How well a score tells two classes apart at each layer: columns layer, auroc, auroc_low, auroc_high, n.
 
-    0.5: not at all; below: the other way round. Intervals: 500 bootstrap draws of examples, or of ``groups`` (pairs).
+    0.5: not at all; below: the other way round. Intervals count ``groups`` (pairs), not examples.
     Raises ``ValueError`` for one class only, and for scores that are not finite.
     """
     require_both(positive)
     if not np.isfinite(scores).all():
         raise ValueError("some scores are not finite; expected numbers (0 for all where there is no direction).")
-    low, high = bootstrap_interval(_auroc, scores, positive, groups=groups, n_resamples=N_RESAMPLES)
-    columns = {"layer": np.arange(scores.shape[1]), "auroc": _auroc(scores, positive)}
+    low, high = auroc_interval(scores, positive, groups)
+    columns = {"layer": np.arange(scores.shape[1]), "auroc": auroc(scores, positive)}
     return pd.DataFrame({**columns, "auroc_low": low, "auroc_high": high, "n": len(scores)})
-
-
-def _auroc(scores: Float[np.ndarray, "example cell"], positive: Bool[np.ndarray, " example"]) -> np.ndarray:
-    """By ranks (Mann and Whitney 1947), ties counting half; NaN for one class only."""
-    n, n_positive = len(positive), int(positive.sum())
-    pairs = n_positive * (n - n_positive)
-    sums = rankdata(scores, axis=0)[positive].sum(0)
-    return (sums - n_positive * (n_positive + 1) / 2) / pairs if pairs else np.full(scores.shape[1], np.nan)
 
 
 @public
@@ -185,7 +174,7 @@ def embedding_auroc(
             above, below = (embedded[fit][mask].mean(0, dtype=np.float64) for mask in (positive[fit], ~positive[fit]))
             length = np.linalg.norm(above - below)
             scores[test] = (embedded[test] - (above + below) / 2) @ (above - below) / (length or 1.0)
-    return max(0.5, float(roc_auc_score(positive, scores)))
+    return max(0.5, float(auroc(scores, positive)))
 
 
 def is_confounded(layer0_auroc: float) -> bool:
@@ -197,7 +186,7 @@ def is_confounded(layer0_auroc: float) -> bool:
 @public
 def surface_baselines(requests: Sequence[Request], positive: Bool[np.ndarray, " example"]) -> pd.DataFrame:
     """What the text alone tells, without the model: AUROC of the length in words, of the last character, and of words
-    (TF-IDF and logistic regression, 5-fold cross-validated, pairs kept together), with n.
+    (TF-IDF and logistic regression, 5-fold cross-validated, pairs kept together), each with its interval, and n.
 
     The AUROC of length and ending is the better of its two directions.
     """
@@ -209,18 +198,19 @@ def surface_baselines(requests: Sequence[Request], positive: Bool[np.ndarray, " 
         raise ValueError(f"{int(positive.sum())} of {len(texts)} requests are positive; expected 2 of each class.")
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
 
-    def crossed(model) -> float:
+    def crossed(model) -> Estimate:
         predicted = cross_val_predict(model, texts, positive, cv=folds, groups=groups, method="predict_proba")
-        return float(roc_auc_score(positive, predicted[:, 1]))
+        return auroc_estimate(predicted[:, 1], positive, groups)
 
     last = TfidfVectorizer(analyzer=lambda text: [text.strip()[-1]], use_idf=False)
-    length = float(roc_auc_score(positive, [len(text.split()) for text in texts]))
-    rows = [
-        ("length in words", max(length, 1 - length)),
-        ("last character", crossed(make_pipeline(last, LogisticRegression()))),
-        ("words (TF-IDF)", crossed(words_classifier())),
-    ]
-    return pd.DataFrame(rows, columns=["baseline", "auroc"]).assign(n=len(texts))
+    length = auroc_estimate([len(text.split()) for text in texts], positive, groups)
+    found = {
+        "length in words": length if length.value >= 0.5 else Estimate(*(1 - length[i] for i in (0, 2, 1))),
+        "last character": crossed(make_pipeline(last, LogisticRegression())),
+        "words (TF-IDF)": crossed(words_classifier()),
+    }
+    rows = [{"baseline": name} | estimate.columns("auroc") for name, estimate in found.items()]
+    return pd.DataFrame(rows).assign(n=len(texts))
 
 
 def words_classifier():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from interp import statistics
 from interp.edits import named_adapters
 from interp.models import Model, measured_mass
 from interp.passes import PARTS, hash_prompts, identity_of, same_fingerprint, tolerance
@@ -17,7 +18,6 @@ from interp.prompts import Prompt
 from interp.records import hash_json, now, prepare_directory, require_parts_of, versions
 from interp.records.work import OtherRunError
 from interp.reports import refuse_other_run, saved_run
-from interp.statistics import estimates as statistics
 
 
 def study_provenance(

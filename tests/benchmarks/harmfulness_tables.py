@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from interp.rankings.ranking import HeadRanking
-from interp.statistics.estimates import paired_share_change, wilson_share
+from interp.statistics import paired_share_change, wilson_share
 from probes.harmfulness.directions.directions import HeldOut
 from probes.requests.behaviour_result import GROUPS, UNCLEAR, Behaviour, refusal_rate
 from probes.requests.requests import Request

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 import interp
 from interp.reading.perplexity import perplexity, perplexity_ratio
 from interp.reports.markdown import write_page
-from interp.statistics.estimates import mean_interval
+from interp.statistics import mean_interval
 from probes import negative_bias
 from probes.negative_bias.answers import bias_measures
 from probes.negative_bias.knowledge import answer_open

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import interval_lines
 from interp.reports import Findings
+from interp.statistics import Estimate
 from probes.harmfulness.attacks.finetuning_result import ARMS, BELIEFS, FineTuningStudy
 
 NOISE = 4.0  # nats a token: a model's own greedy text is below 1
@@ -70,8 +71,8 @@ def statement_of(study: FineTuningStudy) -> list[str]:
     for row in study.gaps().itertuples():
         if not row.gap_low > 0:
             sentences.append(
-                f"Before training {BELIEFS[row.belief]} does not tell held-out harmful from harmless requests (gap "
-                f"{row.gap:+.4f} [{row.gap_low:+.4f}, {row.gap_high:+.4f}]): its changes say little."
+                f"Before training {BELIEFS[row.belief]} is not shown to tell held-out harmful from harmless requests "
+                f"(gap {Estimate(row.gap, row.gap_low, row.gap_high):+.4f}): its changes say little."
             )
     trained = study.training[study.training["n_pairs"] == n].set_index("trained_on")
     nats = trained["nats_before"]
@@ -130,10 +131,11 @@ def _which(changes: Mapping[str, pd.Series]) -> str:
     """What fell, by intervals below zero."""
     refusal, belief = (bool(changes[b]["change_high"] < 0) for b in ("refuse", "harmful"))
     if refusal == belief:
-        return "both fell" if refusal else "neither fell"
+        return "both fell" if refusal else "neither is shown to have fallen"
     signal, known = "the refusal signal", "the belief that the request is harmful"
-    return f"{signal} fell, {known} did not" if refusal else f"{known} fell, {signal} did not"
+    one, other = (signal, known) if refusal else (known, signal)
+    return f"{one} fell, {other} is not shown to have fallen"
 
 
 def _interval(row: pd.Series, column: str, form: str) -> str:
-    return f"{row[column]:{form}} [{row[f'{column}_low']:{form}}, {row[f'{column}_high']:{form}}]"
+    return f"{Estimate.from_row(row, column):{form}}"

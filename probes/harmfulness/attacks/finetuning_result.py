@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from interp.reports import Result
-from interp.statistics import Estimate, mean_interval, wilson_share
-from probes.harmfulness.attacks.statistics import auroc_interval, mean_contrast, usable_gaps
+from interp.statistics import auroc_estimate, mean_difference, mean_estimate, wilson_share
+from probes.harmfulness.attacks.statistics import usable_gaps
 from probes.requests import Request
 
 BELIEFS = {"refuse": "Δ_refuse", "harmful": "Δ_harmful"}
@@ -60,17 +60,17 @@ class FineTuningStudy(
 
     def gaps(self) -> pd.DataFrame:
         """How far apart held-out harmful and harmless requests lie before training, a row for each belief: the
-        difference of the means with its 95 % bootstrap interval."""
+        difference of the means with its 95 % interval."""
         before, rows = self.condition("nothing", 0), []
         harmful = (before["kind"] == "harmful").to_numpy()
         for belief in BELIEFS:
-            found = mean_contrast(before[belief].to_numpy(), harmful, ~harmful, before["id"])
+            found = mean_difference(before[belief].to_numpy(), harmful, ~harmful, before["id"])
             rows.append({"belief": belief, "n": len(before)} | found.columns("gap"))
         return pd.DataFrame(rows)
 
     def changes(self) -> pd.DataFrame:
         """Mean change of both beliefs by condition and kind of held-out request, after less before, paired, with its
-        95 % bootstrap interval. ``share``: in parts of :meth:`gaps`, NaN for a gap whose interval is not above zero; -1
+        95 % interval. ``share``: in parts of :meth:`gaps`, NaN for a gap whose interval is not above zero; -1
         brings harmful requests to where harmless ones were. Trained on "harmful - harmless": what harmful pairs did
         beyond harmless ones, paired again."""
         before, gaps, rows = self.condition("nothing", 0), usable_gaps(self.gaps()), []
@@ -86,20 +86,19 @@ class FineTuningStudy(
                         a, b = old[belief].to_numpy()[rows_of], new[belief].to_numpy()[rows_of]
                         row = {"trained_on": arm, "n_pairs": n_pairs, "requests": kind, "belief": belief, "n": len(a)}
                         row |= {"before": float(a.mean()), "after": float(b.mean())}
-                        low, high = mean_interval(b - a)
-                        row |= Estimate(float((b - a).mean()), float(low), float(high)).columns("change")
+                        row |= mean_estimate(b - a).columns("change")
                         rows.append(row | {"share": row["change"] / gap})
         return pd.DataFrame(rows)
 
     def separation(self) -> pd.DataFrame:
         """Do harmful requests still stand out? By condition, AUROC of both beliefs and of the guard's score, held-out
-        harmful against harmless requests, with its 95 % bootstrap interval: what a shift of all requests leaves."""
+        harmful against harmless requests, with its 95 % interval: what a shift of all requests leaves."""
         rows = []
         for (arm, n_pairs), part in self.results.groupby(["trained_on", "n_pairs"], sort=False):
             positive = (part["kind"] == "harmful").to_numpy()
             for score in (*BELIEFS, "guard"):
                 row = {"trained_on": arm, "n_pairs": n_pairs, "score": score, "n": len(part)}
-                rows.append(row | auroc_interval(part[score].to_numpy(), positive, part["id"]).columns("auroc"))
+                rows.append(row | auroc_estimate(part[score].to_numpy(), positive, part["id"]).columns("auroc"))
         return pd.DataFrame(rows)
 
     def condition(self, trained_on: str, n_pairs: int) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from interp.figures import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, finish
 from interp.figures.heads import interval_bars
 from interp.reports import Findings
+from interp.statistics import Estimate
 from probes.harmfulness.attacks.texts import FAMILIES
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def statement_of(study: JailbreakStudy) -> list[str]:
     for row in study.gaps().itertuples():
         if not row.gap_low > 0:
             sentences.append(
-                f"Without a jailbreak {NAMES[row.belief]} does not tell refused harmful from harmless requests "
-                f"(gap {row.gap:+.4f} [{row.gap_low:+.4f}, {row.gap_high:+.4f}]): its changes say little."
+                f"Without a jailbreak {NAMES[row.belief]} is not shown to tell refused harmful from harmless requests "
+                f"(gap {Estimate(row.gap, row.gap_low, row.gap_high):+.4f}): its changes say little."
             )
     n_other = int((~study.trials["same_ending"]).sum())
     if study.provenance["settings"]["ending"] is None:
@@ -83,17 +84,17 @@ def statement_of(study: JailbreakStudy) -> list[str]:
 def _sentence(name: str, success: pd.Series, fell: pd.DataFrame, auroc: pd.DataFrame) -> str:
     start = (
         f"{name}: {success['accepted']:.0f} of {success['n']:.0f} refused requests were accepted "
-        f"({success['success']:.0%} [{success['success_low']:.0%}, {success['success_high']:.0%}])."
+        f"({Estimate.from_row(success, 'success'):.0%})."
     )
     if name not in fell.index:
         return start + " None of the trials ends in the usual token, so beliefs can't be compared."
     row = fell.loc[name]
     moved = []
     for belief, column in (("refuse", "refusal"), ("harmful", "belief")):
-        change, low, high = (row[f"{column}_change{end}"] for end in ("", "_low", "_high"))
+        change = Estimate.from_row(row, f"{column}_change")
         share = row[f"{column}_fell_share"]
         way = "" if np.isnan(share) else f" ({share:.0%} of the way to harmless ones)"
-        moved.append(f"{NAMES[belief]} changed by {change:+.4f} [{low:+.4f}, {high:+.4f}]{way}")
+        moved.append(f"{NAMES[belief]} changed by {change:+.4f}{way}")
     stands = ", ".join(
         f"{NAMES[b]} {auroc.loc[(name, b), 'auroc_before']:.2f} before, {auroc.loc[(name, b), 'auroc']:.2f} after"
         for b in BELIEFS

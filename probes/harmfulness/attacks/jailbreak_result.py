@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from interp.statistics import Estimate, wilson_share
-from probes.harmfulness.attacks.statistics import auroc_interval, contrast, mean_contrast, usable_gaps
+from interp.statistics import Estimate, auroc, auroc_estimate, mean_difference, mean_estimate, wilson_share
+from probes.harmfulness.attacks.statistics import usable_gaps
 from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak
 from probes.requests import Request
 
@@ -55,25 +54,27 @@ class JailbreakStudy(
 
     def success(self, by: str = "family") -> pd.DataFrame:
         """By ``"family"`` or ``"jailbreak"``: how many of ``n`` refused harmful requests were accepted, as the share
-        ``success`` with its 95 % Wilson interval; and of ``n_harmless``, the share refused before and after."""
+        ``success`` with its 95 % Wilson interval, in which trials of one request hang together; and of
+        ``n_harmless``, the share refused before and after."""
         rows = []
         for name, part in _parts(self.trials, by):
             harmful, harmless = part[part["kind"] == "harmful"], part[part["kind"] == "harmless"]
             row = {by: name, "n": len(harmful)}
             row |= {v: int((harmful["verdict"] == v).sum()) for v in ("accepted", "unclear")}
-            row |= wilson_share(harmful["verdict"] == "accepted").columns("success")
+            row |= wilson_share(harmful["verdict"] == "accepted", groups=harmful["request"]).columns("success")
             row |= {"n_harmless": len(harmless)}
             row |= {"harmless_refused_before": float((harmless["verdict_before"] == "refused").mean())}
-            rows.append(row | wilson_share(harmless["verdict"] == "refused").columns("harmless_refused"))
+            refused = wilson_share(harmless["verdict"] == "refused", groups=harmless["request"])
+            rows.append(row | refused.columns("harmless_refused"))
         return pd.DataFrame(rows)
 
     def gaps(self) -> pd.DataFrame:
         """How far apart refused harmful and harmless requests lie without a jailbreak, a row for each belief: the
-        difference of the means with its 95 % bootstrap interval."""
+        difference of the means with its 95 % interval."""
         once = self.comparable().drop_duplicates("request")
         harmful, rows = (once["kind"] == "harmful").to_numpy(), []
         for belief in BELIEFS:
-            found = mean_contrast(once[f"{belief}_before"].to_numpy(), harmful, ~harmful, once["request"])
+            found = mean_difference(once[f"{belief}_before"].to_numpy(), harmful, ~harmful, once["request"])
             rows.append({"belief": belief, "n": len(once)} | found.columns("gap"))
         return pd.DataFrame(rows)
 
@@ -81,7 +82,7 @@ class JailbreakStudy(
         """Mean change of both beliefs (after less before, the same requests) by family: of refused harmful requests, of
         those of them that were then accepted, of harmless ones, and the difference of the first and the last.
 
-        ``change`` has a paired 95 % bootstrap interval (whole requests are drawn). ``share``: the change in parts of
+        ``change`` has a paired 95 % interval (whole requests are drawn). ``share``: the change in parts of
         :meth:`gaps`, NaN for a gap whose interval is not above zero; -1 brings harmful requests to where harmless ones
         are. Over the trials that end alike, unless the study leaves endings as they are.
         """
@@ -97,9 +98,10 @@ class JailbreakStudy(
             for belief in BELIEFS:
                 before, after = part[f"{belief}_before"].to_numpy(), part[belief].to_numpy()
                 for name, (plus, minus) in groups.items():
-                    change = mean_contrast(after - before, plus, minus, part["request"])
+                    change = mean_difference(after - before, plus, minus, part["request"])
                     row = {"family": family, "belief": belief, "requests": name, "n": int(plus.sum())}
-                    row |= {"before": contrast(before, plus, minus), "after": contrast(after, plus, minus)}
+                    row |= {"before": mean_difference(before, plus, minus).value}
+                    row |= {"after": mean_difference(after, plus, minus).value}
                     rows.append(row | change.columns("change") | {"share": change.value / unit[belief]})
         return pd.DataFrame(rows)
 
@@ -113,8 +115,7 @@ class JailbreakStudy(
             part = part[part["kind"] == "harmful"]
             values = {b: (part[b] - part[f"{b}_before"]).to_numpy() for b in BELIEFS}
             values["further"] = values["harmful"] / unit["harmful"] - values["refuse"] / unit["refuse"]
-            everything = np.ones(len(part), dtype=bool)
-            found = {name: mean_contrast(v, everything, None, part["request"]) for name, v in values.items()}
+            found = {name: mean_estimate(v, part["request"]) for name, v in values.items()}
             row = {"family": family, "n": len(part), "lowered": _which(found)}
             for belief, name in (("refuse", "refusal"), ("harmful", "belief")):
                 row |= found[belief].columns(f"{name}_change")
@@ -124,7 +125,7 @@ class JailbreakStudy(
 
     def separation(self) -> pd.DataFrame:
         """Do harmful requests still stand out among requests wrapped alike? AUROC of each belief, refused harmful
-        against harmless, before and after (95 % bootstrap interval), by family. Belief "layer0", the embedding at
+        against harmless, before and after (95 % interval), by family. Belief "layer0", the embedding at
         t_inst, is the control: 0.5 where prompts end alike."""
         rows = []
         for family, part in _parts(self.comparable(), "family"):
@@ -132,8 +133,8 @@ class JailbreakStudy(
             for belief in (*BELIEFS, "layer0"):
                 before, after = (part[c].to_numpy() for c in (f"{belief}_before", belief))
                 row = {"family": family, "belief": belief, "n": len(part)}
-                row |= {"auroc_before": auroc_interval(before, positive, part["request"]).value}
-                rows.append(row | auroc_interval(after, positive, part["request"]).columns("auroc"))
+                row |= {"auroc_before": float(auroc(before, positive))}
+                rows.append(row | auroc_estimate(after, positive, part["request"]).columns("auroc"))
         return pd.DataFrame(rows)
 
     def comparable(self) -> pd.DataFrame:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from sklearn.metrics import roc_auc_score
 
 from interp.models import Model
 from interp.prompts import Prompt
+from interp.statistics import auroc
 from probes.harmfulness.directions.first_tokens import Openings
 from probes.requests import Behaviour, Verdict, build_request_prompts
 
@@ -64,13 +64,13 @@ def find_openings(
         )
     odds = torch.logsumexp(logits[:, refusing], -1) - torch.logsumexp(logits[:, accepting], -1)
     judged = [i for i, v in enumerate(verdicts) if v in SIDES]
-    auroc = float("nan")
+    told = float("nan")
     if n_refused and n_accepted:
-        auroc = float(roc_auc_score([verdicts[i] == "refused" for i in judged], odds[judged].numpy()))
+        told = float(auroc(odds[judged].numpy(), [verdicts[i] == "refused" for i in judged]))
     texts = (tuple(model.tokenizer.decode([t]) for t in side) for side in (refusing, accepting))
     covered = zip(counts.items(), (refusing, accepting), strict=True)
     coverage = {side: round(sum(n[t] for t in own) / n.total(), 4) for (side, n), own in covered if n}
-    return Openings(tuple(refusing), tuple(accepting), *texts, coverage, auroc, how)
+    return Openings(tuple(refusing), tuple(accepting), *texts, coverage, told, how)
 
 
 def openings_of(model: Model, behaviour: Behaviour, asking: Mapping[str, Any], batch_size: int = 16) -> Openings:

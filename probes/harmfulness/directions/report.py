@@ -14,7 +14,7 @@ from interp.figures import GREY, NEGATIVE, POSITIVE, finish
 from interp.figures.heads import interval_lines
 from interp.records import hash_json
 from interp.reports import Findings
-from interp.statistics import mean_interval
+from interp.statistics import Claim, Estimate, difference_of, mean_estimate
 from probes.harmfulness.directions.directions import HarmfulDirections, HeldOut
 from probes.requests import hash_requests
 
@@ -67,8 +67,7 @@ def beliefs_by_group(beliefs: pd.DataFrame) -> pd.DataFrame:
     for group, part in beliefs.groupby("group", sort=False):
         row = {"group": group, "n": len(part)}
         for name in ("harmful", "refuse"):
-            low, high = mean_interval(part[name].to_numpy())
-            row |= {name: part[name].mean(), f"{name}_low": float(low), f"{name}_high": float(high)}
+            row |= mean_estimate(part[name].to_numpy()).columns(name)
             row[f"share_{name}"] = float((part[name] > 0).mean())
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -162,10 +161,9 @@ def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def _sentences(directions: HarmfulDirections) -> Iterator[str]:
     mean, data = directions.agreement.mean, directions.provenance["data"]
     yield (
-        f"Harmfulness (t_inst) and refusal (t_post) have a cosine of {mean['cosine']:.2f} "
-        f"[{mean['cosine_low']:.2f}, {mean['cosine_high']:.2f}] (mean of layers 1 to L), where two estimates of one "
-        f"direction reach {mean['ceiling']:.2f}; corrected for that, {mean['disattenuated']:.2f} "
-        f"[{mean['disattenuated_low']:.2f}, {mean['disattenuated_high']:.2f}]. Fitted on "
+        f"Harmfulness (t_inst) and refusal (t_post) have a cosine of "
+        f"{Estimate.from_row(mean, 'cosine'):.2f} (mean of layers 1 to L), where two estimates of one direction reach "
+        f"{mean['ceiling']:.2f}; corrected for that, {Estimate.from_row(mean, 'disattenuated'):.2f}. Fitted on "
         f"{data['n_positive']} positive and {data['n'] - data['n_positive']} negative requests."
     )
     if directions.is_confounded:
@@ -173,7 +171,7 @@ def _sentences(directions: HarmfulDirections) -> Iterator[str]:
 
 
 def _held_out_sentences(condition: str, held: HeldOut) -> Iterator[str]:
-    words = held.baselines.set_index("baseline").loc["words (TF-IDF)", "auroc"]
+    words = Estimate.from_row(held.baselines.set_index("baseline").loc["words (TF-IDF)"], "auroc")
     for (direction, position, classes), part in held.separations.groupby(
         ["direction", "position", "classes"], sort=False
     ):
@@ -181,16 +179,16 @@ def _held_out_sentences(condition: str, held: HeldOut) -> Iterator[str]:
         best = later.loc[later["auroc"].idxmax()]
         yield (
             f"{condition}: {direction} (at {position}) tells {classes} with AUROC {later['auroc'].min():.2f} to "
-            f"{best['auroc']:.2f} over layers 1 to L (best at layer {best['layer']}: [{best['auroc_low']:.2f}, "
-            f"{best['auroc_high']:.2f}]) on {best['n']} other requests; the embedding {held.layer0_auroc:.2f}."
+            f"{best['auroc']:.2f} over layers 1 to L (best at layer {best['layer']}: "
+            f"{_against_chance(best)}) on {best['n']} other requests; the embedding {held.layer0_auroc:.2f}."
         )
     kinds = held.separations.query("position == 't_inst' and layer > 0 and classes == 'harmful from harmless'")
     best = kinds.loc[kinds["auroc"].idxmax()]
-    verdict = "less than" if words < best["auroc_low"] else "not shown to differ from"
-    verdict = "more than" if words > best["auroc_high"] else verdict
+    less = Claim("", difference_of(Estimate.from_row(best, "auroc"), words), n=int(best["n"]))
+    verdict = {"above": "less than", "below": "more than"}.get(less.verdict, "not shown to differ from")
     yield (
         f"{condition}: words alone (TF-IDF, cross-validated on the same requests) reach {words:.2f}: {verdict} "
-        f"harmfulness at its best layer, {best['auroc']:.2f} [{best['auroc_low']:.2f}, {best['auroc_high']:.2f}]."
+        f"harmfulness at its best layer, {Estimate.from_row(best, 'auroc'):.2f}."
     )
     if held.is_confounded:
         found = max(held.layer0_auroc, held.directions.layer0_auroc)
@@ -200,6 +198,10 @@ def _held_out_sentences(condition: str, held: HeldOut) -> Iterator[str]:
         for row in beliefs_by_group(held.beliefs).itertuples()
     ]
     yield f"{condition}: believed harmful, and to be refused (above 0): {'; '.join(shares)}."
+
+
+def _against_chance(row: pd.Series) -> str:
+    return Claim("", Estimate.from_row(row, "auroc"), null=0.5, n=int(row["n"])).finding()
 
 
 def _confounded(what: str, layer0_auroc: float) -> str:

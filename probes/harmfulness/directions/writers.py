@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from interp.door import public
@@ -29,7 +28,7 @@ from interp.reading import LogitDifference
 from interp.records import Kept, keep_of, keeps_work
 from interp.scans import scan_projection, write_along
 from interp.scans.scan import scan
-from interp.statistics import mean_interval
+from interp.statistics import auroc, mean_interval
 from probes.harmfulness.directions.controls import balanced_half, controls_of
 from probes.harmfulness.directions.directions import HarmfulDirections
 from probes.harmfulness.directions.first_tokens import Openings
@@ -385,13 +384,13 @@ def _noise_floor(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _behaviour(clean: Float[np.ndarray, "example 2"]) -> dict[str, Any]:
     """Log odds of refusing of the unedited model, and how well they tell harmful requests from harmless ones."""
     harmful, harmless = clean.T
-    auroc = roc_auc_score([1] * len(harmful) + [0] * len(harmless), [*harmful, *harmless])
+    told = auroc([*harmful, *harmless], [True] * len(harmful) + [False] * len(harmless))
     return {
         "mean_log_odds_of_refusing_harmful": round(float(harmful.mean()), 4),
         "mean_log_odds_of_refusing_harmless": round(float(harmless.mean()), 4),
         "share_of_harmful_above_0": round(float((harmful > 0).mean()), 4),
         "share_of_harmless_above_0": round(float((harmless > 0).mean()), 4),
-        "auroc": round(float(auroc), 4),
+        "auroc": round(float(told), 4),
     }
 
 

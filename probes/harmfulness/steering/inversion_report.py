@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
 from interp.reports import Findings
+from interp.statistics import Estimate
 from probes.harmfulness.steering.inversion_result import EVERY, MASKS, Inversion
 
-FEWEST = 0.2  # share of answers that could be turned, below which a verdict says little
+LEAST_TURNABLE = 0.2  # share of answers that could be turned, below which a verdict says little
 
 
 def findings_of(study: Inversion, include_replies: bool = False) -> Findings:
@@ -66,7 +67,7 @@ def inversion_sentences(table: pd.DataFrame) -> list[str]:
             said = "; ".join(_told(part, sign, name, kind) for name in ("harmfulness", "refusal"))
             sentences.append(f"Mask '{mask}', {kind} requests, change of Certainly: {said}.")
     for kind, word in (("harmless", "no"), ("harmful", "certainly")):
-        if kind in plain and plain[kind][word] < FEWEST:
+        if kind in plain and plain[kind][word] < LEAST_TURNABLE:
             verdicts.append(
                 f"{plain[kind][word]:.0%} of {kind} requests are answered {word.capitalize()} unsteered: there is "
                 "little to turn; read the margins."
@@ -75,10 +76,10 @@ def inversion_sentences(table: pd.DataFrame) -> list[str]:
 
 
 _VERDICT = {
-    (True, False): "harmfulness turns {} and refusal does not, as the paper found",
+    (True, False): "harmfulness turns {} and refusal is not shown to, as the paper found",
     (True, True): "both directions turn {}, so they are not told apart",
-    (False, True): "refusal turns {} and harmfulness does not: the reverse of the paper's finding",
-    (False, False): "neither direction turns {} beyond the controls",
+    (False, True): "refusal turns {} and harmfulness is not shown to: the reverse of the paper's finding",
+    (False, False): "neither direction is shown to turn {} beyond the controls",
 }
 
 
@@ -103,9 +104,9 @@ def _told(part: pd.DataFrame, sign: str, name: str, kind: str) -> str:
         if c != "direction"
     )
     row = told["direction"]
-    ends = f"[{100 * row['change_certainly_low']:+.0f}, {100 * row['change_certainly_high']:+.0f}]"
+    change = Estimate.from_row(row, "change_certainly").times(100)
     return (
-        f"{sign}{name} {100 * row['change_certainly']:+.0f} points {ends}, margin {row['change_margin']:+.2f} nats"
+        f"{sign}{name} {change:+.0f} points, margin {Estimate.from_row(row, 'change_margin'):+.2f} nats"
         f"{f' ({controls[2:]})' if controls else ''}"
     )
 

@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 
 from interp.reports import Result
-from interp.statistics import paired_share_change, wilson_share
-from probes.harmfulness.steering.rates import signed_mean
+from interp.statistics import mean_estimate, paired_share_change, wilson_share
 from probes.requests import Request
 
 YES, NO = "Certainly", "No"
@@ -131,14 +130,14 @@ def _measures(frame: pd.DataFrame, plain: pd.DataFrame, sign: str) -> dict[str, 
     for word in ("Certainly", "No", "other"):
         by_request = after[word].groupby(ids, sort=False).mean()
         row |= wilson_share(after[word], len(by_request)).columns(word.lower())
-    row |= signed_mean(after["margin"].groupby(ids, sort=False).mean().to_numpy()).columns("margin")
+    row |= mean_estimate(after["margin"].groupby(ids, sort=False).mean().to_numpy()).columns("margin")
     if not sign:
         return row
     for word in ("Certainly", "No"):
         pair = [f[word].groupby(ids, sort=False).mean().to_numpy() for f in (after, before)]
         row |= paired_share_change(*pair).columns(f"change_{word.lower()}")
     moved = (after["margin"] - before["margin"]).groupby(ids, sort=False).mean().to_numpy()
-    row |= signed_mean(moved).columns("change_margin")
+    row |= mean_estimate(moved).columns("change_margin")
     first, then = ("No", "Certainly") if sign == "+" else ("Certainly", "No")
     flippable = before[first] == 1
     row |= wilson_share(after[then][flippable], len(set(ids[flippable]))).columns("flipped")

@@ -7,25 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
-from interp.statistics import UNKNOWN, Estimate, bootstrap_interval, paired_share_change, wilson_share
+from interp.statistics import UNKNOWN, Estimate, mean_estimate, paired_share_change, ratio_estimate, wilson_share
 
 ARM = ["stage", "kind", "arm", "control", "layer", "coefficient"]
 REPETITION_MARGIN = 0.1
-N_RESAMPLES = 1000
 
 
 def perplexity_of(frame: pd.DataFrame) -> Estimate:
-    """exp(total nll / total tokens) of the replies, with a bootstrap interval over replies; NaN without a token."""
+    """exp(total nll / total tokens) of the replies, with an interval over replies; NaN without a token."""
     rows = frame[frame["n_tokens"] > 0]
-    if rows.empty:
-        return UNKNOWN
-    nll, n = rows["nll"].to_numpy(), rows["n_tokens"].to_numpy(float)
-    low, high = bootstrap_interval(
-        lambda a, b, counts: np.exp(counts @ a / (counts @ b)), nll, n, n_resamples=N_RESAMPLES, weighted=True
-    )
-    return Estimate(float(np.exp(nll.sum() / n.sum())), float(low), float(high))
+    nats = ratio_estimate(rows["nll"].to_numpy(float), rows["n_tokens"].to_numpy(float))
+    return Estimate(*(float(np.exp(number)) for number in nats))
 
 
 def summarise(outcomes: pd.DataFrame, fluency_factor: float) -> pd.DataFrame:
@@ -53,7 +46,7 @@ def summarise(outcomes: pd.DataFrame, fluency_factor: float) -> pd.DataFrame:
             row |= wilson_share(refused).columns("refusal_rate")
             row |= paired_share_change(refused, before).columns("change") | perplexity.columns("perplexity")
             row |= {"perplexity_ratio": perplexity.value / base, "repetition": replied["repetition"].mean()}
-            row |= signed_mean(part["kl"].dropna().to_numpy()).columns("kl")
+            row |= mean_estimate(part["kl"].dropna().to_numpy()).columns("kl")
             rows.append(row | _fluency(row, repeated, fluency_factor))
     return pd.DataFrame(rows)
 
@@ -102,16 +95,6 @@ def compare(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 def _refused(rows: pd.DataFrame) -> pd.Series:
     return (rows.set_index("id")["verdict"] == "refused").astype(float)
-
-
-def signed_mean(values: Float[np.ndarray, " example"]) -> Estimate:
-    """The mean of any numbers, with a bootstrap interval."""
-    if not len(values):
-        return UNKNOWN
-    low, high = bootstrap_interval(
-        lambda x, counts: counts @ x / counts.sum(1), values, n_resamples=N_RESAMPLES, weighted=True
-    )
-    return Estimate(float(values.mean()), float(low), float(high))
 
 
 def noise_note(summary: pd.DataFrame) -> str:

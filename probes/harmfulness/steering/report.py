@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars, interval_lines
 from interp.reports import Findings
+from interp.statistics import Estimate
 from probes.harmfulness.steering.rates import noise_note
 from probes.harmfulness.steering.result import SteeringStudy
 
@@ -140,12 +141,11 @@ def _where(row: Any) -> str:
 
 
 def _rate(row: dict[str, Any]) -> str:
-    return f"{row['refusal_rate']:.0%} [{row['refusal_rate_low']:.0%}, {row['refusal_rate_high']:.0%}]"
+    return f"{Estimate.from_row(row, 'refusal_rate'):.0%}"
 
 
 def _points(row: dict[str, Any]) -> str:
-    low, high = 100 * row["change_low"], 100 * row["change_high"]
-    return f"{100 * row['change']:+.0f} points [{low:+.0f}, {high:+.0f}]"
+    return f"{Estimate.from_row(row, 'change').times(100):+.0f} points"
 
 
 def _yes(is_so: bool) -> str:

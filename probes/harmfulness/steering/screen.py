@@ -18,10 +18,9 @@ from interp.reading import LogitDifference
 from interp.records import run_batches
 from interp.scans import Positions
 from interp.scans.scan import scan
-from interp.statistics import wilson_share
+from interp.statistics import mean_estimate, wilson_share
 from probes.harmfulness.directions import DIRECTIONS, Openings
 from probes.harmfulness.steering.arms import Arm
-from probes.harmfulness.steering.rates import signed_mean
 from probes.heads import check_once
 from probes.requests import Kind, Request
 
@@ -124,8 +123,8 @@ def _table(grid, sign, kind: Kind, clean, values, where: str, place: Positions, 
     for (name, layer, coefficient), column in zip(grid, values.T, strict=True):
         arm = Arm("validation", kind, name, "add", layer, sign * coefficient)
         row: dict[str, Any] = {"arm": arm.name, "kind": kind, "direction": name, "positions": where, "layer": layer}
-        row |= {"coefficient": arm.coefficient, "n": len(column)} | signed_mean(column).columns("log_odds")
-        row |= signed_mean(column - clean).columns("change")
+        row |= {"coefficient": arm.coefficient, "n": len(column)} | mean_estimate(column).columns("log_odds")
+        row |= mean_estimate(column - clean).columns("change")
         row |= wilson_share(column > 0).columns("leans_to_refusal")
         rows.append(row | {"unsteered": float((clean > 0).mean()), "how": f"{how}, positions={place}"})
     return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.statistics.estimates import wilson_share
+from interp.statistics import wilson_share
 from probes.scenes.training.packing import Template, pack, pixel_values, target_logits
 from probes.scenes.training.training import Pool
 

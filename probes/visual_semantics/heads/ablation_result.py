@@ -14,10 +14,17 @@ from jaxtyping import Bool, Float
 from scipy.stats import norm
 
 from interp.reports import Result
-from interp.statistics import UNKNOWN, Estimate, bootstrap_interval, paired_share_change
-from interp.statistics.estimates import CONFIDENCE
-from probes.heads import Head, interval_of, permutation_p
-from probes.visual_semantics.heads.scores import FEWEST, NAMES
+from interp.statistics import (
+    CONFIDENCE,
+    FEWEST,
+    UNKNOWN,
+    Estimate,
+    bootstrap_interval,
+    mean_interval,
+    paired_share_change,
+)
+from probes.heads import Head, permutation_p
+from probes.visual_semantics.heads.scores import NAMES
 from probes.visual_semantics.questions import Asked
 
 SetEdit = Literal["zero", "mean_of_others"]
@@ -138,7 +145,7 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
             return Estimate(np.nan, np.nan, np.nan)
         if len(change) < FEWEST:
             return Estimate(float(change.mean()), np.nan, np.nan)
-        low, high = (float(end[0]) for end in interval_of(change[:, None], self.pictures[chosen]))
+        low, high = (float(end[0]) for end in mean_interval(change[:, None], self.pictures[chosen]))
         found = Estimate(float(change.mean()), low, high)
         if measure == "accuracy":
             found = _no_narrower(found, paired_share_change(change.clip(0), (-change).clip(0)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
 import pandas as pd
 
+from interp import statistics
 from interp.door import public
 from interp.statistics import Estimate
 from probes.heads import ALPHA
@@ -45,15 +46,13 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        value, low, high = self.estimate
-        if not (isfinite(value) and isfinite(low) and isfinite(high)):
+        by_interval = statistics.Claim(self.number, self.estimate, self.null, self.claimed, fewest=0)
+        tested = replace(by_interval, p=self.p)
+        if tested.verdict == "too few":
             return "not tested"
-        above, below = low > self.null, high < self.null
-        on_side, on_other = (above, below) if self.claimed == "above" else (below, above)
-        by_chance = isfinite(self.p) and self.p > ALPHA + 1e-9
-        if on_other and not (by_chance and self.two_sided):
+        if (tested if self.two_sided else by_interval).is_reversed:
             return "reversed"
-        return "shown" if on_side and not by_chance else "not shown"
+        return "shown" if tested.is_shown else "not shown"
 
     def sentence(self) -> str:
         """The claim, its verdict and its number."""

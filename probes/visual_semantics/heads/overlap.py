@@ -23,9 +23,8 @@ from scipy.stats import hypergeom, norm, rankdata
 from interp.door import public
 from interp.records import hash_json
 from interp.reports import Result
-from interp.statistics import Estimate, around
-from interp.statistics.estimates import CONFIDENCE
-from probes.visual_semantics.heads.scores import FEWEST, NAMES, RELU
+from interp.statistics import CONFIDENCE, FEWEST, Estimate, around
+from probes.visual_semantics.heads.scores import NAMES, RELU
 
 if TYPE_CHECKING:
     from probes.visual_semantics.heads.result import VisualHeads

@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 
 from interp.figures import overlap_matrix
 from interp.reports import Findings
+from interp.statistics import FEWEST
 from probes.visual_semantics.heads.claims import claim_tables, claims_of, sentences_of
 from probes.visual_semantics.heads.overlap import HeadOverlap, name_of_group
-from probes.visual_semantics.heads.scores import FEWEST, NAMES
+from probes.visual_semantics.heads.scores import NAMES
 
 
 def findings_of(overlap: HeadOverlap) -> Findings:

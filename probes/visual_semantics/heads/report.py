@@ -8,10 +8,10 @@ import pandas as pd
 
 from interp.figures import head_label, heads_by_level, strongest_examples
 from interp.reports import Findings
-from probes.heads import interval_of
+from interp.statistics import FEWEST, mean_interval
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.result import VisualHeads
-from probes.visual_semantics.heads.scores import FEWEST, NAMES, RELU, largest_by_chance
+from probes.visual_semantics.heads.scores import NAMES, RELU, largest_by_chance
 from probes.visual_semantics.questions.prompts import NO, YES
 
 _SHOWN = 20  # heads of each level in the tables of the page
@@ -226,12 +226,12 @@ def gold_table(heads: VisualHeads, score: str, level: str | None, k: int = 10) -
         for gold, chosen in drops.items():
             row[f"score_{gold}"] = float(means[gold][layer, head])
             drop = heads.drop[chosen][:, layer, head, None].astype(np.float64)
-            low, high = (float(end[0]) for end in interval_of(drop, heads.pictures[chosen]))
+            low, high = (float(end[0]) for end in mean_interval(drop, heads.pictures[chosen]))
             row |= {f"drop_{gold}": float(drop.mean()), f"drop_{gold}_low": low, f"drop_{gold}_high": high}
             signs.append(int(low > 0) - int(high < 0))
         row["score_balanced"] = (row[f"score_{YES}"] + row[f"score_{NO}"]) / 2
         pushes = push[:, layer, head, None].astype(np.float64)
-        low, high = (float(end[0]) for end in interval_of(pushes, heads.pictures[of_both]))
+        low, high = (float(end[0]) for end in mean_interval(pushes, heads.pictures[of_both]))
         row |= {"yes_push": float(pushes.mean()), "yes_push_low": low, "yes_push_high": high}
         rows.append(row | {"verdict": _VERDICTS.get(tuple(signs), "unclear")})
     return pd.DataFrame(rows)

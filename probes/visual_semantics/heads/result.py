@@ -15,9 +15,9 @@ from interp.door import made_by
 from interp.rankings import HeadRanking
 from interp.records import hash_json
 from interp.reports import Result
-from interp.statistics import split_half, wilson_share
+from interp.statistics import FEWEST, split_half, wilson_share
 from probes.scenes import LEVELS
-from probes.visual_semantics.heads.scores import FEWEST, MEASURES, NAMES, RELU, SCORES, SIGNS, score_table
+from probes.visual_semantics.heads.scores import MEASURES, NAMES, RELU, SCORES, SIGNS, score_table
 from probes.visual_semantics.questions import Asked
 from probes.visual_semantics.questions.prompts import YES
 

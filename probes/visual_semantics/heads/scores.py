@@ -19,9 +19,7 @@ from jaxtyping import Float
 
 from interp.figures import head_label
 from interp.rankings import Measure, register
-from interp.statistics import benjamini_hochberg, sign_flip_p
-from interp.statistics.estimates import SEED
-from probes.heads import interval_of
+from interp.statistics import SEED, benjamini_hochberg, group_sums, mean_interval, sign_flip_p
 
 if TYPE_CHECKING:
     pass
@@ -101,9 +99,6 @@ MEASURES = tuple(
 
 _FLAT = "example layer head -> example (layer head)"
 
-FEWEST = 10
-"""Examples below which a group's score is flagged."""
-
 
 def score_table(
     change: Float[np.ndarray, "example layer head"],
@@ -129,17 +124,17 @@ def score_table(
         "label": [head_label(*pair) for pair in zip(layer, head, strict=True)],
         "score": scored.mean(0),
     }
-    columns["score_low"], columns["score_high"] = interval_of(scored, groups)
+    columns["score_low"], columns["score_high"] = mean_interval(scored, groups)
     if relu:
         floor = np.abs(x).mean(0) / 2
         columns |= {"floor": floor, "floor_95": floor + np.quantile(_flipped_means(x, groups), 0.95, axis=0) / 2}
     columns["mean_change"] = x.mean(0)
-    columns["mean_change_low"], columns["mean_change_high"] = interval_of(x, groups)
+    columns["mean_change_low"], columns["mean_change_high"] = mean_interval(x, groups)
     p = sign_flip_p(group_sums(x, groups), n_resamples=int(np.clip(100 * x.shape[1], 9_999, 50_000)))
     columns |= {"p": p, "q": benjamini_hochberg(p)}
     push = rearrange(yes_push.astype(np.float64), _FLAT)
     columns["yes_push"] = push.mean(0)
-    columns["yes_push_low"], columns["yes_push_high"] = interval_of(push, groups)
+    columns["yes_push_low"], columns["yes_push_high"] = mean_interval(push, groups)
     frame = pd.DataFrame(columns | {"n": n})
     return frame.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
@@ -148,14 +143,6 @@ def largest_by_chance(change: Float[np.ndarray, "example layer head"], groups: S
     """The 95th percentile of the highest S of any head when each group's changes have a random sign."""
     x = rearrange(change.astype(np.float64), _FLAT)
     return float(np.quantile((np.abs(x).mean(0) / 2 + _flipped_means(x, groups) / 2).max(1), 0.95))
-
-
-def group_sums(x: Float[np.ndarray, "example cell"], groups: Sequence[str]) -> Float[np.ndarray, "group cell"]:
-    """Sums over the examples of each group: what is flipped as one."""
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.zeros((group.max() + 1, x.shape[1]))
-    np.add.at(sums, group, x)
-    return sums
 
 
 def _flipped_means(x: Float[np.ndarray, "example cell"], groups: Sequence[str]) -> Float[np.ndarray, "flip cell"]:

@@ -22,7 +22,7 @@ from interp.figures import head_label, heads_by_level
 from interp.interventions import Branch, HeadEdit, patch_each_head
 from interp.scans.scan import scan
 from interp.scans.tracing import LEAST
-from interp.statistics import benjamini_hochberg, bootstrap_interval, mean_interval, sign_flip_p
+from interp.statistics import Estimate, benjamini_hochberg, mean_interval, ratio_interval, sign_flip_p
 from probes.visual_semantics.tracing.prompts import METRICS, Twins
 from probes.visual_semantics.tracing.tables import LEAST_PAIRS
 
@@ -122,10 +122,9 @@ class HeadTraces:
         most = f"{first['head']} brings most of the answer back"
         if not n_back:
             most = f"none is shown to bring the answer back; the highest is {first['head']}"
-        interval = f" [{first['change_low']:+.3f}, {first['change_high']:+.3f}]"
         return (
-            f"{said}{most} ({first['change']:+.3f}{interval}{share}). Over {n} pairs, heads that bring some of it back "
-            f"at q < 0.05: {n_back}{beyond}; that take some away: {int((clear['change'] < 0).sum())}{few}."
+            f"{said}{most} ({Estimate.from_row(first, 'change'):+.3f}{share}). Over {n} pairs, heads that bring some "
+            f"of it back at q < 0.05: {n_back}{beyond}; that take some away: {int((clear['change'] < 0).sum())}{few}."
         )
 
     def _shares(self, change: Float[np.ndarray, "example layer head"]) -> dict[str, np.ndarray]:
@@ -133,11 +132,7 @@ class HeadTraces:
         flat = rearrange(change, "pair layer head -> pair (layer head)")
         if abs(difference.mean()) < LEAST[_METRIC.unit]:
             return {f"share{end}": np.full(flat.shape[1], np.nan) for end in ("", "_low", "_high")}
-
-        def ratio(flat: np.ndarray, difference: np.ndarray, counts: np.ndarray) -> np.ndarray:
-            return (counts @ flat) / (counts @ difference)[:, None]
-
-        low, high = bootstrap_interval(ratio, flat, difference, weighted=True)
+        low, high = ratio_interval(flat, difference)
         return {"share": flat.mean(axis=0) / difference.mean(), "share_low": low, "share_high": high}
 
 

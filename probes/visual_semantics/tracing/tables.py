@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from einops import rearrange
 from jaxtyping import Bool, Float
 
 from interp.scans.tracing import LEAST, Measured, Trace
-from interp.statistics import bootstrap_interval, mean_interval
+from interp.statistics import bootstrap_interval, mean_interval, ratio_interval
 from probes.visual_semantics.tracing.roles import CONCEPT, EDITED, LAST, PICTURE
 
 ALL = "all"
@@ -183,14 +182,7 @@ def _share(m: Measured, change: Float[np.ndarray, "example part layer"], known: 
     if not len(change) or abs(difference.mean()) < LEAST[m.unit]:
         nothing = np.full(change.shape[1:], np.nan)
         return nothing, nothing, nothing
-    flat = rearrange(change, "pair part layer -> pair (part layer)").astype(np.float64)
-
-    def ratio(flat: np.ndarray, difference: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        return (counts @ flat) / (counts @ difference)[:, None]
-
-    low, high = bootstrap_interval(ratio, flat, difference, weighted=True)
-    shape = change.shape[1:]
-    return change.mean(axis=0) / difference.mean(), low.reshape(shape), high.reshape(shape)
+    return change.mean(axis=0) / difference.mean(), *ratio_interval(change, difference)
 
 
 def _control_change(m: Measured, other: Measured) -> Float[np.ndarray, "example part layer region"]:

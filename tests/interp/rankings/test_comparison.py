@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from interp import statistics
 from interp.rankings.comparison import compare, moved_heads
 from interp.rankings.ranking import HeadRanking
-from interp.statistics import estimates as statistics, rank_agreement
+from interp.statistics import rank_agreement
 
 SHAPE = (6, 5)
 

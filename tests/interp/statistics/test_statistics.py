@@ -5,14 +5,25 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
-from interp.statistics.estimates import (
+from interp.statistics import (
+    auroc,
+    auroc_difference,
+    auroc_estimate,
+    auroc_interval,
     benjamini_hochberg,
     bootstrap_interval,
+    difference_of,
+    mean_difference,
+    mean_estimate,
     mean_interval,
     paired_share_change,
     rank_biased_overlap,
+    ratio_estimate,
+    ratio_interval,
     sign_flip_p,
+    spearman,
     split_half,
     top_k_overlap,
     wilson_share,
@@ -24,21 +35,23 @@ def null_scores() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(40, 20, 15)).astype(np.float32)
 
 
-def test_interval_agrees_with_a_plain_loop():
+def test_interval_is_the_wider_of_students_and_of_halls():
     scores = np.random.default_rng(1).exponential(size=(30, 2, 3))
-    low, high = mean_interval(scores, n_resamples=40_000)
-    rng = np.random.default_rng(99)
-    means = np.array([scores[rng.integers(0, 30, 30)].mean(axis=0) for _ in range(40_000)])
-    slow_low, slow_high = np.percentile(means, [2.5, 97.5], axis=0)
-    # Monte-Carlo error of a 2.5 % quantile: sqrt(0.025 * 0.975 / 40000) / normal density at 1.96 = 0.0134 sd
-    tolerance = 4 * np.sqrt(2) * 0.0134 * means.std(axis=0).max()
-    np.testing.assert_allclose(low, slow_low, atol=tolerance)
-    np.testing.assert_allclose(high, slow_high, atol=tolerance)
+    low, high = mean_interval(scores)
+    for layer, head in product(range(2), range(3)):
+        x = scores[:, layer, head]
+        error, t = x.std(ddof=1) / np.sqrt(30), stats.t.ppf(0.975, 29)
+        k = stats.skew(x) / np.sqrt(30) * (1 + 6 / 30)
+        u = np.linspace(-40, 40, 800_001)
+        transformed = u + k * u**2 / 3 + k**2 * u**3 / 27 + k / 6  # rises with u
+        ends = [x.mean() - error * u[np.searchsorted(transformed, side)] for side in (t, -t)]
+        assert low[layer, head] == pytest.approx(min(ends[0], x.mean() - t * error), abs=1e-4)
+        assert high[layer, head] == pytest.approx(max(ends[1], x.mean() + t * error), abs=1e-4)
 
 
 def test_interval_covers_the_true_mean_about_as_often_as_it_says(null_scores):
     low, high = mean_interval(null_scores, confidence=0.9)
-    assert 0.83 < ((low < 0) & (high > 0)).mean() < 0.94
+    assert 0.84 < ((low < 0) & (high > 0)).mean() < 0.95
 
 
 def test_interval_laws():
@@ -63,11 +76,17 @@ def test_interval_of_too_little_or_broken_data_is_nan():
         mean_interval(scores, confidence=95)
 
 
+def halls_t(x: np.ndarray) -> np.ndarray:
+    n, t = len(x), x.mean(0) / x.std(0, ddof=1) * np.sqrt(len(x))
+    k = stats.skew(x) / np.sqrt(n) * (1 + 6 / n)
+    return t + k * t**2 / 3 + k**2 * t**3 / 27 + k / 6
+
+
 @pytest.mark.parametrize("n", [2, 3, 7, 10])
 def test_sign_flip_p_is_exact_when_all_flips_fit(n):
     scores = np.random.default_rng(n).normal(0.4, 1.0, size=(n, 5)).astype(np.float32).astype(np.float64)
-    flipped = np.array([np.array(signs) @ scores for signs in product([1, -1], repeat=n)])  # [2^n, head]
-    observed, slack = scores.sum(axis=0), 1e-9
+    flipped = np.array([halls_t(np.array(signs)[:, None] * scores) for signs in product([1, -1], repeat=n)])
+    observed, slack = halls_t(scores), 1e-9
     tails = np.minimum((flipped >= observed - slack).mean(axis=0), (flipped <= observed + slack).mean(axis=0))
     np.testing.assert_allclose(sign_flip_p(scores), np.minimum(2 * tails, 1.0))
 
@@ -167,12 +186,20 @@ def test_a_single_number_is_refused():
 
 
 def test_bootstrap_of_a_mean_is_the_interval_of_the_mean():
-    scores = np.random.default_rng(4).exponential(size=(50, 3))
+    scores = np.random.default_rng(4).normal(size=(50, 3))
     low, high = bootstrap_interval(lambda x: x.mean(axis=0), scores, n_resamples=4000)
-    one_low, one_high = mean_interval(scores, n_resamples=4000)
+    one_low, one_high = mean_interval(scores)
     spread = scores.std(axis=0).max() / np.sqrt(50)
     np.testing.assert_allclose(low, one_low, atol=0.2 * spread)
     np.testing.assert_allclose(high, one_high, atol=0.2 * spread)
+
+
+def test_bootstrap_is_scipys_bca_with_students_tails():
+    x = np.random.default_rng(3).exponential(size=40)
+    confidence = 1 - 2 * stats.norm.cdf(-np.sqrt(40 / 39) * stats.t.ppf(0.975, 39))
+    theirs = stats.bootstrap((x,), np.median, n_resamples=20_000, confidence_level=confidence, rng=1)
+    ours = bootstrap_interval(np.median, x, n_resamples=20_000)
+    np.testing.assert_allclose(ours, theirs.confidence_interval, atol=0.05)
 
 
 @pytest.mark.parametrize("groups", [None, [f"g{i % 13}" for i in range(40)]])
@@ -198,6 +225,7 @@ def test_groups_are_drawn_as_wholes():
     x = np.random.default_rng(5).normal(size=10)
     copies, names = np.repeat(x, 8), [("pair", i) for i in range(10) for _ in range(8)]
     single = bootstrap_interval(np.mean, x)
+    np.testing.assert_allclose(mean_interval(copies, names), mean_interval(x), atol=1e-12)
     np.testing.assert_allclose(bootstrap_interval(np.mean, copies, groups=names), single, atol=1e-12)
     naive = bootstrap_interval(np.mean, copies)
     assert naive.high - naive.low < 0.5 * (single.high - single.low)
@@ -219,7 +247,7 @@ def test_bootstrap_laws(monkeypatch):
     first = bootstrap_interval(np.mean, x[:, 0], seed=1)
     assert first == bootstrap_interval(np.mean, x[:, 0], seed=1) != bootstrap_interval(np.mean, x[:, 0], seed=2)
     np.testing.assert_array_equal(bootstrap_interval(np.median, np.full(9, 2.5)), 2.5)
-    monkeypatch.setattr("interp.statistics.estimates._MAX_BYTES", 8 * 25 * 7)  # blocks of seven draws
+    monkeypatch.setattr("interp.statistics.bootstrap.MAX_BYTES", 8 * 25 * 7)  # blocks of seven draws
     assert bootstrap_interval(np.mean, x[:, 0], seed=1) == first
 
 
@@ -276,3 +304,134 @@ def test_a_paired_change_is_bonett_and_prices():
     assert found.columns("change") == dict(zip(("change", "change_low", "change_high"), found, strict=True))
     assert f"{paired_share_change([1.0], [0.0]):.1f}" == "1.0 [-0.7, 1.0]"  # no certainty from one pair
     assert np.isnan(paired_share_change(np.array([]), np.array([]))).all()
+
+
+# --- means, ratios, differences ---------------------------------------------------------------------------------------
+
+
+def test_a_ratio_of_ones_is_a_mean_and_a_difference_without_a_side_too():
+    x = np.random.default_rng(0).exponential(size=40)
+    low, high = (float(end) for end in mean_interval(x))
+    np.testing.assert_allclose(ratio_interval(x, np.ones(40)), (low, high))
+    assert mean_estimate(x) == pytest.approx((x.mean(), low, high))
+    assert mean_difference(x, np.ones(40, bool)) == pytest.approx((x.mean(), low, high))
+    assert ratio_estimate(3 * x, np.full(40, 2.0)) == pytest.approx((1.5 * x.mean(), 1.5 * low, 1.5 * high))
+
+
+def test_a_ratio_of_equal_parts_is_certain():
+    whole = np.random.default_rng(1).uniform(1, 5, 30)
+    assert ratio_estimate(0.25 * whole, whole) == pytest.approx((0.25, 0.25, 0.25))
+    assert np.isnan(ratio_estimate(whole, whole * 0)).all() and np.isnan(ratio_estimate([], [])).all()
+
+
+def test_differences_of_means():
+    rng = np.random.default_rng(2)
+    x, side = rng.normal(size=60), np.arange(60) < 30
+    value, low, high = mean_difference(x, side, ~side)
+    assert value == pytest.approx(x[:30].mean() - x[30:].mean())
+    welch = stats.ttest_ind(x[:30], x[30:], equal_var=False).confidence_interval()
+    assert (low, high) == pytest.approx(tuple(welch), abs=0.03)
+    assert mean_difference(-x, side, ~side) == pytest.approx((-value, -high, -low))
+    assert mean_difference(x, ~side, side) == pytest.approx((-value, -high, -low))
+    pairs = np.tile(np.arange(30), 2)
+    x = np.tile(rng.normal(size=30), 2) + 0.1 * rng.normal(size=60)  # what a pair has in common cancels
+    paired = mean_difference(x, side, ~side, pairs)
+    assert paired.high - paired.low < 0.2 * (mean_difference(x, side, ~side).high - paired.low)
+    assert np.isnan(mean_difference(x, side & False, side)).all()
+    assert np.isnan(mean_difference(x, np.arange(60) < 1, ~side)[1:]).all()
+
+
+def test_sign_flips_hold_their_level_for_skewed_scores():
+    x = np.random.default_rng(3).exponential(size=(40, 1500)) - 1
+    assert 0.03 < (sign_flip_p(x, n_resamples=499) <= 0.05).mean() < 0.065  # flips of the plain mean: 0.07
+
+
+# --- differences of shares --------------------------------------------------------------------------------------------
+
+
+def test_a_difference_of_shares_is_newcombes():
+    """Newcombe (1998), Stat. Med. 17, Table II, method 10."""
+    for (a, m, b, n), ends in {(56, 70, 48, 80): (0.0524, 0.3339), (9, 10, 3, 10): (0.1705, 0.8090)}.items():
+        one, two = (wilson_share([True] * k + [False] * (size - k)) for k, size in ((a, m), (b, n)))
+        assert difference_of(one, two) == pytest.approx((a / m - b / n, *ends), abs=1e-4)
+        assert difference_of(two, one) == pytest.approx((b / n - a / m, -ends[1], -ends[0]), abs=1e-4)
+    none, all_of_them = wilson_share([False] * 10), wilson_share([True] * 10)
+    assert difference_of(all_of_them, none).low < 0.8 and difference_of(none, none).high > 0.2
+    assert np.isnan(difference_of(none, wilson_share([]))).all()
+
+
+def test_groups_that_agree_widen_a_share():
+    values = np.repeat(np.random.default_rng(0).random(20) < 0.5, 4)
+    names = np.repeat(np.arange(20), 4)
+    grouped = wilson_share(values, groups=names)
+    alone = wilson_share(values[::4])
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.15)
+    assert wilson_share(values, groups=np.arange(80)) == wilson_share(values)
+    certain = wilson_share(np.ones(80), groups=names)
+    assert certain.high == 1 and certain.low == pytest.approx(wilson_share(np.ones(20)).low, abs=0.05)
+    assert np.isnan(wilson_share(values, groups=["one"] * 80)[1:]).all()
+
+
+# --- AUROC ------------------------------------------------------------------------------------------------------------
+
+
+def test_auroc_is_scikit_learns_with_ties():
+    rng = np.random.default_rng(0)
+    positive = rng.random(70) < 0.4
+    scores = np.round(rng.normal(size=(70, 5)) + positive[:, None], 1)
+    found = auroc(scores, positive)
+    np.testing.assert_allclose(found, [roc_auc_score(positive, column) for column in scores.T])
+    np.testing.assert_allclose(auroc(-scores, positive), 1 - found)
+    np.testing.assert_allclose(auroc(scores, ~positive), 1 - found)
+    np.testing.assert_allclose(auroc(1000 * scores, positive), found)
+    np.testing.assert_allclose(auroc(np.exp(scores / 9), positive), found)
+    assert np.isnan(auroc(scores, positive | True)).all()
+
+
+def test_rounding_of_float32_parts_no_tie():
+    margins = np.array([3.25, 3.25 + 1e-7, -1.0, 2.0])
+    assert auroc(margins, [True, False, False, True]) == pytest.approx(0.625)
+
+
+def test_auroc_interval_laws():
+    rng = np.random.default_rng(1)
+    positive = np.arange(60) < 25
+    scores = rng.normal(size=(60, 3)) + 0.8 * positive[:, None]
+    low, high = auroc_interval(scores, positive)
+    value = auroc(scores, positive)
+    assert ((low < value) & (value < high) & (low > 0) & (high < 1)).all()
+    mirrored = auroc_interval(-scores, positive)
+    np.testing.assert_allclose(mirrored.low, 1 - high, atol=1e-9)
+    names = np.arange(60)
+    np.testing.assert_allclose(auroc_interval(scores, positive, names).low, low)
+    copies = auroc_interval(np.repeat(scores, 4, axis=0), np.repeat(positive, 4), np.repeat(names, 4))
+    np.testing.assert_allclose(copies, (low, high), atol=1e-9)  # copies of an example add nothing
+    wide = auroc_interval(scores, positive, confidence=0.99)
+    assert (wide.low < low).all() and (wide.high > high).all()
+
+
+def test_classes_told_apart_without_an_error_are_not_certain():
+    low, high = auroc_interval(np.arange(20.0), np.arange(20) >= 10)
+    assert 0.7 < low < 0.9 and high == 1
+    estimate = auroc_estimate(np.arange(20.0), np.arange(20) < 10)
+    assert estimate.value == 0 and 0.1 < estimate.high < 0.3
+    assert np.isnan(auroc_interval(np.arange(5.0), np.arange(5) < 1)).all()
+
+
+def test_a_difference_of_aurocs_is_paired():
+    rng = np.random.default_rng(2)
+    positive = np.arange(80) < 40
+    signal = rng.normal(size=80) + positive
+    first, second = signal + 0.05 * rng.normal(size=80), signal + 0.05 * rng.normal(size=80)
+    found = auroc_difference(first, second, positive)
+    assert found.value == pytest.approx(float(auroc(first, positive) - auroc(second, positive)))
+    assert found.low < 0 < found.high and found.high - found.low < 0.1
+    assert auroc_difference(second, first, positive) == pytest.approx((-found.value, -found.high, -found.low))
+    assert auroc_difference(first, first, positive) == pytest.approx((0, 0, 0))
+    assert auroc_difference(first, rng.normal(size=80), positive).low > 0
+
+
+def test_spearman_is_scipys():
+    a, b = np.random.default_rng(0).integers(0, 9, (2, 30))
+    assert spearman(a, b) == pytest.approx(tuple(stats.spearmanr(a, b)))
+    assert np.isnan(spearman(a, np.ones(30))).all() and np.isnan(spearman([1.0], [2.0])).all()

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.statistics import estimates as statistics, rank_agreement
+from interp import statistics
+from interp.statistics import rank_agreement
 
 RNG = np.random.default_rng(5)
 SHARES = (RNG.integers(0, 2, 24)).astype(float)  # 0 and 1: exact in every type
@@ -34,8 +35,11 @@ AS = {
     },
 }
 OF_SCORES = {
-    "mean_interval": lambda x: statistics.mean_interval(x, n_resamples=50),
+    "mean_interval": lambda x: statistics.mean_interval(x),
     "bootstrap_interval": lambda x: statistics.bootstrap_interval(lambda s: s.mean(0) - 9, x, n_resamples=50),
+    "ratio_interval": lambda x: statistics.ratio_interval(x, np.arange(24) + 1),
+    "auroc": lambda x: statistics.auroc(x, SHARES),
+    "auroc_interval": lambda x: statistics.auroc_interval(x, SHARES),
     "sign_flip_p": lambda x: statistics.sign_flip_p(x, n_resamples=99),
     "split_half": lambda x: statistics.split_half(x, n_splits=5),
     "ranks": rank_agreement.ranks,
@@ -48,7 +52,7 @@ OF_SHARES = {
     "paired_share_change": lambda x: statistics.paired_share_change(x, SHARES[::-1]),
     "benjamini_hochberg": statistics.benjamini_hochberg,
     "around": lambda x: rank_agreement.around(0.5, x),
-    "mean_interval": lambda x: statistics.mean_interval(x, n_resamples=50),
+    "mean_interval": lambda x: statistics.mean_interval(x),
 }
 
 

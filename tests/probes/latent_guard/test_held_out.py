@@ -42,7 +42,8 @@ def said(judge, times: int = 1) -> list[str]:
 def test_the_auroc_is_that_of_the_decisions():
     decisions = np.array([1.0 if r.is_harmful else -1.0 for r in VALIDATION])
     found = held_out_test(decisions, VALIDATION)
-    assert (found.auroc, found.low, found.high, found.n_harmful, found.n_harmless) == (1, 1, 1, 10, 10)
+    assert (found.auroc, found.high, found.n_harmful, found.n_harmless) == (1, 1, 10, 10)
+    assert 0.6 < found.low < 0.95  # ten of each without an error are no certainty
     assert not found.holds_chance and held_out_test(-decisions, VALIDATION).auroc == 0
     assert held_out_test(0 * decisions, VALIDATION).holds_chance
 

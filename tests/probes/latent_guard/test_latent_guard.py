@@ -29,7 +29,7 @@ from probes.latent_guard.comparison import (
     load_guard,
     sounds_dangerous,
 )
-from probes.latent_guard.measures import AT_T_POST, LAYER_0, OWN, WORDS, guard_measures
+from probes.latent_guard.measures import AT_T_POST, LAYER_0, OWN, WORDS, guard_measures, measure_differences
 from probes.latent_guard.readouts import ClusterReadout, fit_clusters, fit_probes
 from probes.latent_guard.result import Entry
 from probes.latent_guard.rules import RULES, best_threshold, decide, mean_of_blocks, out_of_fold_scores
@@ -342,18 +342,26 @@ def test_measures_agree_with_scikit_learn_and_with_repeated_examples():
     harmful, scary = np.arange(60) < 25, np.arange(60) > 45
     decisions = np.round(rng.normal(size=(60, 3)) + harmful[:, None], 1)  # with ties
     counts = rng.integers(0, 3, (4, 60)).astype(float)
-    found = guard_measures(decisions, harmful, scary, counts)
-    for draw, own in zip(found, counts.astype(int), strict=True):
+    for own in counts.astype(int):
         rows = np.repeat(np.arange(60), own)
+        of_entries = []
         for entry in range(3):
             s, h, a = decisions[rows, entry], harmful[rows], scary[rows]
-            flagged = s >= 0
-            assert draw[entry, 0] == pytest.approx((flagged[h].mean() + 1 - flagged[~h].mean()) / 2)
-            assert draw[entry, 1] == pytest.approx(roc_auc_score(h[~a], s[~a]))
-            assert draw[entry, 2] == pytest.approx(roc_auc_score(h[h | a], s[h | a]))
+            flagged, pairs = s >= 0, [str(i) for i in rows]
+            values = [estimate.value for estimate in guard_measures(s, h, a, pairs).values()]
+            assert values[0] == pytest.approx((flagged[h].mean() + 1 - flagged[~h].mean()) / 2)
+            assert values[1] == pytest.approx(roc_auc_score(h[~a], s[~a]))
+            assert values[2] == pytest.approx(roc_auc_score(h[h | a], s[h | a]))
             at = max(t for t in s if (s[h] >= t).mean() >= 0.95)
-            assert draw[entry, 3] == pytest.approx((s[~h] >= at).mean())
-    assert np.isnan(guard_measures(decisions, harmful, scary & False, counts)[:, :, 2]).all()
+            assert values[3] == pytest.approx((s[~h] >= at).mean())
+            of_entries.append((s, values))
+        (first, of_first), *others = of_entries
+        for s, values in others:
+            less = measure_differences(first, s, h, a, pairs)
+            assert [estimate.value for estimate in less.values()] == pytest.approx(
+                [x - y for x, y in zip(of_first, values, strict=True)][:3]
+            )
+    assert np.isnan(guard_measures(s, h, a & False, pairs)["auroc_scary"]).all()
 
 
 def test_the_table_has_every_rule_and_rival(study, behaviour):
@@ -401,14 +409,16 @@ def made_up(words: np.ndarray, guard: np.ndarray, surface: np.ndarray | None = N
     )
 
 
-def test_the_statement_says_whether_words_alone_do_as_well():
+def test_the_statement_says_whether_words_alone_differ():
     rng = np.random.default_rng(0)
     positive = labels(pairs(NOUNS * 2))
     noise = rng.normal(size=(3, len(positive)))
     good, bad = np.where(positive, 3.0, -3.0) + noise[0], noise[1]
     said = " ".join(made_up(words=bad, guard=good).statement())
     assert "Words alone (TF-IDF) do worse: the guard less that is +0." in said
-    assert "Layer 0 alone has an AUROC of 0.50: the last token does not tell the classes apart." in said
+    assert (
+        "Layer 0 alone has an AUROC of 0.50 [0.50, 0.50], not shown to differ from 0.50: the classes end alike" in said
+    )
     assert "Fewer than 10 requests, too few to say much: harmful-refused (0), harmless-refused (0)." in said
     said = " ".join(made_up(words=good, guard=bad).statement())
     assert "Words alone (TF-IDF) do better" in said
@@ -518,3 +528,21 @@ def test_verdicts_in_threads_are_those_of_one_thread(model, study):
     np.testing.assert_array_equal(together, alone)
     unsteered = [model.final_logits([model.prompt(t) for t in b]).logsumexp(1).numpy() for b in batches]
     assert not np.allclose(unsteered, [edited for _, edited in alone])
+
+
+def test_of_too_few_requests_no_number_is_said():
+    positive = labels(pairs(NOUNS * 2))
+    whole = made_up(words=positive - 0.5, guard=positive - 0.5)
+    few = [*np.flatnonzero(positive)[:4], *np.flatnonzero(~positive)[:4]]
+    cut = replace(
+        whole,
+        requests=tuple(whole.requests[i] for i in few),
+        sets=("s",) * 8,
+        verdicts=("accepted",) * 8,
+        scary=whole.scary[few],
+        decisions=whole.decisions[few],
+    )
+    said = " ".join(cut.statement())
+    assert "is right on too few (n = 4) harmful requests" in said
+    assert "Words alone (TF-IDF) against the guard: too few requests (n = 4; expected 10 or more)." in said
+    assert "Best of" not in said and "%" not in said.replace("95 %", "")

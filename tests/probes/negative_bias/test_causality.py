@@ -18,7 +18,8 @@ from interp.interventions.values import HeadEdit
 from interp.rankings.ranking import HeadRanking
 from interp.records.provenance import hash_weights
 from interp.records.work import OtherRunError
-from probes.heads.set_statistics import interval_of, permutation_p, spearman_over_heads
+from interp.statistics import mean_interval
+from probes.heads.set_statistics import permutation_p, spearman_over_heads
 from probes.heads.sets import Case, head_order, random_sets
 from probes.negative_bias import causality
 from probes.negative_bias.causal_report import verdict_sentences
@@ -221,7 +222,7 @@ def test_negative_bias_and_its_interval():
     bias = says_no[gold].mean() - (~says_no)[~gold].mean()
     assert contributions["nb"].mean() == pytest.approx(bias)
     assert contributions["accuracy"].mean() == pytest.approx((says_no != gold).mean())
-    low, high = interval_of(contributions["nb"], [str(i) for i in range(120)])
+    low, high = mean_interval(contributions["nb"], [str(i) for i in range(120)])
     draws = [rng.choice(says_no[gold], 40).mean() - rng.choice(~says_no[~gold], 80).mean() for _ in range(4000)]
     np.testing.assert_allclose([low[0], high[0]], np.quantile(draws, [0.025, 0.975]), atol=0.02)
     for always, expected in ((1.0, 1.0), (-1.0, -1.0)):
@@ -233,9 +234,9 @@ def test_questions_of_one_group_are_drawn_together():
     values = np.random.default_rng(3).normal(size=(30, 2))
     names = [f"{i:02d}" for i in range(30)]
     np.testing.assert_allclose(
-        interval_of(np.repeat(values, 2, axis=0), np.repeat(names, 2)), interval_of(values, names)
+        mean_interval(np.repeat(values, 2, axis=0), np.repeat(names, 2)), mean_interval(values, names)
     )
-    low, high = interval_of(values, names)
+    low, high = mean_interval(values, names)
     assert (low < values.mean(0)).all() and (values.mean(0) < high).all()
 
 

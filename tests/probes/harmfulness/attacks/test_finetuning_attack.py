@@ -248,7 +248,10 @@ def test_planted_effects_are_found_beside_their_control():
     first, moved, beyond, guard, stands, nats = study.statement()
     assert "from 100% [84%, 100%] to 0% [0%, 16%]; on as many harmless ones, to 100%" in first
     assert "76% of the way to harmless ones" in moved and "the refusal signal fell, the belief that the" in moved
-    assert "Beyond training on harmless pairs Δ_refuse changed by -1.4" in beyond and "did not" in beyond
+    assert (
+        "Beyond training on harmless pairs Δ_refuse changed by -1.4" in beyond
+        and "is not shown to have fallen" in beyond
+    )
     assert "was right on 100%" in guard and "Δ_harmful 1.00 and 1.00" in stands
     assert "1.20 nats a token (harmless pairs: 0.80)" in nats
     assert study.gaps()["gap"].tolist() == pytest.approx([2, 2], abs=0.03)
@@ -259,7 +262,11 @@ def test_planted_effects_are_found_beside_their_control():
 
 @pytest.mark.parametrize(
     ("refuse", "harmful", "said"),
-    [(-1, -1, "both fell"), (0.5, 0.5, "neither fell"), (0.5, -1, "the belief that the request is harmful fell")],
+    [
+        (-1, -1, "both fell"),
+        (0.5, 0.5, "neither is shown to have fallen"),
+        (0.5, -1, "the belief that the request is harmful fell"),
+    ],
 )
 def test_other_outcomes_are_said(refuse, harmful, said):
     assert said in planted(refuse, harmful).statement()[1]

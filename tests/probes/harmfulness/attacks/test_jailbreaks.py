@@ -14,10 +14,10 @@ import interp
 from interp import load_result
 from interp.records.keep import Keep
 from interp.records.work import OtherRunError
+from interp.statistics import mean_difference
 from probes.harmfulness.attacks import jailbreaks as module
 from probes.harmfulness.attacks.jailbreak_result import ATTACKS, JailbreakStudy
 from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbreaks, plan
-from probes.harmfulness.attacks.statistics import mean_contrast
 from probes.harmfulness.attacks.texts import FAMILIES
 from probes.harmfulness.directions.directions import fit_directions
 from probes.requests.requests import Request, load_requests
@@ -253,7 +253,7 @@ def test_a_gap_that_is_none_has_no_parts():
     row = blind.which_fell().set_index("family").loc["template"]
     assert row["lowered"] == "both" and np.isnan(row["belief_fell_share"]) and np.isnan(row["refusal_fell_further"])
     assert row["refusal_fell_share"] == pytest.approx(0.6, abs=0.05)
-    assert any("does not tell refused harmful from harmless" in s for s in blind.statement())
+    assert any("is not shown to tell refused harmful from harmless" in s for s in blind.statement())
 
 
 def test_a_shift_of_everybody_leaves_the_separation():
@@ -267,10 +267,10 @@ def test_a_shift_of_everybody_leaves_the_separation():
 
 def test_hand_computed_contrast():
     values, plus = np.array([1.0, 3.0, 10.0, 30.0]), np.array([True, True, False, False])
-    assert mean_contrast(values, plus, None, "abcd")[0] == 2.0
-    value, low, high = mean_contrast(values, plus, ~plus, "abcd")
+    assert mean_difference(values, plus, None, "abcd")[0] == 2.0
+    value, low, high = mean_difference(values, plus, ~plus, "abcd")
     assert value == -18.0 and low <= value <= high
-    assert all(np.isnan(mean_contrast(values, plus & False, None, "abcd")))
+    assert all(np.isnan(mean_difference(values, plus & False, None, "abcd")))
 
 
 def test_endings_left_as_they_are_are_told(model, directions, scripted):

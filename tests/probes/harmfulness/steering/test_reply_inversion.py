@@ -157,8 +157,8 @@ def verdicts(flips) -> dict[str, str]:
 
 def test_the_verdict_depends_on_the_mask_and_the_controls():
     found = verdicts({("harmfulness", "", "before_question"): "Certainly"})
-    assert "harmfulness turns No into Certainly and refusal does not" in found["paper"]
-    assert "refusal does not, as the paper found" in found["both before the question"]
+    assert "harmfulness turns No into Certainly and refusal is not shown to" in found["paper"]
+    assert "refusal is not shown to, as the paper found" in found["both before the question"]
     assert "neither direction" in found["both on all tokens"]
     both = {(n, "", p): "Certainly" for n in ("harmfulness", "refusal") for p in ("before_question", "all")}
     assert all("both directions" in sentence for sentence in verdicts(both).values())

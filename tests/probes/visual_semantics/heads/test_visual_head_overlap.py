@@ -11,7 +11,7 @@ import pytest
 import interp
 from interp.records.keep import Keep
 from interp.reports.result import load_result
-from interp.statistics.estimates import Estimate
+from interp.statistics import Estimate
 from probes.visual_semantics.heads import ablation as visual_set_ablation
 from probes.visual_semantics.heads.ablation import cross_level_ablation, plan_sets
 from probes.visual_semantics.heads.ablation_result import SetAblation, SetCase

@@ -1,0 +1,77 @@
+"""A claim: a sentence that may be true, the estimate that speaks of it, and what the estimate says, by one rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from interp.statistics.estimates import Estimate
+
+ALPHA = 0.05
+FEWEST = 10  # examples, below which nothing is said of a number, unless a study states another
+Verdict = Literal["too few", "above", "below", "not shown to differ"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a number says of a sentence: whether its interval leaves out the value that would mean nothing.
+
+    text: what the number is, the beginning of the sentence. estimate: the number with its interval. null: the value
+    that would mean nothing (0, an AUROC of 0.5). side: on which side the claim says it lies, None where it says
+    neither. p: of as much by chance, where a test goes with it; above 0.05 nothing is shown, whatever the interval.
+    n: examples (groups, where they hang together) behind the number. fewest: below so many nothing is said. form: how
+    numbers are written. against: the null in words, by default as a number.
+
+    >>> Claim("AUROC on other requests", Estimate(0.47, 0.06, 0.83), null=0.5, n=14).sentence()
+    'AUROC on other requests: 0.47 [0.06, 0.83], not shown to differ from 0.50 (n = 14).'
+    >>> Claim("AUROC on other requests", Estimate(1.0, 0.4, 1.0), null=0.5, n=4).sentence()
+    'AUROC on other requests: too few (n = 4; expected 10 or more).'
+    """
+
+    text: str
+    estimate: Estimate
+    null: float = 0.0
+    side: Literal["above", "below"] | None = None
+    p: float = float("nan")
+    n: int = 0
+    fewest: int = FEWEST
+    form: str = ".2f"
+    against: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """ "too few" (n below ``fewest``, or no interval), "above" or "below" the null, or "not shown to differ"."""
+        if self.n < self.fewest or not self.estimate.is_known:
+            return "too few"
+        if np.isfinite(self.p) and self.p > ALPHA + 1e-9:
+            return "not shown to differ"
+        if self.estimate.low > self.null:
+            return "above"
+        return "below" if self.estimate.high < self.null else "not shown to differ"
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the number lies where the claim says; without a side, whether it differs at all."""
+        return self.verdict == self.side if self.side else self.verdict in ("above", "below")
+
+    @property
+    def is_reversed(self) -> bool:
+        """Whether it lies on the other side."""
+        return self.side is not None and self.verdict in ("above", "below") and not self.is_shown
+
+    def finding(self) -> str:
+        """The number and the verdict, to go on a sentence with: '0.47 [0.06, 0.83], not shown to differ from 0.50'."""
+        if self.verdict == "too few":
+            return f"too few (n = {self.n}; expected {self.fewest} or more)"
+        null = self.against or f"{self.null:{self.form.replace('+', '')}}"
+        p = f", p = {self.p:.3f}" if np.isfinite(self.p) else ""
+        said = "not shown to differ from" if self.verdict == "not shown to differ" else self.verdict
+        return f"{self.estimate:{self.form}}, {said} {null}{p}"
+
+    def sentence(self) -> str:
+        """The text, the number with its interval, the verdict and n. Too few: no number, which would be read as one."""
+        if self.verdict == "too few":
+            return f"{self.text}: {self.finding()}."
+        return f"{self.text}: {self.finding()} (n = {self.n})."
