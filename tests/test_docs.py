@@ -111,7 +111,7 @@ def test_all_that_is_registered_is_in_the_documentation():
         for sign in (1.0, -1.0)
     ]
     arms = {*ARMS, *RIVALS, *directions, *get_args(Rule), *get_args(Edit), *get_args(candidates.Rule)}
-    commands = set(commands_of(typer.main.get_command(cli.app)))
+    commands = set(commands_of(typer.main.get_command(cli.made())))
     assert len(registered()) >= 20 and len(formats) >= 20 and len(commands) >= 20
     page = (ROOT / "docs" / "reference" / "names.md").read_text(encoding="utf-8")
     parts = dict(zip(("scores", "formats", "arms", "commands"), page.split("\n## ")[1:], strict=True))
