@@ -43,6 +43,7 @@ evaluate: $(SETUP)  ## every number of the studies; hours on 2 cores, continues 
 	$(BIN)/python -m tests.benchmarks.negative_bias "$(DATA)" qwen2.5-coder-0.5b
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-0.5b
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-1.5b
+	$(BIN)/python -m tests.benchmarks.known_answers
 	$(BIN)/python -m tests.benchmarks.visual_semantics scenes-llava-tiny
 	$(BIN)/python -m tests.benchmarks.visual_semantics scenes-smollm2
 	$(BIN)/python -m probes.scenes.training.llava_tiny reports/evaluate/training 6

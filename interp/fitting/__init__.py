@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Kept as Kept,
         LoraTuner as LoraTuner,
         ReplyTuner as ReplyTuner,
+        frozen as frozen,
     )
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

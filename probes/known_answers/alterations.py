@@ -44,14 +44,15 @@ def move_constant(known: KnownModel, size: float = 1.0) -> KnownModel:
     return _around(known, hf, "constant moved")
 
 
-def add_cancelling_pair(known: KnownModel, size: float = 1.0) -> KnownModel:
-    """In each layer with a head of the task, two spare heads copy it; one adds what it writes times ``size``, the other
-    takes it away. Removing either changes the answer, removing both nothing: neither carries a variable."""
+def add_cancelling_pair(known: KnownModel, size: float = 2.0) -> KnownModel:
+    """In each layer with a head of the task, two spare heads look where it looks; one writes something else of what it
+    reads there (its features in another order, times ``size``), the other takes it away. Removing either changes the
+    answer, removing both nothing: neither carries a variable."""
     hf, heads = _copied(known)
     for layer, head in {layer: head for layer, head in known.heads.values()}.items():
         was = heads.get(layer, head)
         for spare, sign in zip(_spare(known, layer), (1, -1), strict=False):
-            heads.set(layer, spare, HeadWeights(was.read, was.bias, sign * size * was.out))
+            heads.set(layer, spare, HeadWeights(was.read, was.bias, sign * size * was.out.roll(1, dims=1)))
     return _around(known, hf, "cancelling pair")
 
 

@@ -80,22 +80,20 @@ def _compare(rows: Rows, values: Values) -> np.ndarray:
     return np.where(difference > 0, _YES, _NO)  # equal only where a variable was put in: no
 
 
-# The duplicate: BOS five letters END; is there a letter that stands there twice?
+# The lookup: BOS (key letter) x 3 key END; every key stands there once, one of them again; the answer is its letter.
+
+_KEYS = ("x", "y", "z")
 
 
-def _sample_duplicates(n: int, rng: np.random.Generator) -> Rows:
-    letters = _distinct(n, 5, len(_LETTERS), rng) + 4
-    places = _distinct(n, 2, 5, rng)
-    again = rng.random(n) < 0.5
-    letters[again, places[again, 0]] = letters[again, places[again, 1]]
-    return _framed(letters)
+def _sample_lookups(n: int, rng: np.random.Generator) -> Rows:
+    keys, letters = _distinct(n, 3, 3, rng) + 2, _distinct(n, 3, len(_LETTERS), rng) + 2 + len(_KEYS)
+    return _framed(np.stack([keys, letters], axis=2).reshape(n, 6), rng.integers(3, size=n) + 2)
 
 
-def _duplicate_variables(rows: Rows, given: Values) -> dict[str, np.ndarray]:
-    letters = rows[:, 1:6]
-    seen = np.stack([(letters[:, :i] == letters[:, i : i + 1]).any(1) for i in range(5)], axis=1)
-    seen = given.get("seen_before", seen)  # at each letter
-    return {"seen_before": seen, "any_twice": given.get("any_twice", seen.any(1))}
+def _lookup_variables(rows: Rows, given: Values) -> dict[str, np.ndarray]:
+    before = given.get("key_before", rows[:, 1:7:2])  # at each letter
+    place = (before == rows[:, 7:8]).argmax(1)
+    return {"key_before": before, "letter": given.get("letter", rows[np.arange(len(rows)), 2 + 2 * place])}
 
 
 TASKS: Mapping[str, Task] = {
@@ -132,14 +130,14 @@ TASKS: Mapping[str, Task] = {
             _compare,
         ),
         Task(
-            "duplicate",
-            "Does a letter stand there twice?",
-            ("BOS", "END", "No", "Yes", *_LETTERS),
-            {"seen_before": 0, "any_twice": 2},
+            "lookup",
+            "Which letter stands after this key?",
+            ("BOS", "END", *_KEYS, *_LETTERS),
+            {"key_before": 0, "letter": 2},
             4,
-            _sample_duplicates,
-            _duplicate_variables,
-            lambda rows, values: np.where(values["any_twice"], 3, 2),
+            _sample_lookups,
+            _lookup_variables,
+            lambda rows, values: values["letter"],
         ),
     )
 }

@@ -12,7 +12,7 @@ EXAMPLES = {
     "other_name": ("BOS C F C END", "F"),
     "flagged_copy": ("BOS low a low b raised c low d END", "c"),
     "comparison": ("BOS 4 2 fewer END", "No"),
-    "duplicate": ("BOS a b c b e END", "Yes"),
+    "lookup": ("BOS y a x b z c x END", "b"),
 }
 
 

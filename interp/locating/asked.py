@@ -1,0 +1,76 @@
+"""What every way of finding heads is asked, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.architecture import run_pass
+from interp.pairs import PromptPairs
+from interp.passes import passes
+from interp.reading import LogitDifference
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt
+
+Positions = str | int
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """``effects``: [example, layer, head], positive where a head supports the clean answer, in the metric's unit."""
+
+    model: Model
+    pairs: PromptPairs
+    metric: LogitDifference
+    positions: Positions
+    check: int
+    seed: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers and heads."""
+        return self.model.n_layers, self.model.n_heads
+
+    def first_position(self, prompt: Prompt) -> int:
+        """The first position that is looked at; all later ones are too."""
+        last = {"answer": 1, "all": len(prompt)}.get(str(self.positions))
+        return len(prompt) - (int(self.positions) if last is None else last)
+
+    def measured(
+        self, prompts: Sequence[Prompt], changed: AbstractContextManager | None = None
+    ) -> Float[Tensor, " row"]:
+        """The metric of prompts of equal length in one pass, with gradients where those are on."""
+        inputs = self.model.inputs(list(prompts)).inputs
+        with changed or nullcontext():
+            logits = run_pass(self.model, {**inputs, "use_cache": False, **self.model.last_logits_only()}).logits[:, -1]
+        return measured(self.metric, logits.float(), prompts)
+
+    def batches(self, size: int = 16) -> list[list[int]]:
+        """Indices of pairs that may share a pass: of equal length."""
+        found: list[list[int]] = []
+        by_length: dict[int, list[int]] = {}
+        for i, prompt in enumerate(self.pairs.clean):
+            by_length.setdefault(len(prompt), []).append(i)
+        for same in by_length.values():
+            for start in range(0, len(same), size):
+                chunk = same[start : start + size]
+                parts = passes(self.model, [self.pairs.clean[i] for i in chunk], size)
+                found += [[chunk[i] for i in part] for part in parts]
+        return found
+
+
+def measured(metric: LogitDifference, logits: Float[Tensor, "row vocabulary"], prompts: Sequence[Prompt]) -> Tensor:
+    """The metric of each row, whose answers are its prompt's."""
+    rows = []
+    for row, prompt in zip(logits, prompts, strict=True):
+        groups = tuple(row[list(ids)][None] for ids in metric.tokens(prompt))
+        rows.append(metric(groups, row.logsumexp(-1)[None] if metric.needs_vocabulary else None))
+    return torch.cat(rows)

@@ -1,0 +1,108 @@
+"""Estimates of what each head does, from a few passes: direct attribution, gradients, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.fitting import frozen
+from interp.interventions import stream_rewritten
+from interp.locating.asked import Asked
+from interp.locating.exact import Effects
+from interp.locating.rewriting import heads_rewritten
+from interp.prompts import Prompt
+from interp.reading import attention_log_probs, attribute_heads, head_outputs
+
+Heads = list[Float[Tensor, "row pos head d_head"]]
+"""For each layer."""
+
+STEPS = 5
+
+
+def direct(asked: Asked) -> Effects:
+    """What each head writes toward the clean answer at the last position, its way through later layers left out."""
+    return attribute_heads(asked.model, asked.pairs.clean, asked.metric)
+
+
+def direct_difference(asked: Asked) -> Effects:
+    """The same on the clean prompt minus on the corrupt one, toward the same answer."""
+    corrupt = attribute_heads(asked.model, asked.pairs.corrupt, asked.metric)
+    return attribute_heads(asked.model, asked.pairs.clean, asked.metric) - corrupt
+
+
+def attention(asked: Asked) -> Effects:
+    """Attention from the last position to those whose tokens differ between the clean and the corrupt prompt."""
+    found = []
+    for clean, corrupt in zip(asked.pairs.clean, asked.pairs.corrupt, strict=True):
+        pairs = zip(clean.token_ids, corrupt.token_ids, strict=True)
+        differ = [i for i, (a, b) in enumerate(pairs) if a != b]
+        (read,) = attention_log_probs(asked.model, [clean], [[len(clean) - 1]], [[differ]])
+        found.append(read[:, :, 0, 0].exp().numpy())
+    return np.stack(found).astype(np.float32)
+
+
+def attribution_patching(asked: Asked) -> Effects:
+    """(z on the clean prompt - z on the corrupt one) times the gradient of the metric at the clean prompt: what a patch
+    from the corrupt prompt would lose if the model were linear (Nanda 2023; Syed et al. 2023, arXiv 2310.10348)."""
+    return _along(asked, [0.0])
+
+
+def integrated_gradients(asked: Asked) -> Effects:
+    """The same, with the gradient's mean over embeddings between the clean and the corrupt prompt's, in STEPS steps
+    (Hanna et al. 2024, arXiv 2403.17806)."""
+    return _along(asked, [(step + 0.5) / STEPS for step in range(STEPS)])
+
+
+def _along(asked: Asked, shares: Sequence[float]) -> Effects:
+    """Gradients at embeddings of which ``shares`` are the corrupt prompt's."""
+    effects = np.full((len(asked.pairs), *asked.shape), np.nan, np.float32)
+    for batch in asked.batches():
+        clean, corrupt = ([side[i] for i in batch] for side in (asked.pairs.clean, asked.pairs.corrupt))
+        z = torch.stack(head_outputs(asked.model, clean, None, len(batch)))  # [row, layer, pos, head, d_head]
+        difference = (z - torch.stack(head_outputs(asked.model, corrupt, None, len(batch)))).float()
+        embedded = _embeddings(asked, clean, corrupt) if any(shares) else None
+        total = torch.zeros_like(difference)
+        for share in shares:
+            total += _gradients(asked, clean, embedded, share)
+        product = (difference * total / len(shares)).sum(-1)  # [row, layer, pos, head]
+        product[:, :, : asked.first_position(clean[0])] = 0
+        effects[batch] = product.sum(2).numpy()
+    return effects
+
+
+def _gradients(asked: Asked, clean: list[Prompt], embedded: tuple[Tensor, Tensor] | None, share: float) -> Tensor:
+    """Of the metric by every head's z: [row, layer, pos, head, d_head], float32."""
+    leaves: dict[int, Tensor] = {}
+
+    def watch(layer: int, z: Tensor) -> Tensor:
+        leaves[layer] = torch.zeros_like(z, requires_grad=True)
+        return z + leaves[layer]
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(frozen(asked.model))
+        if embedded is not None:
+            mixed = embedded[0] + share * (embedded[1] - embedded[0])
+            stack.enter_context(stream_rewritten(asked.model, 0, lambda hidden: mixed.to(hidden), counts=True))
+        stack.enter_context(heads_rewritten(asked.model, watch))
+        asked.measured(clean).sum().backward()
+    return torch.stack([leaves[layer].grad.float().cpu() for layer in range(asked.model.n_layers)], dim=1)
+
+
+@torch.no_grad()
+def _embeddings(asked: Asked, clean: list[Prompt], corrupt: list[Prompt]) -> tuple[Tensor, Tensor]:
+    """What enters the first block, for both."""
+    seen: list[Tensor] = []
+
+    def look(hidden: Tensor) -> None:
+        seen.append(hidden.detach().clone())
+
+    with stream_rewritten(asked.model, 0, look, counts=True):
+        asked.measured(clean)
+        asked.measured(corrupt)
+    return seen[0], seen[1]

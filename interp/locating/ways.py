@@ -1,0 +1,184 @@
+"""`locate`: which heads matter, by one of many ways."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.architecture import one_at_a_time
+from interp.door import public
+from interp.locating import attributions, exact, sets
+from interp.locating.asked import Asked, Positions
+from interp.locating.counting import counted
+from interp.pairs import PromptPairs
+from interp.rankings import HeadRanking
+from interp.reading import LogitDifference, default_metric
+
+if TYPE_CHECKING:
+    from interp.models import Model
+
+Found = np.ndarray
+"""Effects [example, layer, head], whose sizes are the scores; or scores [layer, head] of all pairs together."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of finding heads. ``reads``: what its score is. ``misses``: what it takes for granted, and so what misleads
+    it. ``everywhere``: whether it can look at all positions, or at the answer alone."""
+
+    find: Callable[[Asked], Found]
+    reads: str
+    misses: str
+    everywhere: bool = True
+
+
+def _auto(asked: Asked) -> Found:
+    with counted(asked.model) as cost:
+        effects = exact.resampled(asked)
+    return sets.not_undone(asked, effects, 1.6 * cost.passes(asked.model, asked.pairs.clean))
+
+
+def _gates(asked: Asked) -> Found:
+    gates = sets.learn_gates(asked)
+    if gates.undecided > 0.2:
+        warnings.warn(
+            f"{gates.undecided:.0%} of the gates are neither open nor closed; take more steps (learn_gates).",
+            stacklevel=4,
+        )
+    return np.maximum(gates.kept, gates.suppressed)
+
+
+def _random(asked: Asked) -> Found:
+    return np.random.default_rng(asked.seed).random(asked.shape)
+
+
+_SUPPORT = "what it adds to the clean answer"
+
+WAYS: Mapping[str, Way] = {
+    "auto": Way(
+        _auto,
+        "what resampling it loses, or resampling it together with the other head that leaves least",
+        "a head whose part another takes over; a variable that no prompt of the set varies",
+    ),
+    "zero": Way(exact.zeroed, "what is lost without its output", "constants that it carries; a backup that wakes"),
+    "mean": Way(
+        exact.own_mean, "what is lost with its mean output", "two heads that cancel; one whose mean is as good"
+    ),
+    "mean_of_others": Way(
+        exact.mean_of_others, "what is lost with its layer's mean", "z's of different heads are not in one basis"
+    ),
+    "resample": Way(exact.resampled, "what is lost with another prompt's output", "two heads that cancel"),
+    "patch": Way(
+        exact.patched, "what is lost with the corrupt prompt's output", "a variable that a pair holds constant"
+    ),
+    "denoise": Way(exact.denoised, "what its clean output restores", "heads that matter only together"),
+    "direct": Way(attributions.direct, _SUPPORT, "all that acts through later layers; constants", False),
+    "direct_difference": Way(
+        attributions.direct_difference,
+        f"{_SUPPORT} on the clean prompt alone",
+        "all that acts through later layers",
+        False,
+    ),
+    "attribution_patching": Way(
+        attributions.attribution_patching, "an estimate of patch, by one gradient", "saturated attention and answers"
+    ),
+    "integrated_gradients": Way(
+        attributions.integrated_gradients, "an estimate of patch, by five gradients", "saturated attention and answers"
+    ),
+    "attention": Way(
+        attributions.attention, "where the answer's position looks", "what is read there, and used", False
+    ),
+    "gates": Way(_gates, "how open its gate stays, or how far it shuts", "too few steps; a variable held constant"),
+    "greedy": Way(sets.greedy, "what is lost when it goes, all before it gone", "two heads that cancel"),
+    "random": Way(_random, "nothing: the floor", "everything"),
+}
+"""By name. A way is added by a function of :class:`interp.locating.asked.Asked` and a line here."""
+
+
+@public
+@one_at_a_time
+def locate(
+    model: Model,
+    pairs: PromptPairs,
+    method: str = "auto",
+    *,
+    positions: Positions = "all",
+    metric: LogitDifference | None = None,
+    check: int = 3,
+    seed: int = 0,
+) -> HeadRanking:
+    """Rank all heads by how much they matter to the answers of clean prompts, beside corrupt ones.
+
+    Args:
+        method: a name of ``interp.locating.WAYS``, where it is said what each reads and what misleads it. "auto" is
+            exact resampling with a test of pairs of heads that undo each other.
+        positions: where heads are changed: "answer" (the last position), the last m (a number), or "all". A head that
+            acts at earlier positions is not seen at the answer.
+        metric: by default the difference of the logits of the clean and the corrupt answer.
+        check: as in :func:`interp.scan`, of the exact ways; 0 trusts the caller.
+        seed: of what is drawn at random.
+
+    Returns a ranking by ``importance``: the size of the effect, per pair where the way gives one for each pair, whose
+    signed mean is the measure ``effect`` (positive where a head supports the clean answer). ``provenance`` holds
+    ``method``, ``positions``, and ``passes``: what it cost, in passes over each clean prompt, counted.
+
+    Cost in passes for N heads in L layers, at all positions: exact ways 1 + N (L + 1) / 2L, auto three times that at
+    most; direct attribution 1 or 2; attribution patching 5, integrated gradients 19; gates 480 passes over batches of
+    16 pairs; greedy N (N + 1) / 2.
+
+    Raises ``ValueError`` for an unknown method, and for positions that a method can't look at; otherwise as
+    :func:`interp.scan` and :func:`interp.attribute`. Misleads: see ``interp.locating.WAYS[method].misses``.
+
+    >>> ranking = interp.locating.locate(model, pairs)
+    >>> ranking.top(5)
+    """
+    if method not in WAYS:
+        raise ValueError(f"method={method!r}; expected one of {', '.join(WAYS)}.")
+    way = WAYS[method]
+    metric = metric or default_metric(pairs.clean)
+    _require(pairs, way, method, positions)
+    model.require_fits([*pairs.clean, *pairs.corrupt])
+    asked = Asked(model, pairs, metric, positions, check, seed)
+    with counted(model) as cost:
+        found = np.asarray(way.find(asked), np.float32)
+    shared = {
+        "title": f"Heads that matter, by {method}",
+        "model": model.name,
+        "method": method,
+        "positions": str(positions if way.everywhere else "answer"),
+        "metric": str(metric),
+        "passes": cost.passes(model, pairs.clean),
+        "caveats": [f"What misleads this way: {way.misses}."],
+    }
+    return _ranking(found, way, metric, pairs, shared)
+
+
+def _ranking(
+    found: Found, way: Way, metric: LogitDifference, pairs: PromptPairs, shared: dict[str, Any]
+) -> HeadRanking:
+    described = f"How much the head matters: {way.reads}."
+    if found.ndim == 2:
+        return HeadRanking("importance", {"importance": found[None]}, ("all pairs",), {"importance": described}, shared)
+    ids = tuple(p.id or str(i) for i, p in enumerate(pairs.clean))
+    described_effect = f"The same with its sign, in {metric.unit}: positive where the head supports the clean answer."
+    return HeadRanking(
+        "importance",
+        {"importance": np.abs(found), "effect": found},
+        ids,
+        {"importance": described, "effect": described_effect},
+        shared,
+        tested_by={"importance": "effect"},
+    )
+
+
+def _require(pairs: PromptPairs, way: Way, method: str, positions: Positions) -> None:
+    shortest = min(map(len, pairs.clean))
+    a_number = isinstance(positions, int) and not isinstance(positions, bool) and 1 <= positions <= shortest
+    if positions not in ("answer", "all") and not a_number:
+        raise ValueError(f"positions={positions!r}; expected 'answer', 'all' or a number from 1 to {shortest}.")
+    if not way.everywhere and positions not in ("answer", "all"):
+        raise ValueError(f"method={method!r} looks at the answer alone; leave out positions=.")

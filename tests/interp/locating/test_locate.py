@@ -1,0 +1,155 @@
+"""One interface to many ways of finding heads: laws, parity with slow obvious loops, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import interp
+from interp.architecture import run_pass
+from interp.locating import WAYS, heads_rewritten, learn_gates, locate, patched_sets
+from interp.locating.asked import Asked
+from interp.locating.counting import counted
+from interp.locating.sets import not_undone, single_sets
+from interp.pairs import PromptPairs
+from interp.reading import default_metric, head_outputs
+from tests.tiny import tiny
+
+ROWS = np.random.default_rng(0).integers(3, 90, size=(8, 7))
+PAIRS = PromptPairs.from_token_ids(ROWS[:4].tolist(), ROWS[4:].tolist(), [(5, 7), (9, 8), (5, 7), (11, 12)])
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def model(request):
+    return interp.load(tiny(request.param))
+
+
+@pytest.fixture(scope="module")
+def small(llama):
+    return llama
+
+
+def asked(model, positions="all"):
+    return Asked(model, PAIRS, default_metric(PAIRS.clean), positions, 0, 0)
+
+
+@pytest.mark.parametrize("method", WAYS)
+def test_every_way_gives_a_ranking_of_all_heads(small, method):
+    ranking = locate(small, PAIRS, method, check=0)
+    assert ranking.scores.shape[1:] == (small.n_layers, small.n_heads) and (ranking.scores >= 0).all()
+    assert ranking.provenance["method"] == method and ranking.descriptions["importance"]
+    assert ranking.provenance["passes"] > 0 or method == "random"
+    assert ("effect" in ranking.measures) == (ranking.n_examples == len(PAIRS) and ranking.n_examples > 1)
+
+
+def by_hand(model, i, layer, head, first):
+    """The metric with one head's output taken from the corrupt prompt, by a pass of its own."""
+    source = head_outputs(model, [PAIRS.corrupt[i]], None)[0]
+
+    def swap(at, z):
+        if at != layer:
+            return None
+        z = z.clone()
+        z[:, first:, head] = source[layer, first:, head]
+        return z
+
+    with torch.no_grad(), heads_rewritten(model, swap):
+        logits = run_pass(model, {**model.inputs([PAIRS.clean[i]]).inputs, "use_cache": False}).logits[0, -1]
+    right, wrong = (PAIRS.clean[i].answer_tokens(name)[0] for name in ("clean", "corrupt"))
+    return float(logits[right] - logits[wrong])
+
+
+@pytest.mark.parametrize("positions, first", [("all", 0), ("answer", 6), (3, 4)])
+def test_patching_a_head_is_patching_it_by_hand(model, positions, first):
+    effects = locate(model, PAIRS, "patch", positions=positions).measures["effect"]
+    sets = patched_sets(asked(model, positions), single_sets((model.n_layers, model.n_heads)))
+    clean = patched_sets(asked(model), np.zeros((1, model.n_layers, model.n_heads), bool))
+    for i, layer, head in [(0, 0, 1), (1, 2, 3), (3, 3, 0)]:
+        lost = clean[i, 0] - by_hand(model, i, layer, head, first)
+        assert effects[i, layer, head] == pytest.approx(lost, abs=1e-4)
+        assert clean[i, 0] - sets[i, layer * model.n_heads + head] == pytest.approx(lost, abs=1e-4)
+
+
+def test_denoising_is_patching_backwards(small):
+    there = locate(small, PAIRS, "denoise", check=0).measures["effect"]
+    back = locate(small, PAIRS.reversed(), "patch", check=0).measures["effect"]
+    assert np.allclose(there, -back, atol=1e-5)
+
+
+def test_all_heads_patched_of_a_head_that_nothing_follows_is_exact_by_gradient(small):
+    """In the last layer at the answer, attribution patching is the derivative of a patch."""
+    request = asked(small, "answer")
+    steps = [1e-2]
+    source = head_outputs(small, PAIRS.corrupt, None)
+    estimate = locate(small, PAIRS, "attribution_patching", positions="answer", check=0).measures["effect"]
+    layer, head = small.n_layers - 1, 2
+
+    def nudge(at, z):
+        if at != layer:
+            return None
+        z = z.clone()
+        z[0, -1, head] += steps[0] * (source[0][layer, -1, head] - z[0, -1, head])
+        return z
+
+    with torch.no_grad():
+        before = request.measured([PAIRS.clean[0]])
+        after = request.measured([PAIRS.clean[0]], heads_rewritten(small, nudge))
+    assert estimate[0, layer, head] == pytest.approx(float(before - after) / steps[0], rel=0.05, abs=1e-3)
+
+
+def test_integrated_gradients_of_equal_embeddings_are_the_gradient(small):
+    """Where clean and corrupt differ at the last token alone, both see the same heads before it: no effect there."""
+    rows = ROWS[:4].tolist()
+    pairs = PromptPairs.from_token_ids(rows, [[*row[:-1], 2] for row in rows], [(5, 7)] * 4)
+    for method in ("attribution_patching", "integrated_gradients", "patch"):
+        everywhere = locate(small, pairs, method, check=0).measures["effect"]
+        answer = locate(small, pairs, method, positions="answer", check=0).measures["effect"]
+        assert np.allclose(everywhere, answer, atol=1e-4)
+
+
+def test_a_pair_that_cancels_is_taken_back():
+    """Effects as they would be of two heads that undo each other, on a model in which they do."""
+    model = interp.load(tiny("llama", num_key_value_heads=4))
+    attention = model.hf.model.layers[1].self_attn
+    with torch.no_grad():  # head 3 of layer 1 becomes head 2 with its output turned round
+        d = model.d_head
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj):
+            part.weight[3 * d : 4 * d] = part.weight[2 * d : 3 * d]
+        attention.o_proj.weight[:, 3 * d : 4 * d] = -attention.o_proj.weight[:, 2 * d : 3 * d]
+    alone = locate(model, PAIRS, "resample", check=0)
+    together = not_undone(asked(model), alone.measures["effect"], cost=200.0)
+    single = np.abs(alone.measures["effect"]).mean(0)
+    assert together[1, 2] < 1e-3 < single[1, 2] and together[1, 3] < 1e-3 < single[1, 3]
+    assert (together <= single + 1e-6).all()
+
+
+def test_gates_leave_the_model_as_it_was_and_say_what_stays_open(small):
+    before = small.final_logits(list(PAIRS.clean))
+    gates = learn_gates(asked(small), steps=5)
+    assert torch.equal(before, small.final_logits(list(PAIRS.clean)))
+    assert gates.kept.shape == gates.suppressed.shape == (small.n_layers, small.n_heads) and len(gates.losses) == 10
+    assert all(p.requires_grad for p in small.hf.parameters())
+
+
+def test_cost_is_counted_in_passes(small):
+    with counted(small) as cost:
+        small.final_logits([PAIRS.clean[0]])
+    assert cost.passes(small, PAIRS.clean[:1]) == 1
+
+
+@pytest.mark.parametrize(
+    "method, positions, message",
+    [
+        ("best", "all", "expected one of auto, zero"),
+        ("zero", 99, "expected 'answer', 'all' or a number from 1 to 7"),
+        ("direct", 3, "looks at the answer alone"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(small, method, positions, message):
+    with pytest.raises(ValueError, match=message):
+        locate(small, PAIRS, method, positions=positions)
+
+
+def test_a_single_pair_is_enough(small):
+    assert locate(small, PAIRS[:1], check=0).n_examples == 1
