@@ -15,7 +15,7 @@ from interp.locating import attributions, exact, sets
 from interp.locating.asked import Asked, Positions
 from interp.locating.counting import counted
 from interp.pairs import PromptPairs
-from interp.rankings import HeadRanking
+from interp.rankings import HeadRanking, Measure
 from interp.reading import LogitDifference, default_metric
 
 if TYPE_CHECKING:
@@ -160,16 +160,20 @@ def locate(
 def _ranking(
     found: Found, way: Way, metric: LogitDifference, pairs: PromptPairs, shared: dict[str, Any]
 ) -> HeadRanking:
-    described = f"How much the head matters: {way.reads}."
+    reads = f"How much the head matters: {way.reads}."
+    importance = Measure(
+        "importance", reads, metric.unit if found.ndim == 3 else "", (0.0, None), higher="matters more"
+    )
     if found.ndim == 2:
-        return HeadRanking("importance", {"importance": found[None]}, ("all pairs",), {"importance": described}, shared)
-    ids = tuple(p.id or str(i) for i, p in enumerate(pairs.clean))
-    described_effect = f"The same with its sign, in {metric.unit}: positive where the head supports the clean answer."
+        return HeadRanking(
+            "importance", {"importance": found[None]}, ("all pairs",), {"importance": importance}, shared
+        )
+    effect = Measure("effect", "The same with its sign.", metric.unit, higher="supports the clean answer")
     return HeadRanking(
         "importance",
         {"importance": np.abs(found), "effect": found},
-        ids,
-        {"importance": described, "effect": described_effect},
+        tuple(p.id or str(i) for i, p in enumerate(pairs.clean)),
+        {"importance": importance, "effect": effect},
         shared,
         tested_by={"importance": "effect"},
     )
