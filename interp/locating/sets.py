@@ -176,10 +176,10 @@ def not_undone(asked: Asked, effects: Float[np.ndarray, "example layer head"], c
     """The mean size of each head's effect, or less: the least that is left when another head is resampled with it.
 
     Of two heads that cancel, each has a large effect alone, and both together have none. The pairs of the heads of the
-    largest effects are tried, as many as ``cost`` passes (for each prompt) allow, on every second prompt.
+    largest effects are tried, as many as ``cost`` passes (for each prompt) allow, on a third of the prompts.
     """
     scores = np.abs(effects).mean(0)
-    chosen = list(range(0, len(effects), 2 if len(effects) >= 12 else 1))
+    chosen = list(range(0, len(effects), min(3, max(1, len(effects) // 6))))
     most = 2
     while (most + 1) * most / 2 * len(chosen) / len(effects) <= cost and most < scores.size:
         most += 1

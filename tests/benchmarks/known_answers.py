@@ -24,7 +24,7 @@ from probes.known_answers.scoring import FLOOR, auroc, mean_interval, precision
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "known_answers.jsonl"
 PAGE = Path(__file__).with_suffix(".md")
-N_PAIRS, SEEDS = 12, (0, 1)
+N_PAIRS, SEEDS = 20, (0, 1)
 FEWER = {"gates": 6, "greedy": 6}  # pairs of the dear ways, in one draw, at the end
 AT = {
     "zero": ("all", 3, "answer"),
