@@ -44,10 +44,14 @@ def move_constant(known: KnownModel, size: float = 1.0) -> KnownModel:
     return _around(known, hf, "constant moved")
 
 
-def add_cancelling_pair(known: KnownModel, size: float = 2.0) -> KnownModel:
-    """In each layer with a head of the task, two spare heads look where it looks; one writes something else of what it
+def add_cancelling_pair(known: KnownModel, size: float = 1.5) -> KnownModel:
+    """In each layer with a head of the task, two spare heads look where it looks. One writes something else of what it
     reads there (its features in another order, times ``size``), the other takes it away. Removing either changes the
-    answer, removing both nothing: neither carries a variable."""
+    answer, removing both nothing: neither carries a variable.
+
+    With ``size=2`` and a variable of two values, the head of the task and one of the two cancel as well as those two do:
+    there is no one truth then.
+    """
     hf, heads = _copied(known)
     for layer, head in {layer: head for layer, head in known.heads.values()}.items():
         was = heads.get(layer, head)
