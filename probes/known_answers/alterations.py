@@ -49,8 +49,8 @@ def add_cancelling_pair(known: KnownModel, size: float = 1.5) -> KnownModel:
     reads there (its features in another order, times ``size``), the other takes it away. Removing either changes the
     answer, removing both nothing: neither carries a variable.
 
-    With ``size=2`` and a variable of two values, the head of the task and one of the two cancel as well as those two do:
-    there is no one truth then.
+    With ``size=2`` and a variable of two values, the head of the task and one of the two cancel as well as those two
+    do: there is no one truth then.
     """
     hf, heads = _copied(known)
     for layer, head in {layer: head for layer, head in known.heads.values()}.items():
