@@ -132,7 +132,8 @@ def table() -> str:
         "",
         f"{n_programs} compiled programs and {len(models) - n_programs} trained twins; {N_PAIRS} pairs of inputs in "
         f"{len({line['draw'] for line in lines} - {len(SEEDS)})} of {len(SEEDS)} draws; {len(models)} of "
-        f"{len(known_models())} models are done. Gates and greedy have 6 pairs, one draw, and not every cell. Scores below "
+        f"{len(known_models())} models are done. Gates and greedy have 6 pairs, one draw, and not every cell. "
+        "Scores below "
         f"{FLOOR:.0%} of the largest count as ties. AUROC is 1 where every head that matters is ranked before every "
         "other, 0.5 for a random order. Intervals are over models and draws of pairs. Written by "
         "`python -m tests.benchmarks.known_answers`; how to read it: docs/methods/known-answers.md.",
