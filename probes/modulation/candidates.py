@@ -93,13 +93,23 @@ def scores_of_ranking(
 class Settings:
     """What is tried, and how it is chosen.
 
-    ``rules``: families of candidates. ``largest``: strengths of the rule, besides the released λ = 1, as the largest
-    |factor - 1| that they give, so that scores of any unit are tried alike. ``ks`` and ``up_down``: numbers of heads,
-    and factors for the first and for the last k. ``searches``: "gradient" (all heads, once for each of ``pulls``),
-    "coordinate" (``heads`` best and worst heads of the scores, each at ``values``). ``held_back``: the share of the
-    questions to fit on that a search is stopped by. ``choose_by``: what decides on validation; ties go to the gold
-    answer's probability. ``n_random``: draws of random heads (19 or more for a p of 0.05). ``target``: the gain in
-    accuracy that is aimed at.
+    Args:
+        rules: families of candidates: "released" (the paper's rule on all heads), "top-k", "search".
+        largest: strengths of the rule, besides the released λ = 1, as the largest |factor - 1| that they give, so that
+            scores of any unit are tried alike.
+        ks, up_down: numbers of heads, and factors for the first and for the last k.
+        searches: "gradient" (all heads, once for each of ``pulls``), "coordinate" (head by head).
+        pulls: weights of sum of (factor - 1)^2 in the loss of the search by gradient.
+        learning_rate, steps: of the search by gradient.
+        heads: best and worst heads of the scores that the search head by head tries, each at ``values``.
+        values: factors that it tries.
+        rounds: over all these heads, at most.
+        positions: where factors act in the search head by head; the edit itself acts everywhere ("all").
+        held_back: the share of the questions to fit on that a search is stopped by, between 0 and 1.
+        choose_by: what decides on validation, "accuracy" or "gold_prob"; ties go to the gold answer's probability.
+        n_random: draws of random heads (19 or more for a p of 0.05).
+        target: the gain in accuracy that is aimed at, as a share.
+        seed: of what is held back, of the search by gradient, and of the random heads.
     """
 
     rules: tuple[Rule, ...] = RULES

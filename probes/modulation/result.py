@@ -24,9 +24,14 @@ from probes.modulation.offsets import Offsets
 class Modulation(Result, report="probes.modulation.report"):
     """What was tried, what was chosen, and what that does on questions that had no part in it.
 
-    ``chosen``: of each scope ("all", or a level) the family whose best candidate is used. ``validation``: one row for
-    each candidate. ``tests``: the readings of each test set. ``offsets``: of each scope the constants of the rival.
-    ``history``: the searches, look by look.
+    Args:
+        candidates: what was tried, each with its factors.
+        chosen: of each scope ("all", or a level) the family whose best candidate is used.
+        validation: one row for each candidate.
+        tests: the readings of each test set.
+        offsets: of each scope the constants of the rival.
+        history: the searches, look by look.
+        provenance: model, data, settings, versions.
     """
 
     candidates: tuple[Candidate, ...]
@@ -72,7 +77,7 @@ class Modulation(Result, report="probes.modulation.report"):
         return bool((rows[f"{self.provenance['settings']['choose_by']}_change"] > 0).any())
 
     def best(self, scope: str, family: str) -> Candidate:
-        """The candidate of a family that did best on validation."""
+        """The candidate of a ``family`` that did best on validation in a ``scope`` ("all", or a level)."""
         rows = self.validation[(self.validation["scope"] == scope) & (self.validation["family"] == family)]
         name = rows.loc[rows["best_of_family"], "candidate"].iloc[0]
         return next(c for c in self.candidates if (c.scope, c.family, c.name) == (scope, family, name))
@@ -106,7 +111,13 @@ class Modulation(Result, report="probes.modulation.report"):
     @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
         """As :meth:`interp.reports.result.Result.save`, and the edit in ``edit`` (of levels: ``edits/0`` ..., in their
-        order)."""
+        order).
+
+        Args:
+            directory: made if need be.
+            include_replies: keep texts of requests and replies, which are left out otherwise.
+            overwrite: replace another run's report, which is refused otherwise (``FileExistsError``).
+        """
         directory = super().save(directory, include_replies=include_replies, overwrite=overwrite)
         for number, edit in enumerate(self.edits.values()):
             edit.save(directory / "edit" if len(self.edits) == 1 else directory / "edits" / str(number))

@@ -16,6 +16,9 @@ def load_picture_pairs(folder: str | Path) -> list[PicturePair]:
     """The pairs of a folder that :func:`probes.pairs.scene_files.save_scenes` or
     :func:`probes.pairs.photo_pairs.save_pairs` wrote.
 
+    Args:
+        folder: where they were written.
+
     Raises ``FileNotFoundError`` for a folder that neither wrote, ``ValueError`` for one that holds both kinds, and as
     :func:`probes.pairs.scene_files.load_scenes` and :func:`probes.pairs.photo_pairs.load_pairs`.
     """
@@ -34,7 +37,7 @@ def load_picture_pairs(folder: str | Path) -> list[PicturePair]:
 
 
 class UsedPairs(NamedTuple):
-    """``left_out``: which pairs of the folder are not among them and why, a sentence each."""
+    """``pairs``: those to use. ``left_out``: which pairs of the folder are not among them and why, a sentence each."""
 
     pairs: tuple[PicturePair, ...]
     left_out: tuple[str, ...]
@@ -44,9 +47,12 @@ class UsedPairs(NamedTuple):
 def used_pairs(folder: str | Path, decisions: str | Path | None = None, max_leak: float = 0.0) -> UsedPairs:
     """The pairs of a folder without those that leak and, with a sheet's decisions, those that no person accepted.
 
-    ``decisions``: the file that "Save decisions" on the sheet saved; rejected and undecided pairs are left out.
-    ``max_leak``: the largest share of the changed pixels that may lie outside the mask; 1 keeps every leak. A pair in
-    which nothing changed is always left out.
+    Args:
+        folder: of drawn scenes or of photographs.
+        decisions: the file that "Save decisions" on the sheet saved; rejected and undecided pairs are left out. By
+            default nobody is asked.
+        max_leak: the largest share of the changed pixels that may lie outside the mask, 0 to 1; 1 keeps every leak. A
+            pair in which nothing changed is always left out.
 
     Raises ``ValueError`` where no pair is left, and as :func:`load_picture_pairs`,
     :func:`probes.pairs.sheet.load_decisions` and :func:`probes.pairs.sheet.accepted`.

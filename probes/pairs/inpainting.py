@@ -26,8 +26,12 @@ MULTIPLE = 8
 class InpaintSettings:
     """How a region is drawn. The defaults are those of V-SEAM's released code.
 
-    ``guidance``: how strongly the prompt counts (classifier-free guidance scale). ``strength``: 1 starts from noise
-    alone, less from the image.
+    Args:
+        negative_prompt: what the picture should not look like.
+        steps: of denoising, each one pass (two with guidance).
+        guidance: how strongly the prompt counts (classifier-free guidance scale).
+        strength: 1 starts from noise alone, less (above 0) from the image.
+        seed: of the noise.
     """
 
     negative_prompt: str = "low quality, blurry"
@@ -53,9 +57,15 @@ def load_inpainting(
 ) -> Any:
     """A diffusers inpainting pipeline (Stable Diffusion 1, 2, XL, 3, Flux, ...) from a hub id or a local directory.
 
-    ``scheduler``: "unipc", V-SEAM's, where the pipeline's own is compatible with it (flow-matching ones are not, and
-    stay); "own" leaves the pipeline's. Weights are read from safetensors only, and no code of the directory is run.
-    The pipeline's safety checker stays as it is; V-SEAM takes it out.
+    Weights are read from safetensors only, and no code of the directory is run. The pipeline's safety checker stays as
+    it is; V-SEAM takes it out.
+
+    Args:
+        source: a hub id, or the directory of a saved pipeline.
+        dtype: of the weights; half precision is for GPUs.
+        device: where it runs.
+        scheduler: "unipc", V-SEAM's, where the pipeline's own is compatible with it (flow-matching ones are not, and
+            stay); "own" leaves the pipeline's.
 
     Raises ``ImportError`` without diffusers, ``FileNotFoundError`` for a directory that does not exist, ``ValueError``
     for one that holds no inpainting pipeline.
@@ -162,8 +172,11 @@ def inpaint(
 class Inpainter:
     """An editor for :func:`probes.pairs.photo_pairs.edit_photo`: draws the substitution's prompt, or its new word.
 
-    ``prompt``: a template with ``{new}``, where the substitution has no prompt of its own. ``background``: what is
-    asked for where something is taken away.
+    Args:
+        pipeline: as :func:`load_inpainting` loads it.
+        settings: how a region is drawn; by default as V-SEAM does.
+        prompt: a template with ``{new}``, where the substitution has no prompt of its own.
+        background: what is asked for where something is taken away.
     """
 
     pipeline: Any

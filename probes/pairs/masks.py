@@ -35,7 +35,12 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Region:
-    """Which pixels an edit may change, and how they were found (JSON types, for provenance)."""
+    """Which pixels an edit may change, and how they were found.
+
+    Args:
+        pixels: True where the edit may change the image.
+        how: where the mask came from, in JSON types, for provenance.
+    """
 
     pixels: Bool[np.ndarray, "height width"]
     how: Mapping[str, Any] = field(default_factory=dict)
@@ -71,8 +76,12 @@ def region_of(image: Image.Image, region: RegionLike) -> Region:
 def box_region(image: ImageLike, boxes: Boxes) -> Region:
     """The pixels that one box or any of several boxes touch.
 
-    A box is (x, y, w, h), or a mapping with these names, in pixels of the image. One that reaches over the edge by at
-    most 2 pixels is cut there. Raises ``ValueError`` for one that reaches further, or has no area.
+    Args:
+        image: the photograph, or its path.
+        boxes: one or several, each (x, y, w, h) or a mapping with these names: left and top edge, width and height in
+            pixels. One that reaches over the image's edge by at most 2 pixels is cut there.
+
+    Raises ``ValueError`` for a box that reaches further, or has no area, and for no box.
     """
     picture = read_image(image)
     listed = [_box(boxes)] if _is_box(boxes) else [_box(box) for box in boxes]  # type: ignore[union-attr]
@@ -92,6 +101,12 @@ def file_region(image: ImageLike, path: str | Path) -> Region:
     The file is of the image's size: greyscale, black and white, or colour; 0 and 1 do as well as 0 and 255.
     Transparent parts count as black. V-SEAM reads ``{mask_dir}/{question}/{question}.png`` and resizes it to the image:
     here another size is refused, since a mask that does not fit is more often a mask of another picture.
+
+    Args:
+        image: the photograph, or its path.
+        path: of the mask file.
+
+    Raises ``FileNotFoundError`` for no such file, ``ValueError`` for one that is no image, of another size, or black.
     """
     picture = read_image(image)
     mask = _mask_file(Path(path))
@@ -131,6 +146,12 @@ def load_detector(source: str | Path, device: str | torch.device = "cpu") -> Any
 
     Works without torchvision, with the Pillow image processors. Weights are read from safetensors only.
 
+    Args:
+        source: a hub id, or the directory of a saved model.
+        device: where it runs.
+
+    Raises ``FileNotFoundError`` for a directory that does not exist.
+
     >>> detector = load_detector("google/owlvit-base-patch32")  # doctest: +SKIP
     """
     from transformers import pipeline
@@ -145,6 +166,12 @@ def load_segmenter(source: str | Path, device: str | torch.device = "cpu") -> Se
 
     transformers' own mask generation pipeline asks for every object of a picture, and needs torchvision to sort them.
     A box is what there is here, so the model is asked for the one object in it.
+
+    Args:
+        source: a hub id, or the directory of a saved model.
+        device: where it runs.
+
+    Raises ``FileNotFoundError`` for a directory that does not exist, ``ValueError`` for a model that is not SAM.
 
     >>> segmenter = load_segmenter("facebook/sam-vit-base")  # doctest: +SKIP
     """
@@ -220,8 +247,18 @@ def segment(image: ImageLike, boxes: Sequence[Box], segmenter: Segmenter) -> Reg
 def detected_region(
     image: ImageLike, name: str, detector: Any, segmenter: Segmenter | None = None, threshold: float = 0.1
 ) -> Region:
-    """The pixels of the most certain ``name`` in the image: SAM's mask in the detector's box, or without ``segmenter``
-    the box. See :func:`detect` and :func:`segment`."""
+    """The pixels of the most certain ``name`` in the image: SAM's mask in the detector's box, or the box.
+
+    Args:
+        image: the photograph, or its path.
+        name: what to look for: "a dog", "the red car".
+        detector: as :func:`load_detector` loads it.
+        segmenter: as :func:`load_segmenter` loads it; by default the box itself is the region.
+        threshold: the lowest score of the detector that counts, 0 to 1.
+
+    Cost: one pass of each model. Raises ``ValueError`` where nothing reaches the threshold, or SAM finds nothing in the
+    box. Misleads where there are several: only the most certain is taken.
+    """
     picture = read_image(image)
     best = detect(picture, name, detector, threshold)[0]
     region = segment(picture, [best.box], segmenter) if segmenter else box_region(picture, best.box)

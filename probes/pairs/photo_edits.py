@@ -42,9 +42,13 @@ _GREY = 12.0  # chroma below which a surface has no colour of its own
 
 @dataclass(frozen=True)
 class PhotoEdit:
-    """A photograph before and after one edit. ``how``: the edit's settings, the mask's origin, hashes (JSON types).
+    """A photograph before and after one edit.
 
-    ``cautions``: what a person should look at before the pair is used.
+    Args:
+        before, after: the images, of one size.
+        region: True where the edit could change pixels.
+        how: the edit's settings, the mask's origin, hashes (JSON types).
+        cautions: what a person should look at before the pair is used.
     """
 
     before: Image.Image
@@ -70,14 +74,19 @@ def recolour(
     """The region in another colour, with its light and shade.
 
     In CIE L*a*b*: the hue becomes that of ``colour``, the chroma too, as far as sRGB holds it at the pixel's lightness.
-    Pixels that are greyer than the rest of a coloured region (reflections, metal) stay as much greyer. ``lightness``:
-    "keep" leaves L* as it was; "match" moves the region's median to that of ``colour``, without which nothing can
-    become black, white or gray, nor a dark thing yellow: a caution says where it now looks like another basic colour.
+    Pixels that are greyer than the rest of a coloured region (reflections, metal) stay as much greyer.
 
     All that is in the region changes: a box also colours what stands beside the thing in it; SAM's mask does not.
 
-    ``colour`` is one of the basic colours' names or (red, green, blue), 0 to 255. Raises ``ValueError`` for others, and
-    for black, white and gray with ``lightness="keep"``.
+    Args:
+        image: the photograph, or its path.
+        region: which pixels change.
+        colour: the name of a basic colour, or (red, green, blue), 0 to 255.
+        lightness: "keep" leaves L* as it was; "match" moves the region's median to that of ``colour``, without which
+            nothing can become black, white or gray, nor a dark thing yellow: a caution says where it now looks like
+            another basic colour.
+
+    Raises ``ValueError`` for other colours, and for black, white and gray with ``lightness="keep"``.
     """
     require_scikit_image()
     picture = read_image(image)
@@ -112,6 +121,10 @@ def remove(image: ImageLike, region: RegionLike) -> PhotoEdit:
     nothing: to put another thing in a thing's place, inpaint. A region of more than 30,000 pixels is solved at a lower
     resolution in a crop around it, which takes under 2 s whatever its size. Values stay within those of the ring
     around the region: the biharmonic surface would overshoot.
+
+    Args:
+        image: the photograph, or its path.
+        region: which pixels are filled.
 
     Raises ``ValueError`` for a region that leaves less than a tenth of the image.
     """
@@ -149,6 +162,12 @@ def swap_texture(image: ImageLike, region: RegionLike, texture: ImageLike, name:
 
     The light is the region's lightness, blurred over a tenth of the region; the texture's lightness is added to it
     around zero, and its colour taken. Flat: it does not follow the object's surface.
+
+    Args:
+        image: the photograph, or its path.
+        region: which pixels change.
+        texture: the picture that is tiled, in its own pixels.
+        name: of the texture, for provenance.
     """
     require_scikit_image()
     from skimage.filters import gaussian

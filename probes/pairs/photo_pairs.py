@@ -33,9 +33,17 @@ FORMAT_VERSION = 2
 class PhotoPair:
     """Two images that differ inside ``region`` alone, and a question whose answer differs between them.
 
-    ``level``: "object", "attribute" or "relationship". ``how``: where the edit came from (JSON types), with its
-    cautions, the substitution, and the concept word if that is another. Raises ``ValueError`` for images or a region of
-    different sizes, an empty region, or equal answers.
+    Args:
+        before, after: the images.
+        region: True where they may differ.
+        question: asked about both.
+        answer_before, answer_after: its gold answers.
+        level: "object", "attribute" or "relationship".
+        how: where the edit came from (JSON types), with its cautions, the substitution, and the concept word if that is
+            another.
+        id: the pair's name in files, on sheets and in decisions.
+
+    Raises ``ValueError`` for images or a region of different sizes, an empty region, or equal answers.
     """
 
     before: Image.Image
@@ -101,16 +109,27 @@ def edit_photo(
 ) -> tuple[PhotoPair, ...]:
     """Edit the region so that the question's answer changes, and ask both ways where that can be.
 
-    ``editor`` draws ``substitution`` ("red" becomes "green"), or with None takes the object away. A yes/no question
-    that names the old or the new word gives two pairs, the question as it is and with the word replaced, whose answers
-    change in opposite directions: V-SEAM's own sets say Yes before every edit in five of seven concepts, and a head
-    that says Yes looks like one that sees. An open question whose answer is the old word gives one pair.
+    A yes/no question that names the old or the new word gives two pairs, the question as it is and with the word
+    replaced, whose answers change in opposite directions: V-SEAM's own sets say Yes before every edit in five of seven
+    concepts, and a head that says Yes looks like one that sees. An open question whose answer is the old word gives one
+    pair.
 
     The answers follow from the words, not from the picture: a second dog that was not edited makes "Is there a dog?"
-    true after all. Look at the pairs (:meth:`PhotoPair.on_sheet`). ``answer_after`` sets the answer where words don't
-    tell. ``level``: None for the substitution's, or "object" where a thing is taken away. ``concept``: the word of the
-    question that the edit is about, where that is no word of the substitution ("cup" in "Is there a cup?"); traces
-    need one. ``id``: None for one of the image's and question's hash.
+    true after all. Look at the pairs (:meth:`PhotoPair.on_sheet`).
+
+    Args:
+        image: the photograph, or its path.
+        region: which pixels may change, as :func:`probes.pairs.masks.box_region` gives them, or a mask [height, width].
+        question, answer: about the photograph as it is.
+        substitution: which word becomes which ("red" becomes "green"); None takes the object away.
+        editor: draws the edit: :func:`recolour_to`, :func:`take_away`, an ``Inpainter``, or a function like them.
+        level: by default the substitution's, or "object" where a thing is taken away.
+        answer_after: the answer after the edit, where words don't tell; by default it follows from them.
+        concept: the word of the question that the edit is about, where that is no word of the substitution ("cup" in
+            "Is there a cup?"); traces need one.
+        id: the pairs' name; by default a hash of image and question.
+
+    Returns: one pair, or two (``-asked`` and ``-substituted``) that share the edit.
 
     Raises ``ValueError`` where the answer after the edit does not follow, or the question has no such concept word.
 
@@ -137,7 +156,15 @@ def edit_photo(
 
 @public
 def recolour_to(image: Image.Image, region: Region, substitution: Substitution | None) -> PhotoEdit:
-    """An editor: the region in the substitution's new colour, with its lightness kept if it then looks that colour."""
+    """An editor: the region in the substitution's new colour, with its lightness kept if it then looks that colour.
+
+    Args:
+        image: the photograph.
+        region: which pixels change.
+        substitution: by the name of one of the basic colours.
+
+    Raises ``ValueError`` for a word that is no basic colour, and as :func:`probes.pairs.photo_edits.recolour`.
+    """
     if substitution is None or substitution.new.casefold() not in {*COLOURS, "grey"}:
         given = substitution and substitution.new
         raise ValueError(f"recolour_to was given {given!r}; expected a substitution by one of {', '.join(COLOURS)}.")
@@ -150,7 +177,13 @@ def recolour_to(image: Image.Image, region: Region, substitution: Substitution |
 
 @public
 def take_away(image: Image.Image, region: Region, substitution: Substitution | None) -> PhotoEdit:
-    """An editor: what is in the region is gone (:func:`probes.pairs.photo_edits.remove`)."""
+    """An editor: what is in the region is gone (:func:`probes.pairs.photo_edits.remove`).
+
+    Args:
+        image: the photograph.
+        region: which pixels change.
+        substitution: None; another is refused (``ValueError``), as nothing is drawn.
+    """
     if substitution is not None:
         raise ValueError(f"take_away draws nothing, and can't draw {substitution.new!r}; expected substitution=None.")
     return remove(image, region)
@@ -160,8 +193,15 @@ def take_away(image: Image.Image, region: Region, substitution: Substitution | N
 def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = False) -> Path:
     """Write pairs.json, and before, after and mask as PNG (lossless, so that what did not change stays equal).
 
-    Pairs of one edit share their files. ``append`` adds to the pairs that the folder has. The file carries the hash of
-    its own content, and of each picture and mask; nobody else writes to the folder meanwhile.
+    Pairs of one edit share their files. The file carries the hash of its own content, and of each picture and mask;
+    nobody else writes to the folder meanwhile.
+
+    Args:
+        pairs: with ids that differ.
+        folder: made if need be.
+        append: add to the pairs that the folder has; by default such a folder is refused.
+
+    Returns: the path of pairs.json.
 
     Raises ``FileExistsError`` where it has some, without ``append``, and ``ValueError`` for no pairs, or where an id is
     there already.
@@ -196,8 +236,10 @@ def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = Fa
 
 @public
 def load_pairs(folder: str | Path) -> list[PhotoPair]:
-    """The pairs of :func:`save_pairs`. Raises ``FileNotFoundError`` where there are none and ``ValueError`` for files
-    that were changed since."""
+    """The pairs of a ``folder`` that :func:`save_pairs` wrote.
+
+    Raises ``FileNotFoundError`` where there are none and ``ValueError`` for files that were changed since.
+    """
     place = Path(folder)
     source = place / PAIRS
     if not source.is_file():

@@ -37,8 +37,12 @@ def save_scenes(pairs: Iterable[EditedPair], folder: str | Path, overwrite: bool
     """Write the pairs, whole or not at all; returns their number.
 
     The folder gets ``pictures/0000-before.png``, ``-after.png`` and ``-mask.png``, and ``scenes.jsonl`` with a record
-    for each pair. They are written to a temporary folder beside it, which then takes its place. With ``overwrite``,
-    scenes that were saved there are replaced.
+    for each pair. They are written to a temporary folder beside it, which then takes its place.
+
+    Args:
+        pairs: one or more, as :func:`probes.scenes.edited_pairs` makes them.
+        folder: a new or an empty one.
+        overwrite: replace scenes that were saved there.
 
     Raises ``FileExistsError`` for a folder that holds scenes, without ``overwrite``, or anything else, even with it,
     and for one that somebody else is writing; ``OSError`` with the remedy where the disk refuses.
@@ -69,6 +73,9 @@ def save_scenes(pairs: Iterable[EditedPair], folder: str | Path, overwrite: bool
 @public
 def load_scenes(folder: str | Path) -> list[PicturePair]:
     """The pairs that :func:`save_scenes` wrote, pictures and masks read from their files.
+
+    Args:
+        folder: where they were written.
 
     Raises ``FileNotFoundError`` for a folder without ``scenes.jsonl``, or with pictures missing (all are listed), and
     ``ValueError`` for a damaged or changed record, a damaged picture, an answer that isn't the scene graph's, and a

@@ -32,9 +32,18 @@ _LINE = 16  # pixels of a line of text in `sheet_image`
 class PicturePair:
     """A picture, its edited twin, the mask of the edit, and a question that the two answer differently.
 
-    ``change``: the edit in words. ``edited``: where the pair is of scenes. ``concept``: elsewhere the word of the
-    question that the edit is about, "" if unknown. Raises ``ValueError`` for pictures of two
-    sizes, and for a mask of another size or empty.
+    Args:
+        name: of the pair, in decisions and results.
+        before, after: the pictures.
+        mask: True where the edit may change them.
+        question: asked about both.
+        answer_before, answer_after: its gold answers.
+        level: "object", "attribute", "relationship", or "" if unknown.
+        change: the edit in words.
+        edited: the pair's scenes, where it is of scenes.
+        concept: elsewhere the word of the question that the edit is about, "" if unknown.
+
+    Raises ``ValueError`` for pictures of two sizes, and for a mask of another size or empty.
     """
 
     name: str
@@ -66,7 +75,13 @@ class PicturePair:
 
 @public
 def picture_pair(edited: EditedPair, name: str, pictures: tuple[Image.Image, Image.Image] | None = None) -> PicturePair:
-    """The pair of pictures of an edited scene: those given, else rendered at the size of its region."""
+    """The pair of pictures of an edited scene.
+
+    Args:
+        edited: the scene and its twin.
+        name: of the pair, in decisions and results.
+        pictures: before and after; by default they are rendered at the size of the scene's region.
+    """
     pixels = edited.region.shape[0]
     before, after = pictures or (render(scene, pixels).image for scene in (edited.before, edited.after))
     answers = (edited.answer_before, edited.answer_after)
@@ -91,8 +106,14 @@ def leaks(
 ) -> float:
     """The share of the changed pixels that lie outside the mask: 0 for an edit confined to it, 1 for one beside it.
 
-    A pixel has changed if one of its channels did by more than ``tolerance`` (of 255). 0 where none has. Raises
-    ``ValueError`` for pictures of two sizes and a mask of another size or empty.
+    Args:
+        before, after: pictures of one size, RGB where they are arrays [height, width, 3].
+        mask: True where they may differ.
+        tolerance: a pixel has changed if one of its channels did by more than this (of 255; by default 8, as an
+            inpainting model moves all pixels a little).
+
+    Returns: a share, 0 to 1; 0 where no pixel has changed. Raises ``ValueError`` for pictures of two sizes and a mask
+    of another size or empty.
     """
     changed = _changed(before, after, tolerance)
     _require_mask(changed, mask, "the pair")
@@ -108,8 +129,16 @@ class Sifted(NamedTuple):
 
 @public
 def without_leaks(pairs: Sequence[PicturePair], at_most: float = 0.0, tolerance: int = TOLERANCE) -> Sifted:
-    """Drops pairs of which more than ``at_most`` of the changed pixels lie outside the mask (:func:`leaks`), and those
-    in which no pixel changed by more than the tolerance."""
+    """Drops pairs that changed outside their mask (:func:`leaks`), and those in which no pixel changed.
+
+    Args:
+        pairs: with names that differ.
+        at_most: the share of the changed pixels that may lie outside, 0 to 1; by default none.
+        tolerance: of 255: by how much a channel may differ and count as unchanged.
+
+    Returns: the pairs that are kept, and {name: reason} of the others. Raises ``ValueError`` for no pairs, names given
+    twice, and a share out of range.
+    """
     if not 0 <= at_most <= 1:
         raise ValueError(f"at_most={at_most}; expected a share from 0 to 1.")
     dropped: dict[str, str] = {}
@@ -151,7 +180,15 @@ def sheet(pairs: Sequence[PicturePair], title: str = "Edited pairs") -> str:
 
 @public
 def write_sheet(pairs: Sequence[PicturePair], path: str | Path, title: str = "Edited pairs") -> Path:
-    """Write :func:`sheet` to a file, whole or not at all; returns its path."""
+    """Write the pairs as one HTML page (:func:`sheet`) on which a person accepts or rejects each, whole or not at all.
+
+    Args:
+        pairs: with names that differ.
+        path: of the file.
+        title: of the page.
+
+    Returns: the path. Raises ``ValueError`` for no pairs and names given twice.
+    """
     path, text = Path(path), sheet(pairs, title)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
@@ -159,7 +196,13 @@ def write_sheet(pairs: Sequence[PicturePair], path: str | Path, title: str = "Ed
 
 @public
 def sheet_image(pairs: Sequence[PicturePair], height: int = 192, columns: int = 2) -> Image.Image:
-    """The pairs as one picture: before, after and mask side by side, ``height`` pixels high, the question above."""
+    """The pairs as one picture: before, after and mask side by side, question and answers above.
+
+    Args:
+        pairs: with names that differ.
+        height: of each picture, in pixels.
+        columns: pairs in a row.
+    """
     listed = _named(pairs)
     scales = [height / p.before.height for p in listed]
     widths = [round(p.before.width * scale) for p, scale in zip(listed, scales, strict=True)]
@@ -178,7 +221,8 @@ def sheet_image(pairs: Sequence[PicturePair], height: int = 192, columns: int = 
 
 
 class Decision(NamedTuple):
-    """``digest``: of the pair that it was taken on (:attr:`PicturePair.digest`)."""
+    """``accepted``: whether the pair may be used. ``digest``: of the pair that it was taken on
+    (:attr:`PicturePair.digest`)."""
 
     accepted: bool
     digest: str
@@ -187,6 +231,9 @@ class Decision(NamedTuple):
 @public
 def load_decisions(path: str | Path) -> dict[str, Decision]:
     """Decisions by the pair's name, as a sheet saved them; undecided pairs are not in it.
+
+    Args:
+        path: of the file that "Save decisions" on the sheet saved.
 
     Raises ``FileNotFoundError`` for no file and ``ValueError`` for another file, a damaged one, or a name twice.
     """
@@ -208,6 +255,10 @@ def load_decisions(path: str | Path) -> dict[str, Decision]:
 @public
 def accepted(pairs: Sequence[PicturePair], decisions: Mapping[str, Decision]) -> list[PicturePair]:
     """The pairs that a person accepted; rejected and undecided ones are left out.
+
+    Args:
+        pairs: with names that differ.
+        decisions: by the pair's name, as :func:`load_decisions` reads them.
 
     Raises ``ValueError`` where a decision is on a pair that isn't here, or on other pictures under the same name: the
     decisions are of another sheet.

@@ -71,7 +71,15 @@ TABLE: Mapping[str, tuple[tuple[str, ...], ...]] = {
 
 @dataclass(frozen=True)
 class Substitution:
-    """``new`` for ``old`` at a level. ``prompt``: what an inpainting pipeline is asked to draw ("" for ``new``)."""
+    """``new`` for ``old``, words of a question.
+
+    Args:
+        level: "object", "attribute" or "relationship".
+        old, new: a word or a few ("to the left of").
+        prompt: what an inpainting pipeline is asked to draw; by default ``new``.
+
+    Raises ``ValueError`` for another level, blank words, or equal ones.
+    """
 
     level: str
     old: str
@@ -90,11 +98,11 @@ class Substitution:
         return Substitution(self.level, self.new, self.old)
 
     def occurs_in(self, text: str) -> bool:
-        """Whether ``old`` is in the text as whole words, in any case."""
+        """Whether ``old`` is in ``text`` as whole words, in any case."""
         return occurs(self.old, text)
 
     def apply(self, text: str) -> str:
-        """The text with ``new`` wherever ``old`` stands as whole words; capitals are kept, "a" and "an" follow.
+        """``text`` with ``new`` wherever ``old`` stands as whole words; capitals are kept, "a" and "an" follow.
 
         Raises ``ValueError`` where ``old`` does not occur.
 
@@ -128,11 +136,17 @@ def occurs(word: str, text: str) -> bool:
 
 @public
 def substitution_for(question: str, level: str, source: Giver | None = None, seed: int = 0) -> Substitution:
-    """One substitution that the question can take at this level, from the table (``source`` None) or from a callable.
+    """One substitution that the question can take at this level, from a small table of words or from a callable.
 
     From the table: the longest of its words that the question has (of equally long ones the first), and in its place
-    one of the words of its group that the question does not have, drawn by ``seed`` and the question. V-SEAM
-    (arXiv 2509.14837) has GPT-4o write it from ten examples; pass such a model as ``source``.
+    one of the words of its group that the question does not have. V-SEAM (arXiv 2509.14837) has GPT-4o write it from
+    ten examples; pass such a model as ``source``.
+
+    Args:
+        question: whose word is replaced.
+        level: "object", "attribute" or "relationship".
+        source: gets question and level, and gives a substitution or (old, new); by default the table.
+        seed: with the question, draws among the table's words.
 
     Raises ``ValueError`` where the question has no word of the table, or what ``source`` gives does not fit: ``old``
     must be in the question, ``new`` must not.

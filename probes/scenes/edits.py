@@ -32,10 +32,16 @@ _SCENES = 50  # tried for a pair
 
 @dataclass(frozen=True)
 class EditedPair:
-    """A scene, its twin in which ``fact`` ("shape", "colour", "size", "material" or "place") of object ``changed``
-    is another, and a question that the two answer differently.
+    """A scene, its twin in which one fact of one object is another, and a question that the two answer differently.
 
-    ``region``: the pixels in which the changed object is visible before or after. ``level``: the question's.
+    Args:
+        before, after: the scenes.
+        question: asked about both.
+        answer_before, answer_after: its gold answers, from the scene graphs.
+        level: the question's.
+        region: True where the changed object is visible before or after.
+        changed: index of the changed object.
+        fact: what is another: "shape", "colour", "size", "material" or "place".
     """
 
     before: Scene
@@ -60,9 +66,15 @@ def edit(scene: Scene, question: Question, rng: random.Random, pixels: int = 96)
     what it hides, with its place. Where the scene has a split, the changed object is a combination of that split, or
     (where none of it fits) of train, never of another one.
 
+    Args:
+        scene: what is changed.
+        question: whose answer is to change.
+        rng: Python's ``random.Random``, which draws the change.
+        pixels: height and width of the region's mask.
+
     Raises ``ValueError`` where no single change does it: nothing else can come to stand left of the circle, there are
     two stars, or no place on the other side has room. That is a third to two thirds of relationship questions and up
-    to a fifth of others: ask another question. ``pixels``: of the region's mask.
+    to a fifth of others: ask another question.
     """
     before = answer(scene, question)
     for number, fact, changed in _changes(scene, question, rng):
@@ -94,11 +106,22 @@ def edited_pairs(
     kind: str | None = None,
     pixels: int = 96,
 ) -> Iterator[EditedPair]:
-    """``n`` pairs of a split (None: of all combinations), made as they are asked for.
+    """``n`` edited scenes with their questions, made as they are asked for.
 
-    ``level`` and ``kind``: None takes them in turn. Of the yes/no questions, half are answered "yes" before the edit.
-    Pair ``i`` depends on the arguments and ``i``, not on ``n``. About 10 ms a pair, most of it rendering the region.
-    Raises ``ValueError`` for an unknown split, difficulty, level or kind.
+    Of the yes/no questions, half are answered "yes" before the edit. Pair ``i`` depends on the arguments and ``i``, not
+    on ``n``.
+
+    Args:
+        split: "train", "validation", "test" or "ood", whose combinations the objects are made of; None for all.
+        n: number of pairs.
+        seed: of scenes, questions and edits.
+        difficulty: "easy", "medium", "hard", or a number from 0 to 1.
+        level: "object", "attribute" or "relationship"; None takes them in turn.
+        kind: "yes_no" or "open"; None takes them in turn.
+        pixels: height and width of the regions' masks.
+
+    Cost: about 10 ms a pair, most of it rendering the region. Raises ``ValueError`` for an unknown split, difficulty,
+    level or kind.
     """
     if level not in (None, *LEVELS):
         raise ValueError(f"level={level!r}; expected one of {', '.join(LEVELS)}, or None for all.")

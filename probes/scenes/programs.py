@@ -58,11 +58,20 @@ class Described:
 
 @dataclass(frozen=True)
 class Question:
-    """``options``: the words that could answer it at the scene's difficulty. ``about``: the objects it names or finds.
+    """A question about a scene, in words and as a program that the scene graph answers.
 
-    ``asked``: "exists", "shape", "colour", "size", "material" or "relation", of the object(s) ``of`` (seen from
-    ``other`` for a relation). ``value``: what a yes/no question supposes. ``form``: the template; every yes of a form
-    is asked with a no.
+    Args:
+        text: the question's words.
+        answer: the gold answer.
+        options: the words that could answer it at the scene's difficulty.
+        level: "object", "attribute" or "relationship".
+        kind: "yes_no" or "open".
+        about: indices of the objects that it names or finds.
+        form: the template; every yes of a form is asked with a no.
+        asked: "exists", "shape", "colour", "size", "material" or "relation".
+        of: the object(s) that this is asked of.
+        value: what a yes/no question supposes.
+        other: for a relation, the object it is seen from.
     """
 
     text: str
@@ -90,7 +99,8 @@ class Question:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Question:
-        """Raises ``ValueError`` for a field that is missing or unknown."""
+        """The question of ``data`` that :meth:`to_dict` wrote. Raises ``ValueError`` for a field that is missing or
+        unknown."""
         try:
             values = {f.name: data[f.name] for f in fields(Question)}
             for name in ("of", "other"):

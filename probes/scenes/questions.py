@@ -28,8 +28,13 @@ _WHAT = {
 
 @public
 def ask(scene: Scene, rng: random.Random, level: str, kind: str) -> Question:
-    """A question of a level ("object", "attribute", "relationship") and kind ("yes_no", "open"), answerable without
-    ambiguity. A yes/no question is either of a pair (:func:`ask_pair`), by a coin.
+    """A question about a scene that can be answered without ambiguity.
+
+    Args:
+        scene: what is asked about.
+        rng: Python's ``random.Random``, which draws form and object.
+        level: "object", "attribute" or "relationship".
+        kind: "yes_no" (either of a pair of :func:`ask_pair`, by a coin) or "open".
 
     Raises ``ValueError`` for an unknown level or kind, or for a scene of another making that has no such question
     (every sampled one has).
@@ -47,6 +52,13 @@ def ask_pair(scene: Scene, rng: random.Random, level: str) -> tuple[Question, Qu
 
     They differ in one word (or in which object stands first), and what the no supposes is plausible: a word that is
     true of another object of the scene where there is one, and a combination that the scene's split, or train, has.
+
+    Args:
+        scene: what is asked about.
+        rng: Python's ``random.Random``, which draws form and object.
+        level: "object", "attribute" or "relationship".
+
+    Raises as :func:`ask`.
     """
     return _first(scene, rng, level, "yes_no")
 

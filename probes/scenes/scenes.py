@@ -36,8 +36,14 @@ _RATIO = 1.7  # the larger offset over the smaller one, from which a relation is
 
 @dataclass(frozen=True)
 class SceneObject:
-    """``row`` and ``column``: the centre, in heights and widths of the picture from its upper left corner. ``scale``
-    (of the radius), ``tilt`` (degrees) and ``shade`` (brightness) vary the look; no question asks about them."""
+    """An object of a scene.
+
+    Args:
+        shape, colour, size, material: words of ``ATTRIBUTES``, which questions ask about.
+        row, column: the centre, in heights and widths of the picture from its upper left corner.
+        scale, tilt, shade: factor of the radius, degrees, factor of brightness; they vary the look, and no question
+            asks about them.
+    """
 
     shape: str
     colour: str
@@ -56,10 +62,17 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """``objects`` are in the order of drawing: a later one hides an earlier one. ``seed`` fixes noise and clutter.
+    """A scene and its scene graph: everything that is drawn, and every fact that can be asked about.
 
-    ``tone``: brightness of the background, 0 to 1. ``noise``: its standard deviation, in the same unit. ``clutter``:
-    number of grey strokes behind the objects. ``split``: whose combinations the objects are made of (None: any).
+    Args:
+        objects: in the order of drawing: a later one hides an earlier one.
+        seed: of noise and clutter.
+        difficulty: 0 (easy) to 1 (hard).
+        background: "plain", "gradient", "bands"; "tiles" or "speckle" in the ood split.
+        tone: brightness of the background, 0 to 1.
+        noise: its standard deviation, in the same unit.
+        clutter: number of grey strokes behind the objects.
+        split: whose combinations the objects are made of (None: any).
     """
 
     objects: tuple[SceneObject, ...]
@@ -77,7 +90,8 @@ class Scene:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Scene:
-        """Raises ``ValueError`` for a word that no scene uses or a field that is missing."""
+        """The scene of ``data`` that :meth:`to_dict` wrote. Raises ``ValueError`` for a word that no scene uses or a
+        field that is missing."""
         try:
             objects = tuple(SceneObject(**row) for row in data["objects"])
             scene = Scene(**{**{f.name: data[f.name] for f in fields(Scene)}, "objects": objects})
@@ -214,11 +228,18 @@ def place(rng: random.Random, has: Setting, radius: float) -> tuple[float, float
 
 
 def sample_scene(rng: random.Random, difficulty: str | float = "medium", split: str | None = None) -> Scene:
-    """A scene of combinations of ``split`` (None: any), in which every level has questions of both kinds.
+    """A scene in which every level has questions of both kinds.
 
     Any two objects differ in at least two of shape, colour, size and material, so that one attribute of an object can
-    be asked about by naming the others, and at least two objects stand in a clear relation. ``rng``: Python's
-    ``random.Random``. Raises ``ValueError`` for an unknown difficulty or split. About 0.1 ms.
+    be asked about by naming the others, and at least two objects stand in a clear relation.
+
+    Args:
+        rng: Python's ``random.Random``.
+        difficulty: "easy", "medium", "hard", or a number from 0 to 1: more objects, words, noise, clutter, overlap.
+        split: "train", "validation", "test" or "ood", whose combinations of shape, colour and material are drawn from;
+            None for any.
+
+    Cost: about 0.1 ms. Raises ``ValueError`` for an unknown difficulty or split.
     """
     number = difficulty_number(difficulty)
     has = setting(number, split)

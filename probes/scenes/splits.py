@@ -47,13 +47,22 @@ class SceneSplit(Sequence[tuple[Scene, list[Question]]]):
 def scene_split(
     name: str, n: int, seed: int = 0, difficulty: str | float = "medium", pairs: int = 1, opens: int = 1
 ) -> SceneSplit:
-    """``n`` scenes of "train", "validation", "test" or "ood", each with its questions (:func:`ask_many`: for each level
-    ``opens`` open ones and ``pairs`` pairs of a yes and a no).
+    """``n`` scenes of a split, each with its questions, made as they are asked for.
 
     Every object of a scene is a combination of shape, colour and material that belongs to the split
     (:func:`probes.scenes.split_of`), so the splits share no object, whatever their seeds. "ood" has pairs of shape and
-    colour that no other split has, other backgrounds, more noise, more clutter and one object more. About 1 ms an
-    item. Raises ``ValueError`` for an unknown name or difficulty.
+    colour that no other split has, other backgrounds, more noise, more clutter and one object more.
+
+    Args:
+        name: "train", "validation", "test" or "ood".
+        n: number of scenes.
+        seed: of scenes and questions.
+        difficulty: "easy", "medium", "hard", or a number from 0 to 1.
+        pairs: of a yes and a no, for each level of a scene.
+        opens: open questions for each level of a scene.
+
+    Returns: a sequence of (scene, questions). Cost: about 1 ms an item. Raises ``ValueError`` for an unknown name or
+    difficulty.
     """
     if name not in SPLITS:
         raise ValueError(f"split {name!r}; expected one of {', '.join(SPLITS)}.")

@@ -49,13 +49,25 @@ def modulate(
 ) -> Modulation:
     """Turn heads up and down by a ranking of visual heads, or by search; choose on validation, read once on ``tests``.
 
-    ``rankings``: :class:`~probes.visual_semantics.heads.heads.VisualHeads` (D for the rule, S+ and S- for the top k),
-    one ranking for all questions, or one for each level. ``each_level``: a modulation of its own for each level, as the
-    paper has one for each concept; else one for all questions, which is what can be deployed. ``tests``: for instance
-    ``{"test": ..., "out of distribution": ...}``.
+    Args:
+        model: a loaded model.
+        rankings: :class:`~probes.visual_semantics.heads.heads.VisualHeads` (D for the rule, S+ and S- for the top k),
+            one ranking for all questions, or one for each level.
+        fit_examples: what factors are searched on; those that made the ranking may be among these alone.
+        validation_examples: what decides between the candidates.
+        tests: sets that the choice is read on once, by name: ``{"test": ..., "out of distribution": ...}``.
+        each_level: a modulation of its own for each level, as the paper has one for each concept; by default one for
+            all questions, which is what can be deployed.
+        settings: what is tried, and how it is chosen; by default :class:`probes.modulation.Settings` as it is.
+        batch_size: questions in a pass and in a part file.
+        memory_mib: for the states that a search keeps.
+        say: gets a sentence before each long step.
+        keep: where the work, the report and the edit are kept, if anywhere.
 
-    What is tried, the controls, cost, resumption and errors: :func:`probes.modulation.modulate`. A question, or its
-    picture, that stands in two sets is refused, as is one of validation or test that made the ranking.
+    Returns: candidates, the choice, and readings of the test sets; accuracies and probabilities in shares.
+
+    What is tried, the controls, cost and errors: :func:`probes.modulation.modulate`. A question, or its picture, that
+    stands in two sets is refused, as is one of validation or test that made the ranking (``ValueError``).
 
     >>> modulation = modulate(model, heads, train, validation, {"test": test, "ood": ood}, keep="reports/modulation")
     >>> print(*modulation.statement(), sep="\\n")

@@ -56,6 +56,7 @@ def cross_level_ablation(
     """Ablate the first k heads of each level together, on questions of every level that did not make the ranking.
 
     Args:
+        model: the one that was ranked.
         heads: the ranking; a level in which no question counts for a score has no set.
         examples: the questions that are asked: others than the ranking's.
         k: heads in a set.

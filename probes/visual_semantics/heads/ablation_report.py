@@ -49,7 +49,13 @@ def figures_of(ablation: SetAblation) -> dict[str, go.Figure]:
 @public
 def plot_effects(effects: pd.DataFrame, measure: str, edit: str) -> go.Figure:
     """Top sets and random sets of each level on each level's questions, as bars with intervals; levels with fewer than
-    10 questions are left out."""
+    10 questions are left out.
+
+    Args:
+        effects: as :meth:`SetAblation.to_frame` gives them.
+        measure: "accuracy" or "gold_prob", whose change is shown (edited minus unedited, in shares).
+        edit: "zero" or "mean_of_others", one that the effects have.
+    """
     rows = effects[(effects["subset"] == "all") & (effects["edit"] == edit) & ~effects["too_few"]]
     parts = []
     for kind in ("delta", "random"):

@@ -47,8 +47,15 @@ class SetCase:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"):
-    """What ablating sets of heads does, question by question: the gold answer's probability and whether it is the most
-    probable token, unedited [example] and in each case [example, case]."""
+    """What ablating sets of heads does, question by question.
+
+    Args:
+        cases: the sets and how they were edited.
+        asked: the questions in words.
+        gold_prob, gold_prob_edited: the gold answer's probability, unedited and in each case.
+        is_correct, is_correct_edited: whether it is the most probable token, unedited and in each case.
+        provenance: model, data, settings, versions.
+    """
 
     cases: tuple[SetCase, ...]
     asked: tuple[Asked, ...]
@@ -77,22 +84,23 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
         return tuple(dict.fromkeys(c.edit for c in self.cases))
 
     def sources(self, score: str) -> tuple[str, ...]:
-        """Levels whose heads were ablated."""
+        """Levels whose heads were ablated, by ``score`` ("s_plus", "s_minus", "signed_drop")."""
         return tuple(dict.fromkeys(c.source for c in self.cases if c.score == score))
 
     def change(self, measure: str) -> Float[np.ndarray, "example case"]:
-        """Edited minus unedited."""
+        """Edited minus unedited, in shares; ``measure``: "accuracy" or "gold_prob"."""
         if measure == "accuracy":
             return self.is_correct_edited.astype(np.float64) - self.is_correct[:, None]
         return self.gold_prob_edited.astype(np.float64) - self.gold_prob[:, None].astype(np.float64)
 
     def columns(self, score: str, source: str, edit: str, which: str) -> list[int]:
-        """The cases of a set: one for "top", one for each draw of "random"."""
+        """Indices of the cases of a ``score``, level of heads (``source``), ``edit``, and ``which`` set: one for "top",
+        one for each draw of "random"."""
         wanted = (score, source, edit, which)
         return [i for i, c in enumerate(self.cases) if (c.score, c.source, c.edit, c.set) == wanted]
 
     def subset(self, name: str) -> Bool[np.ndarray, " example"]:
-        """All questions, those answered correctly unedited, or wrongly."""
+        """Questions by ``name``: "all", those answered "correct" unedited, or "wrong"."""
         return {"all": np.ones(len(self.asked), bool), "correct": self.is_correct, "wrong": ~self.is_correct}[name]
 
     @cached_property
@@ -152,7 +160,8 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
         return found
 
     def asked_in(self, score: str, subset: str = "all") -> Bool[np.ndarray, " example"]:
-        """The questions that a contrast is over: of levels whose heads were ablated, with 10 of the subset or more."""
+        """The questions that a contrast is over: of levels whose heads were ablated by ``score``, with 10 of the
+        ``subset`` ("all", "correct", "wrong") or more."""
         chosen, sources = self.subset(subset), self.sources(score)
         enough = [level for level in sources if (chosen & (self.levels == level)).sum() >= FEWEST]
         return chosen & np.isin(self.levels, enough)
@@ -160,10 +169,16 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
     def contrast(self, score: str, edit: str, measure: str, kind: str, subset: str = "all") -> tuple[Estimate, float]:
         """A number over all levels, with its interval, and p against the random sets (NaN where it has none).
 
-        ``kind``: "own" (each level's heads on its own questions, less the random sets' mean), "cross" (each level's
-        heads on the other levels' questions, less random), or "own less cross", in which every level is asked as often
-        under its own heads as under others', so that fragile levels do not decide. Levels count equally; those of
-        fewer than 10 questions are left out (:meth:`asked_in`). NaN where none is left.
+        Levels count equally; those of fewer than 10 questions are left out (:meth:`asked_in`). NaN where none is left.
+
+        Args:
+            score: whose first heads: "s_plus", "s_minus", "signed_drop".
+            edit: "zero" or "mean_of_others".
+            measure: "accuracy" or "gold_prob".
+            kind: "own" (each level's heads on its own questions, less the random sets' mean), "cross" (each level's
+                heads on the other levels' questions, less random), or "own less cross", in which every level is asked
+                as often under its own heads as under others', so that fragile levels do not decide.
+            subset: "all" questions, or those answered "correct" or "wrong" unedited.
         """
         sources, change = self.sources(score), self.change(measure)
         in_targets = self.asked_in(score, subset)

@@ -27,10 +27,18 @@ class Claim:
     """A sentence that may be true, the number that speaks of it, and what it says: "shown" where the number's 95 %
     interval lies on the claimed side of ``null``, "reversed" where it lies on the other, else "not shown".
 
-    ``by``: who says so. ``claimed``: "above" or "below" ``null``. ``p``: of as much by chance, NaN where there is none:
-    on the claimed side where levels are shuffled, either way (``two_sided``) for random sets of heads, which must
-    hardly ever do as much also for "reversed". ``finest_p``: the smallest that as many random sets can give; above 0.05
-    they are too few to show anything. ``n``: questions behind the number (0: not known).
+    Args:
+        text: the sentence.
+        by: who says so.
+        number: what the number is, in words.
+        estimate: the number with its interval.
+        null: its value by chance.
+        claimed: "above" or "below" ``null``.
+        p: of as much by chance, NaN where there is none.
+        finest_p: the smallest that as many random sets can give; above 0.05 they are too few to show anything.
+        two_sided: whether ``p`` is of as much either way (random sets of heads, which must hardly ever do as much also
+            for "reversed"), or on the claimed side alone (levels shuffled).
+        n: questions behind the number (0: not known).
     """
 
     text: str
@@ -71,7 +79,12 @@ class Claim:
 
 @public
 def claims_of(overlaps: Sequence[HeadOverlap], ablation: SetAblation | None = None) -> list[Claim]:
-    """Every claim that the overlaps and the ablation can speak of, the paper's first."""
+    """Every claim that the overlaps and the ablation can speak of, the paper's first.
+
+    Args:
+        overlaps: of rankings, each by one score.
+        ablation: of sets of heads; without it the claims are about rankings alone.
+    """
     claims: list[Claim] = []
     for overlap in overlaps:
         claims += _of_overlap(overlap)

@@ -72,6 +72,7 @@ def rank_visual_heads(
     """Ablate every head in turn on every question, and keep what that does to the gold answer.
 
     Args:
+        model: with a vision part.
         examples: the questions, with pictures; each gets the same weight.
         ablation: a head's output replaced by the mean of the other heads of its layer at the same position
             ("mean_of_others", the paper's), by "zero", or by its "mean" over all examples.

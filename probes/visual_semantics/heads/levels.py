@@ -31,8 +31,15 @@ CAVEATS = [
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LevelStudy(Result, report="probes.visual_semantics.heads.levels_report"):
-    """Heads of levels compared, in lists (``overlaps``, of the ranking's ``n_ranked`` questions) and in what ablating
-    them does to other questions (``ablation``). ``untold``: which overlaps can't be had, and why, a sentence each."""
+    """Heads of levels compared, in lists and in what ablating them does to other questions.
+
+    Args:
+        overlaps: of the lists, on the ranking's own questions.
+        ablation: of each level's first heads, on the other questions.
+        untold: which overlaps can't be had, and why, a sentence each.
+        n_ranked: questions that made the ranking.
+        provenance: model, data, settings, versions.
+    """
 
     overlaps: tuple[HeadOverlap, ...]
     ablation: SetAblation
@@ -63,9 +70,27 @@ def study_levels(
     """Compare the heads of levels, in lists and in what ablating them does, with the claims of V-SEAM beside.
 
     Overlaps are of the ranking's own questions (:func:`probes.visual_semantics.heads.overlap.head_overlap`); ablations
-    are on ``examples``, which must be others. Arguments, cost and errors are those of
-    :func:`probes.visual_semantics.heads.ablation.cross_level_ablation`; also raises as :func:`head_overlap` where no
-    score has two groups.
+    are on ``examples``, which must be others. Cost and errors are those of
+    :func:`probes.visual_semantics.heads.ablation.cross_level_ablation`.
+
+    Args:
+        model: the one that was ranked.
+        heads: the ranking.
+        examples: the questions that are asked: others than the ranking's.
+        k: heads in a set, and of each list that are compared.
+        scores: whose first heads: "s_plus", "s_minus", "signed_drop".
+        by: ablate the first by the "score" (the paper's), or by its "mean_change"; lists are compared by both.
+        edits: "zero" (the release's check), "mean_of_others".
+        positions: where heads are ablated: "all", "text" (after the picture), "answer" (the last).
+        n_random: random sets of as many heads of the same layers; fewer than 19 can give no p of 0.05.
+        seed: of the random sets.
+        batch_size: questions in a batch.
+        memory_mib: that a chunk of edits may take beside the model.
+        keep: where the work and the report are kept, if anywhere.
+        say: gets one sentence before anything is run: how long it will take.
+
+    Returns: overlaps, the ablation, and what can't be told; a score without two groups of questions to compare is
+    named there.
     """
     cases = plan_sets(model, heads, examples, k, scores, tuple(edits), n_random, seed, by)
     title = "Visual heads across levels"

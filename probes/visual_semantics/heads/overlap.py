@@ -60,8 +60,16 @@ class Contrast(NamedTuple):
 class HeadOverlap(Result, report="probes.visual_semantics.heads.overlap_report"):
     """Agreement of one score's rankings between groups of questions.
 
-    ``pairs``: a row for each pair of groups (level and kind). ``contrasts``: by (across, statistic), where across is
-    one of ``ACROSS`` and statistic "spearman" or "overlap" (heads that the first ``k`` of both share).
+    Args:
+        score, by: what heads are ranked by.
+        k: the heads of each list that an overlap counts.
+        n_heads: of the model, in all.
+        groups: (level, kind) of the groups compared.
+        left_out: {group: questions that count} of groups with too few.
+        pairs: a row for each pair of groups.
+        contrasts: by (across, statistic), where across is one of ``ACROSS`` and statistic "spearman" or "overlap"
+            (heads that the first ``k`` of both share).
+        provenance: model, data, settings, versions.
     """
 
     score: str
@@ -115,9 +123,18 @@ def head_overlap(
 ) -> HeadOverlap:
     """How far the rankings of the groups (level and kind) of questions agree, within and between levels.
 
-    ``by``: rank heads by the "score" (the paper's) or by "mean_change". Groups in which fewer than 10 questions count
-    for the score are left out, and named. A contrast pairs every level's yes/no questions with every level's open ones
-    (or one half of its forms with the other half of another's), so that within and between differ in the level alone.
+    Groups in which fewer than 10 questions count for the score are left out, and named. A contrast pairs every level's
+    yes/no questions with every level's open ones (or one half of its forms with the other half of another's), so that
+    within and between differ in the level alone.
+
+    Args:
+        heads: the ranking.
+        score: "s_plus", "s_minus" or "signed_drop".
+        k: the first heads of each list, which an overlap counts.
+        by: rank heads by the "score" (the paper's) or by "mean_change".
+        n_halves: random halves of the pictures, behind the intervals.
+        n_permutations: shuffles of the levels, behind the p of a difference.
+        seed: of halves and shuffles.
 
     Intervals: value ± 1.96 standard errors by the delete-half jackknife, whole pictures being left out (Shao and Wu
     1989, Ann. Stat. 17); a bootstrap's duplicates would lower correlations and overlaps. p of a difference: levels are

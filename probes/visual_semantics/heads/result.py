@@ -27,10 +27,17 @@ from probes.visual_semantics.questions.prompts import YES
 class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
     """What ablating each head does to the gold answers, question by question: any score follows from it.
 
-    ``gold_prob`` and ``gold_prob_ablated``: probability of the first token of the gold answer. ``yes_margin`` and
-    ``yes_margin_ablated``: logit(yes) - logit(no), in logits. ``is_correct``: the most probable token of the whole
-    vocabulary is the gold answer's first. ``option_prob``, ``option_correct``: the gold answer among its options alone
-    (NaN where there is no list).
+    Args:
+        asked: the questions in words.
+        is_correct: the most probable token of the whole vocabulary is the gold answer's first.
+        option_prob, option_correct: the gold answer among its options alone (NaN where there is no list).
+        gold_prob, gold_prob_ablated: probability of the first token of the gold answer, unedited and with each head
+            ablated.
+        yes_margin, yes_margin_ablated: logit(yes) - logit(no), in logits.
+        provenance: model, data, settings, versions.
+
+    In the methods ``score`` is "s_plus", "s_minus" or "signed_drop"; ``level`` ("object", ...), ``kind`` ("yes_no",
+    "open") and ``gold`` (the gold answer, case aside) choose questions, None all of them.
     """
 
     asked: tuple[Asked, ...]
@@ -76,8 +83,9 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
     def chosen(
         self, level: str | None = None, kind: str | None = None, gold: str | None = None, score: str | None = None
     ) -> Bool[np.ndarray, " example"]:
-        """Which questions are of a level and kind, have this gold answer ("yes", "no"; case aside), and count for a
-        score (S+: those answered correctly, S-: wrongly)."""
+        """Which questions are of a ``level`` and ``kind``, have this ``gold`` answer ("yes", "no"; case aside), and
+        count for a ``score`` (S+: those answered correctly, S-: wrongly). None: any. Raises ``ValueError`` for a level
+        or kind that no question has, and an unknown score."""
         mask = np.ones(len(self.asked), dtype=bool)
         for name, value in (("level", level), ("kind", kind)):
             if value is not None:
@@ -93,14 +101,15 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
         return mask
 
     def change(self, score: str, chosen: Bool[np.ndarray, " example"]) -> Float[np.ndarray, "example layer head"]:
-        """The change in a score's direction, of the chosen questions: p - p_h, for S- p_h - p."""
+        """The change in a ``score``'s direction, of the questions in the mask ``chosen``: p - p_h, for S- p_h - p."""
         drop = self.drop[chosen]
         return -drop if score == "s_minus" else drop
 
     def mean_score(
         self, score: str, level: str | None = None, kind: str | None = None, gold: str | None = None
     ) -> Float[np.ndarray, "layer head"]:
-        """S+, S- or D of every head; NaN without a question that counts."""
+        """The ``score`` (S+, S- or D, in probability) of every head; NaN without a question that counts. ``level``,
+        ``kind``, ``gold``: of the questions, None for all."""
         chosen = self.chosen(level, kind, gold, score)
         if not chosen.any():
             return np.full((self.n_layers, self.n_heads), np.nan)
@@ -110,8 +119,9 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
     def table(
         self, score: str, level: str | None = None, kind: str | None = None, gold: str | None = None
     ) -> pd.DataFrame:
-        """The score of every head with its floor, intervals, p, q and yes push: see
-        :func:`probes.visual_semantics.heads.scores.score_table`."""
+        """The ``score`` of every head with its floor, intervals, p, q and yes push: see
+        :func:`probes.visual_semantics.heads.scores.score_table`. ``level``, ``kind``, ``gold``: of the questions, None
+        for all. Seconds, then kept. Raises ``ValueError`` where no question counts."""
         chosen, key = self._some(score, level, kind, gold), (score, level, kind, gold)
         if key not in self._tables:
             of = self.change(score, chosen), self.yes_push[chosen], self.pictures[chosen]
@@ -126,10 +136,11 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
     def ranking(
         self, score: str, level: str | None = None, kind: str | None = None, gold: str | None = None
     ) -> HeadRanking:
-        """One score as a ranking, over the questions that count for it: reports, comparison, files.
+        """One ``score`` as a ranking, over the questions that count for it: reports, comparison, files.
 
         Measures: the score; ``mean_change`` (not one-sided; p and q are its); ``floor`` (half the change's size: the
-        score's mean for random signs); ``yes_push``. Raises ``ValueError`` where no question counts.
+        score's mean for random signs); ``yes_push``. ``level``, ``kind``, ``gold``: of the questions, None for all.
+        Raises ``ValueError`` where no question counts.
         """
         chosen = self._some(score, level, kind, gold)
         change = self.change(score, chosen)
@@ -156,8 +167,17 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
     def top(
         self, score: str, k: int = 10, level: str | None = None, kind: str | None = None, by: str = "score"
     ) -> list[tuple[int, int]]:
-        """(layer, head) of the k highest; equal ones in order of layer and head. ``by``: the "score", or the
-        "mean_change" of the questions that count for it, which is the score above its floor, doubled."""
+        """(layer, head) of the ``k`` highest; equal ones in order of layer and head.
+
+        Args:
+            score: "s_plus", "s_minus" or "signed_drop".
+            k: how many, 1 to the number of heads.
+            level, kind: of the questions, None for all.
+            by: the "score", or the "mean_change" of the questions that count for it, which is the score above its
+                floor, doubled.
+
+        Raises ``ValueError`` for k or ``by`` out of range, and where no question counts.
+        """
         chosen = self._some(score, level, kind, None)
         means = self.mean_score(score, level, kind) if by == "score" else self.change(score, chosen).mean(0)
         if by not in ("score", "mean_change"):

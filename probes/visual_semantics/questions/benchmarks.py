@@ -25,11 +25,18 @@ ONE_SIDED = 0.9
 
 @dataclass(frozen=True)
 class VisualQuestion:
-    """A question about an image. ``answer``: Yes or No as these words, other answers as they are published.
+    """A question about an image.
 
-    ``options``: the answers to choose from; () where there is no list. ``level``: "object", "attribute",
-    "relationship" or None where the data set does not say. ``boxes``: where the objects asked about are, in pixels of
-    the image. ``extra``: whatever else the data set says, in JSON types.
+    Args:
+        id: of the question, no other's.
+        question: its words.
+        image: the path of the picture.
+        answer: Yes or No as these words, other answers as they are published.
+        options: the answers to choose from; () where there is no list.
+        level: "object", "attribute", "relationship" or None where the data set does not say.
+        source: the data set.
+        boxes: where the objects asked about are, in pixels of the image.
+        extra: whatever else the data set says, in JSON types.
     """
 
     id: str
@@ -152,24 +159,25 @@ def load_visual_questions(
 ) -> VisualQuestions:
     """The questions of a benchmark's file, in its order, each with the path of its image.
 
-    ``source`` is the data set and its file: ``gqa:`` (or V-SEAM's lists), ``pope:``, ``cocoqa:`` (a CSV or the folder
-    of its four text files), ``vqav2:`` (``annotations``: the answers, by default the file beside it) or
-    ``naturalbench:``. ``images``: the folder of the images, or of folders of them (COCO's val2014 and train2014), under
-    the names that each data set gives them. ``scene_graphs``: GQA's, for ``boxes`` and the objects' names.
+    Files are read as a stream and no further than ``limit`` asks: the first hundred of GQA's 1.3 GB take no time and no
+    memory. Images are not opened here: :func:`interp.vision.images.read_image` refuses damaged ones.
 
-    Files are read as a stream and no further than ``limit`` (the first questions of the file) asks: the first hundred
-    of GQA's 1.3 GB take no time and no memory.
-
-    ``levels``: keep these alone (none: all). ``sample``: at most so many, drawn from all by ``seed``, as
-    :meth:`VisualQuestions.sample` would. The file is then read twice, to count and to keep, and of what is not drawn
-    no more than the id is held. Images are looked for on behalf of the questions that are kept.
-
-    ``missing``: an image that is not in the folder is refused, or its question is left out ("skip") and listed in
-    ``skipped``; it is never scored, and a sample is drawn from the others. Images are not opened here:
-    :func:`interp.vision.images.read_image` refuses damaged ones.
-
-    ``columns``: the file's names for the data set's, such as {"label": "answer"} for ``pope:``. A pipe, or "-" for
-    standard input (``pope:-``), is read once.
+    Args:
+        source: the data set and its file: ``gqa:`` (or V-SEAM's lists), ``pope:``, ``cocoqa:`` (a CSV or the folder of
+            its four text files), ``vqav2:`` or ``naturalbench:``. A pipe, or "-" for standard input (``pope:-``), is
+            read once.
+        images: the folder of the images, or of folders of them (COCO's val2014 and train2014), under the names that
+            each data set gives them. They are looked for on behalf of the questions that are kept.
+        scene_graphs: GQA's file of them, for ``boxes`` and the objects' names.
+        annotations: the answers of ``vqav2:``; by default the file beside it.
+        limit: the first so many questions of the file (None: all).
+        missing: whether an image that is not in the folder is refused, or its question is left out ("skip") and listed
+            in ``skipped``; it is never scored, and a sample is drawn from the others.
+        levels: keep these alone (none: all).
+        sample: at most so many, drawn from all by ``seed``, as :meth:`VisualQuestions.sample` would (None: all). The
+            file is then read twice, to count and to keep, and of what is not drawn no more than the id is held.
+        seed: of the sample.
+        columns: the file's names for the data set's, such as {"label": "answer"} for ``pope:``.
 
     Raises ``FileNotFoundError`` for files, folders and images that are not there (the first ten are named), and
     ``ValueError`` for an unknown data set or shape, an id given twice, a level that the file does not have, and a file

@@ -19,8 +19,15 @@ def photo_pair_examples(
     the edit, and about the one after it, whose answer is the other one.
 
     A photograph and its edited twins have one ``image_id``, so that they are resampled and held out together. What two
-    edits of one photograph ask alike is asked once. The pictures are in memory, as they are in ``pairs``. Raises as
-    :func:`visual_examples`.
+    edits of one photograph ask alike is asked once. The pictures are in memory, as they are in ``pairs``.
+
+    Args:
+        model: with a vision part and a processor.
+        pairs: the edited photographs.
+        instruction: a sentence after the question; by default none where there is a chat template, else V-SEAM's.
+        cases: whether "Yes" counts as "yes" too ("both"), or answers only as they are written ("as_given").
+
+    Raises as :func:`visual_examples`.
     """
     pictures: dict[str, ImageLike] = {}
     asked: dict[tuple[str, ...], Asked] = {}

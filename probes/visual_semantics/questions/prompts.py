@@ -40,10 +40,10 @@ _LEAST_PIXELS = 96  # scenes are legible from here on; a processor scales them d
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a picture, in words.
+    """A question about a picture: its ``id``, words (``question_text``) and ``gold`` answer.
 
     ``options``: the answers it has; () where there is no list. ``level``: "object", "attribute", "relationship", or ""
-    where the data do not say. ``kind``: "yes_no" or "open". ``form``: the template that it is made of, if it is.
+    where the data do not say. ``kind``: "yes_no" or "open". ``split``: of the data. ``form``: its template, if any.
     ``image_id``: questions of one picture have one, and are resampled together. ``image_sha256``: of its pixels, or of
     the scene that it is drawn from. A photograph and its edited twins count as one picture, the photograph.
     """
@@ -66,8 +66,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class VisualExample(Asked):
-    """A question with its prompt. The prompt's answers are the options, the gold answer, "yes" and "no", each with the
-    token ids that count as giving it; its span "question" holds the question's words."""
+    """A question with its ``prompt``, whose answers are the options, the gold answer, "yes" and "no", each with the
+    token ids that count as giving it; its span "question" holds the words. ``id``, ``question_text``, ``level``,
+    ``kind``, ``split``, ``form``, ``image_id``, ``image_sha256`` and the others: as in :class:`Asked`."""
 
     prompt: Prompt = field(kw_only=True)
 
@@ -80,8 +81,8 @@ class VisualExample(Asked):
 class VisualExamples(Sequence[VisualExample]):
     """Questions whose prompts are built when they are read, so that memory does not grow with their number.
 
-    ``asked``: all of them, in words. ``left_out``: {id: reason} of those that a first token can't judge. A slice, or
-    :meth:`where`, is such a sequence again.
+    ``asked``: all of them, in words. ``build`` gives one its prompt. ``left_out``: {id: reason} of those that a first
+    token can't judge. A slice, or :meth:`where`, is such a sequence again.
     """
 
     def __init__(self, asked: Sequence[Asked], build: Callable[[Asked], VisualExample], left_out=None) -> None:
@@ -102,7 +103,7 @@ class VisualExamples(Sequence[VisualExample]):
         return self._build(self.asked[index])
 
     def where(self, **wanted: str | Sequence[str]) -> VisualExamples:
-        """Those whose fields have the given values, or one of them.
+        """Those whose fields have the ``wanted`` values, or one of them. ``ValueError`` for a name that is no field.
 
         >>> examples.where(level="object", kind=("yes_no", "open"))
         """
@@ -147,15 +148,14 @@ def scene_examples(
     instruction: str | None = None,
     cases: Cases = "both",
 ) -> VisualExamples:
-    """Questions about drawn scenes (:func:`probes.scenes.splits.scene_split`) as prompts of a model.
+    """``scenes_and_questions``, as :func:`probes.scenes.splits.scene_split` draws them, as prompts of a ``model``.
 
     ``pixels``: of the pictures; by default what the model's image processor scales them to, and 96 at least.
     ``instruction``: a sentence after the question; none by default where there is a chat template. Without a chat
     template the prompt is V-SEAM's (:data:`LLAVA`, :data:`INSTRUCTBLIP`), and so is the sentence, if none is given.
-    ``cases``: whether "Yes" counts as "yes" too.
+    ``cases``: whether "Yes" counts as "yes" too ("both"), or answers only as they are written ("as_given").
 
-    Ids are hashes of scene and question, so two samples that share one can be told. Raises as
-    :func:`visual_examples`.
+    Ids are hashes of scene and question, so two samples that share one can be told. Raises as :func:`visual_examples`.
     """
     pixels = pixels or max(_LEAST_PIXELS, processor_pixels(model))
     scenes: dict[str, Scene] = {}
@@ -172,8 +172,9 @@ def scene_examples(
 def saved_scene_examples(
     model: Model, folder: str | Path, *, instruction: str | None = None, cases: Cases = "both"
 ) -> VisualExamples:
-    """The questions of a folder that ``interp scenes make`` wrote, about its pictures before the edit, as they are in
-    its files. Raises as :func:`probes.pairs.scene_files.load_scenes` and :func:`visual_examples`."""
+    """The questions of a ``folder`` that ``interp scenes make`` wrote, about its pictures before the edit, as they are
+    in its files. ``model``, ``instruction``, ``cases``: as in :func:`scene_examples`. Raises as
+    :func:`probes.pairs.scene_files.load_scenes` and :func:`visual_examples`."""
     pairs = {pair.name: pair for pair in load_scenes(folder)}
     asked = []
     for pair in pairs.values():
@@ -190,11 +191,9 @@ def benchmark_examples(
     instruction: str | None = None,
     cases: Cases = "both",
 ) -> VisualExamples:
-    """Questions of a benchmark (:func:`probes.visual_semantics.questions.benchmarks.load_visual_questions`) as prompts
-    of a model.
-
-    ``instruction``: a sentence after the question, kept as it is given; by default V-SEAM's for this model ("": none).
-    Questions that were skipped for want of an image are in ``left_out`` too.
+    """``questions`` of a benchmark (:func:`probes.visual_semantics.questions.benchmarks.load_visual_questions`) as
+    prompts of a ``model``; those that were skipped for want of an image are in ``left_out`` too. ``instruction``: a
+    sentence after the question; by default V-SEAM's for this model ("": none). ``cases``: as in :func:`scene_examples`.
 
     Every picture is opened once, now (5 to 10 ms each): one that is missing, damaged, animated or huge is refused
     before any work, all of them listed. Their level is the data set's ("" if it says none), their kind "yes_no" where
@@ -241,7 +240,8 @@ def visual_examples(
     instruction: str | None = None,
     cases: Cases = "both",
 ) -> VisualExamples:
-    """Questions with any pictures as prompts of a model; ``picture`` gives a question's.
+    """Questions in words (``asked``) as prompts of a ``model``; ``picture`` gives a question's. ``instruction`` and
+    ``cases``: as in :func:`scene_examples`.
 
     A question is left out, with its reason in ``left_out`` and a warning, where the first token can't judge it: the
     gold answer has none of its own, or shares it with another option. The tokens are read off the first prompt;

@@ -27,9 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VisualSource:
-    """Questions that were read, still without a model. ``levels``: the ones to keep (none: all). ``limit``: at most so
-    many, drawn by ``seed``; a benchmark's questions are those already. ``warnings``: what to know of them before an
-    expensive run."""
+    """Questions that were read, still without a model.
+
+    Args:
+        name: of the source, as :func:`read_source` was given it.
+        content: drawn scenes, the folder of saved ones, edited photographs, or a benchmark's questions.
+        levels: the ones to keep (none: all).
+        limit: at most so many (None: all), drawn by ``seed``; a benchmark's questions are those already.
+        seed: of the sample.
+        warnings: what to know of them before an expensive run, a sentence each.
+    """
 
     name: str
     content: SceneSplit | Path | UsedPairs | VisualQuestions
@@ -49,8 +56,18 @@ class VisualSource:
     def examples(
         self, model: Model, instruction: str | None = None, cases: Cases = "both", pixels: int | None = None
     ) -> VisualExamples:
-        """The questions as prompts of a model. ``instruction``: a sentence after the question; by default none for
-        scenes, and V-SEAM's for benchmarks."""
+        """The questions as prompts of a model.
+
+        Args:
+            model: with a vision part and a processor.
+            instruction: a sentence after the question; by default V-SEAM's for benchmarks, and none for scenes where
+                there is a chat template.
+            cases: whether "Yes" counts as "yes" too ("both"), or answers only as they are written ("as_given").
+            pixels: height and width of scenes that are drawn; by default as the model's processor has them.
+
+        Raises ``ValueError`` where no question is left, and as
+        :func:`probes.visual_semantics.questions.prompts.visual_examples`.
+        """
         from probes.visual_semantics.questions.photo_questions import photo_pair_examples
         from probes.visual_semantics.questions.prompts import benchmark_examples, saved_scene_examples, scene_examples
 
@@ -99,11 +116,21 @@ def read_source(
 ) -> VisualSource:
     """Read a source by its name.
 
-    ``images``, ``missing``, ``annotations`` and ``columns`` are a benchmark's, with the errors of
-    :func:`probes.visual_semantics.questions.benchmarks.load_visual_questions`. ``seed``: of drawn scenes, and of the
-    sample of ``limit``. Of a benchmark's file no more than that sample is kept, and no other image is looked for.
-    ``decisions`` and ``max_leak`` are of a folder of edited photographs: pairs that leak, or that no person accepted,
-    are left out and listed in ``warnings`` and ``origin``, as :func:`probes.pairs.files.used_pairs` has them.
+    Args:
+        name: ``scenes:SPLIT:DIFFICULTY:N``, ``scenes:FOLDER``, or a data set and its file (``gqa:questions.json``).
+        images: the folder of a benchmark's images.
+        levels: keep questions of these alone (none: all).
+        limit: at most so many questions, drawn by ``seed`` (None: all). Of a benchmark's file no more than that sample
+            is kept, and no other image is looked for.
+        seed: of drawn scenes, and of the sample.
+        missing: whether a benchmark's question without an image is refused, or left out ("skip").
+        annotations: the answers of a benchmark that has them apart (``vqav2:``).
+        decisions: a sheet's, on a folder of edited photographs: pairs that no person accepted are left out.
+        max_leak: the largest share of changed pixels outside the mask, 0 to 1: other pairs of such a folder are left
+            out. Both are listed in ``warnings`` and ``origin``, as :func:`probes.pairs.files.used_pairs` has them.
+        columns: a benchmark's file's names for the data set's.
+
+    A benchmark's errors are those of :func:`probes.visual_semantics.questions.benchmarks.load_visual_questions`.
 
     Raises ``ValueError`` for a name that is none, images without a benchmark or the other way round, decisions without
     photographs, a level that the data don't have, a folder with both kinds of pairs; ``FileNotFoundError`` for what is

@@ -41,11 +41,17 @@ class VisualTraces(
 ):
     """Traces of the pairs that the model answers rightly, before and after the edit.
 
-    ``trace``: states of the picture before the edit set into the run on the picture after it, by role
-    (:data:`probes.visual_semantics.tracing.roles.ROLES`). ``control``: states of an unrelated picture instead (None:
-    not asked for). ``asked``: a row for each pair given, with P(gold) on both pictures, and whether it was traced.
-    ``shown``: pairs with their traces token by token, and ``readers``, for each of them, the heads that read most from
-    its picture, for the report's figures; not read back. ``heads``: each head patched alone (None: not asked for).
+    Args:
+        pairs: those that were traced, in words.
+        trace: states of the picture before the edit set into the run on the picture after it, by role
+            (:data:`probes.visual_semantics.tracing.roles.ROLES`).
+        control: states of an unrelated picture instead (None: not asked for).
+        asked: a row for each pair given, with P(gold) on both pictures, and whether it was traced.
+        n_layers: of the model.
+        provenance: model, data, settings, versions.
+        shown: pairs with their traces token by token, for the report's figures; not read back.
+        readers: for each of these the heads that read most from its picture; not read back.
+        heads: each head patched alone (None: not asked for).
     """
 
     pairs: tuple[TracedPair, ...]
@@ -63,7 +69,14 @@ class VisualTraces(
         return [pair.level for pair in self.pairs]
 
     def means(self, level: str = ALL, measure: str | None = None) -> pd.DataFrame:
-        """See :func:`probes.visual_semantics.tracing.tables.mean_table`; ``level``: of the pairs."""
+        """Mean changes by part, layer and role: see :func:`probes.visual_semantics.tracing.tables.mean_table`.
+
+        Args:
+            level: of the pairs; "all" for all.
+            measure: what is read of the gold answer, by the trace's names; by default its probability.
+
+        Raises ``ValueError`` for a level that no pair has.
+        """
         if (level, measure) == (ALL, None):
             return self._means.copy()
         groups = dict(by_level(self.levels))
@@ -73,7 +86,7 @@ class VisualTraces(
 
     def peaks(self, only_enough: bool = False) -> pd.DataFrame:
         """See :func:`probes.visual_semantics.tracing.tables.peak_table`. ``only_enough``: without levels that fewer
-        than 5 pairs stand behind."""
+        than 5 pairs stand behind; by default these are there too."""
         return with_enough(self._peaks) if only_enough else self._peaks.copy()
 
     def claims(self) -> pd.DataFrame:
@@ -81,8 +94,13 @@ class VisualTraces(
         return claim_table(self.peaks(), self.n_layers)
 
     def plot_means(self, measure: str | None = None, share: bool = False) -> go.Figure:
-        """Mean change by layer and role, a panel for each part. ``share``: of the mean difference that the edit makes.
-        Of few pairs it is little more than their values, and the report has no such figure.
+        """Mean change by layer and role, a panel for each part. Of few pairs it is little more than their values, and
+        the report has no such figure.
+
+        Args:
+            measure: what is read of the gold answer, by the trace's names; by default its probability.
+            share: show the change as a share of the mean difference that the edit makes; by default in the measure's
+                unit.
 
         Raises ``ValueError`` for shares of a measure that the edit changes by next to nothing.
         """

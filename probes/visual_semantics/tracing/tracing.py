@@ -70,6 +70,7 @@ def trace_pairs(
     the one after it.
 
     Args:
+        model: with a vision part and a processor.
         pairs: edited scenes, or pictures with masks (scenes read from a folder, photographs).
         concepts: the concept word in the question, by the pair's name, where it is to be another than the pair's own
             (``pair.concept``, or of a scene what is asked). A pair without one is left out, and said so in ``asked``.
@@ -83,10 +84,13 @@ def trace_pairs(
         n_shown: so many pairs are also traced token by token, for the report, which shows them with the heads that read
             most from the picture drawn over it.
         instruction: a sentence after the question, as in
-        :func:`probes.visual_semantics.questions.prompts.visual_examples`.
+            :func:`probes.visual_semantics.questions.prompts.visual_examples`.
+        batch_size: pairs in a part file: a killed run loses at most one.
+        seed: of the control's pictures.
+        memory_mib: that a chunk of patches may take beside the model.
+        keep: where the work and the report are kept, if anywhere.
 
-    With ``out`` the report is saved there, and the work batch by batch; ``resume=True`` continues a killed run or reads
-    a finished one back. Cost: 2 passes a pair to see what is right, then about S + (4 m + 2 S) x parts x layers
+    Cost: 2 passes a pair to see what is right, then about S + (4 m + 2 S) x parts x layers
     token-forwards for each pair that is traced (m text tokens, S in all), and as much again for the control. ``heads``:
     another S + N m (L + 1) / 2L for N heads of L layers, and again for the control.
 
