@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-FACES = ("interp", "probes.negative_bias", "probes.latent_guard", "probes.visual_semantics")
+FACES = ("interp", "probes.harmfulness", "probes.negative_bias", "probes.latent_guard", "probes.visual_semantics")
 PLAIN = {"self", "cls"}
 
 

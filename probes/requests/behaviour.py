@@ -44,6 +44,7 @@ def observe(
     """Let the model reply to each request (greedily) and judge every reply.
 
     Args:
+        model: an instruction-tuned one.
         requests: each is the only message of a conversation.
         system: the system prompt; None: the template's own, False: none.
         post_instruction: False ends each prompt at the request's last token (another condition, in which models accept

@@ -22,8 +22,14 @@ UNCLEAR = ("harmful-unclear", "harmless-unclear")
 @made_by("observe(model, requests)")
 @dataclass(frozen=True, eq=False, repr=False)
 class Behaviour(Result, report="probes.requests.behaviour_report"):
-    """Requests, and what the model did with each. Saved without texts unless asked for: ``replies`` is then None when
-    read back, and the requests are withheld ones."""
+    """Requests, and what the model did with each. Saved without texts unless asked for.
+
+    Args:
+        requests: in the order given; withheld ones where the result was read back without texts.
+        verdicts: one for each request: "refused", "accepted" or "unclear".
+        replies: one for each request; None where the result was read back without texts.
+        provenance: what was run, on what.
+    """
 
     requests: tuple[Request, ...]
     verdicts: tuple[Verdict, ...]
@@ -31,17 +37,19 @@ class Behaviour(Result, report="probes.requests.behaviour_report"):
     provenance: Mapping[str, Any]
 
     def group_of(self, i: int) -> str:
-        """One of :data:`GROUPS` or :data:`UNCLEAR`."""
+        """The group of request number ``i`` (from 0): one of :data:`GROUPS` or :data:`UNCLEAR`."""
         return f"{'harmful' if self.requests[i].is_harmful else 'harmless'}-{self.verdicts[i]}"
 
     def group(self, name: str) -> list[Request]:
-        """The requests of a group, in their order."""
+        """The requests of the group ``name`` (one of :data:`GROUPS` or :data:`UNCLEAR`), in their order. Raises
+        ``ValueError`` for another name."""
         if name not in (*GROUPS, *UNCLEAR):
             raise ValueError(f"group {name!r}; expected one of {(*GROUPS, *UNCLEAR)}.")
         return [r for i, r in enumerate(self.requests) if self.group_of(i) == name]
 
     def require(self, names: Sequence[str], at_least: int = 10) -> None:
-        """Raise ``ValueError`` naming each group with fewer requests, and how many more it needs."""
+        """Raise ``ValueError`` naming each group of ``names`` with fewer than ``at_least`` requests, and how many more
+        it needs."""
         if short := {name: n for name in names if (n := len(self.group(name))) < at_least}:
             listed = ", ".join(f"{name} has {n} ({at_least - n} more needed)" for name, n in short.items())
             raise ValueError(f"too few requests in a group: {listed}. Give more requests of that kind.")

@@ -45,10 +45,18 @@ _WITHHELD = "(withheld) "  # begins what stands for a text in a file that was sa
 @made_by("load_requests(file), or Request(id, text, kind)")
 @dataclass(frozen=True, repr=False)
 class Request:
-    """What a user asks for, and whether that is harmful. Texts that do not apply are "". Its text is in no repr, and in
-    no saved result unless asked for (``Keep(include_replies=True)``).
+    """What a user asks for, and whether that is harmful. Its text is in no repr, and in no saved result unless asked
+    for (``Keep(include_replies=True)``).
 
-    ``pair`` joins requests that were made from one another: a harmful one and its harmless twin.
+    Args:
+        id: its name; ids of one list differ.
+        text: the user's message.
+        kind: "harmful" or "harmless", as the data set says.
+        category: such as "fraud", or what the data set calls it; "": none.
+        source: the data set; "": unknown.
+        pair: joins requests that were made from one another: a harmful one and its harmless twin; "": none.
+
+    Raises ``ValueError`` for another kind, and for an empty id or text.
     """
 
     id: str
@@ -118,8 +126,8 @@ def load_requests(
     of jailbreaks (texts with [INSERT PROMPT HERE] or the like) is refused: see :func:`load_jailbreaks`.
 
     ``kind`` keeps the requests of one kind. Where the shape does not say it (JailbreakBench, whose two files look the
-    same, and a plain file without a column "kind"), it is what all of them are taken for. ``limit``: see
-    :func:`sample_requests`; None: all.
+    same, and a plain file without a column "kind"), it is what all of them are taken for. ``source``: "builtin" or the
+    file. ``limit``: at most so many, drawn by ``seed`` (:func:`sample_requests`); None: all.
 
     Raises ``FileNotFoundError``, or ``ValueError`` naming the row (from 1), what is wrong, and the remedy.
 
@@ -190,7 +198,7 @@ def bare(text: str) -> str:
 
 @public
 def with_ending(requests: Sequence[Request], ending: str = ".") -> list[Request]:
-    """The requests with their final punctuation and quotes replaced, so that all end alike.
+    """The ``requests`` with their final punctuation and quotes replaced by ``ending``, so that all end alike.
 
     Without this, the last token tells which data set a request is of (of arXiv 2507.11878's sets, the harmful ones have
     no full stop, the harmless ones do), and so does whatever is read there. Raises ``ValueError`` for a request of
@@ -232,11 +240,12 @@ def require_disjoint(fitted: Sequence[Request], tested: Sequence[Request]) -> No
 def split_requests(
     requests: Sequence[Request], fractions: Mapping[str, float], seed: int = 0
 ) -> dict[str, list[Request]]:
-    """Disjoint lists, one for each name in ``fractions``, that together hold every request.
+    """Disjoint lists, one for each name in ``fractions``, that together hold every one of ``requests``.
 
-    Each has the kinds, sources and categories of the whole in about the same proportions. Pairs and duplicates stay
-    together, so that :func:`require_disjoint` holds. Raises ``ValueError`` when the fractions are not positive or do
-    not add up to 1, or when a list would be empty.
+    ``fractions``: name -> share of the requests. ``seed``: of the order in which they are dealt out. Each list has the
+    kinds, sources and categories of the whole in about the same proportions. Pairs and duplicates stay together, so
+    that :func:`require_disjoint` holds. Raises ``ValueError`` when the fractions are not positive or do not add up to
+    1, or when a list would be empty.
     """
     require_fractions(fractions)
     strata = _strata(requests, seed, by_kind_only=True)
@@ -251,11 +260,12 @@ def split_requests(
 
 @public
 def sample_requests(requests: Sequence[Request], n: int, seed: int = 0) -> list[Request]:
-    """At most ``n`` requests in their order, with kinds, sources and categories in proportion, pairs kept together.
+    """At most ``n`` of ``requests`` in their order, with kinds, sources and categories in proportion, pairs kept
+    together.
 
-    A larger ``n`` adds requests to the same ones; where a pair would not fit any more, there is one less. All of them
-    where there are no more. Raises ``ValueError`` where
-    ``n`` is smaller than a pair.
+    ``seed``: which ones; with the same seed a larger ``n`` adds requests to the same ones. Where a pair would not fit
+    any more, there is one less. All of them where there are no more. Raises ``ValueError`` where ``n`` is smaller than
+    a pair.
     """
     if n >= len(requests):
         return list(requests)

@@ -24,7 +24,10 @@ FIT, HELD_OUT = "fit", "held out"
 
 @dataclass(frozen=True)
 class RequestSets:
-    """Requests to fit on and requests that are kept back, harmful and harmless ones in both; none is in the two."""
+    """Requests in two parts, harmful and harmless ones in both; none is in the two.
+
+    ``fit``: those to fit on. ``held_out``: those that are kept back for tests.
+    """
 
     fit: list[Request]
     held_out: list[Request]
@@ -48,10 +51,18 @@ def divide_requests(
     """Read sources of both kinds ("builtin" or files) and keep half of them back, pairs together; or, where tests are
     given, all of those.
 
-    ``reading``: how the files are read. ``limit``: at most so many of each kind to fit on, and of each kind to test on;
-    drawn by ``seed``, a harmful request with its harmless twin where one is drawn. Raises ``ValueError`` for fewer than
-    10 of a kind in either part (which, and how many more), ids that are there twice, texts that are harmful and
-    harmless, and requests in both parts (listed).
+    Args:
+        harmful: sources of harmful requests.
+        harmless: sources of harmless ones.
+        test_harmful: sources of harmful requests to test on; none: half of the others.
+        test_harmless: sources of harmless ones, given where ``test_harmful`` is.
+        limit: at most so many of each kind to fit on, and of each kind to test on; None: all. Harmless twins of the
+            harmful requests drawn are taken first, up to the share that twins have of all.
+        seed: of the draw and of the division.
+        reading: how the files are read; by default their columns say it.
+
+    Raises ``ValueError`` for fewer than 10 of a kind in either part (which, and how many more), ids that are there
+    twice, texts that are harmful and harmless, and requests in both parts (listed).
     """
     if bool(test_harmful) != bool(test_harmless):
         raise ValueError("requests to test on are of one kind; give both harmful and harmless ones, or neither.")

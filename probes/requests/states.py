@@ -31,8 +31,14 @@ CONFOUNDED = 0.6  # an AUROC at the embedding above this (or below 1 minus it): 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RequestStates:
-    """What the model holds of each request: ``t_inst`` and ``t_post`` [example, layer, d_model], float32, CPU. Without
-    post-instruction tokens the two are the same. ``same_ending``: whether a request's last token is the common one."""
+    """What the model holds of each request: residual states at the end of the request and of the prompt.
+
+    Args:
+        requests: one for each example.
+        t_inst: states at the request's last token [example, layer, d_model], float32, CPU.
+        t_post: states at the prompt's last token, alike; those of ``t_inst`` without post-instruction tokens.
+        same_ending: whether a request's last token is the most common one [example].
+    """
 
     requests: tuple[Request, ...]
     t_inst: Float[Tensor, "example layer d_model"]
@@ -47,17 +53,18 @@ class RequestStates:
         return f"RequestStates({n} requests, {n_layers} layers of {width})"
 
     def at(self, position: str) -> Float[Tensor, "example layer d_model"]:
-        """``"t_inst"`` or ``"t_post"``."""
+        """The states at ``position``, ``"t_inst"`` or ``"t_post"``. Raises ``ValueError`` for another."""
         if position not in ("t_inst", "t_post"):
             raise ValueError(f"position={position!r}; expected 't_inst' or 't_post'.")
         return getattr(self, position)
 
     def layer0_auroc(self, positive: Bool[np.ndarray, " example"]) -> float:
-        """:func:`embedding_auroc` at t_inst: near 0.5, or two classes of these requests differ in how they end."""
+        """:func:`embedding_auroc` at t_inst: near 0.5, or two classes of these requests differ in how they end.
+        ``positive``: whether each is of the first class."""
         return embedding_auroc(self.t_inst[:, 0].numpy(), np.asarray(positive), [r.group for r in self.requests])
 
     def select(self, which: Sequence[int] | Bool[np.ndarray, " example"]) -> RequestStates:
-        """The states where a mask is True, or of these numbers."""
+        """The states of some requests. ``which``: a mask [example], or their numbers from 0."""
         which = np.asarray(which)
         rows = np.flatnonzero(which) if which.dtype == bool else which.astype(int)
         index = torch.as_tensor(rows, dtype=torch.long)
@@ -79,7 +86,19 @@ def read_states(
     post_instruction: bool = True,
     batch_size: int = 16,
 ) -> RequestStates:
-    """One forward pass for each batch. Memory: 2 x (layers + 1) x d_model float32 a request (180 kB for 24 x 896)."""
+    """The residual states of each request, as the only message of a conversation, at t_inst and t_post.
+
+    Args:
+        model: an instruction-tuned one; edits that are active act.
+        requests: their texts must be there (not withheld).
+        system: the system prompt; None: the template's own, False: none.
+        post_instruction: False ends each prompt at the request's last token; t_post is then t_inst.
+        batch_size: prompts in one pass.
+
+    Cost: one forward pass for each batch. Memory: 2 x (layers + 1) x d_model float32 a request (180 kB for 24 x 896).
+
+    Raises ``ValueError`` for a model without chat template, and withheld requests.
+    """
     prompts = build_request_prompts(model, requests, system=system, post_instruction=post_instruction)
     states = residual_states(model, prompts, positions_of(prompts).both, batch_size=batch_size)
     return RequestStates(
@@ -117,11 +136,20 @@ def separation_by_position(
 ) -> pd.DataFrame:
     """How well harmful and harmless requests are told apart at every position from t_inst to t_post, and every layer.
 
-    A row for each position and layer, with ``position`` (0: t_inst), ``token``, and the columns of :func:`separation`:
-    the AUROC, on ``tested``, of the projection on the difference of class means of ``fitted``. ``matched`` leaves out
-    requests that end in another token than most; ``layer0_auroc`` (:func:`embedding_auroc`) and ``confounded``
-    (:func:`is_confounded`), the same in every row, say how much of an ending is left. Costs one forward pass for each
-    request; memory: two class means [layer, position, d_model] and the states of one batch.
+    Args:
+        model: an instruction-tuned one.
+        fitted: requests of both kinds, whose class means make a direction at each position and layer.
+        tested: other requests of both kinds, which are projected on it.
+        matched: leave out requests that end in another token than most.
+        system: the system prompt; None: the template's own, False: none.
+        batch_size: prompts in one pass.
+
+    Returns a row for each position and layer, with ``position`` (0: t_inst), ``token``, and the columns of
+    :func:`separation`: the AUROC on ``tested``. ``layer0_auroc`` (:func:`embedding_auroc`) and ``confounded``
+    (:func:`is_confounded`), the same in every row, say how much of an ending is left.
+
+    Cost: one forward pass for each request. Memory: two class means [layer, position, d_model] and the states of one
+    batch.
 
     Raises ``ValueError`` for requests in both lists, and for one kind only in either.
     """
@@ -188,7 +216,8 @@ def surface_baselines(requests: Sequence[Request], positive: Bool[np.ndarray, " 
     """What the text alone tells, without the model: AUROC of the length in words, of the last character, and of words
     (TF-IDF and logistic regression, 5-fold cross-validated, pairs kept together), each with its interval, and n.
 
-    The AUROC of length and ending is the better of its two directions.
+    ``positive`` [example]: whether each of ``requests`` is of the first class. The AUROC of the length is the better of
+    its two directions. Raises ``ValueError`` for fewer than 2 of a class.
     """
     require_both(positive)
     texts = [r.text for r in requests]

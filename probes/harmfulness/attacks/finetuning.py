@@ -62,9 +62,18 @@ CAVEATS = [
 class Recipe:
     """How pairs are made and trained on.
 
-    layer, coefficient, while_generating: minus ``coefficient`` times the refusal direction of this layer (None: the one
-    nearest to two thirds of the way up) at all positions of the prompt, or of the reply too. max_new_tokens: of a reply
-    trained on. rank, learning_rate: of LoRA on the blocks' linear layers (:class:`interp.fitting.tuning.ReplyTuner`).
+    Args:
+        layer: where the refusal direction is subtracted; None: nearest to two thirds of the way up.
+        coefficient: what multiplies it, above 0, at all positions of the prompt.
+        while_generating: subtract it at each token of the reply too.
+        max_new_tokens: of a reply trained on.
+        rank: of LoRA on the blocks' linear layers (:class:`interp.fitting.tuning.ReplyTuner`).
+        learning_rate: of its training.
+        epochs: how often each pair is trained on.
+        batch_size: pairs in one step of training.
+        seed: of the choice of pairs, the updates' first values and the order of training.
+
+    Raises ``ValueError`` for counts below 1, and a coefficient or learning rate that is not positive and finite.
     """
 
     layer: int | None = None
@@ -86,7 +95,7 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)}; expected a positive number.")
 
     def steering(self, directions: HarmfulDirections) -> Steering:
-        """Minus the refusal direction."""
+        """The edit under which replies are made: minus the refusal direction of ``directions``."""
         n_layers = len(directions.refusal.vectors) - 1
         layer = round(2 / 3 * n_layers) if self.layer is None else self.layer
         return add_direction(directions.refusal, -self.coefficient, layer, while_generating=self.while_generating)
@@ -111,19 +120,34 @@ def attack_by_finetuning(
     """Fine-tune on accepted harmful pairs, and on harmless ones, of each of ``sizes``, each from the untouched model;
     ask the held-out requests before and after, and read both beliefs.
 
-    ``training`` holds both kinds; a smaller size is part of a larger one. Both kinds are replied to under the same
-    steering, and only replies that the judge calls accepted are trained on. ``score`` is a guard to try on the states
-    of the tuned model, harmful from 0 up (``guard.decision_states``); None: the paper's rule. End the requests alike
-    first (:func:`probes.requests.with_ending`), as for the directions, whose system prompt and positions are used.
+    Both kinds are replied to under the same steering, and only replies that the judge calls accepted are trained on.
+    End the requests alike first (:func:`probes.requests.with_ending`), as for the directions. The model is left as it
+    was, bit for bit.
 
-    The model is left as it was, bit for bit. ``keep``: where each condition is kept when it is done, and then the
-    report; a killed run goes on (replies to train on, which are not kept, are generated again). Replies are kept, in
-    memory and on disk, only with ``Keep(include_replies=True)``.
+    Args:
+        model: the one that the directions are of.
+        training: requests of both kinds to train on.
+        held_out: others of both kinds, at least 10 of each, to ask before and after.
+        directions: for the steering and the beliefs; their system prompt and positions are used.
+        sizes: numbers of pairs; a smaller size is part of a larger one.
+        recipe: how pairs are made and trained on; None: :class:`Recipe` as it is.
+        score: a guard to try on the states of the tuned model, harmful from 0 up (``guard.decision_states``); None: the
+            paper's rule.
+        judge: ``judge(request text, reply)`` says "refused", "accepted" or "unclear".
+        max_new_tokens: of a reply to a held-out request.
+        batch_size: prompts in one pass; that of the training is the recipe's.
+        keep: where each condition is kept when it is done, and then the report; a killed run goes on (replies to train
+            on, which are not kept, are generated again). Replies are kept, in memory and on disk, only with
+            ``Keep(include_replies=True)``.
 
     Cost: a generation for each pair, ``epochs`` forward and backward passes of each, and the held-out requests once for
-    each condition. Raises ``ValueError`` for held-out requests that were trained or fitted on (listed), fewer than 10
-    of a kind, directions of another model or without post-instruction tokens, and too few requests, or accepted
-    replies, for the largest size; ``LossNotFinite`` for a loss that is not a number.
+    each condition.
+
+    Misleads: directions and guard are those of the untouched model: a belief that moved off them looks lost.
+
+    Raises ``ValueError`` for held-out requests that were trained or fitted on (listed), fewer than 10 of a kind,
+    directions of another model or without post-instruction tokens, and too few requests, or accepted replies, for the
+    largest size; ``LossNotFinite`` for a loss that is not a number.
     """
     keep, recipe = keep_of(keep), recipe or Recipe()
     require_requests(training)

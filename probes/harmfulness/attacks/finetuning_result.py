@@ -24,12 +24,16 @@ class FineTuningStudy(
 ):
     """What fine-tuning did to held-out requests.
 
-    ``results``: a row for each held-out request under each condition, with ``trained_on`` ("nothing", "harmful" or
-    "harmless" requests), ``n_pairs``, id, kind, category, verdict, ``harmful`` (Delta_harmful, Eq. 3 of arXiv
-    2507.11878), ``refuse`` (Delta_refuse, Eq. 4) and ``guard`` (its score; harmful from 0 up). ``training``: a row for
-    each condition with the replies tried for the pairs, steps, numbers trained, seconds, and the loss on the replies
-    before training and in the last epoch, in nats a token. ``replies`` (of the held-out requests, as ``results``) and
-    ``pairs`` (arm -> request id -> reply trained on) are None unless asked for.
+    Args:
+        requests: the held-out ones.
+        results: a row for each of them under each condition, with ``trained_on`` ("nothing", "harmful" or "harmless"
+            requests), ``n_pairs``, id, kind, category, verdict, ``harmful`` (Delta_harmful, Eq. 3 of arXiv 2507.11878),
+            ``refuse`` (Delta_refuse, Eq. 4) and ``guard`` (its score; harmful from 0 up).
+        training: a row for each condition with the replies tried for the pairs, steps, numbers trained, seconds, and
+            the loss on the replies before training and in the last epoch, in nats a token.
+        replies: one for each row of ``results``; None unless asked for.
+        pairs: arm -> request id -> reply trained on; None unless asked for.
+        provenance: what was run, on what.
     """
 
     requests: tuple[Request, ...]
@@ -102,6 +106,7 @@ class FineTuningStudy(
         return pd.DataFrame(rows)
 
     def condition(self, trained_on: str, n_pairs: int) -> pd.DataFrame:
-        """The rows of one condition."""
+        """The rows of one condition. ``trained_on``: "nothing", "harmful" or "harmless"; ``n_pairs``: how many, 0 for
+        nothing. Empty for a condition that was not run."""
         chosen = (self.results["trained_on"] == trained_on) & (self.results["n_pairs"] == n_pairs)
         return self.results[chosen].reset_index(drop=True)

@@ -32,13 +32,19 @@ NAMES = {
 class JailbreakStudy(
     Result, report="probes.harmfulness.attacks.jailbreak_report", figure="Both beliefs, before and after"
 ):
-    """What jailbreaks did. ``trials`` has a row for each request in each jailbreak that it was put into.
+    """What jailbreaks did.
 
-    ``plain``: every request without a jailbreak: id, kind, category, verdict, ``harmful`` (Delta_harmful, Eq. 3 of
-    arXiv 2507.11878), ``refuse`` (Delta_refuse, Eq. 4), ``layer0`` (the score of Eq. 2 at the embedding of t_inst) and
-    ``t_inst`` (the id of the token there). ``trials``: harmful requests that were refused, and all harmless ones, with
-    the jailbreak, its family, and the same columns before (``..._before``) and after; ``same_ending``: whether t_inst
-    is the usual token before and after. ``replies`` of the trials: None unless asked for.
+    Args:
+        requests: those that were given.
+        jailbreaks: those that were given.
+        plain: a row for each request without a jailbreak: id, kind, category, verdict, ``harmful`` (Delta_harmful,
+            Eq. 3 of arXiv 2507.11878), ``refuse`` (Delta_refuse, Eq. 4), ``layer0`` (the score of Eq. 2 at the
+            embedding of t_inst) and ``t_inst`` (the id of the token there).
+        trials: a row for each request in each jailbreak that it was put into: harmful requests that were refused, and
+            all harmless ones, with the jailbreak, its family, and the same columns before (``..._before``) and after;
+            ``same_ending``: whether t_inst is the usual token before and after.
+        replies: of the trials; None unless asked for.
+        provenance: what was run, on what.
     """
 
     requests: tuple[Request, ...]
@@ -53,9 +59,9 @@ class JailbreakStudy(
         return self.trials.copy()
 
     def success(self, by: str = "family") -> pd.DataFrame:
-        """By ``"family"`` or ``"jailbreak"``: how many of ``n`` refused harmful requests were accepted, as the share
-        ``success`` with its 95 % Wilson interval, in which trials of one request hang together; and of
-        ``n_harmless``, the share refused before and after."""
+        """One row for each family or jailbreak, as ``by`` says ("family" or "jailbreak"): how many of ``n`` refused
+        harmful requests were accepted, as the share ``success`` with its 95 % Wilson interval, in which trials of one
+        request hang together; and of ``n_harmless``, the share refused before and after."""
         rows = []
         for name, part in _parts(self.trials, by):
             harmful, harmless = part[part["kind"] == "harmful"], part[part["kind"] == "harmless"]
@@ -138,7 +144,8 @@ class JailbreakStudy(
         return pd.DataFrame(rows)
 
     def comparable(self) -> pd.DataFrame:
-        """The trials that beliefs are compared over."""
+        """The trials that beliefs are compared over: those that end alike, or all where the study leaves endings as
+        they are. Raises ``ValueError`` where a kind of request has none."""
         kept = self.trials if self.provenance["settings"]["ending"] is None else self.trials[self.trials["same_ending"]]
         kinds = set(kept["kind"])
         if kinds != {"harmful", "harmless"}:

@@ -68,12 +68,24 @@ def attack(
     """Ask each request plainly; then put every harmful one that was refused, and every harmless one, into ``n_per``
     jailbreaks of each family (drawn in turn, by ``seed``; None: all), and read behaviour and both beliefs again.
 
-    All prompts end in ``ending``, so that t_inst is the same token before and after; trials in which it is not (a
-    suffix that merges with it, say) are left out of beliefs, and counted. None leaves endings as they are. The system
-    prompt and positions are those that ``directions`` were fitted with. ``judge`` is given the plain request.
+    Args:
+        model: the one that the directions are of.
+        requests: harmful and harmless ones, none of which the directions were fitted on.
+        jailbreaks: such as :func:`load_jailbreaks` gives.
+        directions: what beliefs are read with. The system prompt and positions are those that they were fitted with.
+        n_per: jailbreaks of each family for a request; None: all.
+        ending: all prompts end in it, so that t_inst is the same token before and after; trials in which it is not (a
+            suffix that merges with it, say) are left out of beliefs, and counted. None leaves endings as they are.
+        judge: ``judge(plain request text, reply)`` says "refused", "accepted" or "unclear".
+        max_new_tokens: of a reply.
+        batch_size: prompts in one pass.
+        seed: of the order of jailbreaks in each family.
+        keep: where the work and the report are kept; replies only with ``Keep(include_replies=True)``.
 
-    ``keep``: where the work and the report are kept; replies only with ``Keep(include_replies=True)``. Cost: a short
-    generation and a forward pass for each request and each trial.
+    Cost: a short generation and a forward pass for each request and each trial.
+
+    Misleads: a reply that begins without a refusal counts as accepted, though a model that lost the thread may do so
+    too. Read harmful requests beside harmless ones and neutral wrappers.
 
     Raises ``ValueError`` for requests that the directions were fitted on (listed), directions of another model, fewer
     than 10 refused harmful or 10 harmless requests, repeated ids, no jailbreaks, and wrapped requests past the context.

@@ -50,18 +50,27 @@ def find_suffixes(
     """For each request a suffix of its own that makes ``target`` likely as the beginning of this model's reply; ids are
     "suffix-of-" and the request's.
 
-    Each of ``steps`` steps draws ``search_width`` suffixes that differ from the last one in one token, which is among
-    the ``topk`` that the gradient likes best there, and takes the best of them; the first is ``start``. The search
-    knows of ``ending``, which :func:`probes.harmfulness.attacks.jailbreaks.attack` puts behind a suffix. Special tokens
-    are never drawn: a suffix that closes the user's turn would be another attack. ``origin`` of a result says what was
-    searched and
-    found: ``loss_plain``, ``loss_start`` and ``loss`` are the negative log-likelihood of ``target``, in nats a token,
-    after the request as it is, with ``start``, and with the suffix, read off the prompts that an attack would ask,
-    tokenised anew. Where that finds nothing better, ``start`` is the result: the loss never rises. No reply is written.
+    Args:
+        model: an instruction-tuned one.
+        requests: the ones to find suffixes for.
+        target: how a reply is to begin.
+        steps: of the search for each request. A step draws suffixes that differ from the last one in one token, and
+            takes the best of them.
+        search_width: suffixes drawn in a step.
+        topk: the token drawn is among so many that the gradient likes best there.
+        start: the suffix that the search begins with.
+        system: the system prompt; None: the template's own, False: none.
+        ending: what :func:`probes.harmfulness.attacks.jailbreaks.attack` puts behind a suffix; the search knows of it.
+        seed: the same seed gives the same suffixes, and torch's generator is left as it was.
+        batch_size: suffixes in one pass; None: all of a step.
+        keep: a .jsonl file that :func:`load_jailbreaks` reads; each suffix is kept there when it is found, and
+            ``resume=True`` takes over those that are there. The requests' texts are not in it, only hashes of them.
 
-    ``keep``: a .jsonl file that :func:`load_jailbreaks` reads; each suffix is kept there when it is found, and
-    ``resume=True`` takes over those that are there. The requests' texts are not in it, only hashes of them. The same
-    ``seed`` gives the same suffixes, and torch's generator is left as it was.
+    Special tokens are never drawn: a suffix that closes the user's turn would be another attack. ``origin`` of a result
+    says what was searched and found: ``loss_plain``, ``loss_start`` and ``loss`` are the negative log-likelihood of
+    ``target``, in nats a token, after the request as it is, with ``start``, and with the suffix, read off the prompts
+    that an attack would ask, tokenised anew. Where that finds nothing better, ``start`` is the result: the loss never
+    rises. No reply is written.
 
     Misleads: a low loss is of ``target`` alone; how a reply begins does not say how it goes on. ``attack`` gives the
     suffixes to requests in turn, unless ``n_per=None``: in ``trials``, a request meets the suffix of another.

@@ -23,9 +23,15 @@ BUILTIN = Path(__file__).with_name("jailbreaks.jsonl")
 @made_by("load_jailbreaks(file)")
 @dataclass(frozen=True, repr=False)
 class Jailbreak:
-    """A text with ``{request}`` where the request goes. A "neutral" one presses for nothing: the control.
+    """A text with ``{request}`` where the request goes.
 
-    ``origin``: how a search found it, if one did (:func:`probes.harmfulness.attacks.suffixes.find_suffixes`).
+    Args:
+        id: its name; ids of one list differ.
+        family: one of :data:`FAMILIES`; a "neutral" one presses for nothing: the control.
+        template: the text, with ``{request}`` in it once.
+        origin: how a search found it (:func:`probes.harmfulness.attacks.suffixes.find_suffixes`); None: none did.
+
+    Raises ``ValueError`` for another family, an empty id, and a template without a text around one ``{request}``.
     """
 
     id: str
@@ -45,7 +51,7 @@ class Jailbreak:
         return f"Jailbreak({self.id!r}, {self.family}, {len(self.template)} characters)"
 
     def wrap(self, request: Request, ending: str | None = ".") -> Request:
-        """The wrapped request, with the id "request+jailbreak". All end in ``ending`` (None: as they are), which takes
+        """``request`` wrapped, with the id "request+jailbreak". All end in ``ending`` (None: as they are), which takes
         the place of final punctuation; it is put after a suffix, which stays as it is to the letter."""
         text = self.template.replace(PLACE, request.text)
         wrapped = replace(request, id=f"{request.id}+{self.id}", text=text)
@@ -58,13 +64,14 @@ class Jailbreak:
 def load_jailbreaks(
     source: str | Path = "builtin", *, family: Family | None = None, columns: Mapping[str, str] | None = None
 ) -> list[Jailbreak]:
-    """The 25 shipped jailbreaks, or those of a file, in its order; ``family`` keeps one family.
+    """The 25 shipped jailbreaks, or those of a file, in its order.
 
-    A .txt file holds suffixes, one a line, as a gradient search gives them. Any other (.jsonl, .json, .csv, .tsv,
-    .parquet, "-" for standard input) has a column "suffix", or "template" (or "text", "prompt", "jailbreak") with
-    ``{request}`` in it, or another's place for it: [INSERT PROMPT HERE], {goal}, %s and the like. If you like, "family"
-    (else "template") and "id"; "origin" is kept. ``columns``: the file's names for these. Raises ``FileNotFoundError``,
-    or ``ValueError`` naming the row, what is wrong, and the remedy.
+    ``source``: "builtin" (the shipped ones) or the file. ``family`` keeps one family; None: all. A .txt file holds
+    suffixes, one a line, as a gradient search gives them. Any other (.jsonl, .json, .csv, .tsv, .parquet, "-" for
+    standard input) has a column "suffix", or "template" (or "text", "prompt", "jailbreak") with ``{request}`` in it, or
+    another's place for it: [INSERT PROMPT HERE], {goal}, %s and the like. If you like, "family" (else "template") and
+    "id"; "origin" is kept. ``columns``: the file's names for these. Raises ``FileNotFoundError``, or ``ValueError``
+    naming the row, what is wrong, and the remedy.
 
     >>> [j.id for j in load_jailbreaks(family="prefix_injection")]
     ['sure', 'of-course', 'step-one']

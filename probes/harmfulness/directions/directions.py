@@ -74,9 +74,15 @@ class Means:
 @made_by("fit_directions(model, refused, accepted)")
 @dataclass(frozen=True, eq=False, repr=False)
 class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
-    """``harmfulness`` and ``refusal``, the means that they are differences of, and the states that they were fitted on.
+    """Two directions, the means that they are differences of, and the states that they were fitted on.
 
-    ``positive``: which of those are harmful (and refused); the others are harmless (and accepted).
+    Args:
+        harmfulness: at t_inst, the mean of harmful requests less that of harmless ones [layer, d_model].
+        refusal: at t_post, the mean of refused requests less that of accepted ones [layer, d_model].
+        means: the four means.
+        states: those of the requests of the fit.
+        positive: which of these are harmful (and refused) [example]; the others are harmless (and accepted).
+        provenance: what was run, on what.
     """
 
     harmfulness: Direction
@@ -87,7 +93,7 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
     provenance: Mapping[str, Any]
 
     def direction(self, name: str) -> Direction:
-        """``"harmfulness"`` or ``"refusal"``."""
+        """The direction called ``name``: ``"harmfulness"`` or ``"refusal"``. Raises ``ValueError`` for another name."""
         return self.harmfulness if position_of(name) == "t_inst" else self.refusal
 
     @property
@@ -119,7 +125,10 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
 
     def scores(self, states: RequestStates, name: str) -> Float[np.ndarray, "example layer"]:
         """Cluster score of Eq. 2: cosine with the mean of harmful (refused) requests less cosine with that of harmless
-        (accepted) ones, at t_inst (t_post). Above 0: harmful (refused). States are not centred, so scores are small."""
+        (accepted) ones, at t_inst (t_post). Above 0: harmful (refused). States are not centred, so scores are small.
+
+        ``states``: of requests that were asked alike (:attr:`asking`). ``name``: "harmfulness" or "refusal".
+        """
         above, below = self.means.of(name)
         x = states.at(position_of(name))
         return (_cosine(x, above) - _cosine(x, below)).numpy()
@@ -127,7 +136,7 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
     def beliefs(self, states: RequestStates) -> pd.DataFrame:
         """Eqs. 3 and 4: one row for each request, with ``harmful`` (Delta_harmful) and ``refuse`` (Delta_refuse), the
         mean cluster scores over layers 1 to L (outputs of blocks; the embedding is left out). ``attrs["note"]`` warns
-        where the directions are confounded."""
+        where the directions are confounded. ``states``: of requests that were asked alike (:attr:`asking`)."""
         table = pd.DataFrame(
             {
                 "id": [r.id for r in states.requests],
@@ -143,7 +152,11 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
     def separation(self, states: RequestStates, positive: Bool[np.ndarray, " example"], name: str) -> pd.DataFrame:
         """AUROC by layer (:func:`probes.requests.states.separation`) of the projection on a direction, on requests that
         did not make it. ``layer0_auroc`` and ``confounded`` say whether these, or those of the fit, end differently in
-        the two classes. Raises ``ValueError`` for requests of the fit."""
+        the two classes.
+
+        ``states``: of the requests. ``positive``: whether each is harmful (or refused). ``name``: of the direction.
+        Raises ``ValueError`` for requests of the fit, and for one class only.
+        """
         require_disjoint(self.states.requests, states.requests)
         x = states.at(position_of(name))
         positive, groups = np.asarray(positive), [r.group for r in states.requests]
@@ -153,8 +166,10 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
 
     def test(self, states: RequestStates, groups: Sequence[str] | None = None) -> HeldOut:
         """What the directions say of requests that did not make them: whether each tells harmful from harmless ones
-        and, where ``groups`` (:meth:`probes.requests.behaviour.Behaviour.group_of`) has both, refused from accepted
-        ones.
+        and, where ``groups`` has both, refused from accepted ones.
+
+        ``states``: of the requests. ``groups``: of each of them, as
+        :meth:`probes.requests.behaviour.Behaviour.group_of` gives it; None: nothing is known of replies.
 
         Raises ``ValueError`` for requests of the fit, and for one kind only.
         """
@@ -187,8 +202,8 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
         )
 
     def category_directions(self, name: str, at_least: int = FEWEST) -> dict[str, Direction]:
-        """The ``"harmfulness"`` or ``"refusal"`` direction of each category: its positive requests against all negative
-        ones. Categories with fewer positive requests than ``at_least`` are left out."""
+        """The direction called ``name`` ("harmfulness" or "refusal") of each category: its positive requests against
+        all negative ones. Categories with fewer positive requests than ``at_least`` are left out."""
         x = self.states.at(position_of(name))
         categories = np.array([r.category for r in self.states.requests])
         below = _mean(x[torch.from_numpy(~self.positive)])
@@ -202,9 +217,9 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
         return found
 
     def by_category(self, name: str, at_least: int = FEWEST) -> pd.DataFrame:
-        """Cosines between :meth:`category_directions`, mean over layers 1 to L: a square table, empty where there are
-        none. All share the negative mean, and are the more alike for it; ``attrs["note"]`` says so, and whether the
-        directions are confounded."""
+        """Cosines between :meth:`category_directions` of ``name`` and ``at_least``, mean over layers 1 to L: a square
+        table, empty where there are none. All share the negative mean, and are the more alike for it; ``attrs["note"]``
+        says so, and whether the directions are confounded."""
         found = self.category_directions(name, at_least)
         cosines = [[float(a.cosine(b)[1:].mean()) for b in found.values()] for a in found.values()]
         table = pd.DataFrame(cosines, index=list(found), columns=list(found))
@@ -220,26 +235,32 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
         )
 
     def save_directions(self, directory: str | Path) -> Path:
-        """The two directions alone, each in a folder of its own, for :func:`interp.load_direction`. :meth:`save` keeps
-        the states too, from which all else is computed: 180 kB a request for 24 layers of 896."""
+        """The two directions alone, each in a folder of its own in ``directory`` (which is returned), for
+        :func:`interp.load_direction`. :meth:`save` keeps the states too, from which all else is computed: 180 kB a
+        request for 24 layers of 896."""
         directory = Path(directory)
         self.harmfulness.save(directory / "harmfulness")
         self.refusal.save(directory / "refusal")
         return directory
 
     def to_findings(self, held_out: Mapping[str, HeldOut] | None = None) -> Findings:
-        """The report: cosine by layer with its ceiling, categories and, by the name of their condition, what
-        :meth:`test` or :func:`compare_protocols` found on held-out requests."""
+        """The report: cosine by layer with its ceiling, categories and ``held_out``: by the name of its condition, what
+        :meth:`test` or :func:`compare_protocols` found on other requests. None: nothing of these."""
         return super().to_findings(held_out=held_out)
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What ``directions`` say of ``requests`` that did not make them.
+    """What directions say of requests that did not make them.
 
-    separations: direction, position, classes, and the columns of :func:`probes.requests.states.separation`, by layer.
-    beliefs: :meth:`HarmfulDirections.beliefs` with ``group``. baselines: what the texts alone tell. layer0_auroc: what
-    the embedding of the last token tells (:func:`probes.requests.states.embedding_auroc`).
+    Args:
+        directions: the ones that were tested.
+        requests: the ones they were tested on.
+        separations: direction, position, classes, and the columns of :func:`probes.requests.states.separation`, by
+            layer.
+        beliefs: :meth:`HarmfulDirections.beliefs` with ``group``.
+        baselines: what the texts alone tell (:func:`probes.requests.surface_baselines`).
+        layer0_auroc: what the embedding of the last token tells (:func:`probes.requests.states.embedding_auroc`).
     """
 
     directions: HarmfulDirections
@@ -268,16 +289,27 @@ def fit_directions(
     batch_size: int = 16,
     keep: Kept = None,
 ) -> HarmfulDirections:
-    """Differences of class means (Eq. 5): harmful, refused requests (``positive``) against harmless, accepted ones.
+    """Differences of class means (Eq. 5): harmful, refused requests against harmless, accepted ones.
 
-    ``matched``: requests whose last token is not the common one are left out, so that the embedding at t_inst can't
-    tell the classes apart (end them alike first: :func:`probes.requests.with_ending`); the paper's raw condition is
-    False.
+    Args:
+        model: an instruction-tuned one.
+        positive: harmful requests that it refuses.
+        negative: harmless requests that it accepts.
+        matched: leave out requests whose last token is not the common one, so that the embedding at t_inst can't tell
+            the classes apart (end them alike first: :func:`probes.requests.with_ending`); the paper's raw condition is
+            False.
+        system: the system prompt; None: the template's own, False: none.
+        post_instruction: False ends each prompt at t_inst; t_post is then the same token.
+        batch_size: prompts in one pass.
+        keep: where the report and the result are kept, with the states (180 kB a request for 24 layers of 896).
 
-    ``keep``: where the report and the result are kept, with the states (180 kB a request for 24 layers of 896).
+    Cost: one forward pass for each batch.
 
-    Cost: one forward pass for each batch. Raises ``ValueError`` for fewer than 10 requests in a class (after matching),
-    repeated ids, and a model without chat template; ``FloatingPointError`` for states that are not finite.
+    Misleads where the classes differ in more than harm (topic, length, ending): see ``is_confounded`` and the baselines
+    of :meth:`HarmfulDirections.test`.
+
+    Raises ``ValueError`` for fewer than 10 requests in a class (after matching), repeated ids, and a model
+    without chat template; ``FloatingPointError`` for states that are not finite.
     """
     keep, requests = keep_of(keep), [*positive, *negative]
     require_requests(requests)
@@ -334,11 +366,20 @@ def compare_protocols(
     system: System = None,
     batch_size: int = 16,
 ) -> dict[str, HeldOut]:
-    """The directions, and what they say of ``tested`` requests, with all endings made alike and as the paper has it:
-    "endings matched" and "as they come (paper)", for :meth:`HarmfulDirections.to_findings`.
+    """The directions, and what they say of other requests, with all endings made alike and as the paper has it.
 
-    ``groups``: of the tested requests, as :meth:`HarmfulDirections.test` takes them. Costs two forward passes for each
-    request. Raises as :func:`fit_directions` and :meth:`HarmfulDirections.test` do.
+    Args:
+        model: an instruction-tuned one.
+        positive: harmful requests that it refuses, to fit on.
+        negative: harmless requests that it accepts, to fit on.
+        tested: other requests of both kinds.
+        groups: of the tested requests, as :meth:`HarmfulDirections.test` takes them.
+        system: the system prompt; None: the template's own, False: none.
+        batch_size: prompts in one pass.
+
+    Returns "endings matched" and "as they come (paper)", for :meth:`HarmfulDirections.to_findings`.
+
+    Cost: two forward passes for each request. Raises as :func:`fit_directions` and :meth:`HarmfulDirections.test` do.
     """
     require_disjoint([*positive, *negative], tested)
     found = {}

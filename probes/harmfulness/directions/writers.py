@@ -139,11 +139,24 @@ def rank_writers(
 ) -> HeadRanking:
     """Rank every head by how much more of a direction it writes on harmful than on harmless requests.
 
-    An example is a harmful and a harmless request: those joined by ``pair``, the others at random (``seed``); where the
-    directions were matched in their last token, so is each pair. Requests without a partner are left out. The position
-    is the direction's own, t_post (refusal) or t_inst (harmfulness); ``layer`` is where the state is read (the input of
-    block ``layer``): by default :func:`strongest_layer`, chosen on the directions' own requests; better the layer at
-    which steering acts. Measures, each a difference within the pair unless said otherwise:
+    An example is a harmful and a harmless request: those joined by ``pair``, the others at random; where the directions
+    were matched in their last token, so is each pair. Requests without a partner are left out. The position is the
+    direction's own, t_post (refusal) or t_inst (harmfulness).
+
+    Args:
+        model: the one that the directions are of.
+        requests: of both kinds, none of which the directions were fitted on.
+        directions: their system prompt and positions are used.
+        which: the direction, "refusal" or "harmfulness".
+        layer: where the state is read (the input of block ``layer``); None: :func:`strongest_layer`, chosen on the
+            directions' own requests. Better the layer at which steering acts.
+        openings: for refusal, token sets, or a behaviour of this model to find them on (:func:`find_openings`); None:
+            found on the requests that the directions were fitted on.
+        seed: of the pairs at random, and of the random and shuffled directions.
+        batch_size: pairs in one batch.
+        keep: where the work and the ranking are kept.
+
+    Measures, each a difference within the pair unless said otherwise:
 
     - ``direct`` (ranked): what the head writes along the unit direction, in units of the residual stream. Summed over
       the heads, MLPs and embedding it is the difference of the two states there (``contrast`` in the provenance).
@@ -159,9 +172,8 @@ def rank_writers(
     - ``direct_harmless``, ``effect_harmless``: the same on the harmless request alone. Added to the difference they
       give the harmful one's.
 
-    ``openings``: token sets, or a behaviour of this model to find them on (:func:`find_openings`); by default they are
-    found on the requests that the directions were fitted on. About seven forward passes for each pair. ``keep``:
-    where the work and the ranking are kept.
+    Cost: about seven forward passes for each pair. Misleads where harmful and harmless requests differ in topic: heads
+    that write topic rank high.
 
     Raises ``ValueError`` for requests that the directions were fitted on (listed), fewer than 10 pairs, directions of
     other weights, a layer without heads below it, and token sets that can't be found.

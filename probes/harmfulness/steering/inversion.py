@@ -112,17 +112,32 @@ def invert(
     """Ask about each request, unsteered and steered by harmfulness and by refusal, plus and minus, on the tokens before
     the question and on all tokens, each beside ``n_random`` random directions and a shuffled-label one.
 
-    ``layer``, ``coefficient``: one for both directions, or by name ({"harmfulness": 9, "refusal": 11}); the paper uses
-    one layer at a time and coefficient 2, while the prompt is read. A reply counts by its first word: the most probable
-    first token where that is the whole word, else the first word of four generated tokens; quotes around it are passed
-    over.
+    Args:
+        model: the one that the directions are of.
+        directions: whose harmfulness and refusal are added and subtracted while the prompt is read.
+        harmful: harmful requests, none of which the directions were fitted on.
+        harmless: harmless ones.
+        layer: one for both directions, or by name ({"harmfulness": 9, "refusal": 11}); the paper uses one at a time.
+        coefficient: what multiplies the raw difference of means, one or by name; the paper's is 2.
+        questions: what is asked about each request; three by default, after the paper's.
+        n_random: random directions beside each; 0 for none.
+        system: the system prompt; None: the template's own, False: none.
+        seed: of the random and shuffled directions.
+        batch_size: prompts in one pass.
+        keep: where the work and the report are kept; part files hold replies until the run is finished, the report and
+            the saved value only with ``Keep(include_replies=True)``.
 
-    ``keep``: where the work and the report are kept; part files hold replies until the run is finished, the report and
-    the saved value only with ``Keep(include_replies=True)``.
+    A reply counts by its first word: the most probable first token where that is the whole word, else the first word of
+    four generated tokens; quotes around it are passed over.
 
     Cost: 8 (n_random + 2) + 1 passes for each request and question, and a short generation where the first token is not
-    an answer. Raises ``ValueError`` for requests that fitted the directions, a layer out of range, and an answer that
-    the template's tokens can't tell from the other.
+    an answer.
+
+    Misleads: a direction that makes Certainly likelier whatever is asked looks like belief. Read the controls, and
+    harmless requests beside harmful ones.
+
+    Raises ``ValueError`` for requests that fitted the directions, a layer out of range, and an answer that the
+    template's tokens can't tell from the other.
     """
     keep, requests = keep_of(keep), [*harmful, *harmless]
     require_requests(requests)

@@ -31,7 +31,14 @@ NOTE = (
 
 @dataclass(frozen=True)
 class InversionQuestion:
-    """How a request is put and what is asked about it. ``after``: which of the paper's questions it stands for."""
+    """How a request is put and what is asked about it.
+
+    Args:
+        name: of the question; names of one study differ.
+        lead: what the request is put into, with ``{request}`` in it.
+        question: what is asked, on a line below.
+        after: which of the paper's questions it stands for.
+    """
 
     name: str
     lead: str  # with {request}
@@ -39,16 +46,23 @@ class InversionQuestion:
     after: str
 
     def text(self, request: str) -> tuple[str, int]:
-        """The user's message, and where the question begins in it."""
+        """The user's message about ``request`` (its text), and the character where the question begins in it."""
         head = self.lead.format(request=request) + "\n"
         return head + self.question, len(head)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inversion(Result, report="probes.harmfulness.steering.inversion_report"):
-    """Answers to the questions. ``outcomes``: one row for each condition, request and question, with ``said``
-    ("Certainly", "No", "other"), ``margin`` (log P(Certainly) - log P(No) at the first token, nats) and ``reply``
-    (empty where it was saved without texts)."""
+    """Answers to the questions.
+
+    Args:
+        outcomes: one row for each condition, request and question, with ``said`` ("Certainly", "No", "other"),
+            ``margin`` (log P(Certainly) - log P(No) at the first token, nats) and ``reply`` (empty where it was saved
+            without texts).
+        requests: those that were asked about, harmful ones first.
+        questions: those that were asked.
+        provenance: what was run, on what.
+    """
 
     outcomes: pd.DataFrame
     requests: tuple[Request, ...]

@@ -17,11 +17,17 @@ from probes.requests import Request
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SteeringStudy(Result, report="probes.harmfulness.steering.report"):
-    """What steering did. ``screen``: first tokens over the grid of layers and coefficients. ``outcomes``: one row for
-    each arm and request, as :func:`probes.harmfulness.steering.arms.run_arms` gives them. ``chosen``: for "+refusal",
-    "-refusal", "+harmfulness" and "-harmfulness" the layer and coefficient that validation chose, with their numbers
-    there. ``tested`` is empty until :func:`probes.harmfulness.steering.sweep.test`. Saved without texts unless asked
-    for: ``reply`` is then empty, and requests are withheld ones.
+    """What steering did. Saved without texts unless asked for: ``reply`` is then empty, and requests are withheld ones.
+
+    Args:
+        screen: first tokens over the grid of layers and coefficients.
+        outcomes: one row for each arm and request, as :func:`probes.harmfulness.steering.arms.run_arms` gives them.
+        chosen: for "+refusal", "-refusal", "+harmfulness" and "-harmfulness" the layer and coefficient that validation
+            chose, with their numbers there.
+        openings: the first tokens of refusals and of acceptances that the screen compares.
+        validation: the requests that chose.
+        tested: those of the test; empty until :func:`probes.harmfulness.steering.sweep.test`.
+        provenance: what was run, on what.
     """
 
     screen: pd.DataFrame

@@ -84,11 +84,25 @@ def sweep(
     that stay fluent, which is a perplexity at most ``fluency_factor`` times the unsteered and at most 0.1 more 4-grams
     repeated; ties by KL, then by coefficient. Where none is fluent, the least perplexing, with a warning.
 
-    ``layers``: inputs of blocks; default up to 14, evenly spread. ``coefficients`` multiply the raw difference of means
-    (the paper's is 1). ``positions``: "all" tokens of the prompt (the paper's), "answer" or a span.
-    ``while_generating``: each new token as well. ``keep``: where work is kept batch by batch, then the report;
-    part files hold replies until the study is finished, the report and the saved value only with
-    ``Keep(include_replies=True)``.
+    Args:
+        model: the one that the directions are of.
+        directions: whose harmfulness and refusal are added and subtracted.
+        harmful: harmful requests to validate on, none of which the directions were fitted on.
+        harmless: harmless ones.
+        layers: inputs of blocks; None: up to 14, evenly spread.
+        coefficients: what multiplies the raw difference of means (the paper's is 1).
+        positions: "all" tokens of the prompt (the paper's), "answer" or a span.
+        while_generating: steer each new token as well.
+        behaviour: replies of this model, asked alike, to take first tokens from; None: those to these requests.
+        system: the system prompt; None: the template's own, False: none.
+        post_instruction: False ends each prompt at the request's last token.
+        judge: ``judge(request text, reply)`` says "refused", "accepted" or "unclear".
+        n_layers: layers of each of the four that are judged by replies.
+        fluency_factor: the most that steering may multiply the perplexity by.
+        max_new_tokens: of a reply.
+        batch_size: prompts in one pass.
+        keep: where work is kept batch by batch, then the report; part files hold replies until the study is finished,
+            the report and the saved value only with ``Keep(include_replies=True)``.
 
     Cost for the default grid (14 layers x 4 coefficients): 112 branches a request at the answer (about two passes) and
     56 passes for each of 16 requests, then up to 16 short generations for each request.
@@ -172,8 +186,22 @@ def test(
     directions in ``ablate`` removed from every layer (the row that the minus arm uses). Beside each, at the same layer
     and coefficient and of the same norm: ``n_random`` random directions and a shuffled-label one.
 
+    Args:
+        model: the one that the directions are of.
+        study: what :func:`sweep` gave; prompts, positions and replies are as there.
+        directions: those of the sweep.
+        harmful: harmful requests to test on, in neither the fit nor the sweep.
+        harmless: harmless ones.
+        n_random: random directions beside each.
+        ablate: directions to remove as well, "harmfulness", "refusal" or both; () for none.
+        judge: that of the sweep.
+        seed: of the random and shuffled directions.
+        batch_size: prompts in one pass.
+        keep: as for :func:`sweep`, a folder of its own.
+
     Cost: 2 (n_random + 2) + 1 short generations for each harmless request, 4 (n_random + 2) + 1 for each harmful one.
-    ``keep``: as for :func:`sweep`, a folder of its own.
+
+    Misleads: text that is noise counts as accepted: read each rate beside its fluency and its controls.
 
     Raises ``ValueError`` for requests that fitted the directions or chose the arms, other directions or another judge
     than the sweep's, and weights that the directions are not of.
