@@ -32,7 +32,7 @@ interp.reports: mass page report_folder:folder findings result
 interp.rankings: ranking ranking_controls:controls ranking_report:report comparison
     comparison_sentences:sentences comparison_figures:figures depth_profiles side_by_side
 interp.reading: capture residual attribution generation perplexity metrics
-interp.scans: fanout scan state_patches tracing trace_regions:regions trace_results:traces head_writing readings
+interp.scans: fanout state_patches tracing trace_regions:regions trace_results:traces head_writing readings
 interp.edits: weight_identity:identity weight_writing:weights fold_check edit_export:export edit_family:family
     replaced_weights:replaced head_weights:head_rows head_scales directions steering steered_positions steering_fold
     composed_edits:composed edit_diff:diff control_vectors
