@@ -19,7 +19,7 @@ from interp.sources import describe_sources
 FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few examples
 CACHED = {source.name for source in describe_sources() if source.cached}
 REFUSER = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
-N_FIND, N_TEST, N_ASKED, N_SCENES, N_REQUESTS = (4, 6, 4, 2, 10) if FAST else (32, 60, 40, 20, 40)
+N_FIND, N_TEST, N_ASKED, N_SCENES, N_REQUESTS = (4, 6, 4, 8, 10) if FAST else (32, 60, 40, 20, 40)
 
 # %% [markdown]
 # # The tour: four systems in ten minutes

@@ -17,14 +17,14 @@ from interp.rankings import HeadRanking
 ROOT = Path(__file__).parents[1]
 NEED_TORCH = {  # classes of results whose modules also hold what runs a model; `load_findings` reads them without
     "probes.harmfulness.directions.directions",
-    "probes.harmfulness.steering.result",
-    "probes.latent_guard.result",
     "probes.modulation.result",
     "probes.negative_bias.alignment_result",
     "probes.negative_bias.bias_result",
     "probes.negative_bias.scenario_result",
-    "probes.requests.behaviour",
+    "probes.visual_semantics.heads.ablation_result",
+    "probes.visual_semantics.heads.levels",
     "probes.visual_semantics.heads.result",
+    "probes.visual_semantics.tracing.result",
 }
 WITHOUT_TORCH = """
 import sys
