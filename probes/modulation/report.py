@@ -14,6 +14,7 @@ from interp.figures import heads_by_level
 from interp.figures.heads import interval_bars, interval_lines
 from interp.fitting import largest_change
 from interp.reports import Findings, with_mass
+from interp.statistics import Estimate
 from probes.modulation.candidates import RELEASED
 from probes.modulation.effects import ALL, RANDOM, ReadSet
 from probes.modulation.offsets import offsets_frame
@@ -228,7 +229,7 @@ def _made(modulation: Modulation) -> str:
 
 
 def _signed(row: Mapping[str, Any] | pd.Series, name: str) -> str:
-    return f"{row[name]:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
+    return f"{Estimate.from_row(row, name):+.3f}"
 
 
 def _offsets(modulation: Modulation) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from interp.figures import head_label, heads_by_level, strongest_examples
 from interp.reports import Findings
-from interp.statistics import FEWEST, mean_interval
+from interp.statistics import FEWEST, Estimate, mean_interval
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.result import VisualHeads
 from probes.visual_semantics.heads.scores import NAMES, RELU, largest_by_chance
@@ -178,8 +178,7 @@ def _sentence(heads: VisualHeads, score: str, level: str) -> str:
     frame = heads.table(score, level)
     top, found = frame.iloc[0], frame[frame["q"] < _FDR]
     up = int((found["mean_change"] > 0).sum())
-    said = f"{name} of {_named(level)} (n = {n}): the highest is {top.label}, {top.score:.4f} [{top.score_low:.4f}, "
-    said += f"{top.score_high:.4f}]"
+    said = f"{name} of {_named(level)} (n = {n}): the highest is {top.label}, {Estimate.from_row(top, 'score'):.4f}"
     if score in RELU:
         chosen = heads.chosen(level, score=score)
         by_chance = largest_by_chance(heads.change(score, chosen), heads.pictures[chosen])
@@ -189,7 +188,7 @@ def _sentence(heads: VisualHeads, score: str, level: str) -> str:
             "what random signs hardly ever (5 %) give any head"
         )
     if found.empty:
-        change = f"{top.mean_change:+.4f} [{top.mean_change_low:+.4f}, {top.mean_change_high:+.4f}]"
+        change = f"{Estimate.from_row(top, 'mean_change'):+.4f}"
         return f"{said}; no head is shown to differ from no change in the mean ({top.label}: {change})."
     what, other = ("help", "hurt") if score != "s_minus" else ("hurt", "help")
     said += f"; at a false discovery rate of {_FDR:.0%} {up} heads {what} in the mean and {len(found) - up} {other}."

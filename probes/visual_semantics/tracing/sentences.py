@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from interp.statistics import Estimate
 from probes.visual_semantics.tracing.roles import CONCEPT, EDITED, LAST, PICTURE
 from probes.visual_semantics.tracing.tables import ALL, LEAST_PAIRS, TOO_FEW, is_too_few
 
@@ -50,7 +51,7 @@ def peaks_of_parts(peaks: pd.DataFrame, parts: Sequence[str]) -> list[str]:
             if row.empty or is_too_few(row.iloc[0]):
                 continue
             row = row.iloc[0]
-            change = f"{row['change']:+.3f} [{row['change_low']:+.3f}, {row['change_high']:+.3f}]"
+            change = f"{Estimate.from_row(row, 'change'):+.3f}"
             where = f"in layer {row['layer']} ({change}, depth {row['depth']:.2f}, n = {row['n']})"
             if not row["is_clear"]:
                 where = f"in none shown to differ from no change, or from a control (highest {change}, n = {row['n']})"
