@@ -86,8 +86,8 @@ if TYPE_CHECKING:
     )
     from probes.scenes.questions import Question as Question
     from probes.visual_semantics.heads import (
-        Claim as Claim,
         HeadOverlap as HeadOverlap,
+        LevelClaim as LevelClaim,
         LevelStudy as LevelStudy,
         SetAblation as SetAblation,
         VisualHeads as VisualHeads,

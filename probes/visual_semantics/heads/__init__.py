@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from probes.visual_semantics.heads.ablation import cross_level_ablation as cross_level_ablation
     from probes.visual_semantics.heads.ablation_report import plot_effects as plot_effects
     from probes.visual_semantics.heads.ablation_result import SetAblation as SetAblation
-    from probes.visual_semantics.heads.claims import Claim as Claim, claims_of as claims_of
+    from probes.visual_semantics.heads.claims import LevelClaim as LevelClaim, claims_of as claims_of
     from probes.visual_semantics.heads.heads import rank_visual_heads as rank_visual_heads
     from probes.visual_semantics.heads.levels import LevelStudy as LevelStudy, study_levels as study_levels
     from probes.visual_semantics.heads.overlap import HeadOverlap as HeadOverlap, head_overlap as head_overlap

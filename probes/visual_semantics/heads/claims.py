@@ -9,9 +9,8 @@ from typing import Literal
 
 import pandas as pd
 
-from interp import statistics
 from interp.door import public
-from interp.statistics import Estimate
+from interp.statistics import Claim, Estimate
 from probes.heads import ALPHA
 from probes.visual_semantics.heads.ablation_result import MEASURES, SetAblation
 from probes.visual_semantics.heads.overlap import HeadOverlap
@@ -23,7 +22,7 @@ EDIT_NAMES = {"zero": "zeroed", "mean_of_others": "replaced by the mean of the o
 
 
 @dataclass(frozen=True)
-class Claim:
+class LevelClaim:
     """A sentence that may be true, the number that speaks of it, and what it says: "shown" where the number's 95 %
     interval lies on the claimed side of ``null``, "reversed" where it lies on the other, else "not shown".
 
@@ -54,7 +53,7 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        by_interval = statistics.Claim(self.number, self.estimate, self.null, self.claimed, fewest=0)
+        by_interval = Claim(self.number, self.estimate, self.null, self.claimed, fewest=0)
         tested = replace(by_interval, p=self.p)
         if tested.verdict == "too few":
             return "not tested"
@@ -78,14 +77,14 @@ class Claim:
 
 
 @public
-def claims_of(overlaps: Sequence[HeadOverlap], ablation: SetAblation | None = None) -> list[Claim]:
+def claims_of(overlaps: Sequence[HeadOverlap], ablation: SetAblation | None = None) -> list[LevelClaim]:
     """Every claim that the overlaps and the ablation can speak of, the paper's first.
 
     Args:
         overlaps: of rankings, each by one score.
         ablation: of sets of heads; without it the claims are about rankings alone.
     """
-    claims: list[Claim] = []
+    claims: list[LevelClaim] = []
     for overlap in overlaps:
         claims += _of_overlap(overlap)
     if ablation is not None:
@@ -94,7 +93,7 @@ def claims_of(overlaps: Sequence[HeadOverlap], ablation: SetAblation | None = No
     return sorted(claims, key=lambda claim: claim.by != PAPER)
 
 
-def sentences_of(claims: Sequence[Claim]) -> list[str]:
+def sentences_of(claims: Sequence[LevelClaim]) -> list[str]:
     """One sentence for each claim: its first number (the paper's way to ask, where there is one), and what the others
     say."""
     said = []
@@ -106,7 +105,7 @@ def sentences_of(claims: Sequence[Claim]) -> list[str]:
     return said
 
 
-def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
+def claims_frame(claims: Sequence[LevelClaim]) -> pd.DataFrame:
     """One row for each claim: claim, by, number, value with interval, n, null, p, verdict."""
     rows = [
         {"claim": c.text, "by": c.by, "number": c.number}
@@ -117,7 +116,7 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict_counts(claims: Sequence[Claim]) -> pd.DataFrame:
+def verdict_counts(claims: Sequence[LevelClaim]) -> pd.DataFrame:
     """How many ways to ask of each claim say "shown", "not shown", "reversed" or "not tested": one row a claim."""
     frame = claims_frame(claims)
     counts = pd.crosstab([frame["claim"], frame["by"]], frame["verdict"])
@@ -126,7 +125,7 @@ def verdict_counts(claims: Sequence[Claim]) -> pd.DataFrame:
     return counts.reindex(index=order, columns=verdicts, fill_value=0).reset_index()
 
 
-def claim_tables(claims: Sequence[Claim]) -> dict[str, pd.DataFrame]:
+def claim_tables(claims: Sequence[LevelClaim]) -> dict[str, pd.DataFrame]:
     """The tables of a report: verdicts counted, and every number."""
     frame = claims_frame(claims)
     frame.attrs["note"] = (
@@ -137,7 +136,7 @@ def claim_tables(claims: Sequence[Claim]) -> dict[str, pd.DataFrame]:
     return {"Verdicts": verdict_counts(claims), "Claims": frame}
 
 
-def _of_overlap(overlap: HeadOverlap) -> list[Claim]:
+def _of_overlap(overlap: HeadOverlap) -> list[LevelClaim]:
     positive, k = overlap.score == "s_plus", overlap.k
     kind = "Positive heads" if positive else "Negative heads"
     ranked = "" if overlap.by == "score" else " by their mean change"
@@ -155,21 +154,21 @@ def _of_overlap(overlap: HeadOverlap) -> list[Claim]:
         differ = f"{kind} differ between levels"
         if positive:
             claims += [
-                Claim(within, PAPER, *shared, n=n),
-                Claim(differ, PAPER, less, of_heads.difference, 0, "above", of_heads.p, n=n),
-                Claim(differ, PAPER, *ranks, n=n),
-                Claim(f"{kind} are shared by levels", OURS, *common, n=n),
+                LevelClaim(within, PAPER, *shared, n=n),
+                LevelClaim(differ, PAPER, less, of_heads.difference, 0, "above", of_heads.p, n=n),
+                LevelClaim(differ, PAPER, *ranks, n=n),
+                LevelClaim(f"{kind} are shared by levels", OURS, *common, n=n),
             ]
         else:
             claims += [
-                Claim(f"{kind} generalise across levels", PAPER, *common, n=n),
-                Claim(within, OURS, *shared, n=n),
-                Claim(differ, OURS, *ranks, n=n),
+                LevelClaim(f"{kind} generalise across levels", PAPER, *common, n=n),
+                LevelClaim(within, OURS, *shared, n=n),
+                LevelClaim(differ, OURS, *ranks, n=n),
             ]
     return claims
 
 
-def _of_ablation(ablation: SetAblation, edit: str) -> list[Claim]:
+def _of_ablation(ablation: SetAblation, edit: str) -> list[LevelClaim]:
     claims = []
     for score in ablation.scores:
         n_random = min((len(ablation.columns(score, s, edit, "random")) for s in ablation.sources(score)), default=0)
@@ -180,7 +179,7 @@ def _of_ablation(ablation: SetAblation, edit: str) -> list[Claim]:
                 asked = "" if subset == "all" else f" of questions answered {subset}ly"
                 number = f"{NAMES[score]} heads {EDIT_NAMES[edit]}, {what}{asked}, {_KINDS[kind].format(n_random)}"
                 n = int(ablation.asked_in(score, subset).sum())
-                claims.append(Claim(text, by, number, estimate, 0.0, claimed, p, finest, two_sided=True, n=n))
+                claims.append(LevelClaim(text, by, number, estimate, 0.0, claimed, p, finest, two_sided=True, n=n))
     return claims
 
 

@@ -21,7 +21,7 @@ TOO_FEW = "too few pairs"
 
 
 @dataclass(frozen=True)
-class Claim:
+class TraceClaim:
     """V-SEAM (arXiv 2509.14837, its figures as read off its release): blocks between which a part matters most."""
 
     model: str
@@ -38,12 +38,12 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("LLaVA 1.5 7B", "attention", CONCEPT, 7, 12),
-    Claim("LLaVA 1.5 7B", "attention", LAST, 13, 16),
-    Claim("LLaVA 1.5 7B", "mlp", CONCEPT, 8, 13),
-    Claim("LLaVA 1.5 7B", "mlp", LAST, 16, 20),
-    Claim("InstructBLIP 7B", "attention", LAST, 13, 16),
-    Claim("InstructBLIP 7B", "mlp", LAST, 15, 23),
+    TraceClaim("LLaVA 1.5 7B", "attention", CONCEPT, 7, 12),
+    TraceClaim("LLaVA 1.5 7B", "attention", LAST, 13, 16),
+    TraceClaim("LLaVA 1.5 7B", "mlp", CONCEPT, 8, 13),
+    TraceClaim("LLaVA 1.5 7B", "mlp", LAST, 16, 20),
+    TraceClaim("InstructBLIP 7B", "attention", LAST, 13, 16),
+    TraceClaim("InstructBLIP 7B", "mlp", LAST, 15, 23),
 )
 
 

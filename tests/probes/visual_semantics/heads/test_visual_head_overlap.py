@@ -15,7 +15,7 @@ from interp.statistics import Estimate
 from probes.visual_semantics.heads import ablation as visual_set_ablation
 from probes.visual_semantics.heads.ablation import cross_level_ablation, plan_sets
 from probes.visual_semantics.heads.ablation_result import SetAblation, SetCase
-from probes.visual_semantics.heads.claims import Claim, claims_frame, claims_of
+from probes.visual_semantics.heads.claims import LevelClaim, claims_frame, claims_of
 from probes.visual_semantics.heads.heads import rank_visual_heads
 from probes.visual_semantics.heads.levels import LevelStudy, overlaps_of, study_levels
 from probes.visual_semantics.heads.overlap import ACROSS, head_overlap
@@ -169,8 +169,10 @@ def test_claims_follow_the_numbers():
 
 
 def test_verdicts_by_hand():
-    def claim(low: float, high: float, p: float = float("nan"), claimed: str = "above", finest: float = 0.0) -> Claim:
-        return Claim(
+    def claim(
+        low: float, high: float, p: float = float("nan"), claimed: str = "above", finest: float = 0.0
+    ) -> LevelClaim:
+        return LevelClaim(
             "A", "V-SEAM", "Of the first, share", Estimate((low + high) / 2, low, high), 1.0, claimed, p, finest
         )
 
