@@ -239,9 +239,11 @@ maps.plot(vs.render(pair.edited.before, PIXELS).image).update_layout(width=900)
 # them: random heads with the same factors, and a constant for each answer word, which needs no head.
 
 # %%
-settings = vs.Settings(ks=(5, 20), searches=("gradient",), pulls=(0.001,), learning_rate=0.02, steps=30, n_random=5)
+settings = vs.ModulationSettings(
+    ks=(5, 20), searches=("gradient",), pulls=(0.001,), learning_rate=0.02, steps=30, n_random=5
+)
 if FAST:
-    settings = vs.Settings(rules=("released", "top-k"), ks=(K,), n_random=3)
+    settings = vs.ModulationSettings(rules=("released", "top-k"), ks=(K,), n_random=3)
 fitted_on = ask("validation", N_FITTED, seed=6)
 chosen_on = ask("validation", N_CHOSEN, seed=2)
 tests = {"test": ask("test", N_TESTED, seed=4), "ood": ask("ood", N_OOD, seed=4)}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from interp.fitting.tuning import (
         HeadTuner as HeadTuner,
-        Kept as Kept,
+        KeptAnswers as KeptAnswers,
         LoraTuner as LoraTuner,
         ReplyTuner as ReplyTuner,
         frozen as frozen,

@@ -30,7 +30,7 @@ class LossNotFinite(ArithmeticError):
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class KeptAnswers:
     """Prompts on which tuning shall change nothing: KL(before || now) of the next token, in nats, times ``weight``, is
     added to the loss. ``log_probs`` [example, vocabulary], float32, are the untuned model's."""
 
@@ -39,7 +39,7 @@ class Kept:
     weight: float = 1.0
 
     @classmethod
-    def of(cls, model: Model, prompts: Sequence[Prompt], weight: float = 1.0) -> Kept:
+    def of(cls, model: Model, prompts: Sequence[Prompt], weight: float = 1.0) -> KeptAnswers:
         """What the model says now. Costs a forward pass of each prompt."""
         return cls(tuple(prompts), model.final_logits(list(prompts)).log_softmax(-1), weight)
 
@@ -72,7 +72,7 @@ class HeadTuner:
         learning_rate: float,
         weight_decay: float = 0.0,
         key_group: bool = False,
-        kept: Kept | None = None,
+        kept: KeptAnswers | None = None,
     ) -> None:
         if without := [p.id for p in prompts if p.gold is None]:
             raise ValueError(f"{len(without)} prompts have no gold answer ({without[:3]} ...); tuning needs one each.")
@@ -138,7 +138,7 @@ class LoraTuner:
         *,
         rank: int = 8,
         learning_rate: float,
-        kept: Kept | None = None,
+        kept: KeptAnswers | None = None,
         seed: int = 0,
     ) -> None:
         self.model, self.prompts, self.n_steps, self._kept = model, list(prompts), 0, kept

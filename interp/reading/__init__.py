@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Metric as Metric,
         Probability as Probability,
         default_metric as default_metric,
-        measure as measure,
+        metric_values as metric_values,
     )
     from interp.reading.perplexity import reply_nll as reply_nll
     from interp.reading.residual import residual_states as residual_states, residual_sums as residual_sums

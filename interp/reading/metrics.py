@@ -108,7 +108,7 @@ def default_metric(prompts: Sequence[Prompt]) -> LogitDifference:
     return LogitDifference(*words)
 
 
-def measure(metric: Metric, logits: Float[Tensor, "row vocabulary"], prompt: Prompt) -> Float[Tensor, " row"]:
+def metric_values(metric: Metric, logits: Float[Tensor, "row vocabulary"], prompt: Prompt) -> Float[Tensor, " row"]:
     """The metric from full logits, float32: the obvious way."""
     logits = logits.float()
     groups = tuple(logits[:, list(ids)] for ids in metric.tokens(prompt))

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from interp.reports.folder import (
         hash_file as hash_file,
         is_whole as is_whole,
-        read_record as read_record,
+        read_report_record as read_report_record,
         read_tensors as read_tensors,
         refuse_other_run as refuse_other_run,
         save_report as save_report,
         saved_run as saved_run,
-        write_record as write_record,
+        write_report_record as write_report_record,
     )
     from interp.reports.mass import LEAST as LEAST, AnswerMass as AnswerMass, mass_of as mass_of, with_mass as with_mass
     from interp.reports.page import (

@@ -113,7 +113,7 @@ def load_findings(directory: str | Path) -> Findings:
     `directory`: where. Raises `FileNotFoundError`, and `ValueError` for a report that was changed or damaged.
     """
     directory = Path(directory)
-    data = storage.read_record(directory, RECORD, needs=(), kind="study")
+    data = storage.read_report_record(directory, RECORD, needs=(), kind="study")
     arrays = saved_arrays(directory, data)
     with understood(directory / RECORD):
         return Findings(
@@ -200,7 +200,7 @@ def _write(
         "arrays": list(findings.arrays),
         **({} if result is None else {"result": result}),
     }
-    storage.write_record(folder / RECORD, data, names)
+    storage.write_report_record(folder / RECORD, data, names)
     return [*names, RECORD]
 
 

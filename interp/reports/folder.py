@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from interp.records import RecordError, explained, holding, read_record as read_sealed, record_text, sync, understood
+from interp.records import RecordError, explained, holding, read_record, record_text, sync, understood
 
 FORMAT_VERSION = 1
 
@@ -34,8 +34,8 @@ def save_report(
 ) -> Path:
     """Let `write(folder)` make the files of a report in an empty folder, and move them into `directory`.
 
-    `write` returns the files' names in order of arrival, the record (`write_record`) last. A report of the same run
-    is replaced: its files that the new one does not have are removed, unless they were changed since. If anything
+    `write` returns the files' names in order of arrival, the record (`write_report_record`) last. A report of the same
+    run is replaced: its files that the new one does not have are removed, unless they were changed since. If anything
     fails, the directory is as it was before. Raises NotADirectoryError, FileExistsError as `refuse_other_run` and
     where somebody else is at work in the directory, and OSError with the remedy where the disk refuses.
     """
@@ -57,14 +57,14 @@ def save_report(
     return directory
 
 
-def write_record(path: Path, data: Mapping[str, Any], files: Sequence[str]) -> None:
+def write_report_record(path: Path, data: Mapping[str, Any], files: Sequence[str]) -> None:
     """Write `data` as JSON (NaN as null), with the format's version, the SHA-256 of the files beside it and its own."""
     hashes = {name: hash_file(path.parent / name) for name in files}
     record = _plain({"format_version": FORMAT_VERSION, **data, "sha256": hashes})
     path.write_text(record_text(record), encoding="utf-8")
 
 
-def read_record(directory: Path, name: str, needs: Sequence[str], kind: str) -> dict[str, Any]:
+def read_report_record(directory: Path, name: str, needs: Sequence[str], kind: str) -> dict[str, Any]:
     """The record of a saved report. Raises FileNotFoundError if it, or one of `needs`, is not there, and ValueError
     if it is damaged or of another version; `kind` names in the errors what was expected."""
     if not directory.is_dir():
@@ -80,7 +80,7 @@ def read_record(directory: Path, name: str, needs: Sequence[str], kind: str) -> 
                 f"{directory} has no {file}, so it is not a finished, saved {kind}. If its run was "
                 "interrupted, run the same command again: it continues."
             )
-    return read_sealed(directory / name, FORMAT_VERSION)
+    return read_record(directory / name, FORMAT_VERSION)
 
 
 def read_tensors(path: Path, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -133,7 +133,7 @@ def _reported(directory: Path) -> list[str]:
     for record in found:
         try:
             with understood(directory / record):
-                hashes = read_sealed(directory / record)["sha256"]
+                hashes = read_record(directory / record)["sha256"]
                 own = [name for name in hashes if Path(name).name == name and (directory / name).is_file()]
                 files += [name for name in own if hash_file(directory / name) == hashes[name]]
         except RecordError:
@@ -149,7 +149,7 @@ def saved_run(directory: str | Path) -> dict[str, Any] | None:
     latest = max(found, key=lambda path: path.stat().st_mtime_ns)  # two only if a replacement was killed at its end
     try:
         with understood(latest):
-            return dict(read_sealed(latest)["provenance"])
+            return dict(read_record(latest)["provenance"])
     except RecordError:
         return {}
 
@@ -161,7 +161,7 @@ def is_whole(directory: str | Path) -> bool:
     changed = []
     for record in (name for name in RECORDS if (directory / name).is_file()):
         with understood(directory / record):
-            hashes = read_sealed(directory / record)["sha256"].items()
+            hashes = read_record(directory / record)["sha256"].items()
             changed += [n for n, h in hashes if not (directory / n).is_file() or hash_file(directory / n) != h]
     if changed:
         told = f"{directory}: {', '.join(changed)} is missing or not as it was saved; the report is made again."

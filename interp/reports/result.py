@@ -20,7 +20,7 @@ import numpy as np
 from interp.door import public
 from interp.records import keeps_work, understood
 from interp.reports.findings import RECORD, Findings, load_findings, saved_arrays
-from interp.reports.folder import read_record
+from interp.reports.folder import read_report_record
 from interp.reports.saved import packed, unpacked
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def load_result(directory: str | Path) -> Any:
     finished report, ``ValueError`` (:class:`interp.records.records.RecordError`) for one that was changed or damaged.
     """
     directory = Path(directory)
-    record = read_record(directory, RECORD, needs=(), kind="result")
+    record = read_report_record(directory, RECORD, needs=(), kind="result")
     if "result" not in record:
         return load_findings(directory)
     arrays = saved_arrays(directory, record)

@@ -27,7 +27,7 @@ from interp.reading import (
     default_metric,
     head_outputs,
     mean_head_outputs,
-    measure,
+    metric_values,
 )
 from interp.records import showing_progress
 from interp.reports import AnswerMass
@@ -333,7 +333,9 @@ def _disagreement(model, prompt, branches, positions, metric, check, memory_mib)
 def _fan_out(model, prompt, branches, m, metric, memory_mib, advance=None) -> Float[Tensor, " row"]:
     """The metric for the unedited run and each branch, by the fan-out."""
     if metric.needs_vocabulary:
-        return measure(metric, fan_out_logits(model, prompt, branches, m, None, memory_mib, advance), prompt).cpu()
+        return metric_values(
+            metric, fan_out_logits(model, prompt, branches, m, None, memory_mib, advance), prompt
+        ).cpu()
     groups = metric.tokens(prompt)
     logits = fan_out_logits(model, prompt, branches, m, _flat(groups), memory_mib, advance)
     return _from_groups(metric, logits, groups)
@@ -352,7 +354,9 @@ def _loop(model, prompt, branches, m, metric, memory_mib, advance=None) -> Float
         if advance is not None and branch.edits:
             advance(1)
     logits = torch.stack(rows)
-    return measure(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)
+    return (
+        metric_values(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)
+    )
 
 
 def _flat(groups: tuple[tuple[int, ...], ...]) -> list[int]:

@@ -23,7 +23,7 @@ from interp.architecture import UnsupportedAttention, alone
 from interp.door import public
 from interp.passes import to_check
 from interp.prompts import Prompt
-from interp.reading import Metric, Probability, measure
+from interp.reading import Metric, Probability, metric_values
 from interp.scans.regions import Regions, each_position, require_regions
 from interp.scans.scan import FanOutDisagreement, Method
 from interp.scans.state_patches import (
@@ -132,8 +132,8 @@ def trace(
             logits = _logits(model, target, list(patches.values()), states, how, memory_mib)
             model.require_finite(logits, [target] * len(logits))
             for k, one in enumerate(metrics):
-                ends[k, 0, i] = measure(one, states.logits[None], source).item()
-                ends[k, 1, i], *patched = measure(one, logits, source).tolist()
+                ends[k, 0, i] = metric_values(one, states.logits[None], source).item()
+                ends[k, 1, i], *patched = metric_values(one, logits, source).tolist()
                 values[k, i][tuple(zip(*patches, strict=True))] = patched
     measured = [Measured(str(m), m.unit, v, *e) for m, v, e in zip(metrics, values, ends, strict=True)]
     return Trace(

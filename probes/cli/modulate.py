@@ -72,7 +72,7 @@ def modulate(
     tried: Annotated[
         dict,
         taken(
-            "probes.modulation.candidates:Settings",
+            "probes.modulation.candidates:ModulationSettings",
             "ks steps rounds n_random",
             rules=Option("Which modulations are tried; may be repeated.", flag="--rule"),
             searches=Option("How factors are searched; may be repeated.", flag="--search"),
@@ -84,7 +84,7 @@ def modulate(
             target=Option("Gain in accuracy that is aimed at.", least=0, most=1),
         ),
     ],
-    options: Annotated[dict, taken("probes.modulation.study:modulate", "batch_size memory_mib")],
+    options: Annotated[dict, taken("probes.modulation.study:modulate_items", "batch_size memory_mib")],
     measure: Annotated[str | None, Option("Another measure of the ranking.", shown="the ranked one")] = None,
     high: Annotated[
         Literal["helps", "hurts"] | None,
@@ -107,13 +107,15 @@ def modulate(
     require_folder(ranking, "a report of `interp rank ...`")
     from interp.rankings import HeadRanking
     from probes.cli.modulation_sources import read_ranking
-    from probes.modulation import Settings, modulate as modulate_items, scores_of_ranking
+    from probes.modulation import ModulationSettings, modulate_items, scores_of_ranking
     from probes.visual_semantics.modulation import scores_of
 
     ranked = read_ranking(ranking)
     if not isinstance(ranked, HeadRanking) and (measure is not None or high is not None):
         raise typer.BadParameter("for rankings of one measure, not for visual heads", param_hint="--measure/--high")
-    settings = Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in tried.items()}, seed=data.seed)
+    settings = ModulationSettings(
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in tried.items()}, seed=data.seed
+    )
     material = data.material()
 
     def work(loaded) -> Modulation:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
         why_no_attribution as why_no_attribution,
     )
     from probes.heads.set_statistics import (
-        ALPHA as ALPHA,
         permutation_p as permutation_p,
         spearman_over_heads as spearman_over_heads,
     )

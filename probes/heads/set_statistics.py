@@ -12,8 +12,6 @@ from jaxtyping import Float
 from interp.statistics import CONFIDENCE, N_BOOTSTRAP, SEED
 from interp.statistics.rank_agreement import correlation_by_row, ranks
 
-ALPHA = 0.05
-
 
 def permutation_p(change: float, random: Sequence[float], centred: bool = False) -> float:
     """(1 + c) / (1 + n): c of the n random changes are at least as large in size. NaN without any.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.statistics import auroc
 from probes.latent_guard.readouts import DIGITS, Readout, fit_clusters, fit_probes
-from probes.requests import FEWEST, Request
+from probes.requests import LEAST_REQUESTS, Request
 
 Rule = Literal["paper", "calibrated", "best_layer", "logistic", "probe", "layer_0"]
 RULES: tuple[Rule, ...] = ("paper", "calibrated", "best_layer", "logistic", "probe")  # layer_0 is a control
@@ -109,8 +109,10 @@ def mean_of_blocks(n_layers: int) -> Float[np.ndarray, " layer"]:
 def require_enough(positive: Bool[np.ndarray, " example"], what: str) -> None:
     """Raise ``ValueError`` for fewer than 10 harmful or harmless requests."""
     for name, n in (("harmful", int(positive.sum())), ("harmless", int((~positive).sum()))):
-        if n < FEWEST:
-            raise ValueError(f"{n} {name} requests {what}; expected at least {FEWEST}: give {FEWEST - n} more.")
+        if n < LEAST_REQUESTS:
+            raise ValueError(
+                f"{n} {name} requests {what}; expected at least {LEAST_REQUESTS}: give {LEAST_REQUESTS - n} more."
+            )
 
 
 def require_rule(rule: str, position: str) -> None:

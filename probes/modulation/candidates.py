@@ -90,7 +90,7 @@ def scores_of_ranking(
 
 
 @dataclass(frozen=True)
-class Settings:
+class ModulationSettings:
     """What is tried, and how it is chosen.
 
     Args:
@@ -162,7 +162,7 @@ class Candidate:
         return row | {"largest_change": largest_change(self.factors), "note": self.note}
 
 
-def planned(scope: str, scores: HeadScores, settings: Settings) -> list[Candidate]:
+def planned(scope: str, scores: HeadScores, settings: ModulationSettings) -> list[Candidate]:
     """The candidates that follow from the scores alone."""
     found = []
     if "released" in settings.rules:
@@ -190,7 +190,7 @@ def searched(
     scope: str,
     scores: HeadScores,
     fit: ItemSet,
-    settings: Settings,
+    settings: ModulationSettings,
     *,
     batch_size: int,
     memory_mib: float,
@@ -229,7 +229,7 @@ def _searches(
     scores: HeadScores,
     part: ItemSet,
     held: ItemSet,
-    settings: Settings,
+    settings: ModulationSettings,
     batch_size: int,
     memory_mib: float,
     key: str,

@@ -17,7 +17,7 @@ from interp.edits import describe_model
 from interp.fitting import require_shape
 from interp.models import Model
 from interp.records import Keep, Kept, hash_json, keep_of, keeps_work
-from probes.modulation.candidates import FAMILIES, HeadScores, Settings
+from probes.modulation.candidates import FAMILIES, HeadScores, ModulationSettings
 from probes.modulation.effects import ALL
 from probes.modulation.readings import Item, ItemSet, width_of
 from probes.modulation.result import Modulation
@@ -42,14 +42,14 @@ CAVEATS = [
 
 @public
 @keeps_work
-def modulate(
+def modulate_items(
     model: Model,
     scores: HeadScores | Mapping[str, HeadScores],
     fit: ItemSet,
     validation: ItemSet,
     tests: Mapping[str, ItemSet],
     *,
-    settings: Settings | None = None,
+    settings: ModulationSettings | None = None,
     title: str = "Modulation of heads",
     batch_size: int = 16,
     memory_mib: float = 1024.0,
@@ -84,7 +84,7 @@ def modulate(
             validation or test and among those that made the scores, all listed; scores of another model; sets without
             questions; levels without scores.
     """
-    settings = settings or Settings()
+    settings = settings or ModulationSettings()
     by_scope = dict(scores) if isinstance(scores, Mapping) else {ALL: scores}
     sets = {"fit": fit, "validation": validation, **tests}
     _require(model, by_scope, sets, tests)

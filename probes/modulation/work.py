@@ -13,7 +13,7 @@ import pandas as pd
 from interp.fitting import Factors, random_factors
 from interp.models import Model
 from interp.records import count_left, hash_json
-from probes.modulation.candidates import FAMILIES, Candidate, HeadScores, Settings, planned, searched
+from probes.modulation.candidates import FAMILIES, Candidate, HeadScores, ModulationSettings, planned, searched
 from probes.modulation.effects import ALL, OFFSET, RANDOM, UNMODULATED, ReadSet, paired
 from probes.modulation.offsets import Offsets, fit_offsets, offsets_of
 from probes.modulation.readings import Arrays, ItemSet, Readings, read_answers
@@ -48,7 +48,7 @@ class ModulationWork:
 
     model: Model
     study: Study
-    settings: Settings
+    settings: ModulationSettings
     width: int
     memory_mib: float
     say: Callable[[str], None] | None

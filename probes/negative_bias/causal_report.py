@@ -10,8 +10,7 @@ import pandas as pd
 
 from interp.figures import heads as figures
 from interp.reports import Findings, mass_of
-from interp.statistics import Estimate, split_half
-from probes.heads import ALPHA
+from interp.statistics import ALPHA, Estimate, split_half
 from probes.negative_bias.causal_result import OUTCOMES, CausalTest
 
 if TYPE_CHECKING:

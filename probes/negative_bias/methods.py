@@ -32,7 +32,7 @@ from interp.edits import (
     load_edit,
 )
 from interp.figures import head_label
-from interp.fitting import HeadTuner, Kept, LoraTuner
+from interp.fitting import HeadTuner, KeptAnswers, LoraTuner
 from interp.models import Model
 from interp.passes import UpperLayers
 from interp.statistics import auroc
@@ -174,7 +174,7 @@ class Bench:
         self.kept = None  # what the untouched model says to the training questions' open forms
         if by_subject and self.settings.keep:
             asked = open_prompts(self.model, list(by_subject.values()))
-            self.kept = Kept.of(self.model, asked, self.settings.keep)
+            self.kept = KeptAnswers.of(self.model, asked, self.settings.keep)
 
     @cached_property
     def described(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from interp.records import directory_beside, explained, holding
 from interp.vision import read_image
 from probes.pairs.sheet import PicturePair, picture_pair
 from probes.scenes import EditedPair, Scene
-from probes.scenes.questions import Question, answer
+from probes.scenes.questions import SceneQuestion, answer
 
 RECORDS = "scenes.jsonl"
 FORMAT_VERSION = 1
@@ -153,7 +153,7 @@ def _read(row: dict) -> tuple[str, EditedPair]:
     """The name and the pair of a record, its region still to be read."""
     if row["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format_version {row['format_version']!r}; expected {FORMAT_VERSION}")
-    question, name = Question.from_dict(row["program"]), str(row["name"])
+    question, name = SceneQuestion.from_dict(row["program"]), str(row["name"])
     scenes = [Scene.from_dict(row[when]) for when in ("before", "after")]
     answers = [row["answer_before"], row["answer_after"]]
     if (true := [answer(scene, question) for scene in scenes]) != answers:

@@ -6,7 +6,7 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from probes.questions.held_out import (
-        FEWEST as FEWEST,
+        LEAST_QUESTIONS as LEAST_QUESTIONS,
         apart_from as apart_from,
         divide as divide,
         marks as marks,

@@ -9,7 +9,7 @@ from probes.questions.questions import Question, load_questions, sample_question
 from probes.rows import AS_IT_IS, Reading, stem_of
 
 HELD_OUT = "held out"  # the name of the set that is kept back from the sources themselves
-FEWEST = 20  # questions of a training or validation set
+LEAST_QUESTIONS = 20  # questions of a training or validation set
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def divide(
     n_repeated = len(questions) - len(training) - len(validation) - len(held_out)
     if limit is not None:
         training = sample_questions(training, limit, seed)
-        validation = sample_questions(validation, max(FEWEST, limit // 3), seed)
+        validation = sample_questions(validation, max(LEAST_QUESTIONS, limit // 3), seed)
     tests = {HELD_OUT: held_out}
     for source in test_sources:
         name = stem_of(source) if stem_of(source) not in tests else source
@@ -111,8 +111,10 @@ def _some(ids: Sequence[str]) -> str:
 def require_probing_set(name: str, questions: Sequence[Question]) -> None:
     """Raise ``ValueError`` for fewer than 20 questions or for one class only."""
     n_yes = sum(q.answer == "Yes" for q in questions)
-    if len(questions) < FEWEST:
-        raise ValueError(f"the {name} set has {len(questions)} questions; expected at least {FEWEST}. Give more.")
+    if len(questions) < LEAST_QUESTIONS:
+        raise ValueError(
+            f"the {name} set has {len(questions)} questions; expected at least {LEAST_QUESTIONS}. Give more."
+        )
     if n_yes in (0, len(questions)):
         only = "Yes" if n_yes else "No"
         raise ValueError(

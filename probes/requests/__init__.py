@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         require_verdict as require_verdict,
     )
     from probes.requests.requests import (
-        FEWEST as FEWEST,
+        LEAST_REQUESTS as LEAST_REQUESTS,
         Kind as Kind,
         Request as Request,
         bare as bare,

@@ -27,7 +27,7 @@ from probes.rows import (
 )
 from probes.rows.formats import Fields
 
-FEWEST = 10  # requests in a class
+LEAST_REQUESTS = 10  # requests in a class
 
 Kind = Literal["harmful", "harmless"]
 

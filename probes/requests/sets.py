@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from interp.door import public
 from probes.requests.requests import (
-    FEWEST,
+    LEAST_REQUESTS,
     Kind,
     Request,
     bare,
@@ -73,18 +73,19 @@ def divide_requests(
         require_disjoint(sets.fit, sets.held_out)
     else:
         for kind in ("harmful", "harmless"):
-            if (n := sum(r.kind == kind for r in requests)) < 2 * FEWEST:
+            if (n := sum(r.kind == kind for r in requests)) < 2 * LEAST_REQUESTS:
                 raise ValueError(
-                    f"{n} {kind} requests; expected at least {2 * FEWEST}: {2 * FEWEST - n} more, since half of them "
-                    "are kept back to test on."
+                    f"{n} {kind} requests; expected at least {2 * LEAST_REQUESTS}: {2 * LEAST_REQUESTS - n} more, "
+                    "since half of them are kept back to test on."
                 )
         parts = split_requests(requests, {FIT: 0.5, HELD_OUT: 0.5}, seed)
         sets = RequestSets(parts[FIT], parts[HELD_OUT])
     for part, use in ((sets.fit, "fit"), (sets.held_out, "test")):
         for kind in ("harmful", "harmless"):
-            if (n := sum(r.kind == kind for r in part)) < FEWEST:
+            if (n := sum(r.kind == kind for r in part)) < LEAST_REQUESTS:
                 raise ValueError(
-                    f"{n} {kind} requests to {use} on; expected at least {FEWEST}: {FEWEST - n} more there."
+                    f"{n} {kind} requests to {use} on; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more "
+                    "there."
                 )
     return sets
 

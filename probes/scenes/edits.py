@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from interp.door import public
-from probes.scenes.questions import KINDS, LEVELS, Question, answer, ask
+from probes.scenes.questions import KINDS, LEVELS, SceneQuestion, answer, ask
 from probes.scenes.renderer import render
 from probes.scenes.scenes import (
     ATTRIBUTES,
@@ -46,7 +46,7 @@ class EditedPair:
 
     before: Scene
     after: Scene
-    question: Question
+    question: SceneQuestion
     answer_before: str
     answer_after: str
     level: str
@@ -56,7 +56,7 @@ class EditedPair:
 
 
 @public
-def edit(scene: Scene, question: Question, rng: random.Random, pixels: int = 96) -> EditedPair:
+def edit(scene: Scene, question: SceneQuestion, rng: random.Random, pixels: int = 96) -> EditedPair:
     """Change one fact of the scene, of the question's level, so that its answer changes.
 
     Object level: an object becomes another shape. Attribute level: the colour, size or material that is asked about
@@ -175,7 +175,7 @@ def facts_changed(before: Scene, after: Scene) -> list[tuple[int, str]]:
     return list(dict.fromkeys(changes))
 
 
-def _changes(scene: Scene, question: Question, rng: random.Random) -> Iterator[tuple[int, str, SceneObject]]:
+def _changes(scene: Scene, question: SceneQuestion, rng: random.Random) -> Iterator[tuple[int, str, SceneObject]]:
     """Single changes that the question's level allows, in random order; those of the scene's split come first."""
     if question.level == "relationship":
         has = setting(scene.difficulty, scene.split)
@@ -206,7 +206,7 @@ def _stands(scene: Scene, number: int, fact: str) -> bool:
     )
 
 
-def _flips(before: Scene, after: Scene, question: Question) -> bool:
+def _flips(before: Scene, after: Scene, question: SceneQuestion) -> bool:
     """Whether a yes became the opposite relation (left of, right of), and a no what was asked about."""
     there, now = (direction(s, question.of.only(s), question.other.only(s)) for s in (before, after))
     return now == (OPPOSITE[there] if question.value == there else question.value)

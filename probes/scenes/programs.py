@@ -57,7 +57,7 @@ class Described:
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question about a scene, in words and as a program that the scene graph answers.
 
     Args:
@@ -98,19 +98,21 @@ class Question:
         return asdict(self)
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Question:
+    def from_dict(data: Mapping[str, Any]) -> SceneQuestion:
         """The question of ``data`` that :meth:`to_dict` wrote. Raises ``ValueError`` for a field that is missing or
         unknown."""
         try:
-            values = {f.name: data[f.name] for f in fields(Question)}
+            values = {f.name: data[f.name] for f in fields(SceneQuestion)}
             for name in ("of", "other"):
                 values[name] = _described(values[name])
-            return Question(**values | {"options": tuple(data["options"]), "about": tuple(data["about"])})
+            return SceneQuestion(**values | {"options": tuple(data["options"]), "about": tuple(data["about"])})
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not a question: {error!r}; expected the fields that Question.to_dict writes.") from error
+            raise ValueError(
+                f"not a question: {error!r}; expected the fields that SceneQuestion.to_dict writes."
+            ) from error
 
 
-def answer(scene: Scene, question: Question) -> str:
+def answer(scene: Scene, question: SceneQuestion) -> str:
     """The gold answer, recomputed from the scene graph: of the scene asked about, or of an edited one.
 
     Raises ``ValueError`` where the scene doesn't determine it: an object that is named is not there, or is there

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from interp.door import public
-from probes.scenes.programs import PHRASE, Described, Question, answer
+from probes.scenes.programs import PHRASE, Described, SceneQuestion, answer
 from probes.scenes.scenes import ATTRIBUTES, OPPOSITE, RELATIONS, Scene, combinations, direction, setting
 
 LEVELS = ("object", "attribute", "relationship")
@@ -27,7 +27,7 @@ _WHAT = {
 
 
 @public
-def ask(scene: Scene, rng: random.Random, level: str, kind: str) -> Question:
+def ask(scene: Scene, rng: random.Random, level: str, kind: str) -> SceneQuestion:
     """A question about a scene that can be answered without ambiguity.
 
     Args:
@@ -47,7 +47,7 @@ def ask(scene: Scene, rng: random.Random, level: str, kind: str) -> Question:
 
 
 @public
-def ask_pair(scene: Scene, rng: random.Random, level: str) -> tuple[Question, Question]:
+def ask_pair(scene: Scene, rng: random.Random, level: str) -> tuple[SceneQuestion, SceneQuestion]:
     """Two yes/no questions of one form about one scene: the first is answered "yes", the second "no".
 
     They differ in one word (or in which object stands first), and what the no supposes is plausible: a word that is
@@ -63,17 +63,17 @@ def ask_pair(scene: Scene, rng: random.Random, level: str) -> tuple[Question, Qu
     return _first(scene, rng, level, "yes_no")
 
 
-def ask_many(scene: Scene, rng: random.Random, pairs: int = 1, opens: int = 1) -> list[Question]:
+def ask_many(scene: Scene, rng: random.Random, pairs: int = 1, opens: int = 1) -> list[SceneQuestion]:
     """For each level, ``opens`` open questions and ``pairs`` pairs of yes/no questions, open ones first; all texts
     differ, so there are fewer where the scene has no more."""
-    asked: dict[str, Question] = {}
+    asked: dict[str, SceneQuestion] = {}
     for kind, number in (("open", opens), ("yes_no", pairs)):
         for level in LEVELS:
             wanted, tries = number, 0
             while wanted and tries < 4 * number:
                 tries += 1
                 new = _first(scene, rng, level, kind)
-                new = (new,) if isinstance(new, Question) else new
+                new = (new,) if isinstance(new, SceneQuestion) else new
                 if not any(q.text in asked for q in new):
                     asked |= {q.text: q for q in new}
                     wanted -= 1
@@ -147,9 +147,9 @@ def _other_word(
     return rng.choice(near or words) if words else None
 
 
-def _made(scene: Scene, form: str, level: str, text: str, **program: Any) -> Question:
+def _made(scene: Scene, form: str, level: str, text: str, **program: Any) -> SceneQuestion:
     """Fills in what follows from the program: kind, options, answer, the objects it is about."""
-    draft = Question(
+    draft = SceneQuestion(
         text=text,
         answer="",
         options=YES_NO,
@@ -169,7 +169,7 @@ def _made(scene: Scene, form: str, level: str, text: str, **program: Any) -> Que
     return draft
 
 
-Pair = tuple[Question, Question]
+Pair = tuple[SceneQuestion, SceneQuestion]
 
 
 def _exists(scene: Scene, rng: random.Random, number: int) -> Pair | None:
@@ -206,7 +206,7 @@ def _exists_beside(scene: Scene, rng: random.Random, number: int) -> Pair | None
     return absent and tuple(_is_there(scene, "exists_beside", Described(shape=s, **place)) for s in shapes)
 
 
-def _is_there(scene: Scene, form: str, of: Described) -> Question:
+def _is_there(scene: Scene, form: str, of: Described) -> SceneQuestion:
     words = of.words()
     article = "an" if words[0] in "aeiou" else "a"
     return _made(scene, form, "object", f"Is there {article} {words}?", asked="exists", of=of)
@@ -235,10 +235,10 @@ def _is(attribute: str, by_side: bool) -> Callable[[Scene, random.Random, int], 
     return form
 
 
-def _what(attribute: str, level: str, by_side: bool) -> Callable[[Scene, random.Random, int], Question]:
+def _what(attribute: str, level: str, by_side: bool) -> Callable[[Scene, random.Random, int], SceneQuestion]:
     """What colour is the star? With ``by_side``: What colour is the object left of the circle?"""
 
-    def form(scene: Scene, rng: random.Random, number: int) -> Question:
+    def form(scene: Scene, rng: random.Random, number: int) -> SceneQuestion:
         of = _beside(scene, rng, number) if by_side else _describe(scene, rng, number, without=(attribute,))
         name = f"what_{attribute}" + "_beside" * by_side
         return _made(scene, name, level, _WHAT[attribute].format(f"the {of.words()}"), asked=attribute, of=of)
@@ -268,7 +268,7 @@ def _related(scene: Scene, rng: random.Random, number: int) -> Pair | None:
     )
 
 
-def _where(scene: Scene, rng: random.Random, number: int) -> Question | None:
+def _where(scene: Scene, rng: random.Random, number: int) -> SceneQuestion | None:
     """Where is the star, seen from the circle?"""
     there = [i for i in range(len(scene.objects)) if i != number and direction(scene, number, i)]
     if not there:
@@ -278,7 +278,7 @@ def _where(scene: Scene, rng: random.Random, number: int) -> Question | None:
     return _made(scene, "where", "relationship", text, asked="relation", of=first, other=second)
 
 
-def _what_beside(scene: Scene, rng: random.Random, number: int) -> Question:
+def _what_beside(scene: Scene, rng: random.Random, number: int) -> SceneQuestion:
     """What is left of the circle?"""
     of = _beside(scene, rng, number)
     text = f"What is {PHRASE[of.side]} the {of.beside.words()}?"

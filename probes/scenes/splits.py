@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from interp.door import public
-from probes.scenes.questions import Question, ask_many
+from probes.scenes.questions import SceneQuestion, ask_many
 from probes.scenes.scenes import SPLITS, Scene, combinations, difficulty_number, sample_scene
 
 
 @dataclass(frozen=True)
-class SceneSplit(Sequence[tuple[Scene, list[Question]]]):
+class SceneSplit(Sequence[tuple[Scene, list[SceneQuestion]]]):
     """A sequence of (scene, its questions) that makes each item when it is asked for, and keeps none.
 
     Item ``i`` depends on the name, seed, difficulty, ``pairs``, ``opens`` and ``i`` alone: a longer split begins with
@@ -29,7 +29,7 @@ class SceneSplit(Sequence[tuple[Scene, list[Question]]]):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> tuple[Scene, list[Question]]:  # one item; slices are lists
+    def __getitem__(self, index: int) -> tuple[Scene, list[SceneQuestion]]:  # one item; slices are lists
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.n))]
         number = index + self.n if index < 0 else index
@@ -39,7 +39,7 @@ class SceneSplit(Sequence[tuple[Scene, list[Question]]]):
         scene = sample_scene(rng, self.difficulty, self.name)
         return scene, ask_many(scene, rng, self.pairs, self.opens)
 
-    def __iter__(self) -> Iterator[tuple[Scene, list[Question]]]:
+    def __iter__(self) -> Iterator[tuple[Scene, list[SceneQuestion]]]:
         return (self[i] for i in range(self.n))
 
 

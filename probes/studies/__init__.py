@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.studies.left_out import said_of_data as said_of_data, shortened as shortened
+    from probes.studies.left_out import first_names as first_names, said_of_data as said_of_data
     from probes.studies.runs import (
         mass_read as mass_read,
         parts_identity as parts_identity,

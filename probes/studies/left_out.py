@@ -15,12 +15,12 @@ def said_of_data(provenance: Mapping[str, Any]) -> list[str]:
     said = list(data.get("left_out") or ())
     for names, why in ((absent, "without an image"), (untold, "that the answer's first token can't judge")):
         if names:
-            said.append(f"Left out {why}: {len(names)} ({shortened(names)}; reasons in the provenance).")
+            said.append(f"Left out {why}: {len(names)} ({first_names(names)}; reasons in the provenance).")
     if one_sided := data.get("one_sided"):
         said.append(f"{one_sided[:1].upper()}{one_sided[1:]}")
     return said
 
 
-def shortened(names: Sequence[str], most: int = 5) -> str:
+def first_names(names: Sequence[str], most: int = 5) -> str:
     """The names, or the first of them and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.modulation import Modulation as Modulation, Settings as Settings
+    from probes.modulation import Modulation as Modulation, ModulationSettings as ModulationSettings
     from probes.pairs import (
         Decision as Decision,
         Inpainter as Inpainter,
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
         sample_scene as sample_scene,
         scene_split as scene_split,
     )
-    from probes.scenes.questions import Question as Question
+    from probes.scenes.questions import SceneQuestion as SceneQuestion
     from probes.visual_semantics.heads import (
         HeadOverlap as HeadOverlap,
         LevelClaim as LevelClaim,

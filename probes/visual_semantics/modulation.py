@@ -20,8 +20,8 @@ from probes.modulation import (
     Item,
     ItemSet,
     Modulation,
-    Settings,
-    modulate as modulate_items,
+    ModulationSettings,
+    modulate_items,
     scores_of_ranking,
 )
 from probes.visual_semantics.heads import VisualHeads
@@ -41,7 +41,7 @@ def modulate(
     tests: Mapping[str, Sequence[VisualExample]],
     *,
     each_level: bool = False,
-    settings: Settings | None = None,
+    settings: ModulationSettings | None = None,
     batch_size: int = 16,
     memory_mib: float = 1024.0,
     say: Callable[[str], None] | None = None,
@@ -66,8 +66,8 @@ def modulate(
 
     Returns: candidates, the choice, and readings of the test sets; accuracies and probabilities in shares.
 
-    What is tried, the controls, cost and errors: :func:`probes.modulation.modulate`. A question, or its picture, that
-    stands in two sets is refused, as is one of validation or test that made the ranking (``ValueError``).
+    What is tried, the controls, cost and errors: :func:`probes.modulation.modulate_items`. A question, or its picture,
+    that stands in two sets is refused, as is one of validation or test that made the ranking (``ValueError``).
 
     >>> modulation = modulate(model, heads, train, validation, {"test": test, "ood": ood}, keep="reports/modulation")
     >>> print(*modulation.statement(), sep="\\n")

@@ -43,7 +43,7 @@ from probes.harmfulness.directions.directions import MATCHED, PAPER
 from probes.harmfulness.directions.first_tokens import Openings
 from probes.harmfulness.steering.inversion import QUESTIONS
 from probes.latent_guard.comparison import compare_guards, latency, load_guard
-from probes.requests.requests import FEWEST, SHIPPED
+from probes.requests.requests import LEAST_REQUESTS, SHIPPED
 from tests.benchmarks.harmfulness_material import SIZES, Material, Size
 from tests.benchmarks.harmfulness_tables import (
     conditions_table,
@@ -86,7 +86,7 @@ class Evaluation(Material):
         found = self.observed
         counts = group_counts(found, {name: getattr(self.sets, name) for name in ("fit", "validation", "test")})
         test = counts.set_index("part").loc["test"]
-        few = [f"Too few to say much: {test[g]} {g} requests are held out." for g in GROUPS if test[g] < FEWEST]
+        few = [f"Too few to say much: {test[g]} {g} requests are held out." for g in GROUPS if test[g] < LEAST_REQUESTS]
         self.write(
             "behaviour",
             {
@@ -228,7 +228,7 @@ class Evaluation(Material):
     def jailbreaks(self) -> None:
         """Point 7: what fell, the refusal signal or the belief."""
         refused = self.group(self.sets.test, "harmful-refused")
-        harmless = of_kind(self.sets.test, "harmless", FEWEST)
+        harmless = of_kind(self.sets.test, "harmless", LEAST_REQUESTS)
         found = attack(
             self.model,
             [*sample_requests(refused, self.size.attacked), *harmless],

@@ -22,7 +22,7 @@ from probes.harmfulness import (
     sample_requests,
     steering_sweep,
 )
-from probes.requests.requests import FEWEST
+from probes.requests.requests import LEAST_REQUESTS
 from tests.benchmarks.request_sets import Counts, observed, of_kind, request_sets
 
 REPORTS = Path("reports/evaluate")
@@ -108,7 +108,7 @@ class Material:
     def observed(self) -> Behaviour:
         return observe(self.model, self.sets.observed, max_new_tokens=self.size.tokens, keep=self.keep("behaviour"))
 
-    def group(self, requests: Sequence[Request], name: str, at_least: int = FEWEST) -> list[Request]:
+    def group(self, requests: Sequence[Request], name: str, at_least: int = LEAST_REQUESTS) -> list[Request]:
         """Those of a group; ``ValueError`` for too few."""
         of_these = observed(self.observed, requests)
         of_these.require([name], at_least)

@@ -27,7 +27,7 @@ import interp
 from interp.reading.metrics import Probability
 from interp.reports.findings import Findings
 from interp.reports.markdown import write_page
-from probes.modulation.candidates import Settings
+from probes.modulation.candidates import ModulationSettings
 from probes.visual_semantics import (
     VisualExamples,
     VisualHeads,
@@ -64,7 +64,7 @@ class Size:
     chosen: int  # decide which modulation is best
     tested: int
     ood: int
-    modulation: Settings
+    modulation: ModulationSettings
     traced: int  # pairs of a scene and its edited twin
     every: int  # layer of so many is traced
 
@@ -84,7 +84,7 @@ SIZES = {
         chosen=80,
         tested=200,
         ood=60,
-        modulation=Settings(ks=(2, 5), heads=8, n_random=19),
+        modulation=ModulationSettings(ks=(2, 5), heads=8, n_random=19),
         traced=60,
         every=1,
     ),
@@ -102,7 +102,7 @@ SIZES = {
         chosen=60,
         tested=150,
         ood=40,
-        modulation=Settings(
+        modulation=ModulationSettings(
             ks=(5, 20), searches=("gradient",), pulls=(0.001,), learning_rate=0.02, steps=30, n_random=5
         ),
         traced=20,

@@ -31,7 +31,7 @@ from probes.harmfulness.attacks.finetuning_result import ARMS, FineTuningStudy
 from probes.harmfulness.directions import HarmfulDirections
 from probes.requests import (
     CITATIONS,
-    FEWEST,
+    LEAST_REQUESTS,
     VERDICTS,
     Judge,
     Request,
@@ -332,8 +332,10 @@ def _require_counts(training: Sequence[Request], held_out: Sequence[Request], si
                 "replies that are not accepted. Give more requests or smaller sizes."
             )
         n = sum(r.kind == kind for r in held_out)
-        if n < FEWEST:
-            raise ValueError(f"{n} {kind} held-out requests; expected at least {FEWEST}: {FEWEST - n} more.")
+        if n < LEAST_REQUESTS:
+            raise ValueError(
+                f"{n} {kind} held-out requests; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more."
+            )
 
 
 __all__ = ["FineTuningStudy", "Recipe", "attack_by_finetuning"]

@@ -23,7 +23,7 @@ from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak, load_jailbreak
 from probes.harmfulness.directions import HarmfulDirections
 from probes.requests import (
     CITATIONS,
-    FEWEST,
+    LEAST_REQUESTS,
     VERDICTS,
     Judge,
     Request,
@@ -183,8 +183,10 @@ def require_jailbreaks(jailbreaks: Sequence[Jailbreak], n_per: int | None) -> No
 
 
 def _require_enough(what: str, n: int) -> None:
-    if n < FEWEST:
-        raise ValueError(f"{n} {what} requests; expected at least {FEWEST}: {FEWEST - n} more. Give more requests.")
+    if n < LEAST_REQUESTS:
+        raise ValueError(
+            f"{n} {what} requests; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more. Give more requests."
+        )
 
 
 def _trials(plain: pd.DataFrame, pairs: Sequence[tuple[Request, Jailbreak]], after: pd.DataFrame) -> pd.DataFrame:

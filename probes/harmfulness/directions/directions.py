@@ -28,7 +28,7 @@ from interp.reports import Findings, Result
 from probes.harmfulness.directions.agreement import Agreement, agreement
 from probes.requests import (
     CITATIONS,
-    FEWEST,
+    LEAST_REQUESTS,
     Request,
     RequestStates,
     build_request_prompts,
@@ -201,7 +201,7 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
             layer0_auroc=states.layer0_auroc(harmful),
         )
 
-    def category_directions(self, name: str, at_least: int = FEWEST) -> dict[str, Direction]:
+    def category_directions(self, name: str, at_least: int = LEAST_REQUESTS) -> dict[str, Direction]:
         """The direction called ``name`` ("harmfulness" or "refusal") of each category: its positive requests against
         all negative ones. Categories with fewer positive requests than ``at_least`` are left out."""
         x = self.states.at(position_of(name))
@@ -216,7 +216,7 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
                 found[str(category)] = Direction(vectors, self.direction(name).model, about)
         return found
 
-    def by_category(self, name: str, at_least: int = FEWEST) -> pd.DataFrame:
+    def by_category(self, name: str, at_least: int = LEAST_REQUESTS) -> pd.DataFrame:
         """Cosines between :meth:`category_directions` of ``name`` and ``at_least``, mean over layers 1 to L: a square
         table, empty where there are none. All share the negative mean, and are the more alike for it; ``attrs["note"]``
         says so, and whether the directions are confounded."""
@@ -319,11 +319,13 @@ def fit_directions(
     used = np.flatnonzero(same | (not matched))
     is_positive = used < len(positive)
     for name, n in (("positive", is_positive.sum()), ("negative", (~is_positive).sum())):
-        if n < FEWEST:
+        if n < LEAST_REQUESTS:
             n_odd = int((~same).sum())
             left = f"; {n_odd} of all were left out for another last token (with_ending, or matched=False)"
             left = left if matched and n_odd else ""
-            raise ValueError(f"{n} {name} requests; expected at least {FEWEST}: {FEWEST - n} more{left}.")
+            raise ValueError(
+                f"{n} {name} requests; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more{left}."
+            )
     requests, prompts = [requests[i] for i in used], [prompts[i] for i in used]
     data = describe_requests(requests, keep.origin)
     data |= {"n_positive": int(is_positive.sum()), "n_other_ending": int((~same).sum())}

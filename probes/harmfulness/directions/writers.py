@@ -36,7 +36,7 @@ from probes.harmfulness.directions.openings import find_openings, openings_of
 from probes.heads import check_once
 from probes.requests import (
     CITATIONS as PAPER,
-    FEWEST,
+    LEAST_REQUESTS,
     Behaviour,
     Request,
     build_request_prompts,
@@ -366,11 +366,12 @@ def _pairs(
         taken = {i for pair in pairs for i in pair}
         rest = [i for i in rest if i not in taken]
         n_twins = len(pairs) if twins else n_twins
-    if len(pairs) < FEWEST:
+    if len(pairs) < LEAST_REQUESTS:
         kinds = Counter(r.kind for r in requests)
         raise ValueError(
             f"{len(pairs)} pairs of a harmful and a harmless request from {kinds['harmful']} harmful and "
-            f"{kinds['harmless']} harmless ones; expected at least {FEWEST}: {FEWEST - len(pairs)} more."
+            f"{kinds['harmless']} harmless ones; expected at least {LEAST_REQUESTS}: "
+            f"{LEAST_REQUESTS - len(pairs)} more."
             + (" Both of a pair end in the same token: end them alike first (with_ending)." if matched else "")
         )
     return sorted(pairs), n_twins

@@ -26,7 +26,7 @@ from interp.door import public
 from interp.edits import Direction, Steering, add_direction
 from interp.models import Model
 from interp.prompts import Prompt, System
-from interp.reading import LogitDifference, generate, measure
+from interp.reading import LogitDifference, generate, metric_values
 from interp.records import Kept, keep_of, keeps_work
 from probes.harmfulness.directions import DIRECTIONS, HarmfulDirections, controls_of
 from probes.harmfulness.steering.arms import unchecked
@@ -212,7 +212,7 @@ def invert(
 def answers_to(model: Model, prompts: Sequence[Prompt], batch_size: int = 16) -> tuple[list[str], list[float]]:
     """How each reply begins, and the margin of Certainly over No at its first token, under whatever edits act."""
     logits = model.final_logits(list(prompts), batch_size)
-    margins = [float(measure(MARGIN, row[None], p)) for row, p in zip(logits, prompts, strict=True)]
+    margins = [float(metric_values(MARGIN, row[None], p)) for row, p in zip(logits, prompts, strict=True)]
     replies = [model.tokenizer.decode([token]).strip() for token in logits.argmax(-1).tolist()]
     open_ = [i for i, reply in enumerate(replies) if reply not in (YES, NO)]
     if open_:

@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from interp.sources.testbeds import DATA, IMAGE_TOKEN
-from probes.scenes.questions import Question, ask_many
+from probes.scenes.questions import SceneQuestion, ask_many
 from probes.scenes.scenes import ATTRIBUTES, SIZES, Scene, SceneObject, combinations, direction
 from probes.scenes.splits import scene_split
 from probes.scenes.training.alignment import (
@@ -136,7 +136,7 @@ class VariedScenes(Sequence):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> tuple[Scene, list[Question]]:
+    def __getitem__(self, index: int) -> tuple[Scene, list[SceneQuestion]]:
         if not 0 <= index < self.n:
             raise IndexError(index)
         rng = random.Random(f"varied {self.seed} {index}")

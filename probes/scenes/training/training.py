@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from interp.records import load_artefact, save_artefact
-from probes.scenes.questions import Question
+from probes.scenes.questions import SceneQuestion
 from probes.scenes.renderer import render
 from probes.scenes.scenes import ATTRIBUTES, Scene
 from probes.scenes.training.alignment import label_patches
@@ -36,7 +36,7 @@ class Pool:
     images: UInt8[np.ndarray, "image height width 3"]
     labels: Int[np.ndarray, "image patch property"]
     centres: Float[np.ndarray, "image patch 2"]
-    questions: tuple[tuple[Question, ...], ...]
+    questions: tuple[tuple[SceneQuestion, ...], ...]
     asked: tuple[tuple[Asked, ...], ...]
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ def joined(*pools: Pool) -> Pool:
     return Pool(*arrays, *(tuple(x for p in pools for x in getattr(p, name)) for name in ("questions", "asked")))
 
 
-def draw(scenes: Iterable[tuple[Scene, Sequence[Question]]], template: Template, pixels: int, grid: int) -> Pool:
+def draw(scenes: Iterable[tuple[Scene, Sequence[SceneQuestion]]], template: Template, pixels: int, grid: int) -> Pool:
     """Render every scene and write its questions in the template's tokens."""
     images, labels, centres, questions, asked = [], [], [], [], []
     for scene, about in scenes:

@@ -10,8 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from interp.door import public
-from interp.statistics import Claim, Estimate
-from probes.heads import ALPHA
+from interp.statistics import ALPHA, Claim, Estimate
 from probes.visual_semantics.heads.ablation_result import MEASURES, SetAblation
 from probes.visual_semantics.heads.overlap import HeadOverlap
 from probes.visual_semantics.heads.scores import NAMES

@@ -22,7 +22,7 @@ from interp.records import hash_json, hash_text
 from interp.vision import ImageLike, image_sha256, read_image
 from probes.pairs import load_scenes
 from probes.scenes import Scene, render
-from probes.scenes.questions import Question
+from probes.scenes.questions import SceneQuestion
 from probes.visual_semantics.questions.benchmarks import VisualQuestion, VisualQuestions
 
 Cases = Literal["both", "as_given"]
@@ -142,7 +142,7 @@ def asked_of(examples: Sequence[VisualExample]) -> tuple[Asked, ...]:
 @public
 def scene_examples(
     model: Model,
-    scenes_and_questions: Iterable[tuple[Scene, Sequence[Question]]],
+    scenes_and_questions: Iterable[tuple[Scene, Sequence[SceneQuestion]]],
     pixels: int | None = None,
     *,
     instruction: str | None = None,
@@ -308,7 +308,7 @@ def describe_asked(asked: Sequence[Asked], origin: dict[str, Any] | None = None)
     }
 
 
-def _of_scene(question: Question, image_id: str, digest: str, split: str) -> Asked:
+def _of_scene(question: SceneQuestion, image_id: str, digest: str, split: str) -> Asked:
     return Asked(
         id=f"{image_id}-{hash_text(question.text)[:6]}",
         question_text=question.text,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from interp.door import public
 from probes.pairs import PAIRS, RECORDS, UsedPairs, used_pairs
 from probes.scenes import SPLITS, SceneSplit, scene_split
-from probes.studies import shortened
+from probes.studies import first_names
 from probes.visual_semantics.questions.benchmarks import VisualQuestions, load_visual_questions
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def read_source(
     )
     said = [questions.one_sided] if questions.one_sided else []
     if questions.skipped:
-        listed = shortened([s.id for s in questions.skipped])
+        listed = first_names([s.id for s in questions.skipped])
         said.append(f"{len(questions.skipped)} questions without an image are left out ({listed}).")
     return VisualSource(name, questions, levels, limit, seed, tuple(said))
 

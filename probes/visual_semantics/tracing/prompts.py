@@ -10,7 +10,7 @@ import numpy as np
 
 from interp.models import Model
 from interp.prompts import Prompt
-from interp.reading import Probability, measure
+from interp.reading import Probability, metric_values
 from interp.scans import Logit, trace
 from interp.scans.tracing import Measured, Trace, each_position
 from probes.pairs import PicturePair
@@ -65,7 +65,7 @@ class PairPrompts:
         for when, answers in (("before", [p.answer_before for p in batch]), ("after", [p.answer_after for p in batch])):
             prompts = [getattr(t, when) for t in twins]
             for prompt, answer, logits in zip(prompts, answers, self.model.final_logits(prompts), strict=True):
-                found[f"p_{when}"].append(measure(Probability("gold"), logits[None], prompt).item())
+                found[f"p_{when}"].append(metric_values(Probability("gold"), logits[None], prompt).item())
                 right = answer in prompt.answers and int(logits.argmax()) in prompt.answers[answer]
                 found[f"right_{when}"].append(right)
         return {name: np.array(values) for name, values in found.items()}

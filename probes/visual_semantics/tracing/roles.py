@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from interp.models import Model
 from interp.overlays import patch_positions
 from interp.prompts import Prompt
-from probes.scenes.questions import PHRASE, Question
+from probes.scenes.questions import PHRASE, SceneQuestion
 
 PICTURE, EDITED, OTHERS = "whole picture", "edited patches", "other patches"
 BEFORE, CONCEPT, AFTER = "question before the concept", "concept word", "question after the concept"
@@ -26,7 +26,7 @@ ROLES = (PICTURE, EDITED, OTHERS, BEFORE, CONCEPT, AFTER, TEMPLATE, LAST, TEXT)
 _NAMED = {"shape": "shape", "colour": "colour", "size": "size", "material": "pattern"}
 
 
-def concept_word(question: Question) -> tuple[int, int] | None:
+def concept_word(question: SceneQuestion) -> tuple[int, int] | None:
     """Where the word for what is asked stands in the question's text: [start, end) in characters.
 
     The thing whose presence is asked ("Is there a red **star**?"), the value that is supposed ("Is the star **red**?",

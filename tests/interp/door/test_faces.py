@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import defaultdict
 from importlib import import_module
 
 import pytest
@@ -33,3 +34,16 @@ def test_every_old_path_leads_somewhere():
     from tests.test_layers import MODULES
 
     assert set(PLACES.values()) <= set(MODULES) and not set(PLACES) & set(MODULES)
+
+
+def test_no_public_name_means_two_things():
+    """A name that two rooms hand on is one object: who reads it in one file knows it in another."""
+    from tests.test_layers import MODULES
+
+    faces = [import_module(name) for name, path in MODULES.items() if path.name == "__init__.py"]
+    found = defaultdict(lambda: defaultdict(list))
+    for face in faces:
+        for name in getattr(face, "__all__", ()):
+            found[name][id(getattr(face, name))].append(face.__name__)
+    assert {"load", "Claim", "modulate"} <= set(found)
+    assert {name: [*meanings.values()] for name, meanings in found.items() if len(meanings) > 1} == {}

@@ -8,7 +8,7 @@ import torch
 import interp
 from interp.edits.head_rows import TunedHeads
 from interp.edits.identity import describe_model
-from interp.fitting.tuning import HeadTuner, Kept, LoraTuner, LossNotFinite, ReplyTuner, gold_loss
+from interp.fitting.tuning import HeadTuner, KeptAnswers, LoraTuner, LossNotFinite, ReplyTuner, gold_loss
 from interp.reading.residual import residual_states
 from tests.tiny import prompt, tiny
 
@@ -68,7 +68,7 @@ def test_equals_the_slow_twin_and_moves_nothing_else(name, weight_decay):
 def test_what_is_kept_stays_closer_to_what_it_was():
     """KL of the kept prompts' next token: 0 before the first step, and smaller for being in the loss."""
     model = interp.load(tiny("llama"))
-    same = Kept.of(model, [prompt(length, seed=50 + length) for length in (7, 8, 10)], weight=20.0)
+    same = KeptAnswers.of(model, [prompt(length, seed=50 + length) for length in (7, 8, 10)], weight=20.0)
     assert same.loss(model.final_logits(list(same.prompts)), range(3)).item() == pytest.approx(0, abs=1e-5)
     drift = []
     for kept in (None, same):

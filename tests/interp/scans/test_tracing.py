@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import interp
-from interp.reading.metrics import Probability, measure
+from interp.reading.metrics import Probability, metric_values
 from interp.scans import tracing
 from interp.scans.tracing import Logit, each_position, load_trace, trace
 from tests.interp.tiny_vision import LAYERS, NAMES, picture, tiny_vision
@@ -105,8 +105,8 @@ def test_agrees_with_hooks_registered_by_hand(models, name):
         for r, positions in enumerate(regions.values()):
             for layer in (0, 2):
                 expected = slow(model, name, clean, corrupt, part, [layer], positions[0])
-                gold = measure(Logit(), expected[None], clean).item()
-                prob = measure(Probability(), expected[None], clean).item()
+                gold = metric_values(Logit(), expected[None], clean).item()
+                prob = metric_values(Probability(), expected[None], clean).item()
                 worst = max(worst, abs(logits.values[0, p, layer, r] - gold), abs(found.values[0, p, layer, r] - prob))
                 largest = max(largest, abs(gold - logits.corrupt[0]))
     assert worst < 1e-4
@@ -140,7 +140,7 @@ def test_windows_patch_layers_together(models, name):
     found = trace(model, [clean], [corrupt], regions={"end": [positions]}, window=1, method="fan-out")
     for p, part in enumerate(PARTS):
         for layer, together in ((0, [0, 1]), (2, [1, 2, 3])):
-            expected = measure(Logit(), slow(model, name, clean, corrupt, part, together, positions)[None], clean)
+            expected = metric_values(Logit(), slow(model, name, clean, corrupt, part, together, positions)[None], clean)
             assert abs(found["logit(gold)"].values[0, p, layer, 0] - expected.item()) < 1e-4
     assert found.window == 1
 
@@ -303,7 +303,7 @@ def test_single_heads_are_patched_through_the_fan_out(models, name, positions):
             with torch.no_grad():
                 logits = model.hf(**model.inputs([target]).inputs, use_cache=False).logits[:, -1]
             handle.remove()
-            expected = measure(Probability(), logits, target).item()
+            expected = metric_values(Probability(), logits, target).item()
             assert abs(found.values[0, layer * model.n_heads + head] - expected) < 1e-5
     assert np.abs(found.change).max() > 1e-4
     itself = interp.scan(model, [target], interp.patch_each_head([target]), metric=Probability(), positions=positions)

@@ -20,6 +20,8 @@ from probes.cli.declaring import Option, Taking, only, taken
 from probes.cli.signatures import REQUIRED, parameters_at
 from probes.cli.vocabulary import VOCABULARY
 
+SETTINGS = "probes.modulation.candidates:ModulationSettings"
+
 
 def takings() -> dict[str, Taking]:
     """What the commands take from functions of the interface, by the command."""
@@ -84,7 +86,7 @@ def test_dataclasses_functions_and_plain_parameters_become_options():
     def cook(
         keep: Annotated[Keep, only("out overwrite")],
         beans: Beans,
-        steps: Annotated[dict, taken("probes.modulation.candidates:Settings", "ks rounds", rules=Option("Which."))],
+        steps: Annotated[dict, taken(SETTINGS, "ks rounds", rules=Option("Which."))],
         where: Annotated[Literal["pan", "pot"] | int, Option("In what.")] = "pot",
     ) -> None:
         said.append((keep, beans, steps, where))
@@ -92,7 +94,7 @@ def test_dataclasses_functions_and_plain_parameters_become_options():
     cook.__annotations__ = {
         "keep": Annotated[Keep, only("out overwrite")],
         "beans": Beans,
-        "steps": Annotated[dict, taken("probes.modulation.candidates:Settings", "ks rounds", rules=Option("Which."))],
+        "steps": Annotated[dict, taken(SETTINGS, "ks rounds", rules=Option("Which."))],
         "where": Annotated[Literal["pan", "pot"] | int, Option("In what.")],
     }
     code, out = ran(

@@ -13,7 +13,7 @@ import torch
 import interp
 from interp.fitting.modulation import as_edit, largest_change
 from interp.rankings.ranking import HeadRanking
-from probes.modulation.candidates import RELEASED, HeadScores, Settings, divided, planned, scores_of_ranking
+from probes.modulation.candidates import RELEASED, HeadScores, ModulationSettings, divided, planned, scores_of_ranking
 from probes.modulation.effects import (
     OFFSET,
     UNMODULATED,
@@ -25,7 +25,7 @@ from probes.modulation.effects import (
 )
 from probes.modulation.offsets import fit_offsets, offsets_of
 from probes.modulation.readings import Item, ItemSet, Readings, _read, read_answers
-from probes.modulation.study import modulate, question_items
+from probes.modulation.study import modulate_items, question_items
 from probes.modulation.work import require_apart
 from probes.negative_bias.nas import rank_heads
 from probes.questions.instructions import build_prompts
@@ -33,7 +33,7 @@ from probes.questions.questions import load_questions, split_questions
 from tests.probes.modulation_tiny import HARMFUL, asked_in_text, harm, llama
 
 WORDS = ("yes", "no", "maybe")
-QUICK = Settings(
+QUICK = ModulationSettings(
     largest=(0.5,), ks=(1,), up_down=((1.5, 0.5),), pulls=(0.001,), steps=20, learning_rate=0.1, heads=16, rounds=1,
     values=(0.0,), n_random=4,
 )  # fmt: skip
@@ -204,13 +204,13 @@ def test_scores_of_rankings_have_a_sign():
 def test_what_is_planned():
     signed = np.array([[0.02, -0.01], [0.0, 0.005]])
     scores = HeadScores("x", signed, signed, -signed)
-    found = {c.name: c for c in planned("all", scores, Settings())}
+    found = {c.name: c for c in planned("all", scores, ModulationSettings())}
     assert len(found) == 1 + 4 + 4  # four heads: k is at most 4
     np.testing.assert_allclose(found[RELEASED].factors, 1 + signed)
     assert largest_change(found["rule, largest change 0.5"].factors) == pytest.approx(0.5)
     assert found["rule, largest change 0.5"].note == "λ = 25"
     two = HeadScores("x", signed, np.abs(signed), np.abs(signed))  # S+ and S- agree on nothing
-    assert {c.name for c in planned("all", two, Settings(rules=("top-k",), ks=(1,), up_down=((2, 0),)))} == {
+    assert {c.name for c in planned("all", two, ModulationSettings(rules=("top-k",), ks=(1,), up_down=((2, 0),)))} == {
         "top 1 by S+ and S-: up 2, down 0",
         "top 1 by D: up 2, down 0",
     }
@@ -226,7 +226,7 @@ def test_bad_settings_are_refused():
         ({"ks": (0,)}, "must be 1 or more"),
     ):
         with pytest.raises(ValueError, match=words):
-            Settings(**given)
+            ModulationSettings(**given)
 
 
 def test_held_back_are_whole_groups():
@@ -270,7 +270,7 @@ def test_a_text_model_with_a_harmful_head_is_corrected(harmed, tmp_path):
     said: list[str] = []
     out = tmp_path / "report"
     arguments = (model, scores_of_ranking(ranking), of["fit"], of["validation"], {"test": of["test"]})
-    found = modulate(*arguments, settings=QUICK, out=out, say=said.append)
+    found = modulate_items(*arguments, settings=QUICK, out=out, say=said.append)
     best = found.best("all", found.chosen["all"])
     assert best.family == "search" and best.factors[HARMFUL] < 0.2
     row = found.to_frame().query("measure == 'accuracy'").iloc[0]
@@ -295,10 +295,10 @@ def test_a_text_model_with_a_harmful_head_is_corrected(harmed, tmp_path):
     assert again.statement() == statement and again.edit.factors == found.edit.factors
     assert again.edit.model["weights_sha256"] == found.edit.model["weights_sha256"]
     assert json.loads((out / "findings.json").read_text())["provenance"]["settings"]["target"] == 0.03
-    resumed = modulate(*arguments, settings=QUICK, out=out, resume=True)
+    resumed = modulate_items(*arguments, settings=QUICK, out=out, resume=True)
     assert resumed.statement() == statement
     with pytest.raises(FileExistsError, match="already holds the report"):
-        modulate(*arguments, settings=replace(QUICK, n_random=2), out=out)
+        modulate_items(*arguments, settings=replace(QUICK, n_random=2), out=out)
 
 
 def test_nas_of_the_built_in_questions_turns_heads_down():
@@ -308,7 +308,7 @@ def test_nas_of_the_built_in_questions_turns_heads_down():
     ranking = rank_heads(model, parts["probe"][:10], n_views=0)
     scores = scores_of_ranking(ranking)
     settings = replace(QUICK, rules=("released", "top-k"), n_random=2)
-    found = modulate(
+    found = modulate_items(
         model,
         scores,
         question_items(model, parts["probe"]),
@@ -329,18 +329,18 @@ def test_bad_sets_are_refused(harmed):
     scores = scores_of_ranking(ranking)
     of = {name: question_items(model, questions) for name, questions in sets.items()}
     with pytest.raises(ValueError, match=r"32 questions stand.*0-\d+ \(validation; fit, what made"):
-        modulate(model, scores, of["fit"], of["fit"], {"test": of["test"]})
+        modulate_items(model, scores, of["fit"], of["fit"], {"test": of["test"]})
     with pytest.raises(ValueError, match=r"what made the scores"):
-        modulate(model, scores, of["test"], of["validation"], {"test": of["fit"]})
+        modulate_items(model, scores, of["test"], of["validation"], {"test": of["fit"]})
     with pytest.raises(ValueError, match="'validation' has no questions"):
-        modulate(model, scores, of["fit"], of["validation"].at([]), {"test": of["test"]})
+        modulate_items(model, scores, of["fit"], of["validation"].at([]), {"test": of["test"]})
     with pytest.raises(ValueError, match="no test set"):
-        modulate(model, scores, of["fit"], of["validation"], {})
+        modulate_items(model, scores, of["fit"], of["validation"], {})
     with pytest.raises(ValueError, match=r"shape \(2, 2\).*4 layers of 4 heads"):
         small = np.ones((2, 2))
-        modulate(model, HeadScores("x", small, small, small), of["fit"], of["validation"], {"test": of["test"]})
+        modulate_items(model, HeadScores("x", small, small, small), of["fit"], of["validation"], {"test": of["test"]})
     with pytest.raises(ValueError, match="questions of level 'logic'; scores are of"):
-        modulate(model, {"facts": scores}, of["fit"], of["validation"], {"test": of["test"]})
+        modulate_items(model, {"facts": scores}, of["fit"], of["validation"], {"test": of["test"]})
     other = replace(scores, about={"weights_sha256": "0123456789abcdef"})
     with pytest.raises(ValueError, match=r"are of weights 0123456789ab.*Rank the heads of this model"):
-        modulate(model, other, of["fit"], of["validation"], {"test": of["test"]})
+        modulate_items(model, other, of["fit"], of["validation"], {"test": of["test"]})

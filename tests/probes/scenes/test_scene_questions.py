@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from probes.scenes.questions import KINDS, LEVELS, Described, Question, answer, ask, ask_many, ask_pair
+from probes.scenes.questions import KINDS, LEVELS, Described, SceneQuestion, answer, ask, ask_many, ask_pair
 from probes.scenes.scenes import (
     ATTRIBUTES,
     RELATIONS,
@@ -85,7 +85,7 @@ def read(scene: Scene, text: str) -> str:
 
 
 @lru_cache
-def asked(difficulty: str, split: str) -> list[tuple[Scene, Question]]:
+def asked(difficulty: str, split: str) -> list[tuple[Scene, SceneQuestion]]:
     items = scene_split(split, 80, seed=1, difficulty=difficulty, pairs=1, opens=2)
     return [(scene, question) for scene, questions in items for question in questions]
 
@@ -199,8 +199,8 @@ def three() -> Scene:
     )
 
 
-def about(asked: str, of: Described, value: str | None = None, other: Described | None = None) -> Question:
-    return Question("?", "", (), "attribute", "open", (), "by hand", asked, of, value, other)
+def about(asked: str, of: Described, value: str | None = None, other: Described | None = None) -> SceneQuestion:
+    return SceneQuestion("?", "", (), "attribute", "open", (), "by hand", asked, of, value, other)
 
 
 def test_answers_by_hand():
@@ -247,9 +247,9 @@ def test_a_question_can_be_asked_again_of_another_scene():
 
 def test_questions_as_json():
     for _, question in asked("hard", "train")[:60]:
-        assert Question.from_dict(json.loads(json.dumps(question.to_dict()))) == question
+        assert SceneQuestion.from_dict(json.loads(json.dumps(question.to_dict()))) == question
     with pytest.raises(ValueError, match=r"not a question: KeyError\('form'\)"):
-        Question.from_dict({k: v for k, v in question.to_dict().items() if k != "form"})
+        SceneQuestion.from_dict({k: v for k, v in question.to_dict().items() if k != "form"})
 
 
 def test_unknown_levels_and_kinds_are_refused():

@@ -11,7 +11,7 @@ import torch
 import interp
 from interp.fitting.modulation import changed_heads
 from probes.cli.modulation_sources import _divided_items, read_material
-from probes.modulation.candidates import Settings
+from probes.modulation.candidates import ModulationSettings
 from probes.modulation.work import ModulationWork
 from probes.visual_semantics.heads.heads import rank_visual_heads
 from probes.visual_semantics.heads.result import VisualHeads
@@ -20,7 +20,7 @@ from probes.visual_semantics.questions.prompts import VisualExamples
 from tests.probes.modulation_tiny import HARMFUL, LEVELS, harm, llava, pictured
 from tests.probes.visual_tiny import simulated
 
-SEARCHED = Settings(
+SEARCHED = ModulationSettings(
     largest=(0.5,), ks=(2,), up_down=((1.5, 0.5),), searches=("coordinate",), heads=16, rounds=1, values=(0.0,),
     n_random=4, held_back=0.3,
 )  # fmt: skip

@@ -17,7 +17,7 @@ from probes.pairs.photo_pairs import save_pairs
 from probes.pairs.scene_files import save_scenes
 from probes.scenes.edits import edited_pairs
 from probes.scenes.splits import scene_split
-from probes.studies.left_out import shortened
+from probes.studies.left_out import first_names
 from probes.visual_semantics.questions import prompts as visual_prompts
 from probes.visual_semantics.questions.benchmarks import VisualQuestion, load_visual_questions
 from probes.visual_semantics.questions.prompts import (
@@ -298,7 +298,7 @@ def test_what_is_skipped_is_named_in_the_provenance(model, pope):
     assert source.origin()["skipped"] == ["pope-1", "pope-2", "pope-3"] and source.origin()["one_sided"] is None
     left_out = source.examples(model).left_out
     assert left_out["pope-2"] == "no image: COCO_val2014_000000000000.png is not in the folder." and len(left_out) == 3
-    assert shortened(list("abcdefg")) == "a, b, c, d, e and 2 more" and shortened(list("abcde")) == "a, b, c, d, e"
+    assert first_names(list("abcdefg")) == "a, b, c, d, e and 2 more" and first_names(list("abcde")) == "a, b, c, d, e"
 
 
 def test_only_the_sample_of_a_file_is_kept_and_judged(model, pope):

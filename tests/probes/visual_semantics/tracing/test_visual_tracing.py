@@ -12,7 +12,7 @@ import pytest
 import interp
 from interp import Keep, load_findings, load_result
 from interp.overlays.overlays import read_strongest_maps
-from interp.reading.metrics import Probability, measure
+from interp.reading.metrics import Probability, metric_values
 from interp.reports.findings import render
 from interp.scans.tracing import Measured, Trace
 from probes.pairs.sheet import PicturePair, picture_pair
@@ -141,7 +141,7 @@ def test_values_are_those_of_the_prompts(model, pairs, study):
             (twins.before, study.trace.clean, "p_before"),
             (twins.after, study.trace.corrupt, "p_after"),
         ):
-            expected = measure(Probability(), model.final_logits([prompt]), twins.before).item()
+            expected = metric_values(Probability(), model.final_logits([prompt]), twins.before).item()
             assert value[i] == pytest.approx(expected, abs=1e-6)
             assert study.asked[column][i] == pytest.approx(expected, abs=1e-6)
         assert twins.before.text == twins.after.text == twins.unrelated.text
