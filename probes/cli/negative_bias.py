@@ -192,7 +192,8 @@ def nasa(
     from interp.records import prepare_directory
     from probes.questions import Instruction, divide, require_probing_set
 
-    study, out = Study(keep, model, data), keep.folder
+    study = Study(keep, model, data)
+    out = study.out
     asked = Instruction(instruction)
     sets = divide(data.sources, data.test_data or (), limit=data.limit, seed=data.seed, reading=data.reading)
     for name, questions in (("training", sets.training), ("validation", sets.validation)):
@@ -277,7 +278,8 @@ def knowledge(
     """
     from probes.negative_bias.scenario_forms import ALL
 
-    study, out = Study(keep, model, data), keep.folder
+    study = Study(keep, model, data)
+    out = study.out
     asking = {"which": list(ALL)} | asking
     given = data.questions()
     questions = _both_answers(
