@@ -160,7 +160,7 @@ def thinking() -> interp.Model:
     return interp.load(tiny("llama", vocab_size=400, max_position_embeddings=512), tokenizer=tiny_tokenizer(THINKS))
 
 
-@pytest.mark.filterwarnings("ignore::interp.models.answer_mass.AnswersUnlikely")
+@pytest.mark.filterwarnings("ignore::interp.reports.mass.AnswersUnlikely")
 def test_arguments_go_through_load_prompt_and_instruction_into_the_identity(thinking):
     told = {"enable_thinking": False}
     loaded = interp.load(thinking.hf, tokenizer=thinking.tokenizer, template_arguments=told)
