@@ -1,5 +1,6 @@
-"""How much of the probability the answer tokens hold together, as a value that results carry: see
-:mod:`interp.answer_mass`, which measures it.
+"""How much of the probability the answer tokens hold together, as a value that results carry.
+
+:mod:`interp.models.answer_mass` measures it.
 """
 
 from __future__ import annotations
@@ -7,13 +8,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interp.door import outside_package
-
-if TYPE_CHECKING:
-    pass
-
 
 LEAST = 0.1  # of the probability; with less the answers are not what the model answers with
 

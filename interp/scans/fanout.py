@@ -30,6 +30,7 @@ from transformers import DynamicCache
 
 from interp.architecture import (
     AttentionCall,
+    UnsupportedAttention,
     alone,
     attached,
     attention_handler,
@@ -87,6 +88,13 @@ def fan_out_logits(
         if advance is not None:
             advance(len(chunk))
     return torch.stack([rows[i] for i in range(len(branches) + 1)])
+
+
+def require_fan_out(model: Model) -> None:
+    """Raise ``UnsupportedAttention`` for a model, or an edit that is active on it, that no fan-out is right for."""
+    model.require_attention()
+    if model.counts_rows_and_positions():
+        raise UnsupportedAttention("an active edit counts rows or positions, which a fan-out lays out in its own way")
 
 
 def require_edits_act(model: Model, prompt: Prompt) -> None:

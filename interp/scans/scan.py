@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.architecture import UnsupportedAttention, alone, require_in_place, run_pass
+from interp.architecture import alone, require_in_place, run_pass
 from interp.door import public
 from interp.interventions import Branch, EachHead, HeadEdit, edited, unembed_only
 from interp.models import measured_mass
@@ -31,7 +31,7 @@ from interp.reading import (
 )
 from interp.records import showing_progress
 from interp.reports import AnswerMass
-from interp.scans.fanout import fan_out_logits, require_edits_act
+from interp.scans.fanout import fan_out_logits, require_edits_act, require_fan_out
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -276,11 +276,7 @@ def _plan(model, prompts, branches, metric, positions, method, check, memory_mib
     if method == "loop":
         return "loop", "not needed: this is the reference"
     try:
-        model.require_attention()
-        if model.counts_rows_and_positions():
-            raise UnsupportedAttention(
-                "an active edit counts rows or positions, which a fan-out lays out in its own way"
-            )
+        require_fan_out(model)
         if check > 0:
             require_edits_act(model, prompts[0])
         errors = [

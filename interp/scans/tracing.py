@@ -19,11 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.architecture import UnsupportedAttention, alone
+from interp.architecture import alone
 from interp.door import public
 from interp.passes import to_check
 from interp.prompts import Prompt
 from interp.reading import Metric, Probability, metric_values
+from interp.scans.fanout import require_fan_out
 from interp.scans.regions import Regions, each_position, require_regions
 from interp.scans.scan import FanOutDisagreement, Method
 from interp.scans.state_patches import (
@@ -210,11 +211,7 @@ def _plan(model, clean, corrupt, plans, metrics, method, check, memory_mib) -> t
     if method == "loop":
         return "loop", "not needed: this is the reference"
     try:
-        model.require_attention()
-        if model.counts_rows_and_positions():
-            raise UnsupportedAttention(
-                "an active edit counts rows or positions, which a fan-out lays out in its own way"
-            )
+        require_fan_out(model)
         errors = [
             _disagreement(model, clean[i], corrupt[i], plans[i], metrics, check, memory_mib)
             for i in to_check(model, clean)

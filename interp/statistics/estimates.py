@@ -33,6 +33,11 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def no_narrower_than(self, other: Estimate) -> Estimate:
+        """The same value with the wider of two intervals, end by end: a bootstrap of values that are all alike has no
+        width. An end that is not known is left to the ``other``."""
+        return Estimate(self.value, float(np.fmin(self.low, other.low)), float(np.fmax(self.high, other.high)))
+
     @classmethod
     def from_row(cls, row: Any, name: str, ends: tuple[str, str] | None = None) -> Estimate:
         """From a row of a table: the columns ``name``, ``name_low`` and ``name_high``.

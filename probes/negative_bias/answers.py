@@ -326,7 +326,9 @@ def _estimates(answers: Answers, said: Int[np.ndarray, " example"]) -> dict[str,
     }
     if set(groups[gold]) & set(groups[~gold]):  # twins: what is said of one tells of the other
         errors = np.where(gold, no, yes).astype(float)
-        found["negative_bias"] = _wider(found["negative_bias"], mean_difference(errors, gold, ~gold, answers.groups))
+        found["negative_bias"] = found["negative_bias"].no_narrower_than(
+            mean_difference(errors, gold, ~gold, answers.groups)
+        )
     arrays = (gold, said, answers.log_probs)
     value = _bootstrapped(*arrays, np.ones((1, n)))[0]
     low, high = bootstrap_interval(_bootstrapped, *arrays, groups=answers.groups, weighted=True)
@@ -335,10 +337,6 @@ def _estimates(answers: Answers, said: Int[np.ndarray, " example"]) -> dict[str,
         name: Estimate(*map(float, ends)) if np.isfinite(ends[0]) else UNKNOWN
         for name, ends in zip(rest, zip(value, low, high, strict=True), strict=True)
     }
-
-
-def _wider(one: Estimate, other: Estimate) -> Estimate:
-    return Estimate(one.value, float(np.fmin(one.low, other.low)), float(np.fmax(one.high, other.high)))
 
 
 def _bootstrapped(

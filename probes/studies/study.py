@@ -6,7 +6,7 @@ The science of a study is a function of a batch. All else is here, once:
 >>> if study.found is not None:  # these very settings, finished before
 ...     return study.found
 >>> arrays = study.run(requests, look)
->>> return study.done(JailbreakStudy(arrays, study.provenance(CITATIONS, CAVEATS)))
+>>> return study.done(JailbreakStudy(arrays, study.provenance()))
 
 What a run *is*: the weights, adapters and edits that computed, the token ids of its prompts, its data, its settings
 (:mod:`interp.passes.identity`). Part files and the report carry that; what is of another run is never taken for this.

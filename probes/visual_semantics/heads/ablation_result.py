@@ -156,7 +156,7 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
         low, high = (float(end[0]) for end in mean_interval(change[:, None], self.pictures[chosen]))
         found = Estimate(float(change.mean()), low, high)
         if measure == "accuracy":
-            found = _no_narrower(found, paired_share_change(change.clip(0), (-change).clip(0)))
+            found = found.no_narrower_than(paired_share_change(change.clip(0), (-change).clip(0)))
         return found
 
     def asked_in(self, score: str, subset: str = "all") -> Bool[np.ndarray, " example"]:
@@ -202,7 +202,7 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
             values = values - weighed(random).mean(1)
         estimate = _mean_over_levels(values[in_targets], self.levels[in_targets], self.pictures[in_targets])
         if measure == "accuracy":
-            estimate = _no_narrower(estimate, _of_shares(values[in_targets], self.levels[in_targets]))
+            estimate = estimate.no_narrower_than(_of_shares(values[in_targets], self.levels[in_targets]))
         if not n_draws:
             return estimate, np.nan
         of_top = _level_means(weighed(top)[in_targets], self.levels[in_targets])[0]
@@ -233,12 +233,6 @@ def _mean_over_levels(values: Float[np.ndarray, " example"], levels: np.ndarray,
 
     low, high = bootstrap_interval(mean, values, member, groups=pictures.tolist(), weighted=True)
     return Estimate(float(_level_means(values[:, None], levels)[0]), float(low), float(high))
-
-
-def _no_narrower(found: Estimate, other: Estimate) -> Estimate:
-    """The estimate with the wider of two intervals: a bootstrap of changes that are all alike has no width."""
-    low, high = np.nanmin([found.low, other.low]), np.nanmax([found.high, other.high])
-    return Estimate(found.value, float(low), float(high))
 
 
 def _of_shares(values: Float[np.ndarray, " example"], levels: np.ndarray) -> Estimate:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from interp.door import public
-from interp.door.door import WrongArgument
+from interp.door.door import _KEPT, WrongArgument
 from interp.records import Keep, Kept, keep_of, keeps_work
 from interp.records.folder_lock import is_held
 
@@ -41,3 +42,8 @@ def test_a_keep_its_folder_and_its_fields_are_one(tmp_path):
 def test_what_is_wrong_is_named(given, named):
     with pytest.raises(WrongArgument, match=named):
         study(1, **given)
+
+
+def test_a_study_takes_every_field_of_keep_by_name():
+    """The door, below the records, has a list of them of its own."""
+    assert {field.name for field in fields(Keep)} == _KEPT
