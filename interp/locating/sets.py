@@ -122,7 +122,8 @@ def _fit(
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     logits = torch.full(asked.shape, 2.0, requires_grad=True)
     optimiser = torch.optim.Adam([logits], lr=rate)
-    path, losses = torch.zeros(asked.shape), []
+    path = torch.zeros(asked.shape)
+    losses: list[Tensor] = []
     batches = list(_with_sources(asked, batch))
     gap = float(np.mean([abs(float(b.clean_metric.mean() - b.corrupt_metric.mean())) for b in batches])) or 1.0
     for step in range(steps):
@@ -140,9 +141,9 @@ def _fit(
             optimiser.zero_grad()
             loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.detach())
         path += torch.sigmoid(logits.detach())
-    return (path / steps).numpy(), torch.sigmoid(logits.detach()).numpy(), losses
+    return (path / steps).numpy(), torch.sigmoid(logits.detach()).numpy(), torch.stack(losses).tolist()
 
 
 def _gated(gates: Tensor, sources: Tensor, first: int) -> Rewrite:
