@@ -16,6 +16,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -156,20 +157,16 @@ def suffix_of(source: str | Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
-def _opened(source: str | Path) -> BinaryIO:
+@contextmanager
+def _opened(source: str | Path) -> Iterator[BinaryIO]:
     """The bytes, unzipped, so that they can be read from the beginning again: what is no plain file is read into
     memory."""
-    if is_stdin(source):
-        file: Any = io.BytesIO(sys.stdin.buffer.read())
-    else:
-        path = Path(source).expanduser()
-        file = path.open("rb")
-        if not path.is_file():
-            with file:
-                file = io.BytesIO(file.read())
-    is_gzip = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    return gzip.GzipFile(fileobj=file) if is_gzip else file
+    path = Path(source).expanduser()
+    with nullcontext(sys.stdin.buffer) if is_stdin(source) else path.open("rb") as file:
+        again: Any = file if not is_stdin(source) and path.is_file() else io.BytesIO(file.read())
+        is_gzip = again.read(2) == b"\x1f\x8b"
+        again.seek(0)
+        yield gzip.GzipFile(fileobj=again) if is_gzip else again
 
 
 def _text(file: BinaryIO) -> io.TextIOWrapper:
@@ -215,14 +212,16 @@ def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool, of_report
             looked_at = _text(file)
             is_lines = are_lines(looked_at, suffix in (".jsonl", ".ndjson"))
             looked_at.detach()
-        yield from json_rows(_text(file), is_lines=is_lines, under=under, keyed=keyed)
+        with _text(file) as text:
+            yield from json_rows(text, is_lines=is_lines, under=under, keyed=keyed)
     elif suffix in (".csv", ".tsv", ""):
-        for row in _table(_text(file), suffix or "a table"):
-            if of_report:
-                from interp.records import unguarded
+        with _text(file) as text:
+            for row in _table(text, suffix or "a table"):
+                if of_report:
+                    from interp.records import unguarded
 
-                row = row._replace(fields={name: unguarded(cell) for name, cell in row.fields.items()})
-            yield row
+                    row = row._replace(fields={name: unguarded(cell) for name, cell in row.fields.items()})
+                yield row
     else:
         raise ValueError(f"unknown extension {suffix!r}; expected {', '.join(EXTENSIONS)}. Convert or rename the file")
 

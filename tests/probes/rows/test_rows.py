@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import gzip
 import io
 import json
@@ -11,6 +12,7 @@ import os
 import random
 import sys
 import threading
+import warnings
 from datetime import date
 from pathlib import Path
 
@@ -410,3 +412,19 @@ def test_a_table_of_a_saved_report_is_read_back_as_it_was(tmp_path):
     other = tmp_path / saved.name
     other.write_bytes(saved.read_bytes())
     assert read_rows(other)[0].fields["question"] == "'=1+1?"
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.jsonl.gz", "a.csv.gz"])
+def test_a_file_is_closed_behind_the_reader(tmp_path, name):
+    texts = {"json": '[{"q": "a"}, {"q": "b"}]', "jsonl": '{"q": "a"}\n{"q": "b"}\n'}
+    text = texts.get(name.split(".")[1], "q\na\nb\n")
+        name.split(".")[1], "q\na\nb\n"
+    )
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        assert [row.fields["q"] for row in stream_rows(path)] == ["a", "b"]
+        assert next(iter(stream_rows(path))).fields["q"] == "a"  # and behind one who stops early
+        gc.collect()
