@@ -419,8 +419,6 @@ def test_a_table_of_a_saved_report_is_read_back_as_it_was(tmp_path):
 def test_a_file_is_closed_behind_the_reader(tmp_path, name):
     texts = {"json": '[{"q": "a"}, {"q": "b"}]', "jsonl": '{"q": "a"}\n{"q": "b"}\n'}
     text = texts.get(name.split(".")[1], "q\na\nb\n")
-        name.split(".")[1], "q\na\nb\n"
-    )
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     with warnings.catch_warnings():
