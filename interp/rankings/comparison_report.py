@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.rankings import figures as comparison_figures
 from interp.rankings.comparison import RankingComparison
 from interp.rankings.depth_profiles import KINDS
-from interp.rankings.sentences import by_head
+from interp.rankings.ranking import HeadRanking
+from interp.rankings.sentences import by_head, statement
 from interp.rankings.side_by_side import ComparedRankings
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 
 MAPS, HEADS, MOVED = "Mean score of every head", "Head by head", "Heads that moved"
 DEPTH, GIVEN, PROFILES = "By relative depth", "What is compared", "Profiles over depth"
@@ -27,9 +31,7 @@ def findings_of(found: ComparedRankings | RankingComparison) -> Findings:
     if isinstance(found, RankingComparison):
         tables = {HEADS: _noted(found.to_frame(), _COLUMNS)}
         return Findings("Two head rankings compared", [by_head(found)], tables, {}, found.provenance)
-    tables, figures = {}, {MAPS: comparison_figures.heatmaps(found.rankings, found.same_scale)}
-    scale = "One colour scale." if found.same_scale else "Different quantities: each has its own colour scale."
-    figures[MAPS].layout.meta = {"note": f"{scale} Equal relative depth is at equal height."}
+    tables, figures = {}, {MAPS: partial(_maps, found)}
     if found.pairs:
         tables[HEADS] = _noted(found.to_frame().drop(columns=_IN_GIVEN), _COLUMNS)
         figures |= _rank_lines(found)
@@ -42,7 +44,7 @@ def findings_of(found: ComparedRankings | RankingComparison) -> Findings:
         )
     if found.depth:
         profiles = found.profiles()
-        figures[DEPTH] = comparison_figures.profile_lines(profiles, KINDS, found.same_scale)
+        figures[DEPTH] = partial(comparison_figures.profile_lines, profiles, KINDS, found.same_scale)
         tables[DEPTH] = _noted(
             found.by_depth(),
             f"Correlation of two profiles over {found.n_bins} bins of depth. chance from, to: 95 % of the "
@@ -51,22 +53,33 @@ def findings_of(found: ComparedRankings | RankingComparison) -> Findings:
     tables[GIVEN] = found.given()
     if found.depth:
         tables[PROFILES] = profiles
-    return Findings("Head rankings compared", found.statement(), tables, figures, found.provenance)
+    said = statement(found.rankings, found.pairs, found.depth, found.same_scale)
+    return Findings("Head rankings compared", said, tables, Figures(figures), found.provenance)
 
 
-def _rank_lines(found: ComparedRankings) -> dict[str, go.Figure]:
-    """A figure of the top heads for each shape that several rankings have."""
+def _maps(found: ComparedRankings) -> go.Figure:
+    scale = "One colour scale." if found.same_scale else "Different quantities: each has its own colour scale."
+    note = {"note": f"{scale} Equal relative depth is at equal height."}
+    return comparison_figures.heatmaps(found.rankings, found.same_scale).update_layout(meta=note)
+
+
+def _rank_lines(found: ComparedRankings) -> dict[str, Callable[[], go.Figure]]:
+    """What draws the top heads of each shape that several rankings have."""
     shapes = dict.fromkeys(found.rankings[pair.a].scores.shape[1:] for pair in found.pairs)
     figures = {}
     for n_layers, n_heads in shapes:
         alike = {name: r for name, r in found.rankings.items() if r.scores.shape[1:] == (n_layers, n_heads)}
-        figure = comparison_figures.rank_lines(alike, found.k)
-        figure.layout.meta = {
-            "note": f"Heads among the first {found.k} of any ranking; the dashed line ends these. Orange: among "
-            "them in all rankings; violet, dotted: in some."
-        }
-        figures[HEADS if len(shapes) == 1 else f"{HEADS}, {n_layers} layers of {n_heads}"] = figure
+        name = HEADS if len(shapes) == 1 else f"{HEADS}, {n_layers} layers of {n_heads}"
+        figures[name] = partial(_lines, alike, found.k)
     return figures
+
+
+def _lines(rankings: Mapping[str, HeadRanking], k: int) -> go.Figure:
+    note = (
+        f"Heads among the first {k} of any ranking; the dashed line ends these. Orange: among them in all rankings; "
+        "violet, dotted: in some."
+    )
+    return comparison_figures.rank_lines(rankings, k).update_layout(meta={"note": note})
 
 
 def _noted(table: pd.DataFrame, note: str) -> pd.DataFrame:

@@ -44,7 +44,7 @@ def depth_profile(ranking: HeadRanking, n_bins: int = N_BINS) -> pd.DataFrame:
     """Mean and maximum of the heads' mean scores by relative depth, one row for each bin, from the input on.
 
     A layer belongs to the bin in which its middle lies: layer l of L to bin floor((l + 0.5) / L * n_bins). Columns:
-    depth (the bin's middle, from 0 to 1), layers ("3-5"), n_heads; mean with mean_low, mean_high (95 % bootstrap
+    depth (the bin's middle, from 0 to 1), layers ("3-5"), n_heads; mean with mean_low, mean_high (95 %
     interval over examples); maximum with its head (no interval: it was picked for being the largest).
 
     Misleads: means of scores of both signs cancel; a maximum over more heads is higher by chance.

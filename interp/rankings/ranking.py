@@ -49,9 +49,9 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     example_ids: the names of the examples, in the order of the arrays.
     views: what heads look at in some examples, for the figures.
 
-    Statistics (see `interp.statistics`) are computed at first use and kept: mean, standard error, 95 %
-    bootstrap interval, and for a signed measure (`Measure.is_signed`) a two-sided sign-flip p with up to 50,000 flips,
-    and Benjamini-Hochberg q over all heads; else p and q are NaN. [1000, 32, 32] takes about 15 s. Misleads: p asks
+    Statistics (see `interp.statistics`) are computed at first use and kept: mean, standard error, 95 % interval, and
+    for a signed measure (`Measure.is_signed`) a two-sided sign-flip p with up to 50,000 flips, and Benjamini-Hochberg q
+    over all heads; else p and q are NaN. [1000, 32, 32] takes about 15 s. Misleads: p asks
     whether a head's mean differs from the null value, not whether it belongs to the top; the values of the top heads
     are inflated by their selection. Look at `reliability` and `control_summary` too.
     """
@@ -327,10 +327,6 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     def by(self, measure: str) -> HeadRanking:
         """The same data ranked by another measure."""
         return replace(self, score=measure)
-
-    def statement(self) -> list[str]:
-        """What the numbers say, as sentences, the verdict first."""
-        return import_module("interp.rankings.report").statement(self)
 
     def plot(self, name: str | None = None, *, texts: Mapping[str, str] | None = None) -> go.Figure:
         """Heat map of layers against heads; or another figure of the report, by its name.

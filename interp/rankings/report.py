@@ -7,6 +7,7 @@ The wording of the statement follows from the numbers only, and from what the me
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from interp import statistics
 from interp.figures import head_label, heads as figures
 from interp.rankings.controls import control_summary, sign_keepers
 from interp.rankings.ranking import HeadRanking
-from interp.reports import Findings, model_name, number, with_mass
+from interp.reports import Figures, Findings, model_name, number, with_mass
 
 HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
 CONTROLS, OTHERS, MEASURES = "Controls", "Other measures", "Measures"
@@ -161,43 +162,47 @@ def _floor_sentence(ranking: HeadRanking) -> str:
     )
 
 
-def _figures(ranking: HeadRanking) -> dict[str, go.Figure]:
+def _figures(ranking: HeadRanking) -> Figures:
     """The figures in reading order; those against other measures stand side by side."""
-    frame, name = ranking.to_frame(), ranking.score
+    name = ranking.score
+    pairs = {f"{name} against {o}": ("score", o) for o in ranking.others}
+    if {"direct_effect", "total_effect"} <= set(ranking.others):
+        pairs["Direct against total effect"] = ("direct_effect", "total_effect")
+    against = {title: partial(_plot_against, ranking, *measures) for title, measures in pairs.items()}
+    return Figures({HEADS: partial(_plot_heads, ranking), TOP: partial(_plot_top, ranking), **against})
+
+
+def _plot_heads(ranking: HeadRanking) -> go.Figure:
     base = _value(ranking.measure.base)
     scale = (
         f"orange is above {base}, blue below" if ranking.measure.is_signed else f"the darker, the farther from {base}"
     )
-    found = {
-        HEADS: _noted(
-            ranking.plot(),
-            f"Mean {name} over the examples; {scale}. {ranking.measure.meaning} Point at a cell for its interval and "
-            "the other measures.",
-        ),
-        TOP: _noted(
-            ranking.plot_top(20),
-            "Bars: mean and 95 % bootstrap interval."
-            + (
-                " Markers: the same heads by the other measures; a measure on a much larger or smaller scale starts "
-                "switched off, click its name to show it."
-                if ranking.others
-                else ""
-            )
-            + " The intervals do not know that these heads were picked for being the highest, so their values are "
-            "somewhat too large. Confirm them on new examples.",
-        ),
-    }
-    pairs = {f"{name} against {o}": figures.scatter(frame, "score", o, x_title=name) for o in ranking.others}
-    if {"direct_effect", "total_effect"} <= set(ranking.others):
-        pairs["Direct against total effect"] = figures.scatter(frame, "direct_effect", "total_effect")
-    for title, figure in pairs.items():
-        found[title] = _noted(
-            figure,
-            "A point is a head; the most extreme are named, with intervals. The dotted line marks equal values (drawn "
-            "where the two ranges are comparable).",
-            group=AGAINST,
-        )
-    return found
+    return _noted(
+        ranking.plot(),
+        f"Mean {ranking.score} over the examples; {scale}. {ranking.measure.meaning} Point at a cell for its interval "
+        "and the other measures.",
+    )
+
+
+def _plot_top(ranking: HeadRanking) -> go.Figure:
+    markers = (
+        " Markers: the same heads by the other measures; a measure on a much larger or smaller scale starts switched "
+        "off, click its name to show it."
+    )
+    return _noted(
+        ranking.plot_top(20),
+        f"Bars: mean and 95 % interval.{markers if ranking.others else ''} The intervals do not know that these heads "
+        "were picked for being the highest, so their values are somewhat too large. Confirm them on new examples.",
+    )
+
+
+def _plot_against(ranking: HeadRanking, x: str, y: str) -> go.Figure:
+    return _noted(
+        figures.scatter(ranking.to_frame(), x, y, x_title=ranking.score if x == "score" else None),
+        "A point is a head; the most extreme are named, with intervals. The dotted line marks equal values (drawn "
+        "where the two ranges are comparable).",
+        group=AGAINST,
+    )
 
 
 def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
@@ -217,7 +222,8 @@ def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
 def _table_note(ranking: HeadRanking, n_heads: int) -> str:
     reliability = ranking.reliability
     said = [
-        f"score: the mean {ranking.score} over the examples, with a percentile bootstrap interval (2,000 resamples)."
+        f"score: the mean {ranking.score} over the examples, with its 95 % interval (the farther end of "
+        "Student's and of Hall's, 1992)."
     ]
     if ranking.tested is not None:
         null = _value(ranking.descriptions[ranking.tested].null)

@@ -23,7 +23,6 @@ from interp.rankings.comparison import RankingComparison, compare, compared_prov
 from interp.rankings.depth_profiles import KINDS, N_BINS, ProfileAgreement, compare_profiles, depth_profile
 from interp.rankings.loading import load_ranking
 from interp.rankings.ranking import HeadRanking
-from interp.rankings.sentences import statement
 from interp.reports import Result, model_name
 
 
@@ -101,10 +100,6 @@ class ComparedRankings(Result, report="interp.rankings.comparison_report", figur
                 row | {"largest": float(np.abs(means).max()), "run": str(ranking.provenance.get("run_id") or "")}
             )
         return pd.DataFrame(rows)
-
-    def statement(self) -> list[str]:
-        """What the numbers say, as sentences, the most important first."""
-        return statement(self.rankings, self.pairs, self.depth, self.same_scale)
 
 
 @public

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from interp.reports.figures import Figures as Figures
     from interp.reports.findings import Findings as Findings, load_findings as load_findings
     from interp.reports.folder import (
         hash_file as hash_file,

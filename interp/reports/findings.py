@@ -26,6 +26,7 @@ from interp.door import public
 from interp.figures import TokenView
 from interp.records import keeps_work, understood, write_csv
 from interp.reports import folder as storage
+from interp.reports.figures import Figures
 from interp.reports.mass import with_mass
 from interp.reports.page import figure_entry, number, render_page
 from interp.reports.tables import is_missing, read_table, stored_table, tidy
@@ -46,13 +47,14 @@ class Findings:
     """The result of a study, ready to be read and saved.
 
     statement: plain sentences, the verdict first. tables, figures: by the heading they stand under; a table and a
-    figure of one name stand together. A caption goes into `table.attrs["note"]` or `figure.layout.meta["note"]`;
-    figures of one `meta["group"]` stand side by side under that heading. `table.attrs["rows"]`: the most rows that
-    the page shows, if not 500. Columns `x, x_low, x_high` (or `x, x_ci_low, x_ci_high`, or a column followed by
-    `ci_low, ci_high`, also after its `se`) are shown as a value with its interval. Where `label` is a head's name, rows
-    can be filtered by it, and `layer` and `head`, which it says, stand in the CSV alone. A table's index is kept as
-    columns, unless it is only row numbers. provenance: as `interp.rankings.ranking.HeadRanking` has it. arrays: raw
-    numbers, [example, ...] as a rule. views: prompts, token by token, as some heads see them.
+    figure of one name stand together. Costly figures are given as :class:`interp.reports.figures.Figures`, which draws
+    them when they are asked for. A caption goes into `table.attrs["note"]` or `figure.layout.meta["note"]`; figures of
+    one `meta["group"]` stand side by side under that heading. `table.attrs["rows"]`: the most rows that the page
+    shows, if not 500. Columns `x, x_low, x_high` (or `x, x_ci_low, x_ci_high`, or a column followed by `ci_low,
+    ci_high`, also after its `se`) are shown as a value with its interval. Where `label` is a head's name, rows can be
+    filtered by it, and `layer` and `head`, which it says, stand in the CSV alone. A table's index is kept as columns,
+    unless it is only row numbers. provenance: as `interp.rankings.ranking.HeadRanking` has it. arrays: raw numbers,
+    [example, ...] as a rule. views: prompts, token by token, as some heads see them.
 
     Raises ValueError for an empty title or statement, or for columns that are not plain, distinct names.
     """
@@ -73,6 +75,8 @@ class Findings:
         sentences = with_mass([str(sentence) for sentence in self.statement], self.provenance)
         object.__setattr__(self, "statement", sentences)
         object.__setattr__(self, "tables", {name: tidy(name, table) for name, table in self.tables.items()})
+        if not isinstance(self.figures, Figures):
+            object.__setattr__(self, "figures", Figures(self.figures))
 
     @keeps_work
     def save(
@@ -139,8 +143,6 @@ def saved_arrays(directory: Path, record: Mapping[str, Any]) -> dict[str, np.nda
 def render(findings: Findings) -> str:
     """The page as HTML text: about 5 MB (plotly.js) if there are figures, else as large as its tables; 1 kB more for
     each head and token of a view."""
-    import plotly.graph_objects as go
-
     from interp.figures import min_width
 
     files = _file_names(findings.tables)
@@ -153,11 +155,11 @@ def render(findings: Findings) -> str:
         empty = {"id": f"part-{len(sections)}", "heading": heading, "figure": False, "table": None}
         section = sections.setdefault(heading, empty | {"figure_note": "", "side_by_side": "group" in meta})
         if figure is not None:
-            shown = go.Figure(figure).update_layout(title=None)
             if figure.layout.title.text:
-                shown.update_layout(margin_t=max(24, (figure.layout.margin.t or 54) - 30))
+                figure.update_layout(margin_t=max(24, (figure.layout.margin.t or 54) - 30))
+            figure.update_layout(title=None)  # the page has it as a heading
             title = name if heading != name else ""
-            entries.append(figure_entry(len(entries), shown, section["id"], title, min_width(shown)))
+            entries.append(figure_entry(len(entries), figure, section["id"], title, min_width(figure)))
             section |= {"figure": True, "figure_note": meta.get("note", "") or section["figure_note"]}
         if name in findings.tables:
             section["table"] = _shown_table(findings.tables[name]) | {"file": files[name]}

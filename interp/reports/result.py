@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import inspect
 from collections.abc import Mapping
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -54,18 +55,34 @@ class Result:
         """Sentences, tables, figures and raw numbers, ready to be read and saved. Texts of requests and replies stand
         in it only with ``include_replies``.
 
-        ``options`` go to the study's own ``findings_of``.
+        ``options`` go to the study's own ``findings_of``. Without any, the report is made once and kept; its tables
+        and figures are handed out as copies.
         """
-        report = import_module(self._report).findings_of
-        takes = inspect.signature(report).parameters
-        return report(self, **({"include_replies": include_replies} if "include_replies" in takes else {}), **options)
+        findings_of = import_module(self._report).findings_of
+        if "include_replies" in inspect.signature(findings_of).parameters:
+            options["include_replies"] = include_replies
+        if options.keys() - {"include_replies"}:
+            return findings_of(self, **options)
+        kept = self.__dict__.setdefault("_findings", {})  # a result is frozen
+        which = options.get("include_replies", False)
+        if which not in kept:
+            kept[which] = findings_of(self, **options)
+        handed = copy(kept[which])
+        object.__setattr__(handed, "tables", {name: table.copy() for name, table in handed.tables.items()})
+        return handed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_findings"}
 
     def statement(self) -> list[str]:
         """The verdict first, in sentences, from the numbers alone."""
         return list(self.to_findings().statement)
 
     def plot(self, name: str | None = None) -> go.Figure:
-        """A figure of the report, by its name; if none is given, the one that the class names, else the first."""
+        """A figure of the report, by its name; if none is given, the one that the class names, else the first.
+
+        A copy of its own: to change it changes no report.
+        """
         figures = self.to_findings().figures
         name = name or self._figure or next(iter(figures), "")
         if name not in figures:
@@ -86,7 +103,7 @@ class Result:
         """
         arrays: dict[str, np.ndarray] = {}
         value = packed(self, arrays, withhold=not include_replies)
-        findings = self.to_findings(include_replies)
+        findings = self.to_findings(include_replies=include_replies)
         return findings.save(directory, overwrite=overwrite, result=value, raw=arrays)
 
     def __repr__(self) -> str:

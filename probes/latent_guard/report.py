@@ -3,11 +3,13 @@ how it compares with what needs no look inside."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import FEWEST, Claim, Estimate
 from probes.latent_guard.held_out import verdict_of
 from probes.latent_guard.measures import ASKED_CALIBRATED, AT_T_POST, LAYER_0, MEASURES, OWN, WORDS
@@ -44,7 +46,9 @@ def findings_of(study: GuardStudy) -> Findings:
         title=str(study.provenance["title"]),
         statement=said,
         tables=tables | {"Each request": study.decisions_frame()},
-        figures={heading: plot_of(frame[frame["set"] == name], study.main, name) for name, heading in names.items()},
+        figures=Figures(
+            {head: partial(plot_of, frame[frame["set"] == name], study.main, name) for name, head in names.items()}
+        ),
         provenance=dict(study.provenance),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -13,7 +14,7 @@ import plotly.graph_objects as go
 from interp.figures import heads_by_level
 from interp.figures.heads import interval_bars, interval_lines
 from interp.fitting import largest_change
-from interp.reports import Findings, with_mass
+from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Estimate
 from probes.modulation.candidates import RELEASED
 from probes.modulation.effects import ALL, RANDOM, ReadSet
@@ -47,14 +48,14 @@ def findings_of(modulation: Modulation) -> Findings:
     tables = {name: table for name, table in tables.items() if len(table) or name == OFFSETS}
     for name, note in _NOTES.items():
         tables[name].attrs["note"] = note
-    figures = {f"Changes of accuracy on {test.name}": plot_changes(modulation, test.name) for test in modulation.tests}
+    figures = {f"Changes of accuracy on {t.name}": partial(plot_changes, modulation, t.name) for t in modulation.tests}
     factors = {s: modulation.best(s, f).factors - 1 for s, f in modulation.chosen.items()}
-    figures["Chosen factors"] = heads_by_level(factors, "Chosen factors less 1, head by head", "factor - 1")
-    figures[CANDIDATES] = _plot_candidates(modulation)
+    figures["Chosen factors"] = partial(heads_by_level, factors, "Chosen factors less 1, head by head", "factor - 1")
+    figures[CANDIDATES] = partial(_plot_candidates, modulation)
     if HISTORY in tables:
-        figures[HISTORY] = _plot_history(modulation.history)
+        figures[HISTORY] = partial(_plot_history, modulation.history)
     provenance = dict(modulation.provenance)
-    return Findings(provenance["title"], sentences(modulation), tables, figures, provenance)
+    return Findings(provenance["title"], sentences(modulation), tables, Figures(figures), provenance)
 
 
 def sentences(modulation: Modulation) -> list[str]:

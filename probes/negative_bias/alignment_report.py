@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import TEMPLATES
-from interp.reports import Findings, with_mass
+from interp.reports import Figures, Findings, with_mass
 from probes.negative_bias.alignment_result import FITTED, Alignment
 
 
@@ -16,7 +18,7 @@ def findings_of(found: Alignment) -> Findings:
         title=found.provenance["title"],
         statement=statement_of(found),
         tables={**found.tests, "Methods": found.methods_table(), "Validation, look by look": found.history},
-        figures={FITTED: plot_of(found)},
+        figures=Figures({FITTED: partial(plot_of, found)}),
         provenance=dict(found.provenance),
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from interp.figures.heads import interval_bars
-from interp.reports import Findings, with_mass
+from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Estimate
 from probes.negative_bias.answers import MEASURES
 from probes.negative_bias.bias_result import ALL, CHANNELS, BiasReport
@@ -21,10 +22,10 @@ FEW = 20
 
 def findings_of(report: BiasReport) -> Findings:
     """All of it as a report that can be saved."""
-    figures = {"Measures": plot_of(report, "measure")}
+    figures = {"Measures": partial(plot_of, report, "measure")}
     tables = {"Measures": _wide_measures(report)}
     if report.measures["domain"].nunique() > 2:
-        figures["Negative bias by domain"] = plot_of(report, "domain")
+        figures["Negative bias by domain"] = partial(plot_of, report, "domain")
     tables["By domain"] = _wide_domains(report)
     if "text" in report.channels:
         agreement = report.agreement()
@@ -36,7 +37,7 @@ def findings_of(report: BiasReport) -> Findings:
         title=f"Negative bias of {report.provenance['model']['name']}",
         statement=statement_of(report),
         tables=tables | {"Answers": answers},
-        figures=figures,
+        figures=Figures(figures),
         provenance=dict(report.provenance),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from interp.figures import heads as figures
-from interp.reports import Findings, mass_of
+from interp.reports import Figures, Findings, mass_of
 from interp.statistics import ALPHA, Estimate, split_half
 from probes.negative_bias.causal_result import OUTCOMES, CausalTest
 
@@ -41,7 +42,7 @@ def findings_of(test: CausalTest) -> Findings:
             "Heads of the sets": test.sets(),
             "Heads": test.heads(),
         },
-        figures={f"Change of {OUTCOMES[o]}, {where_of(p)}": plot_of(test, o, p) for o, p in shown},
+        figures=Figures({f"Change of {OUTCOMES[o]}, {where_of(p)}": partial(plot_of, test, o, p) for o, p in shown}),
         provenance=dict(test.provenance),
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from scipy import stats
 
 from interp.figures.heads import interval_bars
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from probes.negative_bias.knowledge_result import LABELS, Knowledge
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def findings_of(knowledge: Knowledge) -> Findings:
             "Sensitivity to the thresholds": sensitivity,
             "Questions": knowledge.to_frame(),
         },
-        figures={"What the model knows": plot_of(knowledge)},
+        figures=Figures({"What the model knows": partial(plot_of, knowledge)}),
         provenance=dict(knowledge.provenance),
     )
 

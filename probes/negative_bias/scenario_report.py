@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from interp.figures.heads import interval_bars
-from interp.reports import LEAST, Findings, with_mass
+from interp.reports import LEAST, Figures, Findings, with_mass
 from probes.negative_bias.scenario_forms import SCENARIOS
 from probes.negative_bias.scenario_result import Scenarios
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 NEGATIVE_BIAS = "Negative bias by scenario and knowledge"
 LOG_ODDS = "Log odds of No by scenario and knowledge"
+_FIGURES = {
+    "negative_bias": (NEGATIVE_BIAS, "Above 0: No where Yes is right more often than the reverse. 95 % intervals."),
+    "log_odds_no": (LOG_ODDS, "In nats, over gold Yes and gold No in equal parts. It does not saturate."),
+}
 
 
 def findings_of(found: Scenarios) -> Findings:
@@ -37,9 +42,6 @@ def findings_of(found: Scenarios) -> Findings:
         }
         for name in found.answers
     )
-    bias, odds = plot_of(found, "negative_bias"), plot_of(found, "log_odds_no")
-    bias.update_layout(meta={"note": "Above 0: No where Yes is right more often than the reverse. 95 % intervals."})
-    odds.update_layout(meta={"note": "In nats, over gold Yes and gold No in equal parts. It does not saturate."})
     return Findings(
         title=str(found.provenance["title"]),
         statement=_statement(found, claims),
@@ -50,7 +52,7 @@ def findings_of(found: Scenarios) -> Findings:
             "Scenarios": forms,
             "Answers": found.examples(),
         },
-        figures={NEGATIVE_BIAS: bias, LOG_ODDS: odds},
+        figures=Figures({name: partial(plot_of, found, value) for value, (name, _) in _FIGURES.items()}),
         provenance=dict(found.provenance),
     )
 
@@ -60,8 +62,9 @@ def plot_of(found: Scenarios, value: Literal["negative_bias", "log_odds_no"]) ->
     frame = found.to_frame().rename(columns={"log_odds_no_low": "low", "log_odds_no_high": "high"})
     shown = frame[frame["enough"]] if frame["enough"].any() else frame
     low, high = ("ci_low", "ci_high") if value == "negative_bias" else ("low", "high")
-    title = {"negative_bias": NEGATIVE_BIAS, "log_odds_no": LOG_ODDS}[value]
-    return interval_bars(shown, "scenario", value, low, high, color="subset", title=title)
+    title, note = _FIGURES[value]
+    figure = interval_bars(shown, "scenario", value, low, high, color="subset", title=title)
+    return figure.update_layout(meta={"note": note})
 
 
 def _statement(found: Scenarios, claims: pd.DataFrame) -> list[str]:

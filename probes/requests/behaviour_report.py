@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import Estimate
 from probes.requests.behaviour_result import Behaviour
 
@@ -24,7 +26,7 @@ def findings_of(behaviour: Behaviour, include_replies: bool = False) -> Findings
             "Refusals by category": behaviour.rates("category"),
             "Requests": table,
         },
-        figures={"Refusals by category": plot_of(behaviour)},
+        figures=Figures({"Refusals by category": partial(plot_of, behaviour)}),
         provenance=dict(behaviour.provenance),
     )
 

@@ -121,11 +121,15 @@ def runs(tmp_path_factory) -> dict[str, tuple[Any, Any, Path]]:
 
 
 def test_every_class_that_holds_such_texts_is_here(runs):
+    assert {cls.__name__ for cls in result_classes() if _holds_requests(cls)} <= set(runs)
+
+
+def result_classes() -> list[type]:
     for package in (interp, probes):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
                 import_module(module.name)
-    assert {cls.__name__ for cls in _below(Result) if _holds_requests(cls)} <= set(runs)
+    return list(_below(Result))
 
 
 def _below(cls: type) -> Iterator[type]:

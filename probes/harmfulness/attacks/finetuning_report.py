@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import interval_lines
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import Estimate
 from probes.harmfulness.attacks.finetuning_result import ARMS, BELIEFS, FineTuningStudy
 
@@ -34,11 +35,13 @@ def findings_of(study: FineTuningStudy, include_replies: bool = False) -> Findin
             "Training": study.training,
             "Held-out requests": table,
         },
-        figures={
-            "Refusals of held-out requests": _lines(rates, "refusal_rate", "refusal rate"),
-            "Both beliefs about held-out harmful requests": _beliefs(changes),
-            "Guard on held-out requests": _lines(rates, "guard_accuracy", "guard's accuracy"),
-        },
+        figures=Figures(
+            {
+                "Refusals of held-out requests": partial(_lines, rates, "refusal_rate", "refusal rate"),
+                "Both beliefs about held-out harmful requests": partial(_beliefs, changes),
+                "Guard on held-out requests": partial(_lines, rates, "guard_accuracy", "guard's accuracy"),
+            }
+        ),
         provenance=dict(study.provenance),
     )
 

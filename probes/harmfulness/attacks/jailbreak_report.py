@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.figures import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, finish
 from interp.figures.heads import interval_bars
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import Estimate
-from probes.harmfulness.attacks.texts import FAMILIES
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-import plotly.graph_objects as go
-
 from probes.harmfulness.attacks.jailbreak_result import ATTACKS, BELIEFS, NAMES, JailbreakStudy, _parts
+from probes.harmfulness.attacks.texts import FAMILIES
 
 
 def findings_of(study: JailbreakStudy, include_replies: bool = False) -> Findings:
@@ -32,9 +28,6 @@ def findings_of(study: JailbreakStudy, include_replies: bool = False) -> Finding
     success, changes, fell = study.success(), study.changes(), study.which_fell()
     fell.attrs["note"] = "Shares are parts of the distance from refused harmful to harmless requests; 1: all of it."
     changes.attrs["note"] = "share: the change in parts of that distance; -1 is all the way to harmless requests."
-    bars = interval_bars(
-        success, "family", "success", "success_low", "success_high", labels={"success": "refused, then accepted"}
-    )
     return Findings(
         title=study.provenance["title"],
         statement=statement_of(study),
@@ -47,7 +40,12 @@ def findings_of(study: JailbreakStudy, include_replies: bool = False) -> Finding
             "Attack success by jailbreak": study.success("jailbreak"),
             "Trials": trials,
         },
-        figures={"Attack success": bars, "Both beliefs, before and after": plot_of(study)},
+        figures=Figures(
+            {
+                "Attack success": partial(plot_success, success),
+                "Both beliefs, before and after": partial(plot_of, study),
+            }
+        ),
         provenance=dict(study.provenance),
     )
 
@@ -103,6 +101,12 @@ def _sentence(name: str, success: pd.Series, fell: pd.DataFrame, auroc: pd.DataF
         f"{start} Lowered: {row['lowered']}. On these requests {' and '.join(moved)}. AUROC among requests wrapped "
         f"alike: {stands}."
     )
+
+
+def plot_success(success: pd.DataFrame) -> go.Figure:
+    """Share of refused requests that each family of jailbreaks had accepted, with intervals."""
+    ends = ("success", "success_low", "success_high")
+    return interval_bars(success, "family", *ends, labels={"success": "refused, then accepted"})
 
 
 def plot_of(study: JailbreakStudy) -> go.Figure:

@@ -243,10 +243,11 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
         self.refusal.save(directory / "refusal")
         return directory
 
-    def to_findings(self, held_out: Mapping[str, HeldOut] | None = None) -> Findings:
+    def to_findings(self, held_out: Mapping[str, HeldOut] | None = None, *, include_replies: bool = False) -> Findings:
         """The report: cosine by layer with its ceiling, categories and ``held_out``: by the name of its condition, what
-        :meth:`test` or :func:`compare_protocols` found on other requests. None: nothing of these."""
-        return super().to_findings(held_out=held_out)
+        :meth:`test` or :func:`compare_protocols` found on other requests. None: nothing of these.
+        There are no replies in it."""
+        return super().to_findings(include_replies, **({"held_out": held_out} if held_out else {}))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import plotly.graph_objects as go
 from interp.figures import GREY, NEGATIVE, POSITIVE, finish
 from interp.figures.heads import interval_lines
 from interp.records import hash_json
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import Claim, Estimate, difference_of, mean_estimate
 from probes.harmfulness.directions.directions import HarmfulDirections, HeldOut
 from probes.requests import hash_requests
@@ -35,19 +36,19 @@ def findings_of(directions: HarmfulDirections, held_out: Mapping[str, HeldOut] |
     several = len(held_out) > 1  # each with directions of its own; those of one are cosines of the fit all the same
     conditions = {name: held.directions for name, held in held_out.items()} if several else {"fitted": directions}
     cosines = _joined({name: d.cosine() for name, d in conditions.items()})
-    tables, figures = {"Cosine by layer": cosines}, {"Cosine by layer": _cosine_figure(cosines)}
+    tables, figures = {"Cosine by layer": cosines}, {"Cosine by layer": partial(_cosine_figure, cosines)}
     if held_out:
         separations = _joined({name: held.separations for name, held in held_out.items()})
         tables["Separation by layer"] = separations
-        figures["Separation by layer"] = _separation_figure(separations)
+        figures["Separation by layer"] = partial(_separation_figure, separations)
         tables["What the text alone tells"] = _joined({name: held.baselines for name, held in held_out.items()})
         tables["Beliefs by group"] = _joined({name: beliefs_by_group(held.beliefs) for name, held in held_out.items()})
-        figures["Beliefs"] = beliefs_figure(next(iter(held_out.values())).beliefs)
+        figures["Beliefs"] = partial(beliefs_figure, next(iter(held_out.values())).beliefs)
     for name in ("harmfulness", "refusal"):
         if len(table := directions.by_category(name)) > 1:
             heading = f"Categories: {name}"
             tables[heading] = table.rename_axis("category").reset_index()
-            figures[heading] = _category_figure(table, name)
+            figures[heading] = partial(_category_figure, table, name)
     tested = {
         name: {"sha256": hash_requests(held.requests), "n": len(held.requests)} for name, held in held_out.items()
     }
@@ -58,7 +59,7 @@ def findings_of(directions: HarmfulDirections, held_out: Mapping[str, HeldOut] |
         *_sentences(directions),
         *(s for name, held in held_out.items() for s in _held_out_sentences(name, held)),
     ]
-    return Findings(provenance["title"], statement, tables, figures, provenance)
+    return Findings(provenance["title"], statement, tables, Figures(figures), provenance)
 
 
 def beliefs_by_group(beliefs: pd.DataFrame) -> pd.DataFrame:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import Estimate
 from probes.harmfulness.steering.inversion_result import EVERY, MASKS, Inversion
 
@@ -23,8 +24,9 @@ def findings_of(study: Inversion, include_replies: bool = False) -> Findings:
     if include_replies:
         texts = {r.id: r.text for r in study.requests}
         tables["Replies"] = study.outcomes.assign(request=study.outcomes["id"].map(texts))
-    figures = {f"Change of Certainly, {kind} requests": inversion_figure(table, kind) for kind in shown_kinds(table)}
-    return Findings(study.provenance["title"], inversion_sentences(table), tables, figures, dict(study.provenance))
+    figures = {f"Change of Certainly, {k} requests": partial(inversion_figure, table, k) for k in shown_kinds(table)}
+    said = inversion_sentences(table)
+    return Findings(study.provenance["title"], said, tables, Figures(figures), dict(study.provenance))
 
 
 def inversion_figure(table: pd.DataFrame, kind: str) -> go.Figure:

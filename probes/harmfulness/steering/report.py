@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars, interval_lines
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import Estimate
 from probes.harmfulness.steering.rates import noise_note
 from probes.harmfulness.steering.result import SteeringStudy
@@ -32,11 +33,17 @@ def findings_of(study: SteeringStudy, include_replies: bool = False) -> Findings
         texts = {r.id: r.text for r in (*study.validation, *study.tested)}
         said = study.outcomes[study.outcomes["verdict"] != ""]
         tables["Replies"] = said.assign(request=said["id"].map(texts)).drop(columns=["direction", "op"])
-    figures = {"Refusals in the test": plot_test(comparison)} if study.tested else {}
+    figures = {"Refusals in the test": partial(plot_test, comparison)} if study.tested else {}
     screened = list(dict.fromkeys(study.screen["positions"]))
-    figures |= {f"Screen, steered at {p}": plot_screen(study.screen, p) for p in reversed(screened)}  # who chose first
+    figures |= {
+        f"Screen, steered at {p}": partial(plot_screen, study.screen, p) for p in reversed(screened)
+    }  # who chose first
     return Findings(
-        study.provenance["title"], statement_of(study, summary, comparison), tables, figures, dict(study.provenance)
+        study.provenance["title"],
+        statement_of(study, summary, comparison),
+        tables,
+        Figures(figures),
+        dict(study.provenance),
     )
 
 

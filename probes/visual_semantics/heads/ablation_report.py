@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.door import public
 from interp.figures.heads import interval_bars
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.ablation_result import MEASURES, SetAblation
 from probes.visual_semantics.heads.claims import claim_tables, claims_of, sentences_of
@@ -22,7 +25,7 @@ def findings_of(ablation: SetAblation) -> Findings:
         title=ablation.provenance["title"],
         statement=[*sentences_of(claims), asked, *said_of_data(ablation.provenance)],
         tables=claim_tables(claims) | tables_of(ablation),
-        figures=figures_of(ablation),
+        figures=Figures(figures_of(ablation)),
         provenance=dict(ablation.provenance),
     )
 
@@ -34,13 +37,13 @@ def tables_of(ablation: SetAblation) -> dict[str, pd.DataFrame]:
     return {"Sets of heads": ablation.sets(), "Sets ablated on every level": effects}
 
 
-def figures_of(ablation: SetAblation) -> dict[str, go.Figure]:
-    """Bars of each measure under each edit; none where all levels have too few questions."""
+def figures_of(ablation: SetAblation) -> dict[str, Callable[[], go.Figure]]:
+    """What draws the bars of each measure under each edit; none where all levels have too few questions."""
     effects = ablation.to_frame()
     if effects["too_few"][effects["subset"] == "all"].all():
         return {}
     return {
-        f"Change of {what}, heads {edit.replace('_', ' ')}": plot_effects(effects, measure, edit)
+        f"Change of {what}, heads {edit.replace('_', ' ')}": partial(plot_effects, effects, measure, edit)
         for measure, what in MEASURES.items()
         for edit in ablation.edits
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures import overlap_matrix
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import FEWEST
 from probes.visual_semantics.heads.claims import claim_tables, claims_of, sentences_of
 from probes.visual_semantics.heads.overlap import HeadOverlap, name_of_group
@@ -27,7 +28,7 @@ def findings_of(overlap: HeadOverlap) -> Findings:
         title=overlap.provenance["title"],
         statement=said,
         tables=(claim_tables(claims) if claims else {}) | tables_of_overlaps([overlap]),
-        figures={"Shared heads": matrix_of(overlap)},
+        figures=Figures({"Shared heads": partial(matrix_of, overlap)}),
         provenance=dict(overlap.provenance),
     )
 

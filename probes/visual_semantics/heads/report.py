@@ -3,11 +3,15 @@ score, the page has their number and no order of heads: no table, no colours, no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from interp.figures import head_label, heads_by_level, strongest_examples
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.statistics import FEWEST, Estimate, mean_interval
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.result import VisualHeads
@@ -33,11 +37,7 @@ def findings_of(heads: VisualHeads) -> Findings:
         if enough:
             title = f"{NAMES[score]} of each head, by level"
             named = {level: f"{level or 'all'} (n = {n})" for level, n in enough.items()}
-            means = {named[level]: heads.mean_score(score, level) for level in enough}
-            framed = {named[level]: heads.top(score, k, level) for level in enough}
-            moved = {named[level]: _most_moved(heads, score, level) for level in enough}
-            figures[title] = heads_by_level(means, title, "probability", framed, moved, score not in RELU)
-            figures[title].update_layout(meta={"note": f"{_UNITS[score]}; framed: the first {k}."})
+            figures[title] = partial(_plot_heads, heads, score, k, named, title)
             shown = [heads.table(score, level).head(_SHOWN).assign(level=level or "all") for level in enough]
             table = pd.concat(shown, ignore_index=True)
             tables[first_heads(score)] = table[["level", *table.columns.drop("level")]]
@@ -67,9 +67,18 @@ def findings_of(heads: VisualHeads) -> Findings:
         title=heads.provenance["title"],
         statement=[*said, _counted(heads), *said_of_data(heads.provenance)],
         tables=tables,
-        figures=figures,
+        figures=Figures(figures),
         provenance=dict(heads.provenance),
     )
+
+
+def _plot_heads(heads: VisualHeads, score: str, k: int, named: Mapping[str, str], title: str) -> go.Figure:
+    """A map of each level that is named, its first k heads framed."""
+    means = {name: heads.mean_score(score, level) for level, name in named.items()}
+    framed = {name: heads.top(score, k, level) for level, name in named.items()}
+    moved = {name: _most_moved(heads, score, level) for level, name in named.items()}
+    figure = heads_by_level(means, title, "probability", framed, moved, score not in RELU)
+    return figure.update_layout(meta={"note": f"{_UNITS[score]}; framed: the first {k}."})
 
 
 def _n_counted(heads: VisualHeads, score: str, level: str, kind: str | None = None) -> int:

@@ -68,7 +68,7 @@ class HeadTraces:
         return None if self.control is None else self.control.astype(np.float64) - self.corrupt[:, None, None]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each head, the largest mean change first, with 95 % bootstrap intervals over the ``n`` pairs.
+        """A row for each head, the largest mean change first, with 95 % intervals over the ``n`` pairs.
 
         ``share``: the mean change over the mean difference that the edit makes, NaN where that is too small. ``q``: of
         no change, by sign flips over pairs, corrected for the number of heads. ``control``: the mean change by an

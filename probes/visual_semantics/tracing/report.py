@@ -3,12 +3,16 @@ order of layers or heads."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import plotly.graph_objects as go
 
 from interp.figures import interval_lines
 from interp.overlays import pair_figure
-from interp.reports import Findings
+from interp.reports import Figures, Findings
 from interp.scans.tracing import LEAST
+from probes.pairs import PicturePair
 from probes.visual_semantics.tracing.maps import change_map, share_map
 from probes.visual_semantics.tracing.result import VisualTraces
 from probes.visual_semantics.tracing.sentences import NAMES, beside_claims, beside_control, carried, peaks_of_parts
@@ -42,19 +46,18 @@ def findings_of(traces: VisualTraces) -> Findings:
     )
     figures, tables = {}, {}
     if enough:
-        figures["Mean change of the gold probability"] = change_map(traces.trace, [traces.trace, traces.control])
+        both = [traces.trace, traces.control]
+        figures["Mean change of the gold probability"] = partial(change_map, traces.trace, both)
         if traces.control is not None:
-            figures["Control: states of an unrelated picture"] = change_map(
-                traces.control, [traces.trace, traces.control]
-            )
+            figures["Control: states of an unrelated picture"] = partial(change_map, traces.control, both)
         if logits["share"].notna().any():
-            figures["Share of the gold logit recovered"] = share_map(traces.trace, logits, of_logits)
-        figures["Along the layers"] = lines_of(traces)
+            figures["Share of the gold logit recovered"] = partial(share_map, traces.trace, logits, of_logits)
+        figures["Along the layers"] = partial(lines_of, traces)
     figures |= shown_figures(traces)
     tables |= {"Where parts matter most": peaks} if len(peaks) else {}
     tables |= {"The paper's claims": claims} if len(claims) else {}
     if traces.heads is not None and enough:
-        figures["Single heads"] = traces.heads.plot()
+        figures["Single heads"] = traces.heads.plot
         tables["Single heads"] = traces.heads.to_frame().head(_N_HEADS)
         tables["Single heads"].attrs["note"] = (
             f"The first {_N_HEADS} of {traces.heads.values[0].size} heads, by the mean change of P(gold) when the "
@@ -63,7 +66,8 @@ def findings_of(traces: VisualTraces) -> Findings:
             "are first in part by chance, so their values are a little too high."
         )
     tables |= {"Means by part, layer and role": means, "Pairs": traces.asked}
-    return Findings(traces.provenance["title"], statement_of(traces), tables, figures, dict(traces.provenance))
+    said = statement_of(traces)
+    return Findings(traces.provenance["title"], said, tables, Figures(figures), dict(traces.provenance))
 
 
 def statement_of(traces: VisualTraces) -> list[str]:
@@ -92,16 +96,21 @@ def lines_of(traces: VisualTraces) -> go.Figure:
     return interval_lines(frame, "layer", "change", "change_low", "change_high", "part", "role", labels=labels)
 
 
-def shown_figures(traces: VisualTraces) -> dict[str, go.Figure]:
-    """Some pairs: their pictures, the heads that read most from them, and their traces token by token."""
+def shown_figures(traces: VisualTraces) -> dict[str, Callable[[], go.Figure]]:
+    """What draws some pairs: their pictures, the heads that read most from them, and their traces token by token."""
     figures = {}
     readers = traces.readers or (None,) * len(traces.shown)
     for (pair, trace), reader in zip(traces.shown, readers, strict=True):
-        captions = (f"before: {pair.answer_before}", f"after: {pair.answer_after}")
-        figure = figures[f"{pair.name}: {pair.question}"] = pair_figure(pair.before, pair.after, pair.mask, captions)
-        if reader is not None and reader.maps is None:
-            figure.update_layout(meta={"note": f"No head is drawn over this picture: {reader.why_not}."})
-        elif reader is not None:
-            figures[f"{pair.name}, heads over the picture"] = reader.plot(pair)
-        figures[f"{pair.name}, token by token"] = trace.plot(0)
+        why_not = reader.why_not if reader is not None and reader.maps is None else ""
+        figures[f"{pair.name}: {pair.question}"] = partial(_plot_pair, pair, why_not)
+        if reader is not None and reader.maps is not None:
+            figures[f"{pair.name}, heads over the picture"] = partial(reader.plot, pair)
+        figures[f"{pair.name}, token by token"] = partial(trace.plot, 0)
     return figures
+
+
+def _plot_pair(pair: PicturePair, why_not: str) -> go.Figure:
+    captions = (f"before: {pair.answer_before}", f"after: {pair.answer_after}")
+    figure = pair_figure(pair.before, pair.after, pair.mask, captions)
+    note = {"meta": {"note": f"No head is drawn over this picture: {why_not}."}} if why_not else {}
+    return figure.update_layout(**note)

@@ -51,7 +51,7 @@ def mean_table(
     trace: Trace, control: Trace | None, chosen: Bool[np.ndarray, " example"], measure: str | None = None
 ) -> pd.DataFrame:
     """A row for each part, layer and role: the mean change over the ``n`` chosen pairs that have the role, with its
-    95 % bootstrap interval.
+    95 % interval.
 
     ``share``: the mean change over the mean difference of clean and corrupt runs (not the mean of shares, which the
     smallest differences rule), NaN where that difference is too small (:data:`interp.scans.tracing.LEAST`).
