@@ -210,7 +210,7 @@ MEMORY = ("plain forward pass, last logits", "NAS of all heads", "run_with_cache
 def markdown(found: dict) -> str:
     out = [f"Machine: {found['machine']}. Model: {MODEL}, float32. Made by `make bench`.", ""]
     names = list(next(iter(found["seconds"].values())))
-    out += ["| | " + " | ".join(f"{n} tokens: s | in plain passes" for n in found["seconds"]) + " |"]
+    out += ["| | " + " | ".join(f"{n} tokens: s | {n} tokens: plain passes" for n in found["seconds"]) + " |"]
     out += ["|---|" + "---:|---:|" * len(found["seconds"])]
     for name in names:
         cells = []
