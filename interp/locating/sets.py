@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from interp.fitting import frozen
 from interp.locating.asked import Asked
-from interp.locating.exact import other_prompts
 from interp.locating.rewriting import Rewrite, heads_rewritten
 from interp.prompts import Prompt
 from interp.reading import head_outputs
@@ -171,30 +169,3 @@ def _with_sources(asked: Asked, size: int) -> Iterator[_Batch]:
         sources = torch.stack(head_outputs(asked.model, corrupt, None, len(corrupt))).to(asked.model.device)
         values = asked.measured(clean), asked.measured(corrupt)
         yield _Batch(clean, sources, *values, asked.first_position(clean[0]))
-
-
-def not_undone(asked: Asked, effects: Float[np.ndarray, "example layer head"], cost: float) -> np.ndarray:
-    """The mean size of each head's effect, or less: the least that is left when another head is resampled with it.
-
-    Of two heads that cancel, each has a large effect alone, and both together have none. The pairs of the heads of the
-    largest effects are tried, as many as ``cost`` passes (for each prompt) allow, on a third of the prompts.
-    """
-    scores = np.abs(effects).mean(0)
-    chosen = list(range(0, len(effects), min(3, max(1, len(effects) // 6))))
-    most = 2
-    while (most + 1) * most / 2 * len(chosen) / len(effects) <= cost and most < scores.size:
-        most += 1
-    top = np.argsort(-scores.ravel(), kind="stable")[:most]
-    pairs = list(combinations(top, 2))
-    sets = np.zeros((len(pairs), scores.size), bool)
-    for row, pair in zip(sets, pairs, strict=True):
-        row[list(pair)] = True
-    sources = other_prompts(asked.pairs.corrupt, asked.seed)
-    values = patched_sets(asked, sets.reshape(-1, *asked.shape), sources, chosen)
-    (before,) = patched_sets(asked, np.zeros((1, *asked.shape), bool), sources, chosen).T
-    left = np.abs(before[:, None] - values).mean(0)
-    flat = scores.ravel()
-    for (a, b), joint in zip(pairs, left, strict=True):
-        for head in (a, b):
-            flat[head] = min(flat[head], joint)
-    return flat.reshape(scores.shape)

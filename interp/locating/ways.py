@@ -13,6 +13,7 @@ from interp.architecture import one_at_a_time
 from interp.door import public
 from interp.locating import attributions, exact, sets
 from interp.locating.asked import Asked, Positions
+from interp.locating.auto import auto
 from interp.locating.counting import counted
 from interp.pairs import PromptPairs
 from interp.rankings import HeadRanking, Measure
@@ -36,12 +37,6 @@ class Way:
     everywhere: bool = True
 
 
-def _auto(asked: Asked) -> Found:
-    with counted(asked.model) as cost:
-        effects = exact.resampled(asked)
-    return sets.not_undone(asked, effects, 1.6 * cost.passes(asked.model, asked.pairs.clean))
-
-
 def _gates(asked: Asked) -> Found:
     gates = sets.learn_gates(asked)
     if gates.undecided > 0.2:
@@ -60,9 +55,9 @@ _SUPPORT = "what it adds to the clean answer"
 
 WAYS: Mapping[str, Way] = {
     "auto": Way(
-        _auto,
-        "what resampling it loses, or resampling it together with the other head that leaves least",
-        "a head whose part another takes over; a variable that no prompt of the set varies",
+        auto,
+        "what is lost with another prompt's output and with its mean, together with the head that undoes most of it",
+        "three heads that cancel; a head whose part another takes over; a variable that no prompt of the set varies",
     ),
     "zero": Way(exact.zeroed, "what is lost without its output", "constants that it carries; a backup that wakes"),
     "mean": Way(
@@ -115,7 +110,7 @@ def locate(
 
     Args:
         method: a name of ``interp.locating.WAYS``, where it is said what each reads and what misleads it. "auto" is
-            exact resampling with a test of pairs of heads that undo each other.
+            exact: other prompts' outputs and means, and a test of pairs of heads that undo each other.
         positions: where heads are changed: "answer" (the last position), the last m (a number), or "all". A head that
             acts at earlier positions is not seen at the answer.
         metric: by default the difference of the logits of the clean and the corrupt answer.

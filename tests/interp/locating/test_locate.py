@@ -10,8 +10,9 @@ import interp
 from interp.architecture import run_pass
 from interp.locating import WAYS, heads_rewritten, learn_gates, locate, patched_sets
 from interp.locating.asked import Asked
+from interp.locating.auto import sources
 from interp.locating.counting import counted
-from interp.locating.sets import not_undone, single_sets
+from interp.locating.sets import single_sets
 from interp.pairs import PromptPairs
 from interp.reading import default_metric, head_outputs
 from tests.tiny import tiny
@@ -117,11 +118,33 @@ def test_a_pair_that_cancels_is_taken_back():
         for part in (attention.q_proj, attention.k_proj, attention.v_proj):
             part.weight[3 * d : 4 * d] = part.weight[2 * d : 3 * d]
         attention.o_proj.weight[:, 3 * d : 4 * d] = -attention.o_proj.weight[:, 2 * d : 3 * d]
-    alone = locate(model, PAIRS, "resample", check=0)
-    together = not_undone(asked(model), alone.measures["effect"], cost=200.0)
-    single = np.abs(alone.measures["effect"]).mean(0)
-    assert together[1, 2] < 1e-3 < single[1, 2] and together[1, 3] < 1e-3 < single[1, 3]
-    assert (together <= single + 1e-6).all()
+    rows = np.random.default_rng(0).integers(3, 90, size=(24, 7)).tolist()
+    pairs = PromptPairs.from_token_ids(rows[:12], rows[12:], [(5, 7), (9, 8), (11, 12)] * 4)
+    alone, together = (locate(model, pairs, way, check=0).scores.mean(0) for way in ("resample", "auto"))
+    assert together[1, 2] < 1e-3 < alone[1, 2] and together[1, 3] < 1e-3 < alone[1, 3]
+    assert np.median(together) > 1e-3
+
+
+def test_auto_is_the_mean_of_resampling_and_mean_where_no_heads_cancel(small):
+    """Its own number for each pair, by passes of their own, and within three scans."""
+    request, found = asked(small), locate(small, PAIRS, check=0)
+    chosen = [interp.patch_each_head(sources(request)), interp.ablate_each_head("mean", [*PAIRS.clean, *PAIRS.corrupt])]
+    drops = [
+        interp.scan(small, PAIRS.clean, edits, metric=request.metric, positions="all", method="loop").drop
+        for edits in chosen
+    ]
+    sizes = np.abs(drops).mean(0).reshape(len(PAIRS), small.n_layers, small.n_heads)
+    same = np.isclose(found.scores, sizes, rtol=1e-3, atol=1e-4).all(0)
+    assert same.mean() > 0.7 and (found.scores <= sizes + 1e-4).all()
+    assert found.provenance["passes"] <= 3 * locate(small, PAIRS, "zero", check=0).provenance["passes"]
+
+
+def test_sources_have_another_answer_where_there_is_one(small):
+    for clean, source, twin in zip(PAIRS.clean, sources(asked(small)), PAIRS.corrupt, strict=True):
+        right = source.answer_tokens("clean" if source in PAIRS.clean else "corrupt")
+        assert right != clean.answer_tokens("clean") and source is not twin
+    alone = Asked(small, PAIRS[:1], default_metric(PAIRS.clean), "all", 0, 0)
+    assert sources(alone) == [PAIRS.corrupt[0]]
 
 
 def test_gates_leave_the_model_as_it_was_and_say_what_stays_open(small):

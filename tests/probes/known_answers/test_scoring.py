@@ -41,3 +41,12 @@ def test_auto_finds_the_heads_and_zero_at_the_answer_does_not():
     assert auroc(missed.scores.mean(0).ravel(), known.truth.ravel()) < 0.9
     scan = locate(known.model, pairs, "resample", check=0)
     assert found.provenance["passes"] <= 3.3 * scan.provenance["passes"]
+
+
+@pytest.mark.parametrize("chosen", [{"constant": "third"}, {"silent": "smallest"}])
+def test_auto_finds_a_head_that_no_drawn_prompt_exercises(chosen):
+    """The worst cell of one resample alone: a head's value is another, and the answer the same."""
+    known = load_known("not_smallest")
+    pairs = known.pairs(20, seed=1, **chosen)
+    found = locate(known.model, pairs, check=0, seed=1)
+    assert auroc(found.scores.mean(0).ravel(), known.truth.ravel()) == 1
