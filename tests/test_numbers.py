@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.benchmarks.numbers import ROOT, Block, faults, numbers_in, page_faults, pages
+from tests.benchmarks.figures import FIGURES, drawn
+from tests.benchmarks.numbers import ROOT, Block, blocks, cells_of, faults, numbers_in, page_faults, pages
 
 # to be indexed as they are rewritten
-PENDING = {"harmfulness.md", "knowledge.md", "nasa.md", "negative-attention.md", "vseam.md"}
+PENDING = {"harmfulness.md", "knowledge.md", "nasa.md", "negative-attention.md"}
 GUARD = "harmfulness/qwen2.5-coder-0.5b/guard.md > Accuracy on each group > probe > harmful / n harmful"
 
 
@@ -56,3 +59,19 @@ def test_a_finding_needs_n_and_an_interval():
     cost = "results.md > results > fan-out, every head zeroed at the answer > 113 tokens: s"
     assert not said("It takes 0.49 s.", cost, needs_evidence=False)
     assert any("interval" in text for text in said("It takes 0.49 s.", cost))
+
+
+RESULTS = [page for page in pages() if page.parent.name == "results" and page.name not in PENDING]
+
+
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.name)
+def test_a_page_of_results_has_a_question_a_figure_and_ten_numbers(page):
+    text = page.read_text(encoding="utf-8")
+    assert "**Question.**" in text and "**What would have to be true for this to be wrong.**" in text
+    title, panels = FIGURES[page.stem]
+    assert page.with_suffix(".svg").read_text(encoding="utf-8") == drawn(title, panels), (
+        "python -m tests.benchmarks.figures"
+    )
+    assert len(re.search(rf"!\[(.*)\]\({page.stem}.svg\)", text)[1]) > 20  # a text in its place
+    cells = [cell for block in blocks(page) for cell in cells_of(block)[0]]
+    assert len([cell for cell in cells if not re.search(r"> (n|n .*|k)$", cell.name)]) <= 10

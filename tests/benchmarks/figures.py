@@ -1,0 +1,156 @@
+"""The figures of docs/results: estimates of committed tables with their intervals, drawn as SVG.
+
+`python -m tests.benchmarks.figures` draws them anew. A row of a figure names its cell as the pages do
+(`tests/benchmarks/numbers.py`), so a figure can't say anything else than the tables; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from tests.benchmarks.numbers import ROOT, Number, cells_at
+
+FOLDER = ROOT / "docs" / "results"
+WIDTH, LABELS, VALUES, ROW, HEAD, FOOT = 800, 290, 190, 26, 58, 36
+INK, SOFT, NULL = "#1a2333", "#5b6675", "#b35900"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows on one axis. ``rows``: what is read, and its cell as ``file > section > row > column``. ``null``: the value
+    that would mean nothing, and its name. ``scale``: 100 for per cent."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+    null: tuple[float, str] | None = None
+    scale: float = 1.0
+    decimals: int = 2
+
+
+def estimate(place: str) -> Number:
+    """The number of one cell."""
+    (cell,) = cells_at(*place.split(" > "))
+    return cell.numbers[0]
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Four to eight round values that hold low and high between them."""
+    step = 10.0 ** np.floor(np.log10((high - low) / 4))
+    step *= next(k for k in (1, 2, 5, 10) if (high - low) / (step * k) <= 7)
+    return [float(i * step) for i in range(int(np.floor(low / step)), int(np.ceil(high / step)) + 1)]
+
+
+def rounded(value: float, decimals: int) -> str:
+    """A number of a table as it is read: halves away from 0, with a minus sign."""
+    return f"{value + np.sign(value) * 1e-9:.{decimals}f}".replace("-", "−")
+
+
+def drawn(title: str, panels: tuple[Panel, ...]) -> str:
+    """The figure as SVG, with a title and all its numbers as the description that a screen reader reads."""
+    body, spoken, top = [], [], 34
+    left, right = LABELS + 10, WIDTH - VALUES - 10
+    for panel in panels:
+        shown = []
+        for label, place in panel.rows:
+            found = estimate(place)
+            shown.append((label, found.value * panel.scale, [end * panel.scale for end in found.ends or ()]))
+        values = [v for _, value, ends in shown for v in (value, *ends)] + ([panel.null[0]] if panel.null else [])
+        marks = ticks(min(values), max(values))
+
+        def x(value: float, marks: list[float] = marks) -> float:
+            return left + (value - marks[0]) / (marks[-1] - marks[0]) * (right - left)
+
+        above, bottom = top + HEAD - 8, top + HEAD + ROW * len(shown)
+        body.append(text(16, top + 20, panel.title, weight=600))
+        for mark in marks:
+            body.append(line((x(mark), above), (x(mark), bottom), "#dde2ea"))
+            body.append(text(x(mark), bottom + 16, f"{mark:g}".replace("-", "−"), "middle", SOFT, 12))
+        if panel.null is not None:
+            at = x(panel.null[0])
+            body.append(line((at, above), (at, bottom), NULL, 'stroke-dasharray="4 3"'))
+            body.append(text(at, above - 5, panel.null[1], "middle", NULL, 12))
+        spoken.append(f"{panel.title}:")
+        for i, (label, value, ends) in enumerate(shown):
+            y = top + HEAD + ROW * (i + 0.5)
+            value_said, *ends_said = (rounded(v, panel.decimals) for v in (value, *ends))
+            said = value_said + (f" [{', '.join(ends_said)}]" if ends else "")
+            if ends:
+                body.append(line((x(ends[0]), y), (x(ends[1]), y), INK, 'stroke-width="2"'))
+            fill = INK if ends else "#ffffff"  # hollow: no interval
+            body.append(f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="{INK}"/>')
+            body += [text(LABELS, y + 4, label, "end"), text(right + 16, y + 4, said)]
+            spoken.append(f"{label} {said};")
+        top = bottom + FOOT
+    size = f'viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family="system-ui, sans-serif">'
+    told = [f"<title>{escape(title)}</title>", f"<desc>{escape(' '.join(spoken))}</desc>"]
+    ground = f'<rect width="{WIDTH}" height="{top}" rx="6" fill="#ffffff"/>'
+    return "\n".join([head, *told, ground, text(16, 24, title, size=15, weight=600), *body, "</svg>", ""])
+
+
+def line(start: tuple[float, float], end: tuple[float, float], stroke: str, more: str = "") -> str:
+    """A straight line of the figure."""
+    (x1, y1), (x2, y2) = start, end
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{stroke}" {more}/>'
+
+
+def text(
+    x: float, y: float, said: str, anchor: str = "start", fill: str = INK, size: int = 13, weight: int = 400
+) -> str:
+    """One line of text of the figure."""
+    style = f'text-anchor="{anchor}" fill="{fill}" font-size="{size}" font-weight="{weight}"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(said)}</text>'
+
+
+SCENES = "visual_semantics/scenes-smollm2/levels.md"
+SHARED = f"{SCENES} > Within and between levels > S+ / score / yes/no and open / overlap"
+CLAIMS = f"{SCENES} > Claims"
+OWN = "change on their own level less that of random heads of the same layers (20 sets)"
+OTHERS = "change on the other levels less that of random heads of the same layers (20 sets)"
+FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
+    "vseam": (
+        "V-SEAM: heads of scenes-smollm2",
+        (
+            Panel(
+                "Heads shared, of the first ten of each group",
+                (
+                    ("positive, within a level", f"{SHARED} > within"),
+                    ("positive, between levels", f"{SHARED} > between"),
+                    (
+                        "negative, between levels",
+                        f"{SCENES} > Within and between levels > S− / score / halves of the forms / overlap > between",
+                    ),
+                ),
+                (0.37, "by chance"),
+                decimals=1,
+            ),
+            Panel(
+                "Zeroed: change of accuracy beyond random heads of the same layers, points",
+                (
+                    ("positive heads, own level", f"{CLAIMS} > S+ heads zeroed, accuracy, {OWN} > value"),
+                    ("positive heads, other levels", f"{CLAIMS} > S+ heads zeroed, accuracy, {OTHERS} > value"),
+                    ("negative heads, other levels", f"{CLAIMS} > S− heads zeroed, accuracy, {OTHERS} > value"),
+                    (
+                        "… on questions answered wrongly",
+                        f"{CLAIMS} > S− heads zeroed, accuracy of questions answered wrongly, {OTHERS} > value",
+                    ),
+                ),
+                (0.0, "as random heads"),
+                scale=100,
+                decimals=0,
+            ),
+        ),
+    ),
+}
+
+
+def main() -> None:
+    for page, (title, panels) in FIGURES.items():
+        (FOLDER / f"{page}.svg").write_text(drawn(title, panels), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
