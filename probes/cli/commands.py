@@ -13,7 +13,7 @@ from probes.cli.guard import compare_guards, fit, predict
 from probes.cli.harmfulness import harmfulness_directions, inversion, refusal_writers, steer
 from probes.cli.models import models
 from probes.cli.modulate import modulate
-from probes.cli.negative_bias import knowledge, measure_negative_bias, nasa, negative_heads
+from probes.cli.negative_bias import knowledge, measure_negative_bias, nasa, negative_heads, order_swap
 from probes.cli.rank import head_effect, negative_attention
 from probes.cli.scenes import edit_photo, make, sheet
 from probes.cli.trace import trace
@@ -43,6 +43,7 @@ COMMANDS = (
     Command("rank refusal-writers", refusal_writers, STEPS),
     Command("rank visual-heads", visual_heads, STEPS),
     Command("test negative-heads", negative_heads, STEPS),
+    Command("test order-swap", order_swap, STEPS),
     Command("test visual-levels", visual_levels, STEPS),
     Command("compare", compare, STEPS),
     Command("modulate", modulate, STEPS),
@@ -70,7 +71,7 @@ COMMANDS = (
 GROUPS = {
     "measure": "Measure a behaviour on a set of questions; write a report.",
     "rank": "Rank every attention head of a model by what it does; write a report.",
-    "test": "Test whether the heads of a ranking are causes; write a report.",
+    "test": "Test a ranking of heads: are they causes, does it outlive another wording; write a report.",
     "edit": "Saved edits of a model: show, try, write into the weights, compare.",
     "align": "Correct the model by tuning few heads; write a report and the edit.",
     "directions": "Fit directions of a behaviour; write a report and the directions.",

@@ -142,6 +142,41 @@ def negative_heads(
     print_result(result.statement()[:n_answers], shown, folders, as_json)
 
 
+def order_swap(
+    keep: Report,
+    model: ModelOptions,
+    data: QuestionData,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.negative_bias.order_swap:order_swap",
+            "query_span batch_size",
+            n_effects=Option("Questions, of the first, whose effects of heads are measured too.", least=2),
+        ),
+    ],
+    as_json: bool = False,
+) -> None:
+    """Does a ranking by NAS rest on the words, or on the order in which they are named?
+
+    Three wordings of the instruction, four pairs of options, both orders: which of the first ten heads keep
+    their sign, and how much of the variance of scores is of the order, of the wording, of the questions.
+    """
+    from probes import negative_bias
+
+    study = Study(keep, model, data)
+    questions = data.questions()
+    found = study.run(
+        lambda loaded: negative_bias.order_swap(loaded, questions, **options, keep=study.keep()),
+        f"{len(questions)} questions from {data.data}",
+        cost=Cost(len(questions), 24, scans=24 * min(1.0, options.get("n_effects", 20) / len(questions))),
+    )
+    frame = found.to_frame()
+    columns = {name: name.replace("_", " ") for name in ("options", "wording", "keep_sign", "turn", "stay")}
+    print_result(
+        found.statement(), [Shown("instructions", frame, columns, "Of the first ten heads")], [study.out], as_json
+    )
+
+
 @dataclass(frozen=True)
 class DividedQuestions(Data):
     """Yes/no questions of several sources, to train on, to validate with and to test on."""

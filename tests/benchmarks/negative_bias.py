@@ -48,12 +48,15 @@ class Size:
     texts: int  # ordinary texts, for perplexity
     open: int  # open questions of unseen domains
     held_out: float  # share of the held-out questions
+    swapped: int  # questions in all wordings, pairs and orders of the options
+    swapped_effects: int  # and of them with effects of heads
     rivals: tuple[str, ...] = RIVALS
 
 
 SIZES = {
-    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0),
-    "qwen2.5-coder-0.5b": Size(60, 40, 20, 6, 40, 32, 20, 40, 0.3, ("scaled heads", "constant offset")),
+    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0, 80, 20),
+    "qwen2.5-coder-0.5b": Size(60, 40, 20, 6, 40, 32, 20, 40, 0.3, 40, 10, ("scaled heads", "constant offset")),
+    "qwen2.5-coder-1.5b": Size(40, 20, 20, 4, 40, 32, 20, 40, 0.2, 20, 5, ("scaled heads", "constant offset")),
 }
 
 
@@ -63,6 +66,18 @@ class Evaluation:
         self.model = interp.load(name)
         self.out = REPORTS / name
         self.training, self.validation, self.strategyqa_test = probing_sets(data / "strategyqa_train.jsonl")
+
+    def order(self) -> None:
+        """Does a ranking by NAS outlive another order, wording or pair of options?"""
+        plain = [q for q in self.training if q.domain == "strategyqa"]
+        found = negative_bias.order_swap(
+            self.model,
+            balanced(plain, self.size.swapped),
+            n_effects=self.size.swapped_effects,
+            out=self.out / "order",
+            resume=True,
+        )
+        self.write("order", {"Verdict": found.statement(), **found.to_findings().tables})
 
     def causality(self) -> None:
         """Point 2: are the NAS heads causal? Ranked on training questions, tested on held-out ones."""
@@ -288,7 +303,7 @@ def _number(value: float) -> str:
 def main() -> None:
     data, name, *parts = sys.argv[1:]
     evaluation = Evaluation(Path(data), name)
-    for part in parts or ("measures", "causality", "alignment", "knowledge"):
+    for part in parts or ("order", "measures", "causality", "alignment", "knowledge"):
         began = time.perf_counter()
         getattr(evaluation, part)()
         print(f"{name}: {part} in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)

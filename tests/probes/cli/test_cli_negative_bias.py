@@ -345,3 +345,10 @@ def test_questions_beside_those_of_a_ranking_are_left_out_too():
     left = apart_from(questions, chosen)
     assert not {q.id for q in left} & set(chosen)
     assert not {q.subject for q in left} & {q.subject for q in questions[:20]} and len(left) < 480
+
+
+@pytest.mark.filterwarnings("default:The options")
+def test_order_swap(run, model, data, tmp_path):
+    code, out, _ = run("test", "order-swap", "--model", model, "--data", data["four"], "--out", tmp_path / "order")
+    assert code == 0 and "keep their sign" in out and "A / B" in out
+    assert interp.load_result(tmp_path / "order").nas.shape[:4] == (4, 3, 4, 2)
