@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         by_side as by_side,
         is_right as is_right,
         lengths_of as lengths_of,
+        may_share as may_share,
         passes as passes,
         to_check as to_check,
         why_attention_differs as why_attention_differs,

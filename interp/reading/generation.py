@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from interp.architecture import one_at_a_time
+from interp.architecture import one_at_a_time, run_pass
 from interp.door import public
 from interp.models import Model
-from interp.passes import any_looks_ahead, end_tokens, lengths_of, passes, picture_arguments
+from interp.passes import any_looks_ahead, end_tokens, lengths_of, may_share, passes, picture_arguments
 from interp.prompts import Prompt
 
 
@@ -45,8 +46,9 @@ def generate(
     changes with the length of the text on the way (LongRoPE across its border, dynamic NTK), or it looks ahead, keys
     and values are not kept: each token is then that of a whole pass over prompt and reply.
 
-    ``batch_size`` counts replies. Costs one pass over the prompts, then one short pass for each token of the longest
-    reply of a batch; a picture is encoded once. In half precision another batch size may turn a near tie.
+    ``batch_size`` counts replies. Costs one pass over the prompts, which samples of a prompt share, then one short pass
+    for each token of the longest reply of a batch; a picture is encoded once. In half precision another batch size may
+    turn a near tie.
 
     Raises ``ValueError`` for no prompts, a prompt that leaves no room for the reply in the context, several samples at
     temperature 0, and a model without tokenizer; for the BLIP family under an edit of chosen positions of the prompt;
@@ -133,15 +135,37 @@ def _generate_batch(
         use_cache=_keeps(model, rows, inputs, max_new_tokens),
     )
     generator, pictures = picture_arguments(model, inputs)
+    kept = {} if pictures or not config.use_cache else _read_once(model, rows, ids, mask)
     with _without_own_settings(generator):
         out = generator.generate(
             input_ids=ids,
             attention_mask=mask,
             **pictures,
+            **kept,
             generation_config=config,
             logits_processor=LogitsProcessorList([processor]),
         )
     return out[:, ids.shape[1] :].tolist()
+
+
+def _read_once(
+    model: Model, rows: list[Prompt], ids: Int[Tensor, "row pos"], mask: Int[Tensor, "row pos"]
+) -> dict[str, Any]:
+    """Keys and values of all but the last token, computed once for each prompt and repeated for its samples, as an
+    argument of ``generate``; {} where no prompt comes twice, or where the model does not allow it."""
+    number: dict[tuple[int, ...], int] = {}
+    of_row = [number.setdefault(row.token_ids, len(number)) for row in rows]
+    takes_positions = "position_ids" in inspect.signature(model.hf.forward).parameters
+    if len(number) == len(rows) or not takes_positions or ids.shape[1] < 2:
+        return {}
+    if not may_share(model, rows, ids.shape[1] - 1):
+        return {}
+    first = torch.tensor([of_row.index(n) for n in range(len(number))], device=ids.device)
+    cache, seen = DynamicCache(config=model.hf.config), mask[first, :-1]
+    inputs = {"input_ids": ids[first, :-1], "attention_mask": seen, "past_key_values": cache, "use_cache": True}
+    run_pass(model, inputs | {"position_ids": (seen.cumsum(-1) - 1).clamp(min=0)} | model.last_logits_only())
+    cache.reorder_cache(torch.tensor(of_row, device=ids.device))
+    return {"past_key_values": cache}
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def order_swap(
     options: Annotated[
         dict,
         taken(
-            "probes.negative_bias.order_swap:order_swap",
+            "probes.negative_bias.order_swap_study:order_swap",
             "query_span batch_size",
             n_effects=Option("Questions, of the first, whose effects of heads are measured too.", least=2),
         ),

@@ -8,6 +8,7 @@ import torch
 import interp
 from interp.interventions.acting import edit_heads
 from interp.interventions.values import HeadEdit
+from interp.reading import generation
 from interp.reading.generation import end_tokens, generate
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -53,6 +54,17 @@ def test_the_batch_size_changes_nothing(model):
         wide = generate(model, prompts(model), 8, batch_size=16, **settings)
         assert wide == generate(model, prompts(model), 8, batch_size=1, **settings)
         assert wide[::-1] == generate(model, prompts(model)[::-1], 8, batch_size=2, **settings)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
+def test_samples_share_the_pass_over_their_prompt(architecture, monkeypatch):
+    model, settings = load(architecture), {"temperature": 0.9, "n_samples": 3, "batch_size": 5}
+    shared, calls = generate(model, prompts(model), 8, **settings), []
+    real = generation.run_pass
+    monkeypatch.setattr(generation, "run_pass", lambda *given: calls.append(given) or real(*given))
+    assert generate(model, prompts(model), 8, **settings) == shared and calls
+    monkeypatch.setattr(generation, "_read_once", lambda *given: {})
+    assert generate(model, prompts(model), 8, **settings) == shared
 
 
 def test_samples_repeat_with_the_seed_and_leave_torch_alone(model):

@@ -7,8 +7,8 @@ import pytest
 
 import interp
 from probes.negative_bias.nas import rank_by_effect, rank_heads
-from probes.negative_bias.order_swap import WORDINGS, instruction_of, order_swap
 from probes.negative_bias.order_swap_result import OrderSwap
+from probes.negative_bias.order_swap_study import WORDINGS, instruction_of, order_swap
 from probes.questions.questions import Question
 from tests.tiny import tiny, tiny_tokenizer
 
