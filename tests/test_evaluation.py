@@ -24,7 +24,7 @@ from tests.benchmarks.harmfulness_tables import (
     shares_by_source,
 )
 from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets
-from tests.benchmarks.negative_bias import target_sentences
+from tests.benchmarks.known_questions import MADE, known_questions
 from tests.benchmarks.probing_sets import SEEN, balanced, shipped, twins
 from tests.benchmarks.request_sets import Counts, observed, request_sets
 from tests.tiny import tiny, tiny_tokenizer
@@ -52,15 +52,13 @@ def test_intervals_stand_beside_their_values():
     assert markdown(measured).splitlines()[-1] == "| x | – |"
 
 
-def test_targets_are_read_from_the_numbers():
-    columns = ("set", "method", "precision_recall_gap", "accuracy_change", "accuracy_change_high", "auroc_change")
-    rows = [("A", "NASA", -0.15, 0.0, 0.1, -0.2), ("B", "NASA", 0.16, -0.1, -0.01, 0.0), ("C", "NASA", NAN, 0, 0, 0)]
-    table = pd.DataFrame(rows, columns=columns).assign(auroc_change_high=[0.1, 0.1, 0.1], negative_bias=[-0.2, 0.5, 1])
-    gaps, accuracy, auroc = target_sentences(table, pd.DataFrame())
-    assert "on 1 of 3 sets: A met (-0.15; NB -0.20), B missed (+0.16; NB +0.50), C missed (undefined; NB +1.00)" in gaps
-    assert "below the untouched model's on 1 of 3 sets (B -0.100); by an interval without 0 on B" in accuracy
-    assert "1 of 3 sets (A -0.200); by an interval without 0 on none" in auroc
-    assert len(target_sentences(table.assign(method="untouched"), pd.DataFrame())) == 1
+def test_questions_that_are_known_come_in_pairs_of_one_subject():
+    made = known_questions(n=20)
+    assert known_questions(n=20) == made and len({q.id for q in made}) == len({q.text for q in made}) == len(made)
+    for yes, no in zip(made[::2], made[1::2], strict=True):
+        assert (yes.answer, no.answer) == ("Yes", "No") and yes.pair == no.pair and yes.text != no.text
+        assert yes.open_question == no.open_question and yes.open_answer
+    assert {q.domain for q in made} == set(MADE) and len(made) == 20 * len(MADE)
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,24 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from interp.edits import ModelEdit, require_weights
 from interp.models import Model
 from interp.records import keeps_work
 from interp.reports import Result, refuse_other_run
-from interp.statistics import Estimate, auroc_difference, paired_share_change
+from interp.statistics import SEED, Estimate, auroc, auroc_difference, paired_share_change
 from probes.negative_bias.answers import LEAST_MASS, Answers, answer, bias_measures
 from probes.negative_bias.methods import Method
 from probes.questions import Instruction, Question, overlap
 
 FITTED = "NASA on the validation questions"
 HELD_OUT = "Held-out questions"
+NULLS = ("untouched", "always No", "a coin")  # what any correction is held to; a constant is a rival that is fitted
+LEAST_GAIN = 0.03  # of accuracy, over the untouched model's
+MOST_LOST = 0.05  # of AUROC: kept if the interval of its change lies above minus this
+N_COINS = 1000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,6 +74,8 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
         A set is questions, or questions with the instruction to ask them with. The measures are of the forced choice
         (``bias_measures(channel="margin")``), each with its interval; ``accuracy_change`` and ``auroc_change`` are
         paired with the untouched model's; ``note`` says where the options hold less than a tenth of the probability.
+        Beside the methods stand the null models (``NULLS``): the untouched model, one that always says No, and a coin,
+        whose interval is of draws of it. ``target``: what a correction is for, met or missed (:func:`target_of`).
         Raises ``ValueError`` for questions that a method was fitted on, their twins and copies, for those that made
         the ranking, and for a model of other weights. Costs a forward pass of every question for each method with an
         edit.
@@ -94,6 +101,9 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
                     plain = untouched[name]
                     answers = plain if method.edit is None else self._ask(model, given, batch_size)
                     rows.append(_row(name, method.name, method.adjust(answers), plain))
+        rows += [null for name, plain in untouched.items() for null in _null_rows(name, plain)]
+        for row in rows:
+            row["target"] = "" if row["method"] in NULLS else target_of(row)
         frame = pd.DataFrame(rows)
         order = {name: i for i, name in enumerate(sets)}
         return frame.sort_values("set", key=lambda s: s.map(order), kind="stable").reset_index(drop=True)
@@ -138,6 +148,50 @@ def _row(name: str, method: str, answers: Answers, untouched: Answers) -> dict[s
     mass = measured.value["option_mass"]
     unused = f"the options hold {mass:.0%} of the probability: the model would rather say something else"
     return row | {"note": unused if mass < LEAST_MASS else ""}
+
+
+def _null_rows(name: str, untouched: Answers) -> list[dict[str, Any]]:
+    """A model that always says No, whatever is asked, and a coin: the mean and central 95 % of its draws."""
+    never = replace(
+        untouched, log_probs=np.log(np.full((len(untouched), 2), [0.99, 0.01])), top=np.zeros(len(untouched))
+    )
+    rng, gold = np.random.default_rng(SEED), untouched.gold
+    coins = rng.normal(size=(N_COINS, len(gold)))
+    says_yes = coins > 0
+    hits, n_yes = (says_yes & gold).sum(1), says_yes.sum(1)
+    recall, false_yes = hits / gold.sum(), (says_yes & ~gold).sum(1) / (~gold).sum()
+    precision = np.divide(hits, n_yes, out=np.full(N_COINS, np.nan), where=n_yes > 0)
+    drawn = {
+        "precision": precision,
+        "recall": recall,
+        "precision_recall_gap": precision - recall,
+        "negative_bias": 1 - recall - false_yes,
+        "accuracy": (says_yes == gold).mean(1),
+        "auroc": np.array([auroc(coin, gold) for coin in coins]),
+        "says_yes": says_yes.mean(1),
+    }
+    coin: dict[str, Any] = {"set": name, "method": "a coin", "n": len(gold)}
+    for measure, values in drawn.items():
+        coin |= Estimate(float(np.nanmean(values)), *np.nanquantile(values, [0.025, 0.975])).columns(measure)
+    return [_row(name, "always No", never, untouched), coin | {"note": ""}]
+
+
+def target_of(row: Mapping[str, Any]) -> str:
+    """Whether a row of :meth:`Alignment.test` has what a correction is for: "met", or "missed" with what is missing.
+
+    The bias is gone (NB's interval holds 0), the model is right more often (accuracy above the untouched model's by
+    ``LEAST_GAIN``, with an interval off 0, and above a coin's half), and it knows what it knew (AUROC's change above
+    ``-MOST_LOST`` with its whole interval). Precision - recall alone is small for a coin, too, and for a model whose
+    few Yes are all wrong.
+    """
+    wants = {
+        "negative bias": row["negative_bias_low"] <= 0 <= row["negative_bias_high"],
+        "accuracy": row["accuracy_change"] >= LEAST_GAIN and row["accuracy_change_low"] > 0,
+        "a coin": row["accuracy_low"] > 0.5,
+        "AUROC": row["auroc_change_low"] > -MOST_LOST,
+    }
+    missed = [name for name, is_met in wants.items() if not is_met]
+    return f"missed: {', '.join(missed)}" if missed else "met"
 
 
 def paired_change(answers: Answers, untouched: Answers, measure: str) -> Estimate:

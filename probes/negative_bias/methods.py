@@ -57,9 +57,12 @@ class Settings:
     looks that are worse than its best, counted anew from each best. ``tolerance``: the validation gap counts as
     closed at this size. ``beyond_zero``: if it is still open when every head has stopped at a NAS of 0, go through
     the heads once more without that stop (ours). ``key_group``: tune the key rows that the head shares with its
-    siblings too. ``keep``: weight of what holds the model to its own short answers to the training questions' open
-    forms, where they have one (ours; 0: the loss of the gold answer alone): without it SmolLM2 loses short answers
-    (tests/benchmarks/negative_bias/choices.md). ``seed``: of the order of questions and of the random heads.
+    siblings too. ``every_format``: each domain of the questions is a format: heads must be high in all of them, and
+    validation stops and chooses by the worst of them (``worst`` of :class:`State`, closed at ``format_tolerance``), so
+    that a format without a bias is not pushed. ``keep``: weight of what holds the model to its own short answers to the
+    training questions' open forms, where they have one (ours; 0: the loss of the gold answer alone): without it SmolLM2
+    loses short answers (tests/benchmarks/negative_bias/choices.md). ``seed``: of the order of questions and of the
+    random heads.
     """
 
     k: int = 5
@@ -72,6 +75,8 @@ class Settings:
     tolerance: float = 0.06
     beyond_zero: bool = True
     key_group: bool = False
+    every_format: bool = False
+    format_tolerance: float = 0.12
     keep: float = 1.0
     lora_rank: int = 8
     lora_learning_rate: float = 3e-4
@@ -88,10 +93,9 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)}; expected a number above 0.")
         if not (isfinite(self.keep) and self.keep >= 0):
             raise ValueError(f"keep={self.keep}; expected 0 or more.")
-        if not (0 <= self.weight_decay < 1 and 0 <= self.tolerance < 1):
-            raise ValueError(
-                f"weight_decay={self.weight_decay}, tolerance={self.tolerance}; expected 0 or more, and below 1."
-            )
+        for name in ("weight_decay", "tolerance", "format_tolerance"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected 0 or more, and below 1.")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class State:
     """What validation says at one moment. ``gap`` is precision - recall of Yes under the forced choice, with a
     precision of 1 where Yes is never said (there is then no wrong Yes), so that it is 1 there instead of undefined.
     ``bias`` is a smooth measure of the same: |mean P(Yes) - share of gold Yes|, P being of the two options, over all
-    questions plus its mean over the domains, so that opposite biases of two domains do not cancel.
+    questions plus its mean over the domains, so that opposite biases of two domains do not cancel; with
+    ``every_format``, plus the largest of the domains, which is ``worst``.
     """
 
     gap: float
@@ -108,6 +113,7 @@ class State:
     auroc: float
     loss: float
     says_yes: float
+    worst: float = 0.0
 
     def better_than(self, other: State) -> bool:
         """Less bias; where it is the same, a lower loss."""
@@ -118,8 +124,9 @@ class State:
         return self.bias > other.bias + slack or self.loss > other.loss
 
     def closed(self, settings: Settings) -> bool:
-        """Whether the gap counts as closed."""
-        return abs(self.gap) <= settings.tolerance
+        """Whether the gap counts as closed, with ``every_format`` in the worst one too."""
+        in_all = not settings.every_format or self.worst <= settings.format_tolerance
+        return abs(self.gap) <= settings.tolerance and in_all
 
     def improves(self, best: State, before: State, settings: Settings) -> bool:
         """Whether to keep this rather than ``best``: better or closed, and not worse than ``before`` the update."""
@@ -194,6 +201,13 @@ class Bench:
         arrays = arrays_of_logits(logits, self.validation_prompts, self.instruction)
         return answers_from_arrays(arrays, self.validation, self.instruction)
 
+    def state(self, answers: Answers) -> State:
+        """What these answers to the validation questions come to."""
+        state = validation_state(answers)
+        if not self.settings.every_format:
+            return state
+        return replace(state, bias=state.bias + state.worst)
+
     def batches(self, n_steps: int, stream: int) -> Iterator[tuple[list[int], list[int]]]:
         """Positions of training questions, half Yes and half No in each batch, and of as many of what is kept; none
         twice in an epoch."""
@@ -231,13 +245,15 @@ def validation_state(answers: Answers) -> State:
     loss = -answers.log_probs[np.arange(len(gold)), gold.astype(int)].mean()
     p_yes = 1 / (1 + np.exp(-answers.margin))
     by_domain = pd.DataFrame({"domain": answers.domains, "p": p_yes, "gold": gold}).groupby("domain").mean()
+    of_domains = (by_domain.p - by_domain.gold).abs()
     return State(
         gap=_gap(says_yes, gold),
-        bias=float(abs(p_yes.mean() - gold.mean()) + (by_domain.p - by_domain.gold).abs().mean()),
+        bias=float(abs(p_yes.mean() - gold.mean()) + of_domains.mean()),
         accuracy=float((says_yes == gold).mean()),
         auroc=float(auroc(answers.margin, gold)),
         loss=float(loss),
         says_yes=float(says_yes.mean()),
+        worst=float(of_domains.max()),
     )
 
 
@@ -272,7 +288,7 @@ def tune_heads(
         undo.append(TunedHeads(described, {}, found.rows)._write(model))
     try:
         if before is None:  # kept with the progress: read again it would be rounded otherwise
-            before = validation_state(bench.untouched)
+            before = bench.state(bench.untouched)
             bench.note(name, "untouched", 0, "start", before)
         plan = _plan(heads, steps, settings)
         for number, (layer, head, given) in list(enumerate(plan))[start:]:
@@ -344,7 +360,7 @@ def _tune_one(
         if step % settings.check_every and step < n_steps:
             continue
         with tuner.applied():
-            now = validation_state(bench.answers(upper.all_logits()))
+            now = bench.state(bench.answers(upper.all_logits()))
             nas = float(score_prompts(model, followed)[:, layer, head].mean())
         bench.note(name, label, step, "look", now, training_loss=loss, nas=nas, siblings=siblings)
         if improved := now.improves(best, before, settings):
@@ -387,7 +403,7 @@ def train_lora(bench: Bench, n_steps: int, n_parameters: int) -> Method:
             loss = tuner.step(batch, kept)
             if step % settings.check_every and step < n_steps:
                 continue
-            now = validation_state(bench.ask())
+            now = bench.state(bench.ask())
             bench.note("LoRA", f"rank {settings.lora_rank}", step, "look", now, training_loss=loss)
             if now.improves(best, before, settings):
                 best, rows = now, tuner.rows
@@ -401,7 +417,7 @@ def train_lora(bench: Bench, n_steps: int, n_parameters: int) -> Method:
 def scale_heads(bench: Bench, heads: Sequence[tuple[int, int]], factors: Sequence[float] = FACTORS) -> Method:
     """A factor for each head's output, found one head after another on the validation questions; nothing is trained."""
     began, model, chosen = time.perf_counter(), bench.model, {}
-    best = validation_state(bench.untouched)
+    best = bench.state(bench.untouched)
     for layer, head in heads:
         if best.closed(bench.settings):
             break
@@ -411,7 +427,7 @@ def scale_heads(bench: Bench, heads: Sequence[tuple[int, int]], factors: Sequenc
             tried: dict[float, State] = {}
             for factor in factors:
                 with heads_scaled(model, chosen_above(chosen, layer) | {(layer, head): factor}):
-                    tried[factor] = validation_state(bench.answers(upper.all_logits()))
+                    tried[factor] = bench.state(bench.answers(upper.all_logits()))
                 bench.note("scaled heads", head_label(layer, head), 0, f"factor {factor:g}", tried[factor])
         if better := [f for f in factors if tried[f].improves(best, best, bench.settings)]:
             factor = min(better, key=lambda f: (tried[f].bias, tried[f].loss))

@@ -18,6 +18,7 @@ from interp.edits import describe_model, require_edits
 from interp.models import Model, measured_mass
 from interp.rankings import HeadRanking
 from interp.records import Kept, hash_json, keep_of, keeps_work
+from interp.statistics.rank_agreement import ranks
 from probes.negative_bias.alignment_result import HELD_OUT, Alignment
 from probes.negative_bias.answers import require_options_used
 from probes.negative_bias.fits import Fits
@@ -29,7 +30,6 @@ from probes.negative_bias.methods import (
     scale_heads,
     train_lora,
     tune_heads,
-    validation_state,
 )
 from probes.negative_bias.nas import CITATIONS, score_prompts
 from probes.questions import Instruction, Question, hash_questions, overlap, require_probing_set
@@ -132,7 +132,7 @@ def align(
         "run_id": study.id,
         "data_sha256": data["sha256"],
         "instruction": asdict(instruction),
-        "validation_before": asdict(validation_state(untouched)),
+        "validation_before": asdict(bench.state(untouched)),
     }
     negative = negative_heads(bench, ranking, 2 * settings.k)
     heads = negative[: settings.k]
@@ -176,7 +176,7 @@ def align(
         methods=tuple(methods),
         history=pd.DataFrame(bench.history),
         heads=tuple(heads),
-        before=asdict(validation_state(untouched)),
+        before=asdict(bench.state(untouched)),
         fitted_on=(*training, *validation),
         ranked_on=tuple(ranking.example_ids if ranking is not None else ()),
         provenance=study.provenance(rivals=list(rivals), **mass),
@@ -185,15 +185,24 @@ def align(
 
 
 def negative_heads(bench: Bench, ranking: HeadRanking | None, k: int) -> list[tuple[int, int]]:
-    """The k heads of highest NAS (of at most ``N_RANKED`` training prompts), those above 0, highest first."""
+    """The k heads of highest NAS (of at most ``N_RANKED`` training prompts), those above 0, highest first; with
+    ``every_format``, those above 0 in each domain of the training questions, by their mean rank in all of them."""
     if ranking is not None:
         mean = ranking.measures["nas"].mean(0)
+        by_format = mean[None]
     else:
         drawn = np.random.default_rng(bench.settings.seed).permutation(len(bench.training_prompts))[:N_RANKED]
         prompts = [bench.training_prompts[i] for i in drawn]
         starts = range(0, len(prompts), 16)
-        mean = np.concatenate([score_prompts(bench.model, prompts[s : s + 16]) for s in starts]).mean(0)
-    order = np.argsort(-mean, axis=None, kind="stable")[:k]
+        scores = np.concatenate([score_prompts(bench.model, prompts[s : s + 16]) for s in starts])
+        domains = np.array([bench.training[i].domain for i in drawn])
+        mean, by_format = scores.mean(0), np.stack([scores[domains == d].mean(0) for d in np.unique(domains)])
+    if bench.settings.every_format:
+        order = np.argsort(ranks(by_format.reshape(len(by_format), -1)).mean(0), kind="stable")
+        in_all = (by_format > 0).all(0).ravel()
+        order = order[in_all[order]][:k]
+    else:
+        order = np.argsort(-mean, axis=None, kind="stable")[:k]
     found = [tuple(map(int, np.unravel_index(i, mean.shape))) for i in order]
     return [(layer, head) for layer, head in found if mean[layer, head] > 0]
 

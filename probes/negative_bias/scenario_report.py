@@ -10,6 +10,7 @@ import pandas as pd
 
 from interp.figures.heads import interval_bars
 from interp.reports import LEAST, Figures, Findings, with_mass
+from interp.statistics import Estimate
 from probes.negative_bias.scenario_forms import SCENARIOS
 from probes.negative_bias.scenario_result import Scenarios
 
@@ -28,8 +29,9 @@ def findings_of(found: Scenarios) -> Findings:
     """The report: verdicts, claims, parts, every cell, the figures."""
     claims, cells, parts = found.claims(), found.to_frame(), found.parts()
     claims.attrs["note"] = (
-        "The verdict is the rule of the interval: shown, reversed, not shown (it holds 0), or too few questions. "
-        "log_odds_no is the same on a scale that does not saturate."
+        "The verdict is the rule of the interval: shown, reversed, not shown (it holds 0), or too few questions. It is "
+        "of NB, or of the log odds where NB is at its ceiling: a model that always says No keeps its bias with the "
+        "word by arithmetic."
     )
     parts.attrs["note"] = "Half sums and half differences; word 1 and meaning 0 is a model that always says No."
     cells.attrs["note"] = "change: the difference from plain, paired. Cells with enough = False are not in the figure."
@@ -74,8 +76,10 @@ def _statement(found: Scenarios, claims: pd.DataFrame) -> list[str]:
         f"({low:+.2f} to {high:+.2f}) on {len(found.questions)} questions."
     ]
     for row in claims.drop_duplicates("claim").itertuples() if len(claims) else ():
-        number = f"{row.negative_bias:+.2f}, {row.negative_bias_low:+.2f} to {row.negative_bias_high:+.2f}"
-        lines.append(f"{row.claim}: {row.verdict} ({row.contrast}: {number}; n = {row.n}).")
+        by_odds = row.decided_by == "log odds"
+        estimate = Estimate.from_row(row._asdict(), "log_odds_no" if by_odds else "negative_bias")
+        unit = "in log odds, NB being at its ceiling" if by_odds else "NB"
+        lines.append(f"{row.claim}: {row.verdict} ({row.contrast}: {estimate:+.2f} {unit}; n = {row.n}).")
     if found.reasoning is not None:
         words = np.median([len(text.split()) for text in found.reasoning])
         lines.append(f"In chain_of_thought the model wrote {words:.0f} words before its answer (median).")

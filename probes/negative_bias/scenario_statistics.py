@@ -17,7 +17,10 @@ meaning 1. In multiple choice likewise, with B the letter of No in one assignmen
 
     content part = (NB(M) + NB(R)) / 2        letter part = (NB(M) - NB(R)) / 2     above 0: a taste for B (or the end)
 
-NB saturates at 1; L does not, and says the same of a model that always answers No a little or very much more gladly.
+NB saturates at 1; L does not, and tells a model that answers No a little more gladly from one that does so very much.
+For a model that always says one word, parts of NB and changes of it are arithmetic: word 1 and meaning 0, whatever it
+knows. So a claim is decided by L where NB is at its ceiling (``CEILING``): where nearly all answers that it rests on
+are one word, or where NB could not grow.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ FORMATS = (
     "multiple_choice_reversed",
     "true_false",
 )
-CEILING = 0.95
+CEILING = 0.95  # share of answers that are one word, or NB, from which NB says nothing
 MANY_OUTSIDE = 0.2
 LEVEL = "a level, no contrast"  # any model that leans to No has it
 SHOWN, REVERSED, NOT_SHOWN, TOO_FEW = "shown", "reversed", "not shown", "too few questions"
@@ -200,10 +203,11 @@ class Contrast:
 def claims_table(outcomes: Outcomes, numbers: Numbers, min_per_class: int) -> pd.DataFrame:
     """What these answers say to each claim of arXiv 2511.10881, by rule.
 
-    ``verdict``: "shown" if the whole interval of the NB number is on the claim's side of 0, "reversed" if on the other,
+    ``verdict``: "shown" if the whole interval of the number is on the claim's side of 0, "reversed" if on the other,
     "not shown" if it holds 0; "too few questions" if a cell that it needs has fewer than ``min_per_class`` answered
-    questions of either gold answer. A level that stands there for comparison has none. ``log_odds_verdict`` is the same
-    rule on the log odds. ``note`` says why a change can't show, and where many answers are none of the options.
+    questions of either gold answer. A level that stands there for comparison has none. ``decided_by``: the number,
+    "NB", or "log odds" where NB is at its ceiling. ``log_odds_verdict`` is the same rule on the log odds. ``note`` says
+    why a change can't show, and where many answers are none of the options.
     """
     rows = []
     for c in _contrasts(outcomes):
@@ -215,10 +219,13 @@ def claims_table(outcomes: Outcomes, numbers: Numbers, min_per_class: int) -> pd
         odds = numbers.at(f"odds_{c.name}", *c.where) if f"odds_{c.name}" in numbers.value else None
         row: dict[str, Any] = {"claim": c.claim, "contrast": c.contrast, "subset": c.subset}
         row |= {"n": min(sum(pair) for pair in counts), "expected": "above 0" if c.side > 0 else "below 0"}
-        row |= {"verdict": verdict(bias, c.side, enough), **_named("negative_bias", bias)}
-        row["log_odds_verdict"] = verdict(odds, c.side, enough) if odds else "not measured"
+        of_odds = verdict(odds, c.side, enough) if odds else "not measured"
+        by_odds = odds is not None and at_ceiling(outcomes, numbers, c)
+        row["verdict"] = of_odds if by_odds else verdict(bias, c.side, enough)
+        row |= {"decided_by": "log odds" if by_odds else "NB", **_named("negative_bias", bias)}
+        row["log_odds_verdict"] = of_odds
         if c.name == "level" and enough:
-            row |= {"verdict": LEVEL, "log_odds_verdict": LEVEL}
+            row |= {"verdict": LEVEL, "log_odds_verdict": LEVEL, "decided_by": ""}
         row |= _named("log_odds_no", odds or (np.nan,) * 3)
         rows.append(row | {"note": _note(outcomes, numbers, c)})
     return pd.DataFrame(rows)
@@ -248,6 +255,8 @@ def _contrasts(outcomes: Outcomes) -> list[Contrast]:
         (form, "the same from plain and turned_round", 1, "word_over_meaning_from_plain", "turned_round"),
         (form, "|letter part| less |content part| (multiple choice)", 1, "letter_over_content", "multiple_choice"),
     )
+    straight = {"word_over_meaning": "wrapped", "word_over_meaning_from_plain": "plain"}
+    straight["letter_over_content"] = "multiple_choice_reversed"
     for k, subset in enumerate(subsets):
         if subset in ("all", "insufficient"):
             for claim, contrast, side, scenario in changes:
@@ -256,8 +265,22 @@ def _contrasts(outcomes: Outcomes) -> list[Contrast]:
                     found.append(Contrast(claim, contrast, subset, side, "change", (k, index[scenario]), needs))
             for claim, contrast, side, name, scenario in others:
                 if scenario in index:
-                    found.append(Contrast(claim, contrast, subset, side, name, (k,), ((subset, scenario),)))
+                    needs = tuple((subset, s) for s in (scenario, straight.get(name)) if s in index)
+                    found.append(Contrast(claim, contrast, subset, side, name, (k,), needs))
     return sorted(found, key=lambda c: [x.claim for x in found].index(c.claim))
+
+
+def at_ceiling(outcomes: Outcomes, numbers: Numbers, contrast: Contrast) -> bool:
+    """Whether NB can't say anything to a claim: all cells that it rests on are nearly always answered with one word, or
+    it says that NB grows and NB is at its largest already."""
+    one_word = []
+    for subset, scenario in contrast.needs:
+        i, mask = outcomes.index(scenario), outcomes.subsets[subset]
+        said = [of[mask, i].mean() if mask.any() else 0.0 for of in (outcomes.denies, outcomes.affirms)]
+        one_word.append(max(said) >= CEILING)
+    plain, _, _ = numbers.at("bias", list(outcomes.subsets).index(contrast.subset), outcomes.index("plain"))
+    can_grow = contrast.side < 0 or contrast.name not in ("change", "reasoning") or plain <= CEILING
+    return all(one_word) or not can_grow
 
 
 def verdict(number: tuple[float, float, float], side: int, enough: bool) -> str:

@@ -138,11 +138,10 @@ class Evaluation:
             "Folded and exported": self.fold(found),
         }
         found.with_tests(tests).save(self.out / "alignment", overwrite=True)
-        targets = target_sentences(table, tests["Ability kept"])
         self.write(
             "alignment",
             {
-                "Verdict": [*found.statement(), *targets],
+                "Verdict": found.with_tests(tests).statement(),
                 **tests,
                 "Methods": found.methods_table(),
                 "Validation, look by look": found.history,
@@ -260,44 +259,6 @@ class Evaluation:
 
     def write(self, part: str, content: dict) -> None:
         write_page(TABLES / self.name / f"{part}.md", f"{part}: {self.name}", content)
-
-
-def target_sentences(table: pd.DataFrame, ability: pd.DataFrame) -> list[str]:
-    """Which of the targets each method meets, set by set, by point estimate; NB stands beside the gap, since a gap of
-    few Yes is no balance. From the numbers alone."""
-    sentences = []
-    for method in table["method"].unique():
-        rows = list(table[table.method == method].itertuples())
-        gaps = [
-            f"{r.set} {'met' if abs(r.precision_recall_gap) <= 0.15 else 'missed'} "
-            f"({_number(r.precision_recall_gap)}; NB {_number(r.negative_bias)})"
-            for r in rows
-        ]
-        n_met = sum(abs(r.precision_recall_gap) <= 0.15 for r in rows)
-        sentences.append(
-            f"{method}: |precision - recall| at most 0.15 on {n_met} of {len(rows)} sets: {', '.join(gaps)}."
-        )
-        if method == "untouched":
-            continue
-        for name in ("accuracy", "auroc"):
-            below = [r for r in rows if getattr(r, name + "_change") < 0]
-            clear = [r.set for r in below if getattr(r, name + "_change_high") < 0]
-            listed = ", ".join(f"{r.set} {getattr(r, name + '_change'):+.3f}" for r in below)
-            sentences.append(
-                f"{method}: {name} below the untouched model's on {len(below)} of {len(rows)} sets"
-                f"{f' ({listed})' if below else ''}; by an interval without 0 on {', '.join(clear) or 'none'}."
-            )
-    for row in ability.itertuples():
-        sentences.append(
-            f"{row.method}: perplexity x {row.perplexity_ratio:.4f} [{row.perplexity_ratio_low:.4f}, "
-            f"{row.perplexity_ratio_high:.4f}], open answers {100 * row.open_accuracy_change:+.1f} points "
-            f"[{100 * row.open_accuracy_change_low:+.1f}, {100 * row.open_accuracy_change_high:+.1f}]."
-        )
-    return sentences
-
-
-def _number(value: float) -> str:
-    return "undefined" if value != value else f"{value:+.2f}"
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from interp.edits.composed import load_edit
 from interp.fitting.tuning import LossNotFinite
 from interp.records.work import OtherRunError
 from probes.negative_bias import methods as alignment_methods
+from probes.negative_bias.alignment_result import target_of
 from probes.negative_bias.answers import Answers, answer
 from probes.negative_bias.methods import Bench, Method, State, fit_offset, tune_heads, validation_state
 from probes.negative_bias.nas import rank_by_effect, rank_heads
@@ -20,6 +21,7 @@ from probes.negative_bias.nasa import (
     RIVALS,
     Settings,
     align,
+    negative_heads,
     require_disjoint,
     require_probing_set,
     require_ranking_of,
@@ -222,7 +224,8 @@ def test_a_rival_can_be_added_to_a_finished_run(model, tmp_path, monkeypatch):
     more = align(model, TRAIN, VALIDATION, **given)
     assert [m.name for m in more.methods] == ["NASA", "constant offset"] and not more.tests
     tested = align(model, TRAIN, VALIDATION, tests={"held out": HELD_OUT}, **given)
-    assert list(tested.tests["Held-out questions"]["method"]) == ["untouched", "NASA", "constant offset"]
+    named = list(tested.tests["Held-out questions"]["method"])
+    assert named == ["untouched", "NASA", "constant offset", "always No", "a coin"]
     assert interp.load_result(tmp_path).tests["Held-out questions"].equals(tested.tests["Held-out questions"])
 
 
@@ -248,6 +251,42 @@ def test_an_unfinished_run_is_not_thrown_away(model, tmp_path, monkeypatch):
     with pytest.raises(OtherRunError, match=r"\(k differ"):
         align(model, TRAIN, VALIDATION, settings=replace(SETTINGS, k=1), rivals=(), out=tmp_path, resume=True)
     assert sorted(tmp_path.rglob("*")) == kept
+
+
+def test_heads_must_be_high_in_every_format_and_validation_looks_at_the_worst(model, monkeypatch):
+    scores = {"a": [3.0, 2.0, 1.0, 0.1], "b": [-1.0, 2.0, 0.5, 1.0]}  # NAS of four heads of one layer
+    training = [replace(q, domain="ab"[i % 2]) for i, q in enumerate(TRAIN)]
+    settings = replace(SETTINGS, every_format=True)
+    bench = Bench(model, training, VALIDATION, Instruction(), settings)
+    domain_of = {q.id: q.domain for q in training}
+
+    def of(model, prompts):
+        return np.array([[scores[domain_of[p.id]], [-1.0] * 4] for p in prompts])
+
+    monkeypatch.setattr("probes.negative_bias.nasa.score_prompts", of)
+    assert negative_heads(bench, None, 3) == [(0, 1), (0, 2), (0, 3)]
+    assert negative_heads(Bench(model, training, VALIDATION, Instruction(), SETTINGS), None, 2) == [(0, 1), (0, 0)]
+    answers = replace(made("YNYN", [4.0, -4.0, 4.0, 4.0]), domains=("a", "a", "b", "b"))
+    state = validation_state(answers)
+    assert state.worst == pytest.approx(0.482, abs=0.001) and bench.state(answers).bias == state.bias + state.worst
+    balanced = replace(state, gap=0.0)
+    assert balanced.closed(SETTINGS) and not balanced.closed(settings)
+
+
+def test_null_models_stand_in_the_table_and_miss_the_target(model, aligned):
+    table = aligned.test(model, {"held out": HELD_OUT}, methods=["constant offset"]).set_index("method")
+    assert table.loc["always No", "negative_bias"] == 1 and table.loc["always No", "says_yes"] == 0
+    assert table.loc["a coin", "accuracy"] == pytest.approx(0.5, abs=0.02)
+    assert table.loc["a coin", "accuracy_low"] < 0.4 and table.loc["a coin", "negative_bias"] == pytest.approx(
+        0, abs=0.03
+    )
+    good = {"negative_bias_low": -0.1, "negative_bias_high": 0.2, "accuracy_change": 0.1, "accuracy_change_low": 0.02}
+    good |= {"accuracy_low": 0.55, "auroc_change_low": -0.03}
+    assert target_of(good) == "met"
+    assert target_of(good | {"negative_bias_low": 0.9, "negative_bias_high": 1.0}) == "missed: negative bias"
+    assert target_of(good | {"accuracy_low": 0.44, "accuracy_change": 0.02}) == "missed: accuracy, a coin"
+    assert target_of(good | {"auroc_change_low": -0.2}) == "missed: AUROC"
+    assert target_of(good | {"auroc_change_low": float("nan")}) == "missed: AUROC"
 
 
 def test_a_head_that_makes_validation_worse_is_cancelled(model, monkeypatch):

@@ -168,11 +168,23 @@ def claim(made: Outcomes, contrast: str, min_per_class: int = 5):
     return rows[rows["contrast"].str.startswith(contrast) & (rows["subset"] == "all")].iloc[0]
 
 
+def test_at_the_ceiling_the_log_odds_decide():
+    no, turned = ["d"] * 20, ["a"] * 20
+    made = outcomes({"plain": no, "wrapped": no, "turned_round": turned, "chain_of_thought": no}, GOLD, odds=1.0)
+    form = claim(made, "|word part| less |meaning part|")
+    assert (form.negative_bias, form.decided_by, form.verdict) == (1, "log odds", form.log_odds_verdict)
+    assert claim(made, "chain of thought less plain").decided_by == "log odds"
+    mixed = ["d"] * 15 + ["a"] * 5
+    made = outcomes({"plain": mixed, "wrapped": mixed, "turned_round": mixed[::-1]}, GOLD)
+    assert claim(made, "|word part| less |meaning part|").decided_by == "NB"
+
+
 def test_claims_are_decided_by_their_interval():
     no, right = ["d"] * 20, ["a" if g else "d" for g in GOLD]
     made = outcomes({"plain": no, "relevant_passage": right, "chain_of_thought": right, "answer_prefix": no}, GOLD)
     assert claim(made, "relevant passage").verdict == "shown"
-    assert claim(made, "chain of thought less plain").verdict == "reversed"
+    thought = claim(made, "chain of thought less plain")
+    assert (thought.verdict, thought.decided_by) == (thought.log_odds_verdict, "log odds")  # NB had no room to grow
     assert "no room to grow" in claim(made, "chain of thought less plain").note
     assert claim(made, "relevant passage", min_per_class=11).verdict == "too few questions"
     rows = claims_table(made, numbers(made), 5)
