@@ -25,13 +25,16 @@ from interp.reading.perplexity import perplexity, perplexity_ratio
 from interp.reports.markdown import write_page
 from interp.statistics import mean_interval
 from probes import negative_bias
+from probes.negative_bias.alignment_report import target_sentences
 from probes.negative_bias.answers import bias_measures
 from probes.negative_bias.knowledge import answer_open
 from probes.negative_bias.nasa import RIVALS
 from probes.questions.questions import load_questions
-from tests.benchmarks.probing_sets import SEEN, balanced, held_out, probing_sets, reworded, shipped
+from tests.benchmarks.probing_sets import SEEN, balanced, held_out, known_sets, probing_sets, reworded, shipped
 
 TABLES = Path(__file__).parent / "negative_bias"
+LEAST_AUROC = 0.7  # of the untouched margin, from which a model knows something of a set
+FIT: dict[str, object] = {"every_format": True, "keep": 0.0, "batch_size": 8, "k": 4, "steps": 12}
 REPORTS = Path("reports/evaluate")
 
 
@@ -48,15 +51,28 @@ class Size:
     texts: int  # ordinary texts, for perplexity
     open: int  # open questions of unseen domains
     held_out: float  # share of the held-out questions
+    known_set: int  # held-out questions of each known set
+    fits: tuple[tuple[str, int, dict, tuple[str, ...]], ...]  # of NASA on known sets: name, seed, settings, rivals
     swapped: int  # questions in all wordings, pairs and orders of the options
     swapped_effects: int  # and of them with effects of heads
     rivals: tuple[str, ...] = RIVALS
 
 
+BESIDE = ("random heads", "constant offset")
+FITS = (
+    ("NASA", 0, {}, BESIDE),
+    ("NASA", 1, {}, BESIDE),
+    ("NASA", 2, {}, BESIDE),
+    ("NASA with keys", 0, {"key_group": True}, ()),
+)
 SIZES = {
-    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0, 80, 20),
-    "qwen2.5-coder-0.5b": Size(60, 40, 20, 6, 40, 32, 20, 40, 0.3, 40, 10, ("scaled heads", "constant offset")),
-    "qwen2.5-coder-1.5b": Size(40, 20, 20, 4, 40, 32, 20, 40, 0.2, 20, 5, ("scaled heads", "constant offset")),
+    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0, 60, FITS, 80, 20),
+    "qwen2.5-coder-0.5b": Size(
+        60, 40, 20, 6, 40, 32, 20, 40, 0.3, 60, FITS, 40, 10, ("scaled heads", "constant offset")
+    ),
+    "qwen2.5-coder-1.5b": Size(
+        40, 20, 20, 4, 40, 32, 20, 40, 0.2, 40, FITS[:1], 20, 5, ("scaled heads", "constant offset")
+    ),
 }
 
 
@@ -78,6 +94,58 @@ class Evaluation:
             resume=True,
         )
         self.write("order", {"Verdict": found.statement(), **found.to_findings().tables})
+
+    def untouched_by_set(self) -> pd.DataFrame:
+        """What the untouched model knows of each set of :func:`known_sets`, on validation: a set counts as known from an
+        AUROC of ``LEAST_AUROC`` on."""
+        rows = []
+        for name, parts in known_sets(self.data, self.size.known_set).items():
+            answers = negative_bias.answer(self.model, parts["validation"])
+            row = bias_measures(answers, channel="margin").set_index("measure")
+            of_set: dict[str, object] = {"set": name, "n": len(answers)}
+            for measure in ("auroc", "negative_bias", "accuracy", "option_mass"):
+                of_set |= {measure: row.value[measure]}
+                of_set |= {f"{measure}_low": row.ci_low[measure], f"{measure}_high": row.ci_high[measure]}
+            rows.append(of_set | {"known": row.value["auroc"] >= LEAST_AUROC})
+        return pd.DataFrame(rows)
+
+    def known(self) -> None:
+        """NASA where there is something to align: trained, stopped and tested on sets that the model knows something of,
+        in three seeds, beside random heads, a constant, and heads tuned with their key slices."""
+        by_set = self.untouched_by_set()
+        chosen = list(by_set["set"][by_set["known"]])
+        sets = known_sets(self.data, self.size.known_set)
+        parts = {part: [q for name in chosen for q in sets[name][part]] for part in ("training", "validation")}
+        tests = {name: sets[name]["test"] for name in chosen}
+        tables, methods = [], []
+        for run, seed, settings, rivals in self.size.fits:
+            found = negative_bias.align(
+                self.model,
+                parts["training"],
+                parts["validation"],
+                settings=negative_bias.Settings(**FIT, **settings, seed=seed),
+                rivals=rivals,
+                out=self.out / "known" / f"{run}-{seed}".replace(" ", "_"),
+                resume=True,
+                overwrite=True,
+            )
+            table = found.test(self.model, tests)
+            named = {"NASA": f"{run}, seed {seed}", "random heads": f"random heads, draw {seed}"}
+            seen = {m for of_run in tables for m in of_run["method"]}
+            table = table.assign(method=table["method"].replace(named))
+            tables.append(table[~table["method"].isin(seen)])
+            fitted = found.methods_table()
+            fitted = fitted.assign(method=fitted["method"].replace(named))
+            methods.append(fitted[~fitted["method"].isin(seen)])
+            self.write(
+                "known",
+                {
+                    "Verdict": target_sentences(pd.concat(tables)),
+                    "What the untouched model knows, on validation": by_set,
+                    "Held-out questions": pd.concat(tables).sort_values("set", kind="stable"),
+                    "Methods": pd.concat(methods),
+                },
+            )
 
     def causality(self) -> None:
         """Point 2: are the NAS heads causal? Ranked on training questions, tested on held-out ones."""
@@ -264,7 +332,7 @@ class Evaluation:
 def main() -> None:
     data, name, *parts = sys.argv[1:]
     evaluation = Evaluation(Path(data), name)
-    for part in parts or ("order", "measures", "causality", "alignment", "knowledge"):
+    for part in parts or ("order", "known", "measures", "causality", "alignment", "knowledge"):
         began = time.perf_counter()
         getattr(evaluation, part)()
         print(f"{name}: {part} in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from probes.questions.forms import as_candidates, with_facts
 from probes.questions.instructions import Instruction
 from probes.questions.questions import Question, load_questions, split_questions
+from tests.benchmarks.known_questions import MADE, known_questions
 
 SEEN = ("facts", "arithmetic", "common_sense")  # domains of the shipped questions that are trained on
 Sets = dict[str, list[Question]]
@@ -73,6 +74,20 @@ def held_out(directory: Path, strategyqa_test: Sequence[Question], share: float 
         "GSM8K": twins(load_questions(directory / "gsm8k.jsonl"), round(100 * share)),
         "AR-LSAT": twins(load_questions(directory / "ar_lsat.jsonl"), round(60 * share)),
     }
+
+
+def known_sets(directory: Path, n: int = 60) -> dict[str, dict[str, list[Question]]]:
+    """Sets that small models know something of, each split into training, validation and test by whole pairs: what code
+    makes for this project, and StrategyQA with its facts."""
+    made = known_questions(n=2 * n)
+    sets = {kind: [q for q in made if q.domain == kind] for kind in MADE}
+    fractions = {"training": 0.25, "validation": 0.25, "test": 0.5}
+    found = {name: split_questions(questions, fractions) for name, questions in sets.items()}
+    strategyqa = balanced(load_questions(directory / "strategyqa_train.jsonl"), 2 * n, seed=6)
+    found["StrategyQA with facts"] = {
+        part: with_facts(questions) for part, questions in split_questions(strategyqa, fractions).items()
+    }
+    return found
 
 
 WORDINGS = {
