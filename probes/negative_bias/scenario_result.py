@@ -58,6 +58,7 @@ class Scenarios(Result, report="probes.negative_bias.scenario_report"):
             abstains=abstains,
             log_odds_no=log_odds,
             groups=tuple(q.group for q in self.questions),
+            domains=tuple(q.domain for q in self.questions),
         )
 
     @cached_property

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from interp.statistics import Claim, Estimate, bootstrap_interval
 
@@ -63,6 +63,7 @@ class Outcomes:
     abstains: Bool[np.ndarray, "example scenario"]
     log_odds_no: Float[np.ndarray, "example scenario"]
     groups: tuple[str, ...]  # questions of one group (twins) are resampled together
+    domains: tuple[str, ...] = ()  # of the questions; () where they are of one
 
     def index(self, scenario: str) -> int:
         return self.scenarios.index(scenario)
@@ -86,6 +87,8 @@ def compute(outcomes: Outcomes, n_resamples: int, confidence: float, seed: int) 
     differences between scenarios are paired."""
     masks = np.stack(list(outcomes.subsets.values()), axis=1)
     examples = (masks, outcomes.gold, outcomes.denies, outcomes.affirms, outcomes.abstains, outcomes.log_odds_no)
+    domains = np.unique(outcomes.domains or np.zeros(len(outcomes.gold)), return_inverse=True)[1]
+    examples = (*examples, 2 * domains + outcomes.gold)
     numbers = partial(_numbers, outcomes.scenarios, tuple(outcomes.subsets))
     value = numbers(*examples)
     interval = bootstrap_interval(
@@ -108,6 +111,7 @@ def _numbers(
     affirms: Bool[np.ndarray, "example scenario"],
     abstains: Bool[np.ndarray, "example scenario"],
     log_odds: Float[np.ndarray, "example scenario"],
+    cells: Int[np.ndarray, " example"],
 ) -> dict[str, np.ndarray]:
     yes, no = (masks & gold[:, None]).T.astype(float), (masks & ~gold[:, None]).T.astype(float)
     answered = (~abstains).astype(float)
@@ -125,6 +129,10 @@ def _numbers(
             seen = answered[:, [scenarios.index("idk")]]
             same = yes @ (denies * seen) / (yes @ seen) - no @ (affirms * seen) / (no @ seen)
             numbers["bias_idk_same"] = bias[:, scenarios.index("idk")] - same[:, plain]
+    if "correct" in subsets and "insufficient" in subsets:
+        known, unknown = (masks[:, subsets.index(name)].astype(float) for name in ("correct", "insufficient"))
+        numbers["bias_insufficient_within"] = 2 * _within(denies.astype(float), unknown, known, cells)
+        numbers["odds_insufficient_within"] = _within(log_odds, unknown, known, cells)
     for kind, table in (("bias", bias), ("odds", odds)):
         numbers[f"{kind}_level"] = table
         numbers |= {f"{kind}_{name}": part for name, part in _parts(scenarios, table).items()}
@@ -132,6 +140,22 @@ def _numbers(
             known, unknown = subsets.index("correct"), subsets.index("insufficient")
             numbers[f"{kind}_insufficient_minus_correct"] = table[unknown] - table[known]
     return numbers
+
+
+def _within(
+    values: Float[np.ndarray, "example scenario"],
+    first: Float[np.ndarray, " example"],
+    second: Float[np.ndarray, " example"],
+    cells: Int[np.ndarray, " example"],
+) -> Float[np.ndarray, " scenario"]:
+    """The mean of the first less that of the second within cells (a domain and a gold answer), averaged over the cells
+    that have both, by n1 n2 / (n1 + n2): the least-squares coefficient with a constant for each cell."""
+    of_cell = cells[:, None] == np.unique(cells)
+    n = [of_cell.T @ mask for mask in (first, second)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = [of_cell.T @ (mask[:, None] * values) / k[:, None] for mask, k in zip((first, second), n, strict=True)]
+        weight = np.nan_to_num(n[0] * n[1] / (n[0] + n[1]))
+        return weight @ np.nan_to_num(means[0] - means[1]) / weight.sum()
 
 
 def _parts(scenarios: tuple[str, ...], table: Float[np.ndarray, "subset scenario"]) -> dict[str, np.ndarray]:
@@ -239,6 +263,8 @@ def _contrasts(outcomes: Outcomes) -> list[Contrast]:
         where = (subsets.index("insufficient"), plain)
         contrast, needs = "plain: insufficient less correct knowledge", (unknown, ("correct", "plain"))
         found.append(Contrast(claim, contrast, "insufficient", 1, "insufficient_minus_correct", (plain,), needs))
+        within = "the same, within domains and gold answers"
+        found.append(Contrast(claim, within, "insufficient", 1, "insufficient_within", (plain,), needs))
         found.append(Contrast(claim, "plain, itself", "insufficient", 1, "level", where, (unknown,)))
     context, idk = "Context reduces the bias", '"I don\'t know" reduces the bias'
     think, form = "Chain of thought amplifies the bias", "Format matters more than meaning"

@@ -30,7 +30,17 @@ from probes.negative_bias.answers import bias_measures
 from probes.negative_bias.knowledge import answer_open
 from probes.negative_bias.nasa import RIVALS
 from probes.questions.questions import load_questions
-from tests.benchmarks.probing_sets import SEEN, balanced, held_out, known_sets, probing_sets, reworded, shipped
+from tests.benchmarks.known_questions import known_questions
+from tests.benchmarks.probing_sets import (
+    SEEN,
+    balanced,
+    by_subject,
+    held_out,
+    known_sets,
+    probing_sets,
+    reworded,
+    shipped,
+)
 
 TABLES = Path(__file__).parent / "negative_bias"
 LEAST_AUROC = 0.7  # of the untouched margin, from which a model knows something of a set
@@ -51,6 +61,7 @@ class Size:
     texts: int  # ordinary texts, for perplexity
     open: int  # open questions of unseen domains
     held_out: float  # share of the held-out questions
+    open_forms: tuple[int, int]  # shipped open forms, and questions of each made kind, that are sorted by knowledge
     known_set: int  # held-out questions of each known set
     fits: tuple[tuple[str, int, dict, tuple[str, ...]], ...]  # of NASA on known sets: name, seed, settings, rivals
     swapped: int  # questions in all wordings, pairs and orders of the options
@@ -66,12 +77,12 @@ FITS = (
     ("NASA with keys", 0, {"key_group": True}, ()),
 )
 SIZES = {
-    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0, 60, FITS, 80, 20),
+    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0, (150, 30), 60, FITS, 80, 20),
     "qwen2.5-coder-0.5b": Size(
-        60, 40, 20, 6, 40, 32, 20, 40, 0.3, 60, FITS, 40, 10, ("scaled heads", "constant offset")
+        60, 40, 20, 6, 40, 32, 20, 40, 0.3, (100, 30), 60, FITS, 40, 10, ("scaled heads", "constant offset")
     ),
     "qwen2.5-coder-1.5b": Size(
-        40, 20, 20, 4, 40, 32, 20, 40, 0.2, 40, FITS[:1], 20, 5, ("scaled heads", "constant offset")
+        40, 20, 20, 4, 40, 32, 20, 40, 0.2, (60, 16), 40, FITS[:1], 20, 5, ("scaled heads", "constant offset")
     ),
 }
 
@@ -96,7 +107,7 @@ class Evaluation:
         self.write("order", {"Verdict": found.statement(), **found.to_findings().tables})
 
     def untouched_by_set(self) -> pd.DataFrame:
-        """What the untouched model knows of each set of :func:`known_sets`, on validation: a set counts as known from an
+        """What the untouched model knows of each set of :func:`known_sets`, on validation: a set is known from an
         AUROC of ``LEAST_AUROC`` on."""
         rows = []
         for name, parts in known_sets(self.data, self.size.known_set).items():
@@ -110,7 +121,7 @@ class Evaluation:
         return pd.DataFrame(rows)
 
     def known(self) -> None:
-        """NASA where there is something to align: trained, stopped and tested on sets that the model knows something of,
+        """NASA where there is something to align: trained, stopped and tested on sets that the model knows a bit of,
         in three seeds, beside random heads, a constant, and heads tuned with their key slices."""
         by_set = self.untouched_by_set()
         chosen = list(by_set["set"][by_set["known"]])
@@ -271,6 +282,39 @@ class Evaluation:
             ]
         )
 
+    def insufficient(self) -> None:
+        """Does the model say No where its knowledge is insufficient? On as many questions as time allows, in log odds
+        where NB is at its ceiling, and within domains: what is known is of other domains than what is not."""
+        shipped_ones = by_subject([q for q in load_questions() if q.open_question], self.size.open_forms[0])
+        made = known_questions(n=self.size.open_forms[1])
+        questions = [*shipped_ones, *made]
+        known = negative_bias.sort_by_knowledge(
+            self.model,
+            questions,
+            n_samples=3,
+            max_new_tokens=12,
+            out=self.out / "insufficient_knowledge",
+            resume=True,
+        )
+        found = negative_bias.scenarios(
+            self.model,
+            questions,
+            known,
+            which=("plain", "swapped_order", "idk", "wrapped", "turned_round"),
+            out=self.out / "insufficient",
+            resume=True,
+        )
+        self.write(
+            "insufficient",
+            {
+                "Verdict": found.statement(),
+                "Knowledge": known.counts(),
+                "Claims of the paper": found.claims(),
+                "Parts": found.parts(),
+                "By subset and scenario": found.to_frame(),
+            },
+        )
+
     def knowledge(self) -> None:
         """Point 5: NB by what the model knows, and by scenario; passages on StrategyQA too."""
         questions = balanced([q for q in load_questions() if q.open_question], self.size.known)
@@ -332,7 +376,7 @@ class Evaluation:
 def main() -> None:
     data, name, *parts = sys.argv[1:]
     evaluation = Evaluation(Path(data), name)
-    for part in parts or ("order", "known", "measures", "causality", "alignment", "knowledge"):
+    for part in parts or ("order", "known", "insufficient", "measures", "causality", "alignment", "knowledge"):
         began = time.perf_counter()
         getattr(evaluation, part)()
         print(f"{name}: {part} in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)

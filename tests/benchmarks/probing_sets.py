@@ -35,6 +35,14 @@ def twins(questions: Sequence[Question], n: int, seed: int = 0) -> list[Question
     return [q for q in questions if q.pair in kept]
 
 
+def by_subject(questions: Sequence[Question], n: int, seed: int = 0) -> list[Question]:
+    """The questions of n subjects: twins share an open form, which is asked once."""
+    names = sorted({q.subject for q in questions})
+    random.Random(seed).shuffle(names)
+    kept = set(names[:n])
+    return [q for q in questions if q.subject in kept]
+
+
 def shipped() -> tuple[Sets, list[Question]]:
     """The shipped questions of the seen domains, split, and those of the unseen domains."""
     questions = load_questions()

@@ -164,8 +164,12 @@ def test_the_rule_of_the_claims():
 
 
 def claim(made: Outcomes, contrast: str, min_per_class: int = 5):
+    return claim_of(made, contrast, "all", min_per_class)
+
+
+def claim_of(made: Outcomes, contrast: str, subset: str, min_per_class: int = 5):
     rows = claims_table(made, numbers(made), min_per_class)
-    return rows[rows["contrast"].str.startswith(contrast) & (rows["subset"] == "all")].iloc[0]
+    return rows[rows["contrast"].str.startswith(contrast) & (rows["subset"] == subset)].iloc[0]
 
 
 def test_at_the_ceiling_the_log_odds_decide():
@@ -199,6 +203,22 @@ def test_claims_of_the_shortcut_need_both_subsets():
     assert rows.loc["plain: insufficient less correct knowledge", ["verdict", "negative_bias"]].tolist() == ["shown", 1]
     few = claims_table(made, numbers(made), 6).set_index("contrast")
     assert set(few["verdict"]) == {"too few questions"}
+
+
+def test_what_is_insufficient_is_compared_within_domains():
+    """Known questions are of a domain that is answered No with more log odds; within domains nothing differs."""
+    rng = np.random.default_rng(3)
+    domain = np.arange(80) % 4 // 2  # and gold answers in turn
+    known = np.where(domain == 1, rng.random(80) < 0.8, rng.random(80) < 0.2)
+    gold = [i % 2 == 0 for i in range(80)]
+    made = outcomes({"plain": ["d"] * 80}, gold, {"correct": known, "insufficient": ~known})
+    odds = (3.0 * domain + 0.5 * ~known)[:, None]
+    made = replace(made, log_odds_no=odds, domains=tuple("ab"[d] for d in domain))
+    got = numbers(made)
+    assert got.at("odds_insufficient_minus_correct", 0)[0] < -1
+    assert got.at("odds_insufficient_within", 0)[0] == pytest.approx(0.5)
+    row = claim_of(made, "the same, within domains", "insufficient")
+    assert (row.decided_by, row.verdict) == ("log odds", "shown")
 
 
 def test_answers_outside_the_options_are_told():
