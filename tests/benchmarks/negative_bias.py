@@ -77,12 +77,12 @@ FITS = (
     ("NASA with keys", 0, {"key_group": True}, ()),
 )
 SIZES = {
-    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0, (150, 30), 60, FITS, 80, 20),
+    "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0, (150, 30), 60, FITS, 40, 12),
     "qwen2.5-coder-0.5b": Size(
-        60, 40, 20, 6, 40, 32, 20, 40, 0.3, (100, 30), 60, FITS, 40, 10, ("scaled heads", "constant offset")
+        60, 40, 20, 6, 40, 32, 20, 40, 0.3, (80, 16), 40, FITS, 24, 8, ("scaled heads", "constant offset")
     ),
     "qwen2.5-coder-1.5b": Size(
-        40, 20, 20, 4, 40, 32, 20, 40, 0.2, (60, 16), 40, FITS[:1], 20, 5, ("scaled heads", "constant offset")
+        40, 20, 20, 4, 40, 32, 20, 40, 0.2, (60, 16), 40, FITS[:1], 12, 3, ("scaled heads", "constant offset")
     ),
 }
 
