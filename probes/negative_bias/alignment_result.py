@@ -173,7 +173,7 @@ def _null_rows(name: str, untouched: Answers) -> list[dict[str, Any]]:
     coin: dict[str, Any] = {"set": name, "method": "a coin", "n": len(gold)}
     for measure, values in drawn.items():
         coin |= Estimate(float(np.nanmean(values)), *np.nanquantile(values, [0.025, 0.975])).columns(measure)
-    return [_row(name, "always No", never, untouched), coin | {"note": ""}]
+    return [_row(name, "always No", never, untouched) | {"note": ""}, coin | {"note": ""}]
 
 
 def target_of(row: Mapping[str, Any]) -> str:
