@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from interp.figures.heads import interval_bars
-from interp.reports import Findings, with_mass
+from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Claim, Estimate
 from probes.negative_bias.order_swap_result import K, OrderSwap
 
@@ -34,7 +35,7 @@ def findings_of(found: OrderSwap) -> Findings:
             "NAS and effect": found.correlations(),
             "The first ten heads": found.heads(),
         },
-        figures={"Where the variance lies": plot_of(found)},
+        figures=Figures({"Where the variance lies": partial(plot_of, found)}),
         provenance=dict(found.provenance),
     )
 
