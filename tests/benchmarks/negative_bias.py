@@ -44,7 +44,7 @@ from tests.benchmarks.probing_sets import (
 
 TABLES = Path(__file__).parent / "negative_bias"
 LEAST_AUROC = 0.7  # of the untouched margin, from which a model knows something of a set
-FIT: dict[str, object] = {"every_format": True, "keep": 0.0, "batch_size": 8, "k": 3, "steps": 6}
+FIT: dict[str, object] = {"every_format": True, "keep": 0.0, "batch_size": 8, "k": 5, "steps": 6}
 REPORTS = Path("reports/evaluate")
 
 
