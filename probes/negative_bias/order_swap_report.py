@@ -10,7 +10,7 @@ import pandas as pd
 from interp.figures.heads import interval_bars
 from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Claim, Estimate
-from probes.negative_bias.order_swap_result import K, OrderSwap
+from probes.negative_bias.order_swap_result import ORDER_IN_ALL, K, OrderSwap
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -56,13 +56,13 @@ def statement_of(found: OrderSwap) -> list[str]:
         f"{frame['effect_keeps_sign'].min()} and {frame['effect_keeps_sign'].max()} keep the sign of their effect "
         f"(median {frame['effect_keeps_sign'].median():g}; {first['n_effects']} questions).",
     ]
-    variance = found.variance()
+    variance = found.variance().set_index("what changes")
+    told = [
+        part for part in (ORDER_IN_ALL, "the head", "option pair", "wording", "questions") if part in variance.index
+    ]
     for measure, name in NAMES.items():
-        rows = variance.sort_values(measure, ascending=False, kind="stable").head(4)
-        shares = ", ".join(
-            f"{row['what changes']} {Estimate.from_row(row, measure).times(100):.0f} %" for _, row in rows.iterrows()
-        )
-        sentences.append(f"Of the variance of {name} between heads: {shares}.")
+        shares = [f"{part} {Estimate.from_row(variance.loc[part], measure).times(100):.1f} %" for part in told]
+        sentences.append(f"Of the variance of {name} between heads: {', '.join(shares)}.")
     pooled = found.correlations()
     for row in pooled[pooled["options"] == "all"].to_dict("records"):
         for relation, words in (("size", "the size of NAS and of the effect"), ("sign_and_size", "NAS and the effect")):

@@ -21,6 +21,7 @@ from probes.heads import spearman_over_heads
 K = 10
 N_DRAWS = 1000
 FACETS = ("wording", "option pair", "order")
+ORDER_IN_ALL = "order, alone or with others"
 Scores = Float[np.ndarray, "example wording pair order layer head"]
 
 
@@ -102,7 +103,8 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         heads. "the head": what a head has in all questions and conditions; each facet: what it changes of that on
         average over the others; with a cross between names, what they change together; "questions": what single
         questions change in all conditions alike; "the rest": questions and conditions together. Shares add up to 1,
-        and are of single questions. Intervals: bootstrap over questions.
+        and are of single questions. The last row, ``ORDER_IN_ALL``, is the sum of those that name the order. Intervals:
+        bootstrap over questions; of these wordings and pairs.
         """
         return self._variance.copy()
 
@@ -207,7 +209,8 @@ def variance_shares(scores: Scores):
     shape = scores.shape[1 : 1 + n_factors]
     terms = [t for size in range(1, n_factors + 1) for t in itertools.combinations(range(n_factors), size)]
     terms = [t for t in terms if all(shape[f] > 1 for f in t)]
-    names = ["the head", *(" x ".join(FACETS[f] for f in t) for t in terms), "questions", "the rest"]
+    with_order = [1 + i for i, term in enumerate(terms) if FACETS.index("order") in term]
+    names = ["the head", *(" x ".join(FACETS[f] for f in t) for t in terms), "questions", "the rest", ORDER_IN_ALL]
     n_conditions = int(np.prod(shape))
 
     def shares(cells: np.ndarray, averages: np.ndarray, squares: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -228,6 +231,7 @@ def variance_shares(scores: Scores):
         by_question = counts @ (averages**2).sum(1) / n - across.sum(1)
         parts.append(by_question * n_conditions)
         parts.append(whole - sum(parts))
+        parts.append(sum(parts[i] for i in with_order))
         return np.stack(parts, axis=1) / whole[:, None]
 
     return names, shares

@@ -7,7 +7,7 @@ import pytest
 
 import interp
 from probes.negative_bias.nas import rank_by_effect, rank_heads
-from probes.negative_bias.order_swap_result import OrderSwap
+from probes.negative_bias.order_swap_result import ORDER_IN_ALL, OrderSwap
 from probes.negative_bias.order_swap_study import WORDINGS, instruction_of, order_swap
 from probes.questions.questions import Question
 from tests.tiny import tiny, tiny_tokenizer
@@ -74,12 +74,13 @@ def test_shares_of_variance_add_up_and_find_what_was_planted():
     sign = np.array([1.0, -1.0])[None, None, None, :, None, None]
     planted = 3 * sign * side + 1 * word + 0.1 * rng.normal(size=(20, 3, 2, 2, 3, 12))
     table = made_up(planted).variance().set_index("what changes")
-    assert table["nas"].sum() == pytest.approx(1)
+    assert table.drop(ORDER_IN_ALL)["nas"].sum() == pytest.approx(1)
+    assert table.loc[ORDER_IN_ALL, "nas"] == pytest.approx(table[table.index.str.contains("order")]["nas"][:-1].sum())
     of_order, of_head = 9 * side.var(), word.var()
     assert table.loc["order", "nas"] == pytest.approx(of_order / (of_order + of_head + 0.01), abs=0.01)
     assert table.loc["the head", "nas"] == pytest.approx(of_head / (of_order + of_head + 0.01), abs=0.01)
     assert table.loc["order", "nas_low"] < table.loc["order", "nas"] < table.loc["order", "nas_high"]
-    assert (table.drop(["order", "the head", "the rest"])["nas"] < 0.01).all()
+    assert (table.drop(["order", "the head", "the rest", ORDER_IN_ALL])["nas"] < 0.01).all()
 
 
 def test_shares_are_those_of_a_slow_decomposition():
