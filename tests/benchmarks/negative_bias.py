@@ -79,10 +79,10 @@ FITS = (
 SIZES = {
     "smollm2-135m": Size(100, 60, 20, 10, 80, 48, 60, 152, 1.0, (150, 30), 60, FITS, 40, 12),
     "qwen2.5-coder-0.5b": Size(
-        60, 40, 20, 6, 40, 32, 20, 40, 0.3, (80, 16), 40, FITS, 24, 8, ("scaled heads", "constant offset")
+        60, 40, 20, 6, 40, 32, 20, 40, 0.3, (80, 16), 40, FITS, 20, 6, ("scaled heads", "constant offset")
     ),
     "qwen2.5-coder-1.5b": Size(
-        40, 20, 20, 4, 40, 32, 20, 40, 0.2, (60, 16), 40, FITS[:1], 12, 3, ("scaled heads", "constant offset")
+        40, 20, 20, 4, 40, 32, 20, 40, 0.2, (60, 16), 40, FITS[:1], 10, 2, ("scaled heads", "constant offset")
     ),
 }
 
@@ -304,7 +304,7 @@ class Evaluation:
             self.model,
             questions,
             known,
-            which=("plain", "swapped_order", "idk", "wrapped", "turned_round"),
+            which=("plain", "idk"),
             out=self.out / "insufficient",
             resume=True,
         )
