@@ -305,7 +305,7 @@ def at_ceiling(outcomes: Outcomes, numbers: Numbers, contrast: Contrast) -> bool
         said = [of[mask, i].mean() if mask.any() else 0.0 for of in (outcomes.denies, outcomes.affirms)]
         one_word.append(max(said) >= CEILING)
     plain, _, _ = numbers.at("bias", list(outcomes.subsets).index(contrast.subset), outcomes.index("plain"))
-    can_grow = contrast.side < 0 or contrast.name not in ("change", "reasoning") or plain <= CEILING
+    can_grow = contrast.side < 0 or contrast.name not in ("change", "reasoning") or plain < CEILING
     return all(one_word) or not can_grow
 
 
