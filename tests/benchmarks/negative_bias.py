@@ -117,16 +117,21 @@ class Evaluation:
             for measure in ("auroc", "negative_bias", "accuracy", "option_mass"):
                 of_set |= {measure: row.value[measure]}
                 of_set |= {f"{measure}_low": row.ci_low[measure], f"{measure}_high": row.ci_high[measure]}
-            rows.append(of_set | {"known": row.value["auroc"] >= LEAST_AUROC})
+            of_set |= {"known": row.value["auroc"] >= LEAST_AUROC}
+            rows.append(of_set | {"leans_to_no": of_set["negative_bias_low"] > 0})
         return pd.DataFrame(rows)
 
     def known(self) -> None:
         """NASA where there is something to align: trained, stopped and tested on sets that the model knows a bit of,
         in three seeds, beside random heads, a constant, and heads tuned with their key slices."""
         by_set = self.untouched_by_set()
-        chosen = list(by_set["set"][by_set["known"]])
+        known = by_set[by_set["known"]].sort_values("auroc", ascending=False)
+        leaning, others = (list(known["set"][known["leans_to_no"] == leans]) for leans in (True, False))
+        chosen = [*leaning[:4], *others[:2]] if leaning else []
         if not chosen:
-            none = f"Of {len(by_set)} sets, {self.name} reaches an AUROC of {LEAST_AUROC} on none: nothing was fitted."
+            none = (
+                f"On none of {len(by_set)} sets {self.name} knows something (AUROC of {LEAST_AUROC}) and leans to No."
+            )
             self.write("known", {"Verdict": [none], "What the untouched model knows, on validation": by_set})
             return
         sets = known_sets(self.data, self.size.known_set)

@@ -86,11 +86,15 @@ def held_out(directory: Path, strategyqa_test: Sequence[Question], share: float 
 
 def known_sets(directory: Path, n: int = 60) -> dict[str, dict[str, list[Question]]]:
     """Sets that small models know something of, each split into training, validation and test by whole pairs: what code
-    makes for this project, and StrategyQA with its facts."""
+    makes for this project, asked as it is and as a candidate answer, and StrategyQA with its facts."""
     made = known_questions(n=2 * n)
     sets = {kind: [q for q in made if q.domain == kind] for kind in MADE}
     fractions = {"training": 0.25, "validation": 0.25, "test": 0.5}
     found = {name: split_questions(questions, fractions) for name, questions in sets.items()}
+    for name, parts in list(found.items()):
+        found[f"{name} as candidates"] = {
+            part: as_candidates([q for q in questions if q.answer == "Yes"]) for part, questions in parts.items()
+        }
     strategyqa = balanced(load_questions(directory / "strategyqa_train.jsonl"), 2 * n, seed=6)
     found["StrategyQA with facts"] = {
         part: with_facts(questions) for part, questions in split_questions(strategyqa, fractions).items()
