@@ -7,7 +7,7 @@ differ in symbol and dash as well. `interp.figures` offers both functions.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from interp.figures.style import GREY, finish, wrapped
 
 _GROUP_COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"]
 _GROUP_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "x", "star", "triangle-down"]
+_WIDTH = 760  # pixels of a figure on a page: bars whose names need more lie
 _GROUP_DASHES = ["solid", "dash", "dot", "dashdot", "longdash"]
 
 
@@ -36,8 +37,9 @@ def interval_bars(
     """Bars with intervals: a group of bars for each x (categories), a colour for each value of `color`.
 
     All names are columns of the frame; `low` and `high` are the ends of the interval (NaN: none is drawn). Bars start
-    at `reference` (None: at zero). A value that is NaN has no bar but a dash, so that it is not taken for zero. Each
-    value of `facet` gets a panel, one below the other, on one scale. Categories, colours and panels come in the
+    at `reference` (None: at zero), and lie where the names of x can't stand side by side. A value that is NaN has no
+    bar but a word or a dash, so that it is not taken for zero. Each value of `facet` gets a panel, one below the
+    other, on one scale. Categories, colours and panels come in the
     order of their first rows. labels: what to print for a column; "": nothing. A column "n" is shown on hover.
 
     Raises ValueError for a column that is not there, or for two rows with the same x, colour and facet.
@@ -48,40 +50,48 @@ def interval_bars(
         raise ValueError(f"Two rows have the same {' and '.join(keys)}: {frame.loc[doubled, keys].iloc[0].tolist()}.")
     panels = _split(frame, facet)
     colors = _split(frame, color)
+    categories = list(dict.fromkeys(frame[x].astype(str)))
+    names = [wrapped(name.replace("_", " "), 12, max_lines=4) for name in categories]
+    flat = _bars_width(names, len(colors)) > _WIDTH  # names that stand side by side would run into each other
     figure = make_subplots(
         rows=len(panels),
         cols=1,
         shared_xaxes=True,
         shared_yaxes="all",
-        vertical_spacing=0.3 / (len(panels) + 1),
-        subplot_titles=[html.escape(name) for name in panels] if facet else None,
+        vertical_spacing=(0.18 if flat else 0.3) / (len(panels) + 1),
+        subplot_titles=[wrapped(name, 80) for name in panels] if facet else None,
     )
     base = reference or 0.0
     for row, panel in enumerate(panels.values(), start=1):
         for i, rows, name in _colored(panel, color, colors):
             missing = rows[y].isna()
+            places, values = rows[x].astype(str), (rows[y] - base).fillna(0.0)
+            ends = _asymmetric(rows, y, low, high) | {"color": _GROUP_COLORS[i % 6], "width": 4}
             figure.add_bar(
-                x=rows[x].astype(str),
-                y=(rows[y] - base).fillna(0.0),
+                **{"y": places, "x": values, "error_x": ends} if flat else {"x": places, "y": values, "error_y": ends},
+                orientation="h" if flat else "v",
                 base=base,
-                text=np.where(missing, "–", ""),
+                text=np.where(missing, "undefined" if flat else "–", ""),
                 textposition="outside",
                 marker={"color": _GROUP_COLORS[i % 6], "opacity": 0.6},
-                error_y=_asymmetric(rows, y, low, high) | {"color": _GROUP_COLORS[i % 6], "width": 4},
                 hovertext=_interval_hover(rows, x, y, low, high, color, labels),
                 **_legend_entry(figure, i, name),
                 row=row,
                 col=1,
             )
-    categories = list(dict.fromkeys(frame[x].astype(str)))
-    texts = [wrapped(name.replace("_", " "), 12, max_lines=4) for name in categories]
-    figure.update_xaxes(type="category", categoryarray=categories, tickvals=categories, ticktext=texts)
-    figure.update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
-    if x in (labels or {}):
-        figure.update_xaxes(title=_label(x, labels), row=len(panels), col=1)
-    figure.update_yaxes(title=_label(y, labels))
+    named = {"type": "category", "categoryarray": categories, "tickvals": categories, "showgrid": False}
+    title_of_x = {"title": _label(x, labels)} if x in (labels or {}) else {}
+    if flat:
+        lines = [wrapped(name.replace("_", " "), 40, max_lines=2) for name in categories]
+        figure.update_yaxes(**named, ticktext=lines, autorange="reversed", **title_of_x)
+        figure.update_xaxes(title=_label(y, labels), row=len(panels), col=1)
+    else:
+        figure.update_xaxes(**named, ticktext=names, tickangle=0, tickfont_size=11)
+        figure.update_xaxes(**title_of_x, row=len(panels), col=1)
+        figure.update_yaxes(title=_label(y, labels))
     figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.08)
-    return _finish_intervals(figure, title, reference, 240 * len(panels), color, labels)
+    height = (40 + len(categories) * (12 + 13 * len(colors))) if flat else 240
+    return _finish_intervals(figure, title, reference, height * len(panels), color, labels, is_flat=flat)
 
 
 def interval_lines(
@@ -99,13 +109,14 @@ def interval_lines(
 ) -> go.Figure:
     """Lines over a numeric x with intervals, as bands or (band=False) as error bars; a line for each `color`.
 
-    Each value of `facet` gets a panel, side by side (three in a row), on one scale of y. A dotted line is drawn at
-    `reference` (None: nowhere). The rest is as in `interval_bars`; lines differ in colour, symbol and dash.
+    Each value of `facet` gets a panel, side by side (three in a row, four in two rows), on one scale of y. A dotted
+    line is drawn at `reference` (None: nowhere). The rest is as in `interval_bars`; lines differ in colour, symbol and
+    dash.
     """
     _require_columns(frame, [x, y, low, high, color, facet])
     panels = _split(frame, facet)
     colors = _split(frame, color)
-    n_columns = min(3, len(panels))
+    n_columns = 2 if len(panels) == 4 else min(3, len(panels))
     n_rows = -(-len(panels) // n_columns)
     figure = make_subplots(
         rows=n_rows,
@@ -113,7 +124,7 @@ def interval_lines(
         shared_yaxes="all",
         horizontal_spacing=0.03,
         vertical_spacing=0.4 / (n_rows + 1),
-        subplot_titles=[html.escape(name) for name in panels] if facet else None,
+        subplot_titles=[wrapped(name, 90 // n_columns) for name in panels] if facet else None,
         specs=[[{} if row * n_columns + i < len(panels) else None for i in range(n_columns)] for row in range(n_rows)],
     )
     for number, panel in enumerate(panels.values()):
@@ -162,9 +173,13 @@ def min_width(figure: go.Figure) -> int:
     if n_columns > 1:
         return 60 + 230 * n_columns
     names = next((axis.ticktext for axis in figure.select_xaxes() if axis.type == "category"), None) or ()
+    return _bars_width(names, len({trace.offsetgroup for trace in figure.select_traces("bar")})) if names else 0
+
+
+def _bars_width(names: Sequence[str], n_bars: int) -> int:
+    """The width in pixels that groups of bars need whose names, with their line breaks, stand below them."""
     longest = max((len(html.unescape(line)) for name in names for line in name.split("<br>")), default=0)
-    n_bars = len({trace.offsetgroup for trace in figure.select_traces("bar")})
-    return 70 + len(names) * max(62 * longest // 10, 22 * n_bars) if names else 0
+    return 70 + len(names) * max(62 * longest // 10, 22 * n_bars)
 
 
 def _finish_intervals(
@@ -174,19 +189,22 @@ def _finish_intervals(
     height: int,
     color: str | None,
     labels: Mapping[str, str] | None,
+    is_flat: bool = False,
 ) -> go.Figure:
     """Reference line, sizes, and the legend above the panels and their headings."""
     if reference is not None:
-        figure.add_hline(y=reference, line={"color": GREY, "dash": "dot", "width": 1.5})
+        draw = figure.add_vline if is_flat else figure.add_hline
+        draw(reference, line={"color": GREY, "dash": "dot", "width": 1.5})
     figure.update_traces(hovertemplate="%{hovertext}<extra></extra>", selector=lambda trace: trace.hoverinfo != "skip")
-    headed = bool(figure.layout.annotations)
-    above = 1 + (30 if headed else 8) / height
+    headed = max((note.text.count("<br>") + 1 for note in figure.layout.annotations), default=0)  # lines
+    above = 1 + (12 + 18 * headed) / height
+    titled = wrapped(title, 90)
     figure.update_annotations(font_size=13)
     return finish(
         figure.update_layout(
-            title_text=html.escape(title),
-            height=height + 150,
-            margin_t=24 + 30 * bool(title) + 26 * headed + 30 * bool(color),
+            title_text=titled,
+            height=height + 150 + 20 * titled.count("<br>"),
+            margin_t=24 + 30 * bool(title) + 20 * titled.count("<br>") + 22 * headed + 30 * bool(color),
             legend={"y": above, "yanchor": "bottom", "title_text": _label(color, labels) if color else None},
         )
     )

@@ -38,6 +38,7 @@ def _template(text: str, grid: str, zero: str, middle: str, hover: str, dark: bo
                 "xanchor": "left",
                 "y": 0.99,
                 "yanchor": "top",
+                "pad": {"t": 6},
             },
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",

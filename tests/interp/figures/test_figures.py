@@ -163,6 +163,26 @@ def test_interval_bars_mark_what_is_not_defined(intervals):
     assert "bias not defined<br>" in trace.hovertext[0] and not trace.showlegend
 
 
+def test_bars_whose_names_do_not_fit_lie_and_titles_are_wrapped():
+    names = [f"measure number {i} of all" for i in range(12)]
+    rows = pd.DataFrame({"measure": names, "value": 0.5, "low": 0.4, "high": 0.7})
+    rows.loc[3, "value"] = np.nan
+    figure = figures.interval_bars(rows, "measure", "value", "low", "high", title="title " * 30)
+    (trace,) = figure.data
+    assert trace.orientation == "h" and list(trace.y) == names and trace.text[3] == "undefined"
+    np.testing.assert_allclose(trace.error_x.array[0], 0.2)
+    assert figure.layout.yaxis.autorange == "reversed" and figure.layout.shapes[0].x0 == 0.0
+    assert "<br>" in figure.layout.title.text and min_width(figure) == 0
+
+
+def test_four_panels_stand_two_by_two(intervals):
+    named = [intervals.assign(scenario=f"{name}, of a title too long for one line of a panel") for name in "abcd"]
+    rows = pd.concat(named).drop_duplicates(["k", "subset", "scenario"])
+    figure = figures.interval_lines(rows, "k", "bias", "low", "high", "subset", "scenario")
+    assert len({axis.domain for axis in figure.select_xaxes()}) == 2
+    assert all("<br>" in note.text for note in figure.layout.annotations)
+
+
 def test_interval_lines_are_sorted_with_bands_or_bars_in_panels_of_one_scale(intervals):
     draw = functools.partial(figures.interval_lines, intervals, "k", "bias", "low", "high", "subset", "scenario")
     assert draw(labels={"subset": ""}).layout.legend.title.text == "" != draw().layout.legend.title.text

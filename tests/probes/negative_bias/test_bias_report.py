@@ -98,7 +98,7 @@ def test_plots(report):
     of_domains = "Negative bias by domain"
     for name, names in (("Measures", {"accuracy", "negative_bias", "auroc"}), (of_domains, {"all", "a", "b"})):
         figure = report.plot(name)
-        assert names <= {x for trace in figure.data for x in trace.x}
+        assert names <= {place for trace in figure.data for place in (trace.y if trace.orientation == "h" else trace.x)}
         assert {t.name for t in figure.data} == {"first token", "generated text", "forced choice"}
     with pytest.raises(KeyError, match=r"BiasReport has no figure 'head'; it has .*by domain"):
         report.plot("head")
