@@ -159,12 +159,10 @@ def test_steering_targets_are_read_from_the_numbers():
     def said(*given, **more):
         return [s.split(":")[0] for s in steering_targets(*arms(*given, **more))]
 
-    assert said(0.9) == ["MET", "MET"] and said(0.89) == ["MISSED", "MET"]
-    assert said(1.0, fluent=False) == ["MISSED", "MET"]
-    assert said(0.4, 0.8, arm="-refusal") == ["MET", "MET"] and said(0.41, 0.8, arm="ablate refusal")[0] == "MISSED"
+    assert said(0.9) == ["MET"] and said(0.89) == ["MISSED"]
+    assert said(1.0, fluent=False) == ["MISSED"]
+    assert said(0.4, 0.8, arm="-refusal") == ["MET"] and said(0.41, 0.8, arm="ablate refusal")[0] == "MISSED"
     assert said(0.0, 0.0, arm="-refusal")[0] == "NOT MEASURABLE"
-    comparison, summary = arms(0.9)
-    assert steering_targets(comparison.assign(lowest=-0.11), summary)[1].startswith("MISSED")
 
 
 def test_guard_targets_are_read_from_the_numbers():

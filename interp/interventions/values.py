@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -83,7 +83,8 @@ class ResidualEdit:
     ``remove``), v the vector and u = v / |v|. Computed in float32 and rounded once to the stream's type.
 
     layer: the input of block ``layer`` (0: the embedding); n_layers: the input of the final norm. at: ``"attention"``
-    edits instead what the attention of block ``layer`` adds to the stream.
+    edits instead what the attention of block ``layer`` adds to the stream. first: act on so many of the edited
+    positions alone, from the left; None: on all.
 
     ``op``: one of the three.
 
@@ -95,8 +96,11 @@ class ResidualEdit:
     op: StreamOp = "add"
     coefficient: float = 1.0
     at: Place = "input"
+    first: int | None = None
 
     def __post_init__(self) -> None:
+        if self.first is not None and self.first < 1:
+            raise ValueError(f"first={self.first}; expected 1 or more positions, or None for all.")
         if self.op not in ("add", "remove", "clamp"):
             raise ValueError(f"op={self.op!r}; expected 'add', 'remove' or 'clamp'.")
         if self.at not in ("input", "attention"):
@@ -134,6 +138,9 @@ class ResidualEdit:
 
         ``hidden`` [..., d_model] is not changed.
         """
+        if self.first is not None and self.first < hidden.shape[-2]:
+            n = self.first
+            return torch.cat([replace(self, first=None).on(hidden[..., :n, :]), hidden[..., n:, :]], dim=-2)
         h = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         vector = self.vector.to(h)
         if self.op == "add":

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
         auroc_interval as auroc_interval,
     )
     from interp.statistics.bootstrap import bootstrap_interval as bootstrap_interval
-    from interp.statistics.claims import ALPHA as ALPHA, FEWEST as FEWEST, Claim as Claim
+    from interp.statistics.claims import (
+        ALPHA as ALPHA,
+        FEWEST as FEWEST,
+        FEWEST_DRAWS as FEWEST_DRAWS,
+        Claim as Claim,
+    )
     from interp.statistics.estimates import (
         CONFIDENCE as CONFIDENCE,
         N_BOOTSTRAP as N_BOOTSTRAP,
@@ -41,7 +46,9 @@ if TYPE_CHECKING:
     from interp.statistics.shares import (
         difference_of as difference_of,
         paired_share_change as paired_share_change,
+        pairs_of as pairs_of,
         wilson_share as wilson_share,
+        within_pairs as within_pairs,
     )
     from interp.statistics.sign_flips import benjamini_hochberg as benjamini_hochberg, sign_flip_p as sign_flip_p
 

@@ -11,7 +11,8 @@ from interp.statistics.estimates import Estimate
 
 ALPHA = 0.05
 FEWEST = 10  # examples, below which nothing is said of a number, unless a study states another
-Verdict = Literal["too few", "above", "below", "not shown to differ"]
+FEWEST_DRAWS = 19  # of what means nothing: with fewer, none of which does as much, p = 1 / (1 + n) is above ALPHA
+Verdict = Literal["too few", "too few draws", "above", "below", "not shown to differ"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Claim:
     text: what the number is, the beginning of the sentence. estimate: the number with its interval. null: the value
     that would mean nothing (0, an AUROC of 0.5). side: on which side the claim says it lies, None where it says
     neither. p: of as much by chance, where a test goes with it; above 0.05 nothing is shown, whatever the interval.
-    n: examples (groups, where they hang together) behind the number. fewest: below so many nothing is said. form: how
+    n: examples (groups, where they hang together) behind the number. fewest: below so many nothing is said. draws: how
+    many random sets or directions ``p`` counts, None where it counts none; below 19 there is no verdict. form: how
     numbers are written. against: the null in words, by default as a number.
 
     >>> Claim("AUROC on other requests", Estimate(0.47, 0.06, 0.83), null=0.5, n=14).sentence()
@@ -39,12 +41,16 @@ class Claim:
     fewest: int = FEWEST
     form: str = ".2f"
     against: str = ""
+    draws: int | None = None
 
     @property
     def verdict(self) -> Verdict:
-        """ "too few" (n below ``fewest``, or no interval), "above" or "below" the null, or "not shown to differ"."""
+        """ "too few" (n below ``fewest``, or no interval), "too few draws" (below 19), "above" or "below" the null, or
+        "not shown to differ"."""
         if self.n < self.fewest or not self.estimate.is_known:
             return "too few"
+        if self.draws is not None and self.draws < FEWEST_DRAWS:
+            return "too few draws"
         if np.isfinite(self.p) and self.p > ALPHA + 1e-9:
             return "not shown to differ"
         if self.estimate.low > self.null:
@@ -65,8 +71,10 @@ class Claim:
         """The number and the verdict, to go on a sentence with: '0.47 [0.06, 0.83], not shown to differ from 0.50'."""
         if self.verdict == "too few":
             return f"too few (n = {self.n}; expected {self.fewest} or more)"
+        if self.verdict == "too few draws":
+            return f"{self.estimate:{self.form}}, too few draws ({self.draws}; expected {FEWEST_DRAWS} or more)"
         null = self.against or f"{self.null:{self.form.replace('+', '')}}"
-        p = f", p = {self.p:.3f}" if np.isfinite(self.p) else ""
+        p = f", p {'< 0.001' if self.p < 0.001 else f'= {self.p:.3f}'}" if np.isfinite(self.p) else ""
         said = "not shown to differ from" if self.verdict == "not shown to differ" else self.verdict
         return f"{self.estimate:{self.form}}, {said} {null}{p}"
 

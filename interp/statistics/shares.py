@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from scipy import stats
 
 from interp.door import as_integer
 from interp.statistics.estimates import (
@@ -124,3 +126,64 @@ def paired_share_change(
         of_groups = mean_interval(changes, groups)
         low, high = np.fmin(low, of_groups.low), np.fmax(high, of_groups.high)
     return Estimate(float(changes.mean()), float(low), float(high))
+
+
+class WithinPairs(NamedTuple):
+    """The share of pairs in which the positive example has the higher score (a tie counts half), with Wilson's
+    interval, the two-sided p of a sign test (ties left out), and how many pairs there were."""
+
+    share: Estimate
+    p: float
+    n: int
+
+    def columns(self, name: str = "within_pairs") -> dict[str, float]:
+        """The share under ``name``, ``name_p`` and ``n_pairs``, for a row of a table."""
+        return self.share.columns(name) | {f"{name}_p": self.p, "n_pairs": self.n}
+
+
+def pairs_of(positive: Bool[np.ndarray, " example"], groups: Sequence[Hashable]) -> Int[np.ndarray, "pair 2"]:
+    """The places of the positive and of the negative example of each group that is one of each; others are left out.
+
+    Args:
+        positive: the class of each example.
+        groups: the pair of each.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    positive = np.asarray(positive, dtype=bool)
+    found = [m if positive[m[0]] else m[::-1] for m in members.values() if len(m) == 2 and positive[m].sum() == 1]
+    return np.array(found, dtype=int).reshape(len(found), 2)
+
+
+def within_pairs(
+    scores: Float[np.ndarray, " example"], positive: Bool[np.ndarray, " example"], groups: Sequence[Hashable]
+) -> WithinPairs:
+    """In how many pairs does the positive example have the higher score?
+
+    Args:
+        scores: one for each example.
+        positive: the class of each.
+        groups: the pair of each. Groups that are not one positive and one negative example are left out.
+
+    Returns:
+        NaN without a pair, and where a score of one is NaN. p is 1 where all pairs are tied.
+
+    Misleads: 0.5 is by chance, and a threshold that parts all pairs need not exist: see the AUROC, or a balanced
+    accuracy.
+    Source: the sign test; Arbuthnot (1710), Phil. Trans. 27; ``scipy.stats.binomtest``.
+
+    >>> found = within_pairs(np.array([2.0, 1.0, 5.0, 9.0]), np.array([True, False] * 2), ["a", "a", "b", "b"])
+    >>> found.share.value, found.p, found.n
+    (0.5, 1.0, 2)
+    """
+    pairs = pairs_of(positive, groups)
+    if not len(pairs):
+        return WithinPairs(UNKNOWN, np.nan, 0)
+    above, below = np.asarray(scores, dtype=float)[pairs].T
+    if not np.isfinite([above, below]).all():
+        return WithinPairs(UNKNOWN, np.nan, len(pairs))
+    wins = (np.sign(above - below) + 1) / 2
+    n_won, n_lost = int((wins == 1).sum()), int((wins == 0).sum())
+    p = float(stats.binomtest(n_won, n_won + n_lost).pvalue) if n_won + n_lost else 1.0
+    return WithinPairs(wilson_share(wins), p, len(pairs))

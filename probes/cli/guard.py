@@ -33,7 +33,7 @@ COMPARED = taken(
     main=Option(
         "The rule that the others are held against; `guard fit` saves it.",
         flag="--rule",
-        kind=Literal["paper", "calibrated", "best_layer", "logistic", "probe"],
+        kind=Literal["paper", "calibrated", "best_layer", "logistic", "probe", "whitened"],
         default="calibrated",
     ),
 )

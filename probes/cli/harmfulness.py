@@ -117,7 +117,7 @@ def steer(
             positions=Option("Tokens of the prompt that are steered.", kind=Literal["all", "answer", "suffix"]),
         ),
     ],
-    testing: Annotated[dict, taken("probes.harmfulness.steering.sweep:test", "n_random")],
+    testing: Annotated[dict, taken("probes.harmfulness.steering.sweep:test", "n_random n_shuffled")],
     as_json: bool = False,
 ) -> None:
     """Does adding a direction make the model refuse, and does taking it away make it comply?
@@ -166,10 +166,11 @@ def steer(
         return tested
 
     grid = len(options.get("layers", [0] * 14)) * len(coefficients or [0] * 4)
+    drawn = 0.6 * 4 * (testing["n_random"] + testing["n_shuffled"] + 1) / 2
     cost = observed_cost(
         asking,
-        passes=2 + grid * 16 / max(1, len(asking.held_out)),
-        new_tokens=(16 * 0.4 + 3 * (testing["n_random"] + 2) * 0.6) * options["max_new_tokens"],
+        passes=2 + grid * 16 / max(1, len(asking.held_out)) + drawn,
+        new_tokens=(16 * 0.4 + 3 * 3 * 0.6) * options["max_new_tokens"],
     )
     tested = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
     columns = {"kind": "requests", "arm": "arm", "condition": "beside", "n": "n", "refusal_rate": "refused"}
@@ -197,13 +198,17 @@ def inversion(
         dict,
         taken(
             "probes.harmfulness.steering.inversion:invert",
-            "coefficient n_random batch_size",
+            "coefficient n_random n_shuffled batch_size",
             coefficient=Option("The multiple of the difference of means that is added.", kind=float),
         ),
     ],
     layer: Annotated[
         int | None,
         Option("Steer at the input of this layer.", least=0, shown="where each direction separates best"),
+    ] = None,
+    questions: Annotated[
+        str | None,
+        Option("Ask the questions of this file as well (columns question, lead, id).", shown="our own three"),
     ] = None,
     as_json: bool = False,
 ) -> None:
@@ -212,7 +217,11 @@ def inversion(
     To the question "Certainly" says harmful and sounds compliant, "No" says harmless and sounds like a refusal
     (reply inversion, arXiv 2507.11878). Each direction is added and taken away, beside random directions.
     """
+    from probes.harmfulness import load_inversion_questions
+    from probes.harmfulness.steering.inversion_result import QUESTIONS
+
     asking = data.read(model.template)
+    asked = [*QUESTIONS, *(load_inversion_questions(questions) if questions else [])]
     study = Study(keep, model, data, asking.says_system)
     folders = [study.out, *([] if asking.earlier else [study.out / "behaviour"])]
 
@@ -228,13 +237,14 @@ def inversion(
             fitted,
             *(only_kind(asking.ended(asking.held_out), kind) for kind in ("harmful", "harmless")),
             layer=at,
+            questions=asked,
             system=asking.system,
             seed=data.seed,
             **options,
             keep=study.keep(by=asking.by),
         )
 
-    cost = observed_cost(asking, passes=3 * (8 * (options["n_random"] + 2) + 1))
+    cost = observed_cost(asking, passes=len(asked) * (9 + 8 * (options["n_random"] + options["n_shuffled"] + 1) / 2))
     found = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
     print_result([*_by_kind(asking), *found.statement()], [], folders, as_json)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from probes.requests import Behaviour, Request
 
 Endings = Literal["alike", "raw"]
-By = Literal["behaviour", "kind"]
+By = Literal["pairs", "behaviour", "kind"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RequestData(Data):
             seed=self.seed,
             reading=self.reading,
         )
-        by = getattr(self, "by", None) or "behaviour"
+        by = getattr(self, "by", None) or "pairs"
         sources, endings = tuple(self.sources), self.endings or "alike"
         return Asking(tuple(sets.fit), tuple(sets.held_out), sources, system, endings, by, self.files())
 
@@ -169,19 +169,22 @@ class Asking:
         )
 
     def group(self, loaded: Model, study: Study, batch_size: int) -> tuple[Behaviour, list[Request], list[Request]]:
-        """The behaviour on all requests, and the positive and negative ones to fit on.
+        """The behaviour on all requests, and the positive and negative ones to fit on: whole pairs where there are
+        enough (--by pairs), by what the model did with them, or by kind.
 
         For too few in a group the new OUT/behaviour is removed: more requests make another run.
         """
         from interp.records import NAME as LOCK
+        from probes.requests import LEAST_REQUESTS, whole_pairs
 
         folder = study.out / "behaviour"
         was_there = folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir())
         behaviour = self.observe(loaded, study, [*self.fit, *self.held_out], batch_size)
         fitted = first_of(behaviour, len(self.fit))
-        if self.by == "kind":
-            kinds = ("harmful", "harmless")
-            positive, negative = ([r for r in fitted.requests if r.kind == kind] for kind in kinds)
+        whole = whole_pairs(fitted.requests) if self.by == "pairs" else []
+        if self.by == "kind" or len(whole) >= 2 * LEAST_REQUESTS:
+            of = whole or fitted.requests
+            positive, negative = ([r for r in of if r.kind == kind] for kind in ("harmful", "harmless"))
             return behaviour, positive, negative
         names = ("harmful-refused", "harmless-accepted")
         try:

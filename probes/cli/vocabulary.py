@@ -49,9 +49,9 @@ VOCABULARY: dict[str, Option] = {
     ),
     "endings": Option("End all requests with a full stop, or leave them as they come.", shown="alike"),
     "by": Option(
-        "Fit on harmful, refused against harmless, accepted requests, or on harmful against harmless ones, whatever "
-        "the model does (for one that refuses none).",
-        shown="behaviour",
+        "Fit on whole pairs of a harmful and a harmless request, where there are some; on harmful, refused against "
+        "harmless, accepted requests; or on harmful against harmless ones, whatever the model does.",
+        shown="pairs",
     ),
     "directions": Option(
         "Folder of a finished `interp directions harmfulness`: go on with its requests, replies and directions.",
@@ -84,6 +84,7 @@ VOCABULARY: dict[str, Option] = {
     "k": Option("Heads in a set.", least=1),
     "ks": Option("Heads in a set; may be repeated.", flag="--k", least=1),
     "n_random": Option("Random draws (of heads, of directions) to compare with.", flag="--random-draws", least=0),
+    "n_shuffled": Option("Directions of shuffled labels to compare with.", flag="--shuffled-draws", least=0),
     "ranking": Option("Folder of a saved ranking: `interp rank ...`.", metavar="DIR"),
     "layer": Option("At the input of this layer.", least=0),
     "coefficients": Option("Try this multiple of the difference of means; may be repeated.", flag="--coefficient"),

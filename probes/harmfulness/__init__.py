@@ -5,8 +5,9 @@ The names that a user needs, in the order of a study (arXiv 2507.11878):
 >>> model = interp.load("qwen2.5-coder-0.5b")
 >>> sets = divide_requests(seed=0)  # shipped requests; half are kept back
 >>> seen = observe(model, with_ending(sets.fit))  # replies, judged: harmful-refused, harmless-accepted, ...
->>> seen.require(("harmful-refused", "harmless-accepted"))
->>> found = fit_directions(model, seen.group("harmful-refused"), seen.group("harmless-accepted"))
+>>> whole = whole_pairs(seen.requests)
+>>> found = fit_directions(model, [r for r in whole if r.is_harmful], [r for r in whole if not r.is_harmful])
+>>> held_out_scores(read_states(model, whole))[0]  # pairs judged by what others fitted, words beside it
 >>> held_out = with_ending(sets.held_out)
 >>> said = observe(model, held_out)
 >>> tested = found.test(read_states(model, held_out), [said.group_of(i) for i in range(len(said))])
@@ -43,13 +44,18 @@ if TYPE_CHECKING:
         HeldOut as HeldOut,
         compare_protocols as compare_protocols,
         fit_directions as fit_directions,
+        held_out_scores as held_out_scores,
+        learning_curve as learning_curve,
         rank_writers as rank_writers,
     )
     from probes.harmfulness.steering import (
+        Dimensions as Dimensions,
         Inversion as Inversion,
         InversionQuestion as InversionQuestion,
         invert as invert,
+        load_inversion_questions as load_inversion_questions,
         test as steering_test,
+        try_dimensions as try_dimensions,
     )
     from probes.harmfulness.steering.sweep import SteeringStudy as SteeringStudy, sweep as steering_sweep
     from probes.requests import (
@@ -68,6 +74,7 @@ if TYPE_CHECKING:
         separation_by_position as separation_by_position,
         split_requests as split_requests,
         surface_baselines as surface_baselines,
+        whole_pairs as whole_pairs,
         with_ending as with_ending,
     )
 

@@ -51,6 +51,9 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         ``"logistic"``: logistic regression on the scores of layers 1 to L (scaled, classes weighed alike).
         ``"probe"``: as ``"best_layer"``, by logistic regression on the *states* of each layer (ours; it learns d_model
             numbers a layer, where the others have two means).
+        ``"whitened"``: the mean over the upper half of the layers of the difference of means over the spread within
+            the classes (ours: linear discriminant analysis with a ridge); at least 0: nearer to the harmful mean.
+            Nothing is chosen or calibrated; fit it on whole pairs. A layer in which nothing differs adds noise.
         ``"layer_0"``: the embedding's score, calibrated: a control that knows only which token is read.
 
     What a rule chooses it learns from the validation requests or, without any, from the scores of the fitted ones by
@@ -168,8 +171,8 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
             fitted_on, labels = fitted_on + validation.requests, harmful(validation.requests)
             require_enough(labels, "to validate on")
             scores = readout.scores(validation.at(self.position))
-        elif self.rule == "paper":
-            scores = np.zeros(x.shape[:2])  # it learns nothing from them
+        elif self.rule in ("paper", "whitened"):
+            scores = np.zeros(x.shape[:2])  # they learn nothing from them
         else:
             scores = out_of_fold_scores(self.rule, x, labels, fitted_on, self.n_folds, self.seed)
         decided = decide(self.rule, scores, labels, self.C)

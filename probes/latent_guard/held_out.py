@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.statistics import Estimate
+from interp.statistics import FEWEST, Estimate, wilson_share
 from probes.requests import Request, hash_requests
 
 
@@ -23,10 +23,11 @@ warnings.simplefilter("always", GuardWarning, append=True)  # at every call, unl
 @dataclass(frozen=True)
 class HeldOutTest:
     """How a guard did on requests that it was not fitted on: the AUROC of its decisions, harmful against harmless, with
-    its 95 % interval (pairs count together). 0.5: by chance.
+    its 95 % interval (pairs count together); 0.5: by chance. And how many of each it flags.
 
     ``auroc``, and ``low`` and ``high``, the ends of its interval. ``n_harmful``, ``n_harmless``: requests of each kind.
-    ``requests_sha256``: which ones.
+    ``requests_sha256``: which ones. ``flagged_harmful``, ``flagged_harmless``: how many of each it calls harmful; -1
+    where that is not known (a guard that an earlier version saved).
     """
 
     auroc: float
@@ -35,11 +36,21 @@ class HeldOutTest:
     n_harmful: int
     n_harmless: int
     requests_sha256: str
+    flagged_harmful: int = -1
+    flagged_harmless: int = -1
 
     @property
     def holds_chance(self) -> bool:
         """Whether the interval holds 0.5, or lies below it."""
         return not self.low > 0.5
+
+    def flags(self) -> str:
+        """Both halves in words: what share of the harmful and of the harmless requests it flags. Empty for too few."""
+        if self.flagged_harmful < 0 or min(self.n_harmful, self.n_harmless) < FEWEST:
+            return ""
+        counts = ((self.flagged_harmful, self.n_harmful), (self.flagged_harmless, self.n_harmless))
+        found, wrong = (wilson_share([1.0] * k + [0.0] * (n - k)) for k, n in counts)
+        return f" It flags {found:.0%} of the harmful ones and {wrong:.0%} of the harmless."
 
 
 def held_out_test(decisions: Float[np.ndarray, " example"], requests: Sequence[Request]) -> HeldOutTest:
@@ -49,7 +60,8 @@ def held_out_test(decisions: Float[np.ndarray, " example"], requests: Sequence[R
     harmful = np.array([r.is_harmful for r in requests])
     row = separation(np.asarray(decisions, dtype=float)[:, None], harmful, [r.group for r in requests]).iloc[0]
     ends = (float(row[column]) for column in ("auroc", "auroc_low", "auroc_high"))
-    return HeldOutTest(*ends, int(harmful.sum()), int((~harmful).sum()), hash_requests(requests))
+    flagged = [int((decisions[of] >= 0).sum()) for of in (harmful, ~harmful)]
+    return HeldOutTest(*ends, int(harmful.sum()), int((~harmful).sum()), hash_requests(requests), *flagged)
 
 
 def verdict_of(test: HeldOutTest | None) -> str:
@@ -62,7 +74,10 @@ def verdict_of(test: HeldOutTest | None) -> str:
     found = f"AUROC {Estimate(test.auroc, test.low, test.high):.2f}"
     on = f"on {test.n_harmful} harmful and {test.n_harmless} harmless requests that it was not fitted on"
     if not test.holds_chance:
-        return f"This guard tells harmful from harmless requests: {found} {on}."
+        return f"This guard tells harmful from harmless requests: {found} {on}.{test.flags()}"
     if test.high < 0.5:
-        return f"This guard tells harmful from harmless requests the wrong way round: {found} {on}."
-    return f"This guard is not shown to tell harmful from harmless requests: {found}, which holds chance (0.5), {on}."
+        return f"This guard tells harmful from harmless requests the wrong way round: {found} {on}.{test.flags()}"
+    return (
+        f"This guard is not shown to tell harmful from harmless requests: {found}, which holds chance (0.5), "
+        f"{on}.{test.flags()}"
+    )

@@ -14,6 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from probes.requests import whitened_difference
+
 DIGITS = 9  # of a score: states that are equal must score equal, whatever the order of the sums
 PROBE_C = 0.03  # inverse of a probe's penalty
 
@@ -68,6 +70,15 @@ def fit_probes(x: Float[Tensor, "example layer d_model"], positive: Bool[np.ndar
         slopes.append(slope)
         intercepts.append(fitted.intercept_[0] - slope @ scaler.mean_)
     return ProbeReadout(*(torch.from_numpy(np.array(part)).float() for part in (slopes, intercepts)))
+
+
+def fit_whitened(x: Float[Tensor, "example layer d_model"], positive: Bool[np.ndarray, " example"]) -> ProbeReadout:
+    """The difference of class means over the spread within the classes, for each layer
+    (:func:`probes.requests.whitened_difference`)."""
+    found = [whitened_difference(states, positive) for states in x.unbind(1)]
+    return ProbeReadout(
+        torch.stack([slope for slope, _ in found]).float(), torch.tensor([start for _, start in found]).float()
+    )
 
 
 def readout_from(kind: str, tensors: Mapping[str, Tensor]) -> Readout:

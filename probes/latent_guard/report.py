@@ -12,7 +12,16 @@ from interp.figures.heads import interval_bars
 from interp.reports import Figures, Findings
 from interp.statistics import FEWEST, Claim, Estimate
 from probes.latent_guard.held_out import verdict_of
-from probes.latent_guard.measures import ASKED_CALIBRATED, AT_T_POST, LAYER_0, MEASURES, OWN, WORDS
+from probes.latent_guard.measures import (
+    ASKED_CALIBRATED,
+    AT_T_POST,
+    CHARACTERS,
+    LAYER_0,
+    LAYER_0_TEXT,
+    MEASURES,
+    OWN,
+    WORDS,
+)
 from probes.latent_guard.result import GuardStudy
 from probes.requests import CONFOUNDED, GROUPS
 
@@ -22,17 +31,18 @@ def findings_of(study: GuardStudy) -> Findings:
     frame, differences, many = study.to_frame(), study.differences(), len(study.sets_of) > 1
     first = [*(["set"] if many else []), "guard", "role", "chose"]
     in_groups = [c for c in frame if any(k in c for k in ("harmful", "harmless")) and "auroc" not in c]
-    ranked = [f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")]
+    ranked = ["n_pairs", *(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")), "within_pairs_p"]
     accuracy, telling = frame[[*first, *in_groups]], frame[[*first[:-1], *ranked]]
     accuracy.attrs["note"] = (
         "Share judged rightly, with Wilson intervals. Own refusal is 0 on harmless-refused and on harmful-accepted "
         "by definition. Every threshold but the paper's rule's (0) and 'asked' (0) was chosen on other requests."
     )
     telling.attrs["note"] = (
-        "Intervals count pairs together. auroc_scary: harmful against safe but scary requests. "
+        "First on whole pairs: the share judged rightly, and in how many the harmful one has the higher score, with a "
+        "sign test. Intervals count pairs together. auroc_scary: harmful against safe but scary requests. "
         "fpr_at_95_recall: share of harmless requests flagged where 95 % of the harmful ones are found."
     )
-    tables = {"Accuracy on each group": accuracy, "Telling harmful from harmless": telling}
+    tables = {"Telling harmful from harmless": telling, "Accuracy on each group": accuracy}
     tables[f"'{study.main}' less each other"] = differences
     said = [verdict_of(study.tested), *guard_sentences(frame, differences, study.main)]
     if (took := study.latency) is not None:
@@ -75,14 +85,43 @@ def guard_sentences(frame: pd.DataFrame, differences: pd.DataFrame, main: str) -
         rows = rows.set_index("guard")
         less = differences[differences["set"] == name].set_index("guard")
         n = int(min(rows[f"n_{kind}"].iloc[0] for kind in ("harmful", "harmless")))
-        here = [_of_main(rows.loc[main], n), *([_best(rows[rows["role"] != "control"])] if n >= FEWEST else [])]
+        here = [
+            *_on_pairs(rows, less, main),
+            _of_main(rows.loc[main], n),
+            *([_best(rows[rows["role"] != "control"])] if n >= FEWEST else []),
+        ]
         here += [_against(less.loc[rival], *who, n) for rival, who in _rivals(main).items() if rival in less.index]
         here += [_surface(rows.loc[LAYER_0], n)] if LAYER_0 in rows.index else []
+        here += [_of_text(rows.loc[LAYER_0_TEXT], n)] if LAYER_0_TEXT in rows.index else []
         few = {group: int(rows[f"n_{group.replace('-', '_')}"].iloc[0]) for group in GROUPS}
         if listed := ", ".join(f"{group} ({n})" for group, n in few.items() if n < FEWEST):
             here.append(f"Fewer than {FEWEST} requests, too few to say much: {listed}.")
         said += [f"{name}: {s}" for s in here] if many else [s[0].upper() + s[1:] for s in here]
     return said
+
+
+def _on_pairs(rows: pd.DataFrame, less: pd.DataFrame, main: str) -> list[str]:
+    """The guard on whole pairs, and whether it is above every rival there; nothing where no pair was tested."""
+    own, n = rows.loc[main], int(rows.loc[main, "n_pairs"])
+    if n < FEWEST:
+        return [f"{n} whole pairs, too few to compare on (expected {FEWEST})."] if n else []
+    rivals = [name for name in _rivals(main) if name in less.index and name != AT_T_POST.format(main)]
+    claims = {r: Claim(r, Estimate.from_row(less.loc[r], "balanced_on_pairs"), n=n, form="+.2f") for r in rivals}
+    above = [r for r, claim in claims.items() if claim.verdict == "above"]
+    rest = [f"{_rivals(main)[r][0]} {rows.loc[r, 'balanced_on_pairs']:.2f}, {c.finding()}" for r, c in claims.items()]
+    p = Claim("", Estimate.from_row(own, "within_pairs"), 0.5, p=float(own["within_pairs_p"]), n=n)
+    return [
+        f"on {n} pairs of a harmful request and its harmless twin the guard ('{main}') has a balanced accuracy of "
+        f"{Estimate.from_row(own, 'balanced_on_pairs'):.2f}, and the harmful one has the higher score in "
+        f"{p.finding()} of the pairs.",
+        f"on pairs the guard is above {len(above)} of {len(rivals)} rivals by an interval off zero. Their balanced "
+        f"accuracy, and the guard's less that: {'; '.join(rest)}.",
+    ]
+
+
+def _of_text(row: pd.Series, n: int) -> str:
+    auroc = Claim("", Estimate.from_row(row, "auroc_harmless"), 0.5, n=n)
+    return f"layer 0's mean over the text, which knows the words in no order: AUROC {auroc.finding()}."
 
 
 def _of_main(row: pd.Series, n: int) -> str:
@@ -92,6 +131,7 @@ def _of_main(row: pd.Series, n: int) -> str:
         "auroc_scary": "AUROC against safe but scary ones",
     }
     aurocs = [Claim(text, Estimate.from_row(row, m), 0.5, "above", n=n) for m, text in words.items()]
+    aurocs = [claim for claim in aurocs if n < FEWEST or claim.estimate.is_known]  # there may be no scary ones
     alarms = f"{Estimate.from_row(row, 'fpr_at_95_recall'):.2f}" if n >= FEWEST else f"too few (n = {n})"
     return (
         f"the guard ('{row.name}'{chose}) is right on {_share(row, 'harmful')} harmful requests and "
@@ -116,6 +156,7 @@ def _rivals(main: str) -> dict[str, tuple[str, str, str]]:
     """What is compared with the guard, with its verbs."""
     return {
         WORDS: ("words alone (TF-IDF)", "do", "are"),
+        CHARACTERS: ("characters alone (TF-IDF)", "do", "are"),
         ASKED_CALIBRATED: ("asking the model", "does", "is"),
         AT_T_POST.format(main): ("the same rule at t_post", "does", "is"),
         OWN: ("the model's own refusal", "does", "is"),

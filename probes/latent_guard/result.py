@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from interp.door import public
 from interp.reports import Result
-from interp.statistics import wilson_share
+from interp.statistics import wilson_share, within_pairs
 from probes.latent_guard.held_out import HeldOutTest, held_out_test
 from probes.latent_guard.measures import guard_measures, measure_differences
 from probes.requests import GROUPS, Request, Verdict
@@ -84,7 +84,9 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
         """One row for each test set and entry.
 
         Accuracy on each of the four groups, on all ``harmful`` requests (recall) and on all ``harmless`` ones (1 less
-        the false alarms; unclear replies count here), each with its Wilson interval and its n; then, with intervals
+        the false alarms; unclear replies count here), each with its Wilson interval and its n; on the ``n_pairs`` whole
+        pairs, ``balanced_on_pairs`` and ``within_pairs`` (the harmful one has the higher score; ``within_pairs_p``: a
+        sign test); then, with intervals
         in which pairs hang together, ``balanced_accuracy`` (the mean of these two), ``auroc_harmless`` (harmful
         against harmless requests that are not scary), ``auroc_scary`` (against the safe but scary), and
         ``fpr_at_95_recall``: the share of all harmless ones flagged by the highest threshold that finds 95 % of these
@@ -101,9 +103,11 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
                 for column, mask in members.items():
                     row |= wilson_share(right[mask]).columns(column)
                     row[f"n_{column}"] = int(mask.sum())
-                for measure, estimate in guard_measures(self.decisions[which, i], *self._of(which)).items():
+                of_these = self.decisions[which, i], *self._of(which)
+                for measure, estimate in guard_measures(*of_these).items():
                     row |= estimate.columns(measure)
-                rows.append(row)
+                paired = within_pairs(of_these[0], of_these[1], of_these[3])
+                rows.append(row | {"within_pairs_p": paired.p, "n_pairs": paired.n})
         return pd.DataFrame(rows)
 
     def differences(self) -> pd.DataFrame:

@@ -14,11 +14,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from interp.statistics import auroc
-from probes.latent_guard.readouts import DIGITS, Readout, fit_clusters, fit_probes
+from probes.latent_guard.readouts import DIGITS, Readout, fit_clusters, fit_probes, fit_whitened
 from probes.requests import LEAST_REQUESTS, Request
 
-Rule = Literal["paper", "calibrated", "best_layer", "logistic", "probe", "layer_0"]
-RULES: tuple[Rule, ...] = ("paper", "calibrated", "best_layer", "logistic", "probe")  # layer_0 is a control
+Rule = Literal["paper", "calibrated", "best_layer", "logistic", "probe", "whitened", "layer_0"]
+RULES: tuple[Rule, ...] = ("paper", "calibrated", "best_layer", "logistic", "probe", "whitened")  # not the control
 
 
 class Decision(NamedTuple):
@@ -33,7 +33,7 @@ def fit_readout(
     rule: Rule, x: Float[Tensor, "example layer d_model"], positive: Bool[np.ndarray, " example"]
 ) -> Readout:
     """What a rule reads off each layer."""
-    return (fit_probes if rule == "probe" else fit_clusters)(x, positive)
+    return {"probe": fit_probes, "whitened": fit_whitened}.get(rule, fit_clusters)(x, positive)
 
 
 def out_of_fold_scores(
@@ -76,6 +76,9 @@ def decide(
     n_layers = scores.shape[1]
     if rule == "paper":
         return Decision(mean_of_blocks(n_layers), 0.0)
+    if rule == "whitened":
+        upper = np.arange(n_layers) >= n_layers // 2
+        return Decision(upper / upper.sum(), 0.0)
     if rule == "logistic":
         regression = make_pipeline(StandardScaler(), LogisticRegression(C=C, class_weight="balanced"))
         scaler, fitted = (step for _, step in regression.fit(scores[:, 1:], positive).steps)

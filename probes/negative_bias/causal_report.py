@@ -11,7 +11,7 @@ import pandas as pd
 
 from interp.figures import heads as figures
 from interp.reports import Figures, Findings, mass_of
-from interp.statistics import ALPHA, Estimate, split_half
+from interp.statistics import ALPHA, FEWEST_DRAWS, Estimate, split_half
 from probes.negative_bias.causal_result import OUTCOMES, CausalTest
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ def verdict_sentences(
 
 def _count(top: pd.DataFrame, by: str, positions: str) -> str:
     """In how many tests of one measure the top does more than random heads; p has steps of 1 / (1 + n_random)."""
-    able = top[1 / (1 + top["n_random"]) <= ALPHA]
+    able = top[top["n_random"] >= FEWEST_DRAWS]
     said = f"By {name_of(by)}, {where_of(positions)}: "
     if able.empty:
         return said + (
-            f"too few random sets for a p of {ALPHA}; {int(np.ceil(1 / ALPHA)) - 1} or more could show whether the top "
+            f"too few random sets for a p of {ALPHA}; {FEWEST_DRAWS} or more could show whether the top "
             "heads do more than random heads of their layers."
         )
     steps = able["n_random"] + 1

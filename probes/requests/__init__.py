@@ -39,18 +39,22 @@ if TYPE_CHECKING:
         require_disjoint as require_disjoint,
         sample_requests as sample_requests,
         split_requests as split_requests,
+        whole_pairs as whole_pairs,
         with_ending as with_ending,
     )
     from probes.requests.sets import RequestSets as RequestSets, divide_requests as divide_requests
     from probes.requests.states import (
         CONFOUNDED as CONFOUNDED,
+        TEXT_CLASSIFIERS as TEXT_CLASSIFIERS,
         RequestStates as RequestStates,
+        difference_of_means as difference_of_means,
         is_confounded as is_confounded,
         read_states as read_states,
+        require_both as require_both,
         separation as separation,
         separation_by_position as separation_by_position,
         surface_baselines as surface_baselines,
-        words_classifier as words_classifier,
+        whitened_difference as whitened_difference,
     )
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -213,6 +213,16 @@ def with_ending(requests: Sequence[Request], ending: str = ".") -> list[Request]
     return ended
 
 
+@public
+def whole_pairs(requests: Sequence[Request]) -> list[Request]:
+    """Those of ``requests`` whose pair is there whole: a harmful one and its harmless twin, and no others."""
+    members: dict[str, list[str]] = {}
+    for r in requests:
+        members.setdefault(r.pair, []).append(r.kind)
+    whole = {pair for pair, kinds in members.items() if pair and sorted(kinds) == ["harmful", "harmless"]}
+    return [r for r in requests if r.pair in whole]
+
+
 def require_requests(requests: Sequence[Request]) -> None:
     """Raise ``ValueError`` for no requests or repeated ids."""
     if not requests:
@@ -331,5 +341,6 @@ __all__ = [
     "require_disjoint",
     "sample_requests",
     "split_requests",
+    "whole_pairs",
     "with_ending",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,10 +23,11 @@ from interp.door import public
 from interp.models import Model
 from interp.prompts import Prompt, System
 from interp.reading import residual_states, residual_sums
-from interp.statistics import Estimate, auroc, auroc_estimate, auroc_interval
+from interp.statistics import auroc, auroc_estimate, auroc_interval, within_pairs
 from probes.requests.prompts import build_request_prompts, positions_of, same_ending
 from probes.requests.requests import Request, require_disjoint
 
+RIDGE = 1.0  # of a whitened difference, in mean variances within the classes
 CONFOUNDED = 0.6  # an AUROC at the embedding above this (or below 1 minus it): the classes end in other tokens
 
 
@@ -38,12 +40,15 @@ class RequestStates:
         t_inst: states at the request's last token [example, layer, d_model], float32, CPU.
         t_post: states at the prompt's last token, alike; those of ``t_inst`` without post-instruction tokens.
         same_ending: whether a request's last token is the most common one [example].
+        embedded: the mean embedding of the request's tokens [example, d_model]: what its words are, in no order, before
+            any layer. None where it was not read.
     """
 
     requests: tuple[Request, ...]
     t_inst: Float[Tensor, "example layer d_model"]
     t_post: Float[Tensor, "example layer d_model"]
     same_ending: Bool[np.ndarray, " example"]
+    embedded: Float[Tensor, "example d_model"] | None = None
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -74,6 +79,7 @@ class RequestStates:
             t_inst=self.t_inst[index],
             t_post=self.t_post[index],
             same_ending=self.same_ending[rows],
+            embedded=None if self.embedded is None else self.embedded[index],
         )
 
 
@@ -102,8 +108,21 @@ def read_states(
     prompts = build_request_prompts(model, requests, system=system, post_instruction=post_instruction)
     states = residual_states(model, prompts, positions_of(prompts).both, batch_size=batch_size)
     return RequestStates(
-        tuple(requests), states[:, :, 0].contiguous(), states[:, :, 1].contiguous(), np.array(same_ending(prompts))
+        tuple(requests),
+        states[:, :, 0].contiguous(),
+        states[:, :, 1].contiguous(),
+        np.array(same_ending(prompts)),
+        mean_embeddings(model, prompts),
     )
+
+
+def mean_embeddings(model: Model, prompts: Sequence[Prompt]) -> Float[Tensor, "example d_model"]:
+    """The mean embedding of each request's own tokens (the span "text"), float32, on the CPU. No pass."""
+    table = model.hf.get_input_embeddings()
+    with torch.no_grad():
+        ids = [[p.token_ids[i] for i in p.span("text")] for p in prompts]
+        means = [table(torch.tensor(row, device=model.device)).float().mean(0).cpu() for row in ids]
+    return torch.stack(means)
 
 
 def separation(
@@ -111,7 +130,9 @@ def separation(
     positive: Bool[np.ndarray, " example"],
     groups: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """How well a score tells two classes apart at each layer: columns layer, auroc, auroc_low, auroc_high, n.
+    """How well a score tells two classes apart at each layer: columns layer, within_pairs with its interval, sign test
+    and number of pairs (:func:`interp.statistics.within_pairs`; NaN where ``groups`` has no pair of both classes),
+    auroc, auroc_low, auroc_high, n.
 
     0.5: not at all; below: the other way round. Intervals count ``groups`` (pairs), not examples.
     Raises ``ValueError`` for one class only, and for scores that are not finite.
@@ -120,8 +141,10 @@ def separation(
     if not np.isfinite(scores).all():
         raise ValueError("some scores are not finite; expected numbers (0 for all where there is no direction).")
     low, high = auroc_interval(scores, positive, groups)
-    columns = {"layer": np.arange(scores.shape[1]), "auroc": auroc(scores, positive)}
-    return pd.DataFrame({**columns, "auroc_low": low, "auroc_high": high, "n": len(scores)})
+    paired = groups if groups is not None else range(len(scores))
+    of_pairs = pd.DataFrame([within_pairs(column, positive, paired).columns("within_pairs") for column in scores.T])
+    of_pairs.insert(0, "layer", np.arange(scores.shape[1]))
+    return of_pairs.assign(auroc=auroc(scores, positive), auroc_low=low, auroc_high=high, n=len(scores))
 
 
 @public
@@ -212,39 +235,116 @@ def is_confounded(layer0_auroc: float) -> bool:
 
 
 @public
-def surface_baselines(requests: Sequence[Request], positive: Bool[np.ndarray, " example"]) -> pd.DataFrame:
-    """What the text alone tells, without the model: AUROC of the length in words, of the last character, and of words
-    (TF-IDF and logistic regression, 5-fold cross-validated, pairs kept together), each with its interval, and n.
+def surface_baselines(
+    requests: Sequence[Request],
+    positive: Bool[np.ndarray, " example"],
+    fitted: Sequence[Request] = (),
+    fitted_positive: Bool[np.ndarray, " fitted"] | None = None,
+    embedded: tuple[Float[Tensor, "example d_model"], Float[Tensor, "fitted d_model"]] | None = None,
+) -> pd.DataFrame:
+    """What the text alone tells, without the model's layers: how well the length in words, the last character, words
+    and characters (TF-IDF and logistic regression) and, with ``embedded``, layer 0's mean over the text (difference of
+    class means) tell two classes apart. Within pairs, and as AUROC, each with its interval; n and n_fitted.
 
-    ``positive`` [example]: whether each of ``requests`` is of the first class. The AUROC of the length is the better of
-    its two directions. Raises ``ValueError`` for fewer than 2 of a class.
+    Args:
+        requests: those to tell apart.
+        positive: whether each is of the first class.
+        fitted: what is fitted on, so that a probe and its rival learn from the same texts, and from as many. Without
+            any: the requests themselves, in 5 folds that keep pairs together (``embedded`` must then be left out).
+        fitted_positive: the class of each of these.
+        embedded: :attr:`RequestStates.embedded` of both lists.
+
+    The length is read in the better of its two directions. Raises ``ValueError`` for fewer than 2 of a class.
     """
     require_both(positive)
-    texts = [r.text for r in requests]
-    groups = [r.group for r in requests]
+    texts, groups = [r.text for r in requests], [r.group for r in requests]
+    length = np.array([float(len(text.split())) for text in texts])
+    scores = {"length in words": length if auroc(length, positive) >= 0.5 else -length}
+    for name, make in (("last character", last_character_classifier), *TEXT_CLASSIFIERS.items()):
+        if fitted_positive is not None:
+            learned = make().fit([r.text for r in fitted], fitted_positive)
+            scores[name] = learned.predict_proba(texts)[:, 1]
+        else:
+            scores[name] = _crossed(make(), texts, positive, groups)
+    if embedded is not None:
+        own, known = embedded
+        direction = difference_of_means(known, fitted_positive)
+        scores["layer 0, mean over the text"] = (own.double() @ direction).numpy()
+    n_fitted = len(fitted) if fitted_positive is not None else len(requests)
+    rows = [
+        {"baseline": name}
+        | within_pairs(score, positive, groups).columns("within_pairs")
+        | auroc_estimate(score, positive, groups).columns("auroc")
+        for name, score in scores.items()
+    ]
+    return pd.DataFrame(rows).assign(n=len(texts), n_fitted=n_fitted)
+
+
+def _crossed(model: Any, texts: list[str], positive: np.ndarray, groups: list[str]) -> Float[np.ndarray, " example"]:
     n_folds = min(5, int(positive.sum()), int((~positive).sum()))
     if n_folds < 2:
         raise ValueError(f"{int(positive.sum())} of {len(texts)} requests are positive; expected 2 of each class.")
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
+    return cross_val_predict(model, texts, positive, cv=folds, groups=groups, method="predict_proba")[:, 1]
 
-    def crossed(model) -> Estimate:
-        predicted = cross_val_predict(model, texts, positive, cv=folds, groups=groups, method="predict_proba")
-        return auroc_estimate(predicted[:, 1], positive, groups)
 
-    last = TfidfVectorizer(analyzer=lambda text: [text.strip()[-1]], use_idf=False)
-    length = auroc_estimate([len(text.split()) for text in texts], positive, groups)
-    found = {
-        "length in words": length if length.value >= 0.5 else Estimate(*(1 - length[i] for i in (0, 2, 1))),
-        "last character": crossed(make_pipeline(last, LogisticRegression())),
-        "words (TF-IDF)": crossed(words_classifier()),
-    }
-    rows = [{"baseline": name} | estimate.columns("auroc") for name, estimate in found.items()]
-    return pd.DataFrame(rows).assign(n=len(texts))
+def difference_of_means(
+    states: Float[Tensor, "example ..."], positive: Bool[np.ndarray, " example"]
+) -> Float[Tensor, ...]:
+    """The mean of the positive examples less that of the others, float64; over whole pairs it is the mean of their
+    differences."""
+    mask = torch.from_numpy(np.asarray(positive, dtype=bool))
+    return states[mask].double().mean(0) - states[~mask].double().mean(0)
+
+
+def whitened_difference(
+    states: Float[Tensor, "example d_model"], positive: Bool[np.ndarray, " example"]
+) -> tuple[Float[Tensor, " d_model"], float]:
+    """The difference of class means over the spread within the classes: linear discriminant analysis with a ridge of
+    :data:`RIDGE` mean variances, solved in the space of examples (Woodbury), which are few.
+
+    Returns slope and intercept, float64: 0 is the middle of the two means, 1 their distance; zero where all states of
+    each class are equal, as at the embedding of requests that end alike.
+    Source: Friedman (1989), J. Am. Stat. Assoc. 84 (regularised discriminant analysis).
+    """
+    mask, x = torch.from_numpy(np.asarray(positive, dtype=bool)), states.double()
+    above, below = x[mask].mean(0), x[~mask].mean(0)
+    within = x - torch.where(mask[:, None], above, below)
+    ridge, difference = RIDGE * float((within**2).sum()) / within.numel(), above - below
+    if ridge == 0 or not difference.any():
+        return torch.zeros_like(difference), 0.0
+    inner = within @ within.T + len(x) * ridge * torch.eye(len(x), dtype=torch.float64)
+    slope = (difference - within.T @ torch.linalg.solve(inner, within @ difference)) / ridge
+    slope = slope / (slope @ difference)
+    return slope, float(-slope @ (above + below) / 2)
+
+
+def last_character_classifier():
+    """Logistic regression on the last character alone."""
+    last = TfidfVectorizer(analyzer=_last_character, use_idf=False)
+    return make_pipeline(last, LogisticRegression())
+
+
+def _last_character(text: str) -> list[str]:
+    return [text.strip()[-1]]
 
 
 def words_classifier():
     """The rival of every probe: logistic regression on TF-IDF of words and pairs of words (scikit-learn)."""
     return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000))
+
+
+def characters_classifier():
+    """A small sentence classifier: logistic regression on TF-IDF of 2 to 5 characters within words (scikit-learn). It
+    knows parts of words that it has not seen whole."""
+    return make_pipeline(
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
+        LogisticRegression(max_iter=1000, C=10),
+    )
+
+
+TEXT_CLASSIFIERS = {"words (TF-IDF)": words_classifier, "characters (TF-IDF)": characters_classifier}
+"""The rivals of every probe: what is learned from the texts alone."""
 
 
 def require_both(positive: Bool[np.ndarray, " example"]) -> None:

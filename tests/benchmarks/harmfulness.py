@@ -1,4 +1,4 @@
-"""Regenerate every number of the harmfulness study, for one model.
+"""Regenerate the numbers of the harmfulness study that are not on whole pairs alone (``harmfulness_pairs``).
 
     python -m tests.benchmarks.harmfulness DATA MODEL [PART ...]
 
@@ -30,18 +30,15 @@ from probes.harmfulness import (
     attack_by_finetuning,
     compare_protocols,
     fit_directions,
-    invert,
     load_jailbreaks,
     observe,
     rank_writers,
     read_states,
     sample_requests,
     separation_by_position,
-    steering_test,
 )
 from probes.harmfulness.directions.directions import MATCHED, PAPER
 from probes.harmfulness.directions.first_tokens import Openings
-from probes.harmfulness.steering.inversion import QUESTIONS
 from probes.latent_guard.comparison import compare_guards, latency, load_guard
 from probes.requests.requests import LEAST_REQUESTS, SHIPPED
 from tests.benchmarks.harmfulness_material import SIZES, Material, Size
@@ -57,7 +54,7 @@ from tests.benchmarks.harmfulness_tables import (
     position_table,
     shares_by_source,
 )
-from tests.benchmarks.harmfulness_targets import guard_targets, steering_targets, surface_sentences
+from tests.benchmarks.harmfulness_targets import guard_targets, surface_sentences
 from tests.benchmarks.request_sets import PAPER as PAPER_SOURCES, observed, of_kind
 
 TABLES = Path(__file__).parent / "harmfulness"
@@ -65,8 +62,6 @@ PARTS = (
     "behaviour",
     "directions",
     "positions",
-    "steering",
-    "inversion",
     "jailbreaks",
     "guard",
     "finetuning",
@@ -174,55 +169,6 @@ class Evaluation(Material):
                     if len(table := categories.by_category(name).rename_axis("category").reset_index())
                 },
             },
-        )
-
-    def steering(self) -> None:
-        """Point 5: refusals made and unmade, beside random and shuffled directions."""
-        found = steering_test(
-            self.model,
-            self.swept,
-            self.fitted,
-            *self.held_out(self.size.steered),
-            n_random=self.size.draws,
-            ablate=("refusal",),
-            keep=self.keep("steering"),
-        )
-        arms, comparison = found.to_frame(), found.comparison()
-        self.write(
-            "steering",
-            {
-                "Verdict": [*steering_targets(comparison, arms), *found.statement()],
-                "Arms beside their controls": comparison,
-                "Test arms": arms[arms["stage"] == "test"].drop(columns="stage"),
-                "Candidates on validation": arms[arms["stage"] == "validation"].drop(columns="stage"),
-                "First tokens of refusals": found.openings.to_frame(),
-                "First-token screen": found.screen,
-            },
-        )
-
-    def inversion(self) -> None:
-        """Point 6: the paper's question with every control; its two others on fewer requests, shuffled labels alone."""
-        chosen = {name: self.swept.chosen["+" + name] for name in ("refusal", "harmfulness")}
-        at = {key: {name: c[key] for name, c in chosen.items()} for key in ("layer", "coefficient")}
-        sentences, tables = [], {}
-        for title, questions, n, random, part in (
-            ("The paper's question", QUESTIONS[:1], self.size.inverted, 1, "inversion"),
-            ("Its two others", QUESTIONS[1:], self.size.inverted_others, 0, "inversion_others"),
-        ):
-            found = invert(
-                self.model,
-                self.fitted,
-                *self.held_out(n),
-                **at,
-                questions=questions,
-                n_random=random,
-                keep=self.keep(part),
-            )
-            sentences += [f"{title}: {sentence}" for sentence in found.statement()]
-            tables[title] = found.to_frame()
-        where = "; ".join(f"{n}: layer {c['layer']}, coefficient {c['coefficient']:g}" for n, c in chosen.items())
-        self.write(
-            "inversion", {"Verdict": [*sentences, f"Steered as the sweep chose for refusals: {where}."], **tables}
         )
 
     def jailbreaks(self) -> None:

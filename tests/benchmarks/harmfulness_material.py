@@ -39,10 +39,6 @@ class Size:
     swept: int  # requests of a kind that choose layer and coefficient
     layers: tuple[float, ...]  # that are swept, as parts of the depth
     coefficients: tuple[float, ...]
-    steered: int  # held-out requests of a kind
-    draws: int  # random directions beside each one
-    inverted: int  # requests of a kind, asked the paper's question
-    inverted_others: int  # and its two others
     attacked: int  # refused harmful requests that are put into jailbreaks, beside 10 harmless ones
     tuned: tuple[int, ...]  # pairs that are trained on
     epochs: int
@@ -59,10 +55,6 @@ SMALL = Size(
     swept=12,
     layers=(0.42, 0.5, 0.58, 0.67, 0.75),
     coefficients=(2.0, 4.0),
-    steered=16,
-    draws=2,
-    inverted=8,
-    inverted_others=3,
     attacked=14,
     tuned=(50,),
     epochs=2,
@@ -79,9 +71,6 @@ SIZES = {
         tested=64,
         swept=6,
         layers=(0.5, 0.58, 0.67, 0.75),
-        steered=10,
-        inverted=4,
-        inverted_others=1,
         attacked=10,
         tuned=(20,),
         tuned_tests=10,

@@ -35,6 +35,7 @@ def conditions_table(held_out: Mapping[str, HeldOut]) -> pd.DataFrame:
         row = {"condition": name, "n_fitted": len(held.directions.states), "n_tested": len(held.requests)}
         row |= {"layer0_auroc_of_fit": held.directions.layer0_auroc, "layer0_auroc": held.layer0_auroc}
         row |= {"confounded": held.is_confounded, "words_auroc": words["words (TF-IDF)"]}
+        row |= {"characters_auroc": words["characters (TF-IDF)"], "text_auroc": words["layer 0, mean over the text"]}
         row |= {"length_auroc": words["length in words"], "last_character_auroc": words["last character"]}
         row |= {"lowest_auroc": auroc.min(), "highest_auroc": auroc.max()}
         mean = held.directions.agreement.mean
@@ -51,7 +52,9 @@ def layers_table(held_out: Mapping[str, HeldOut], of: str) -> pd.DataFrame:
         columns |= {name + end: table[of + end] for end in ("", "_low", "_high")}
         if of == "cosine":
             columns[f"{name}: ceiling"] = table["ceiling"]
-    return pd.DataFrame(columns).rename_axis("layer").reset_index()
+    table = pd.DataFrame(columns)
+    constant = (table[list(held_out)].iloc[0] == 0.5).all() if of == "auroc" else True
+    return table.iloc[int(constant) :].rename_axis("layer").reset_index()  # 0.50 by construction where all end alike
 
 
 def position_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -72,8 +75,7 @@ def position_sentences(found: pd.DataFrame) -> list[str]:
     return [
         f"Harmful against harmless requests of the shipped pairs (n = {first['n']}), mean AUROC over layers 1 to L: "
         f"{first['mean_auroc']:.2f} at t_inst, {last['mean_auroc']:.2f} at t_post; highest {top['mean_auroc']:.2f} at "
-        f"position {top['position']} ({top['token']}). The embedding at t_inst alone: "
-        f"{found['layer0_auroc'].iloc[0]:.2f}."
+        f"position {top['position']} ({top['token']})."
     ]
 
 

@@ -93,9 +93,9 @@ def runs(tmp_path_factory) -> dict[str, tuple[Any, Any, Path]]:
             "HarmfulDirections": directions,
             "Behaviour": seen,
             "SteeringStudy": steering_test(
-                model, swept, directions, *TESTED, n_random=1, judge=judge, keep=out / "steering"
+                model, swept, directions, *TESTED, n_random=1, n_shuffled=1, judge=judge, keep=out / "steering"
             ),
-            "Inversion": invert(model, directions, *FEW, layer=2, n_random=0, keep=out / "inversion"),
+            "Inversion": invert(model, directions, *FEW, layer=2, n_random=0, n_shuffled=0, keep=out / "inversion"),
             "JailbreakStudy": attack(model, ASKED, PLAIN, directions, keep=out / "jailbreaks"),
             "FineTuningStudy": attack_by_finetuning(
                 model, TRAINED, ASKED, directions, sizes=(4,), recipe=recipe, keep=out / "finetuning"

@@ -56,6 +56,10 @@ def statement_of(study: FineTuningStudy) -> list[str]:
         for arm in ("nothing", *ARMS)
         for column in ("refusal_rate", "guard_accuracy")
     }
+    passed = {
+        arm: _interval(rates.loc[(arm, 0 if arm == "nothing" else n, "harmless")], "guard_accuracy", ".0%")
+        for arm in ("nothing", *ARMS)
+    }
     moved = {b: changes.loc[("harmful", n, "harmful", b)] for b in BELIEFS}
     beyond = {b: changes.loc[("harmful - harmless", n, "harmful", b)] for b in BELIEFS}
     sentences = [
@@ -65,12 +69,15 @@ def statement_of(study: FineTuningStudy) -> list[str]:
         f"About them {_moved(moved)}: {_which(moved)}.",
         f"Beyond training on harmless pairs {_moved(beyond)}: {_which(beyond)}.",
         f"The guard ({study.provenance['settings']['guard']}) was right on {shown['nothing', 'guard_accuracy']} of "
-        f"held-out harmful requests before and on {shown['harmful', 'guard_accuracy']} after "
-        f"({shown['harmless', 'guard_accuracy']} after harmless pairs).",
+        f"held-out harmful and {passed['nothing']} of harmless requests before, on "
+        f"{shown['harmful', 'guard_accuracy']} and {passed['harmful']} after, and on "
+        f"{shown['harmless', 'guard_accuracy']} and {passed['harmless']} after harmless pairs.",
     ]
     stands = study.separation().set_index(["trained_on", "n_pairs", "score"])["auroc"]
     told = [f"{BELIEFS[b]} {stands['nothing', 0, b]:.2f} and {stands['harmful', n, b]:.2f}" for b in BELIEFS]
-    sentences.append(f"AUROC of held-out harmful against harmless requests, before and after: {', '.join(told)}.")
+    sentences.append(
+        f"As a ranking of held-out harmful above harmless requests (AUROC, before and after): {', '.join(told)}."
+    )
     for row in study.gaps().itertuples():
         if not row.gap_low > 0:
             sentences.append(

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.harmfulness.directions.controls import DIRECTIONS as DIRECTIONS, controls_of as controls_of
+    from probes.harmfulness.directions.controls import (
+        DIRECTIONS as DIRECTIONS,
+        controls_of as controls_of,
+    )
     from probes.harmfulness.directions.directions import (
         HarmfulDirections as HarmfulDirections,
         HeldOut as HeldOut,
@@ -13,6 +16,10 @@ if TYPE_CHECKING:
         fit_directions as fit_directions,
     )
     from probes.harmfulness.directions.first_tokens import Openings as Openings
+    from probes.harmfulness.directions.learning import (
+        held_out_scores as held_out_scores,
+        learning_curve as learning_curve,
+    )
     from probes.harmfulness.directions.openings import (
         find_openings as find_openings,
         openings_of as openings_of,

@@ -12,11 +12,14 @@ from interp.edits import Direction, random_direction
 from probes.harmfulness.directions.directions import HarmfulDirections
 
 
-def controls_of(directions: HarmfulDirections, name: str, n_random: int, seed: int = 0) -> dict[str, Direction]:
-    """Directions of the same norms, layer by layer: "random 0", ... and "shuffled" (see :func:`shuffled_direction`)."""
+def controls_of(
+    directions: HarmfulDirections, name: str, n_random: int, n_shuffled: int = 1, seed: int = 0
+) -> dict[str, Direction]:
+    """Directions of the same norms, layer by layer: "random 0", ... and "shuffled 0", ... (see
+    :func:`shuffled_direction`)."""
     like = directions.direction(name)
     found = {f"random {i}": random_direction(like, seed + i) for i in range(n_random)}
-    return found | {"shuffled": shuffled_direction(directions, name, seed)}
+    return found | {f"shuffled {i}": shuffled_direction(directions, name, seed + i) for i in range(n_shuffled)}
 
 
 def shuffled_direction(directions: HarmfulDirections, name: str, seed: int = 0) -> Direction:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.door import made_by, public
@@ -40,6 +40,7 @@ from probes.requests import (
     same_ending,
     separation,
     surface_baselines,
+    whole_pairs,
     with_ending,
 )
 from probes.studies import Study
@@ -197,9 +198,17 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
             requests=states.requests,
             separations=separations[[*first, *(name for name in separations if name not in first)]],
             beliefs=beliefs.assign(group=named),
-            baselines=surface_baselines(states.requests, harmful),
+            baselines=self._baselines(states, harmful),
             layer0_auroc=states.layer0_auroc(harmful),
         )
+
+    def _baselines(self, states: RequestStates, harmful: Bool[np.ndarray, " example"]) -> pd.DataFrame:
+        """What the texts alone tell of others, learned from those of the fit; in folds where these are withheld."""
+        if any(r.is_withheld for r in self.states.requests):
+            return surface_baselines(states.requests, harmful)
+        own, known = states.embedded, self.states.embedded
+        embedded = None if own is None or known is None else (own, known)
+        return surface_baselines(states.requests, harmful, self.states.requests, self.positive, embedded)
 
     def category_directions(self, name: str, at_least: int = LEAST_REQUESTS) -> dict[str, Direction]:
         """The direction called ``name`` ("harmfulness" or "refusal") of each category: its positive requests against
@@ -246,7 +255,7 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
     def to_findings(self, held_out: Mapping[str, HeldOut] | None = None, *, include_replies: bool = False) -> Findings:
         """The report: cosine by layer with its ceiling, categories and ``held_out``: by the name of its condition, what
         :meth:`test` or :func:`compare_protocols` found on other requests. None: nothing of these.
-        There are no replies in it."""
+        There are no replies in it, so ``include_replies`` changes nothing."""
         return super().to_findings(include_replies, **({"held_out": held_out} if held_out else {}))
 
 
@@ -260,7 +269,8 @@ class HeldOut:
         separations: direction, position, classes, and the columns of :func:`probes.requests.states.separation`, by
             layer.
         beliefs: :meth:`HarmfulDirections.beliefs` with ``group``.
-        baselines: what the texts alone tell (:func:`probes.requests.surface_baselines`).
+        baselines: what the texts alone tell, learned from those of the fit
+            (:func:`probes.requests.surface_baselines`).
         layer0_auroc: what the embedding of the last token tells (:func:`probes.requests.states.embedding_auroc`).
     """
 
@@ -284,6 +294,7 @@ def fit_directions(
     positive: Sequence[Request],
     negative: Sequence[Request],
     *,
+    pairs: bool = True,
     matched: bool = True,
     system: System = None,
     post_instruction: bool = True,
@@ -294,8 +305,11 @@ def fit_directions(
 
     Args:
         model: an instruction-tuned one.
-        positive: harmful requests that it refuses.
-        negative: harmless requests that it accepts.
+        positive: harmful requests; the paper's are those that it refuses.
+        negative: harmless requests; the paper's are those that it accepts.
+        pairs: leave out a request whose twin is not in the other class, where at least 10 whole pairs remain. Over
+            whole pairs the difference of means is the mean of the pairs' differences, in which what twins share falls
+            away; chosen by what the model does with each, the pairs break.
         matched: leave out requests whose last token is not the common one, so that the embedding at t_inst can't tell
             the classes apart (end them alike first: :func:`probes.requests.with_ending`); the paper's raw condition is
             False.
@@ -327,15 +341,19 @@ def fit_directions(
             raise ValueError(
                 f"{n} {name} requests; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more{left}."
             )
+    if pairs:
+        used, n_all = _without_halves(requests, used), len(used)
+        n_halves, is_positive = n_all - len(used), used < len(positive)
     requests, prompts = [requests[i] for i in used], [prompts[i] for i in used]
     data = describe_requests(requests, keep.origin)
     data |= {"n_positive": int(is_positive.sum()), "n_other_ending": int((~same).sum())}
+    data |= {"n_pairs": len(whole_pairs(requests)) // 2, "n_without_twin": n_halves if pairs else 0}
     study = Study(
         "Harmfulness and refusal directions",
         model,
         prompts,
         data=data,
-        settings={"matched": matched, **chat},
+        settings={"pairs": pairs, "matched": matched, **chat},
         n_items=len(requests),
         batch_size=batch_size,
         keep=keep,
@@ -403,6 +421,14 @@ def position_of(name: str) -> str:
     if name not in POSITIONS:
         raise ValueError(f"direction {name!r}; expected one of {', '.join(POSITIONS)}.")
     return POSITIONS[name]
+
+
+def _without_halves(requests: Sequence[Request], used: Int[np.ndarray, " used"]) -> Int[np.ndarray, " kept"]:
+    """Of the requests that are used, those that have no pair or have it whole; all, where fewer than 10 pairs are."""
+    whole = {r.id for r in whole_pairs([requests[i] for i in used])}
+    if len(whole) < 2 * LEAST_REQUESTS:
+        return used
+    return np.array([i for i in used if not requests[i].pair or requests[i].id in whole])
 
 
 def _mean(states: Float[Tensor, "example layer d_model"]) -> Float[Tensor, "layer d_model"]:

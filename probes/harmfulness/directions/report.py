@@ -15,8 +15,9 @@ from interp.figures import GREY, NEGATIVE, POSITIVE, finish
 from interp.figures.heads import interval_lines
 from interp.records import hash_json
 from interp.reports import Figures, Findings
-from interp.statistics import Claim, Estimate, difference_of, mean_estimate
+from interp.statistics import FEWEST, Claim, Estimate, difference_of, mean_estimate
 from probes.harmfulness.directions.directions import HarmfulDirections, HeldOut
+from probes.harmfulness.directions.learning import chosen_layer
 from probes.requests import hash_requests
 
 _LINES = {
@@ -39,6 +40,7 @@ def findings_of(directions: HarmfulDirections, held_out: Mapping[str, HeldOut] |
     tables, figures = {"Cosine by layer": cosines}, {"Cosine by layer": partial(_cosine_figure, cosines)}
     if held_out:
         separations = _joined({name: held.separations for name, held in held_out.items()})
+        separations = separations[(separations["layer"] > 0) | (separations["auroc_low"] < separations["auroc_high"])]
         tables["Separation by layer"] = separations
         figures["Separation by layer"] = partial(_separation_figure, separations)
         tables["What the text alone tells"] = _joined({name: held.baselines for name, held in held_out.items()})
@@ -128,7 +130,8 @@ def _separation_figure(separations: pd.DataFrame) -> go.Figure:
         labels={"auroc": "AUROC", "condition": ""},
     )
     note = (
-        "On requests that did not make the directions. Layer 0 is the embedding of one token: 0.5 where all end alike."
+        "On requests that did not make the directions. Layer 0, the embedding of one token, is there where requests "
+        "end differently; else it is 0.5 by construction."
     )
     return figure.update_layout(meta={"note": note})
 
@@ -172,23 +175,30 @@ def _sentences(directions: HarmfulDirections) -> Iterator[str]:
 
 
 def _held_out_sentences(condition: str, held: HeldOut) -> Iterator[str]:
-    words = Estimate.from_row(held.baselines.set_index("baseline").loc["words (TF-IDF)"], "auroc")
+    words = held.baselines.set_index("baseline").loc["words (TF-IDF)"]
+    of_words, n_texts = Estimate.from_row(words, "auroc"), int(words["n_fitted"])
+    fit = held.directions
     for (direction, position, classes), part in held.separations.groupby(
         ["direction", "position", "classes"], sort=False
     ):
-        later = part[part["layer"] > 0]
-        best = later.loc[later["auroc"].idxmax()]
+        layer = chosen_layer(fit.states, np.arange(len(fit.states)), fit.positive, position)
+        row, later = part[part["layer"] == layer].iloc[0], part[part["layer"] > 0]["auroc"]
+        of_kind, paired = "harmful" in classes, ""
+        if row["n_pairs"] >= FEWEST:
+            share, p, n = Estimate.from_row(row, "within_pairs"), float(row["within_pairs_p"]), int(row["n_pairs"])
+            beside = f" (words {Estimate.from_row(words, 'within_pairs'):.2f})" if of_kind else ""
+            paired = f"right within {Claim('', share, 0.5, p=p, n=n).finding()} of {n} pairs{beside}; "
         yield (
-            f"{condition}: {direction} (at {position}) tells {classes} with AUROC {later['auroc'].min():.2f} to "
-            f"{best['auroc']:.2f} over layers 1 to L (best at layer {best['layer']}: "
-            f"{_against_chance(best)}) on {best['n']} other requests; the embedding {held.layer0_auroc:.2f}."
+            f"{condition}: {direction} (at {position}, layer {layer}, chosen on the fit) tells {classes}: {paired}"
+            f"AUROC {_against_chance(row)} on {row['n']} other requests ({later.min():.2f} to {later.max():.2f} over "
+            f"layers 1 to L){f'; words, learned from {n_texts} texts, {of_words:.2f}' if of_kind else ''}."
         )
     kinds = held.separations.query("position == 't_inst' and layer > 0 and classes == 'harmful from harmless'")
     best = kinds.loc[kinds["auroc"].idxmax()]
-    less = Claim("", difference_of(Estimate.from_row(best, "auroc"), words), n=int(best["n"]))
+    less = Claim("", difference_of(Estimate.from_row(best, "auroc"), of_words), n=int(best["n"]))
     verdict = {"above": "less than", "below": "more than"}.get(less.verdict, "not shown to differ from")
     yield (
-        f"{condition}: words alone (TF-IDF, cross-validated on the same requests) reach {words:.2f}: {verdict} "
+        f"{condition}: words alone (TF-IDF, learned from the texts of the fit) reach {of_words:.2f}: {verdict} "
         f"harmfulness at its best layer, {Estimate.from_row(best, 'auroc'):.2f}."
     )
     if held.is_confounded:
@@ -198,7 +208,7 @@ def _held_out_sentences(condition: str, held: HeldOut) -> Iterator[str]:
         f"{row.group} {row.share_harmful:.0%} and {row.share_refuse:.0%} of {row.n}"
         for row in beliefs_by_group(held.beliefs).itertuples()
     ]
-    yield f"{condition}: believed harmful, and to be refused (above 0): {'; '.join(shares)}."
+    yield f"{condition}: believed harmful, and to be refused (Eqs. 3 and 4 above 0): {'; '.join(shares)}."
 
 
 def _against_chance(row: pd.Series) -> str:

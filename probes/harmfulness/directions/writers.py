@@ -342,7 +342,9 @@ def _vectors(
     found = {"direct": direction.unit().vectors[layer]}
     if left.norms()[layer] > 1e-3 * direction.norms()[layer]:
         found["direct_orthogonal"] = left.unit().vectors[layer]
-    noise, shuffled = (control.unit().vectors[layer] for control in controls_of(directions, which, 1, seed).values())
+    noise, shuffled = (
+        control.unit().vectors[layer] for control in controls_of(directions, which, 1, seed=seed).values()
+    )
     return found | {"direct_random": noise, "direct_shuffled": shuffled}
 
 

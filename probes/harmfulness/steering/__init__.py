@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from probes.harmfulness.steering.dimensions import try_dimensions as try_dimensions
+    from probes.harmfulness.steering.dimensions_result import Dimensions as Dimensions
     from probes.harmfulness.steering.inversion import invert as invert
     from probes.harmfulness.steering.inversion_result import (
         Inversion as Inversion,
         InversionQuestion as InversionQuestion,
+        load_inversion_questions as load_inversion_questions,
     )
     from probes.harmfulness.steering.result import SteeringStudy as SteeringStudy
     from probes.harmfulness.steering.sweep import test as test

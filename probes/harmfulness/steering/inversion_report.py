@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
 from interp.reports import Figures, Findings
-from interp.statistics import Estimate
-from probes.harmfulness.steering.inversion_result import EVERY, MASKS, Inversion
+from interp.statistics import Claim, Estimate
+from probes.harmfulness.steering.draws import shares_of_draws
+from probes.harmfulness.steering.inversion_result import EVERY, NO, YES, Inversion
 
-LEAST_TURNABLE = 0.2  # share of answers that could be turned, below which a verdict says little
+LEAST_TURNABLE = 0.2  # share of first tokens that could be turned, below which the log odds decide
 
 
 def findings_of(study: Inversion, include_replies: bool = False) -> Findings:
@@ -30,87 +32,87 @@ def findings_of(study: Inversion, include_replies: bool = False) -> Findings:
 
 
 def inversion_figure(table: pd.DataFrame, kind: str) -> go.Figure:
-    """Change of the rate of Certainly by direction and sign, beside the controls, a panel for each mask."""
+    """Change in the share of first tokens that lean to Certainly, by direction and sign, a panel for each mask."""
     question = EVERY if (table["question"] == EVERY).any() else table["question"].iloc[0]
     shown = table[(table["mask"] != "") & (table["kind"] == kind) & (table["question"] == question)]
-    return interval_bars(
-        shown.assign(arm=shown["sign"] + shown["direction"]),
+    figure = interval_bars(
+        shown.assign(arm=shown["sign"] + shown["direction"], p=shown["leans_p"].map("p = {:.2f}".format)),
         x="arm",
-        y="change_certainly",
-        low="change_certainly_low",
-        high="change_certainly_high",
-        color="condition",
+        y="change_leans",
+        low="change_leans_low",
+        high="change_leans_high",
+        color="sign",
         facet="mask",
-        title=f"Change in the rate of 'Certainly', {kind} requests",
-        labels={"change_certainly": "change (share)", "condition": ""},
+        title=f"First tokens that lean to 'Certainly', {kind} requests",
+        labels={"change_leans": "change (share)", "sign": ""},
     )
+    note = "What directions that mean nothing do with either sign is in the table: leans_random, leans_shuffled."
+    return figure.update_layout(meta={"note": note})
 
 
 def inversion_sentences(table: pd.DataFrame) -> list[str]:
-    """Under each mask: does harmfulness turn No into Certainly and refusal not, and more than the controls do?"""
+    """Under each mask: does harmfulness turn No into Certainly and refusal not, and more than directions that mean
+    nothing do with either sign?"""
     question = EVERY if (table["question"] == EVERY).any() else table["question"].iloc[0]
-    whole = table[table["question"] == question]
-    sentences = []
+    whole, sentences, verdicts = table[table["question"] == question], [], []
     plain = {row["kind"]: row for row in whole[whole["mask"] == ""].to_dict("records")}
     for kind, row in plain.items():
         sentences.append(
-            f"Unsteered, {row['n']} answers to {kind} requests: {row['no']:.0%} No, {row['certainly']:.0%} Certainly, "
-            f"{row['other']:.0%} other."
+            f"Unsteered, {row['n']} {kind} requests: {row['no']:.0%} of the answers are No, {row['certainly']:.0%} "
+            f"Certainly, {row['other']:.0%} another word; {row['leans']:.0%} of first tokens lean to Certainly."
         )
-    verdicts = []
-    for mask in MASKS:
-        part = whole[whole["mask"] == mask]
-        for sign, kind, first, then in (("+", "harmless", "No", "Certainly"), ("-", "harmful", "Certainly", "No")):
-            if part["kind"].eq(kind).any():
-                flips = tuple(_flips(part, name, sign, kind, then) for name in ("harmfulness", "refusal"))
-                told = _VERDICT[flips].format(f"{first} into {then}")
-                verdicts.append(f"Mask '{mask}', {sign} on {kind} requests: {told}.")
-        for sign, kind in (("+", "harmless"), ("-", "harmless"), ("-", "harmful")):
-            said = "; ".join(_told(part, sign, name, kind) for name in ("harmfulness", "refusal"))
-            sentences.append(f"Mask '{mask}', {kind} requests, change of Certainly: {said}.")
-    for kind, word in (("harmless", "no"), ("harmful", "certainly")):
-        if kind in plain and plain[kind][word] < LEAST_TURNABLE:
-            verdicts.append(
-                f"{plain[kind][word]:.0%} of {kind} requests are answered {word.capitalize()} unsteered: there is "
-                "little to turn; read the margins."
-            )
+    steered = whole[whole["mask"] != ""]
+    for mask in dict.fromkeys(steered["mask"]):
+        part = steered[steered["mask"] == mask]
+        for sign, kind, first, then in CASES:
+            rows = {r["direction"]: r for r in part[(part["sign"] == sign) & (part["kind"] == kind)].to_dict("records")}
+            if set(rows) != {"harmfulness", "refusal"}:
+                continue
+            before = plain[kind]["leans"]
+            left = 1 - before if then == YES else before
+            measure = "leans" if left >= LEAST_TURNABLE else "margin"
+            claims = [_claim(rows[name], sign + name, measure, then) for name in ("harmfulness", "refusal")]
+            verdicts.append(f"Mask '{mask}', {sign} on {kind} requests: {_verdict(claims, measure, first, then)}.")
+            sentences += [f"Mask '{mask}', {kind} requests, {_told(rows[c], sign, measure, then)}" for c in rows]
     return [*verdicts, *sentences]
+
+
+CASES = (("+", "harmless", NO, YES), ("-", "harmful", YES, NO))
+_WHAT = {"leans": "the share of first tokens that lean to Certainly", "margin": "the log odds of Certainly (nats)"}
+
+
+def _claim(row: Mapping[str, Any], arm: str, measure: str, then: str) -> Claim:
+    """Whether an arm moves the answers to where the paper says, beyond directions that mean nothing."""
+    return Claim(
+        f"{arm} changes {_WHAT[measure]}",
+        Estimate.from_row(row, f"change_{measure}"),
+        side="above" if then == YES else "below",
+        p=float(row[f"{measure}_p"]),
+        n=int(row["n"]),
+        draws=int(row["n_random"] + row["n_shuffled"]),
+        form="+.2f",
+    )
+
+
+def _verdict(claims: Sequence[Claim], measure: str, first: str, then: str) -> str:
+    few = next((c.verdict for c in claims if c.verdict.startswith("too few")), None)
+    if few:
+        return f"{few}, so nothing is said"
+    what = f"{first} into {then}" if measure == "leans" else f"the log odds to {then} (few {first} are left to turn)"
+    return _VERDICT[claims[0].is_shown, claims[1].is_shown].format(what)
 
 
 _VERDICT = {
     (True, False): "harmfulness turns {} and refusal is not shown to, as the paper found",
     (True, True): "both directions turn {}, so they are not told apart",
     (False, True): "refusal turns {} and harmfulness is not shown to: the reverse of the paper's finding",
-    (False, False): "neither direction is shown to turn {} beyond the controls",
+    (False, False): "neither direction is shown to turn {} beyond directions that mean nothing",
 }
 
 
-def _flips(part: pd.DataFrame, name: str, sign: str, kind: str, then: str) -> bool:
-    """Whether the rate of the answer rises, by its interval, and by more than with any control."""
-    rows = part[(part["direction"] == name) & (part["sign"] == sign) & (part["kind"] == kind)]
-    own, rest = (rows[(rows["condition"] == "direction") == is_own] for is_own in (True, False))
-    column = f"change_{then.lower()}"
-    if own.empty:
-        return False
-    return bool(own[f"{column}_low"].iloc[0] > 0 and not own[column].iloc[0] <= rest[f"{column}_most"].max())
-
-
-def _told(part: pd.DataFrame, sign: str, name: str, kind: str) -> str:
-    rows = part[(part["direction"] == name) & (part["sign"] == sign) & (part["kind"] == kind)]
-    told = {row["condition"]: row for row in rows.to_dict("records")}
-    if "direction" not in told:
-        return f"{sign}{name} was not run"
-    controls = "".join(
-        f", {c} {100 * r['change_certainly']:+.0f} and {r['change_margin']:+.2f}"
-        for c, r in told.items()
-        if c != "direction"
-    )
-    row = told["direction"]
-    change = Estimate.from_row(row, "change_certainly").times(100)
-    return (
-        f"{sign}{name} {change:+.0f} points, margin {Estimate.from_row(row, 'change_margin'):+.2f} nats"
-        f"{f' ({controls[2:]})' if controls else ''}"
-    )
+def _told(row: Mapping[str, Any], sign: str, measure: str, then: str) -> str:
+    claim = _claim(row, sign + row["direction"], measure, then)
+    return f"{claim.sentence().rstrip('.')}; {shares_of_draws(row, measure)}."
 
 
 def shown_kinds(table: pd.DataFrame) -> Sequence[str]:

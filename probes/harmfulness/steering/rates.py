@@ -64,27 +64,27 @@ def _fluency(row: dict[str, Any], repeated: float, factor: float) -> dict[str, A
 def compare(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Each tested arm beside its controls: one row for each arm and ``condition``.
 
-    Conditions: unsteered, direction, random (the mean over its seeds; ``lowest`` and ``highest``: the rates of single
-    seeds), shuffled. ``change``: against the unsteered model. ``beyond``: the direction's rate less this condition's.
-    All differences are paired by request.
+    Conditions: unsteered, direction, random and shuffled (means over their seeds; ``lowest`` and ``highest``: the rates
+    of single seeds, all with the arm's own sign). ``change``: against the unsteered model. ``beyond``: the direction's
+    rate less this condition's. All differences are paired by request.
     """
     test = outcomes[(outcomes["stage"] == "test") & (outcomes["verdict"] != "")]
     rows = []
     for (kind, arm), part in test[test["arm"] != "unsteered"].groupby(["kind", "arm"], sort=False):
         unsteered = _refused(test[(test["arm"] == "unsteered") & (test["kind"] == kind)])
-        random = part[part["control"].str.startswith("random")]
-        seeds = random.assign(r=random["verdict"] == "refused").pivot(index="id", columns="control", values="r")
         direction = _refused(part[part["control"] == ""])
-        conditions = {"unsteered": unsteered, "direction": direction}
-        conditions |= {"random": seeds.mean(axis=1)} if len(random) else {}
-        conditions |= {"shuffled": _refused(part[part["control"] == "shuffled"])}
+        conditions, seeds = {"unsteered": unsteered, "direction": direction}, {}
+        for sort in ("random", "shuffled"):
+            some = part[part["control"].str.startswith(sort)]
+            if len(some):
+                refused = some.assign(r=(some["verdict"] == "refused").astype(float))
+                seeds[sort] = refused.pivot(index="id", columns="control", values="r")
+                conditions[sort] = seeds[sort].mean(axis=1)
         for name, refused in conditions.items():
-            if refused.empty:
-                continue
             refused = refused.reindex(direction.index).astype(float)
             row = {"kind": kind, "arm": arm, "condition": name, "n": len(refused)}
             row |= wilson_share(refused).columns("refusal_rate")
-            rates = seeds.mean(axis=0) if name == "random" else pd.Series([np.nan])
+            rates = seeds[name].mean(axis=0) if name in seeds else pd.Series([np.nan])
             row |= {"lowest": rates.min(), "highest": rates.max()}
             before = unsteered.reindex(direction.index)
             change = UNKNOWN if name == "unsteered" else paired_share_change(refused, before)

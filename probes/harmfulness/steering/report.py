@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars, interval_lines
 from interp.reports import Figures, Findings
-from interp.statistics import Estimate
+from interp.statistics import Claim, Estimate
+from probes.harmfulness.steering.draws import shares_of_draws
 from probes.harmfulness.steering.rates import noise_note
 from probes.harmfulness.steering.result import SteeringStudy
 
@@ -21,9 +22,13 @@ def findings_of(study: SteeringStudy, include_replies: bool = False) -> Findings
     summary, comparison = study.to_frame(), study.comparison()
     comparison.attrs["note"] = (
         "change: against the unsteered model; beyond: the direction's rate less this condition's; both paired by "
-        "request (Bonett and Price 2012). random: mean over seeds; lowest, highest: single seeds."
+        "request (Bonett and Price 2012). random, shuffled: means over seeds, with the arm's own sign; lowest, "
+        "highest: single seeds. Verdicts are from both signs of many, at the first token."
     )
-    tables: dict[str, pd.DataFrame] = {"Arms beside their controls": comparison} if study.tested else {}
+    tables: dict[str, pd.DataFrame] = {}
+    if study.tested:
+        tables = {"First tokens beside directions that mean nothing": study.first_tokens()}
+        tables["Arms beside their controls"] = comparison
     for stage, name in (("test", "Test arms"), ("validation", "Candidates on validation")):
         part = summary[summary["stage"] == stage].drop(columns="stage").reset_index(drop=True)
         part.attrs["note"] = noise_note(part) if len(part) else ""
@@ -52,7 +57,8 @@ def statement_of(study: SteeringStudy, summary: pd.DataFrame, comparison: pd.Dat
     if not study.tested:
         noise = noise_sentences(summary[summary["stage"] == "validation"])
         return [*choice_sentences(study.chosen), "Not tested yet: these numbers chose the arms.", *noise]
-    return [*tested_sentences(comparison, summary), *choice_sentences(study.chosen)]
+    said = [*tested_sentences(comparison, summary), *draw_sentences(study.first_tokens())]
+    return [*said, *choice_sentences(study.chosen)]
 
 
 def plot_screen(screen: pd.DataFrame, where: str) -> go.Figure:
@@ -122,13 +128,25 @@ def tested_sentences(comparison: pd.DataFrame, summary: pd.DataFrame) -> list[st
             f"{own['perplexity_ratio']:.2g} times the unsteered, {own['repetition']:.0%} of 4-grams repeated; KL on "
             f"harmless requests {own['kl']:.2g} nats.{verdict}"
         )
-        if "random" in rows:
-            off = max(abs(rows["random"][end] - plain["refusal_rate"]) for end in ("lowest", "highest"))
-            sentences[-1] += f" Each random direction within 10 points of unsteered: {_yes(off <= 0.1 + 1e-9)}."
     return [*sentences, *noise_sentences(summary[summary["stage"] == "test"])]
 
 
-_REST = {"random": "random directions of the same norm changed it by", "shuffled": "a shuffled-label direction by"}
+_REST = {"random": "random directions of the same norm changed it by", "shuffled": "shuffled-label ones by"}
+
+
+def draw_sentences(first_tokens: pd.DataFrame) -> list[str]:
+    """Whether each arm moves first tokens more than directions that mean nothing do with either sign."""
+    said = []
+    for row in first_tokens.to_dict("records"):
+        draws = int(row["n_random"] + row["n_shuffled"])
+        change, p = Estimate.from_row(row, "change_margin"), float(row["margin_p"])
+        side = "above" if row["arm"].startswith("+") else "below"
+        text = f"{row['arm']} on {row['kind']} requests changes the log odds of refusing at the first token (nats)"
+        claim = Claim(text, change, side=side, p=p, n=int(row["n"]), draws=draws, form="+.2f")
+        more = "more than directions that mean nothing" if claim.is_shown else "not shown to do more than these"
+        few = claim.verdict.startswith("too few")
+        said.append(f"{claim.sentence().rstrip('.')}; {shares_of_draws(row, 'margin')}{'' if few else f': {more}'}.")
+    return said
 
 
 def noise_sentences(summary: pd.DataFrame) -> list[str]:

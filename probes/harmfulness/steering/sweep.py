@@ -8,21 +8,28 @@ beside every refusal rate, and norm-matched random and shuffled-label directions
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from interp.door import public
 from interp.edits import Direction
 from interp.models import Model
 from interp.prompts import Prompt, System
-from interp.records import Keep, Kept, keep_of, keeps_work
-from probes.harmfulness.directions import DIRECTIONS, HarmfulDirections, controls_of, find_openings, openings_of
+from interp.records import Keep, Kept, keep_of, keeps_work, run_batches
+from probes.harmfulness.directions import (
+    DIRECTIONS,
+    HarmfulDirections,
+    find_openings,
+    openings_of,
+)
 from probes.harmfulness.steering.arms import Arm, run_arms
+from probes.harmfulness.steering.drawing import Drawn, FirstTokens, drawn_of
 from probes.harmfulness.steering.rates import summarise
 from probes.harmfulness.steering.result import SteeringStudy
-from probes.harmfulness.steering.screen import default_layers, screen, shortlist
+from probes.harmfulness.steering.screen import METRIC, default_layers, scan_positions, screen, shortlist
 from probes.requests import (
     Behaviour,
     Judge,
@@ -161,7 +168,9 @@ def sweep(
     replies = run(shortlist(screened[screened["positions"] == last], n_layers, model.n_layers), "candidates")
     outcomes = pd.concat([unsteered, replies], ignore_index=True)
     chosen = choose(summarise(outcomes, fluency_factor))
-    return study.done(SteeringStudy(screened, outcomes, chosen, openings, tuple(requests), (), study.provenance()))
+    return study.done(
+        SteeringStudy(screened, outcomes, None, chosen, openings, tuple(requests), (), study.provenance())
+    )
 
 
 @public
@@ -173,7 +182,9 @@ def test(
     harmful: Sequence[Request],
     harmless: Sequence[Request],
     *,
-    n_random: int = 3,
+    n_random: int = 20,
+    n_shuffled: int = 10,
+    n_replies: int = 1,
     ablate: Sequence[str] = DIRECTIONS,
     judge: Judge = judge_by_phrases,
     seed: int = 0,
@@ -184,7 +195,8 @@ def test(
 
     Harmless requests: unsteered, +refusal, +harmfulness. Harmful ones: unsteered, -refusal, -harmfulness, and the
     directions in ``ablate`` removed from every layer (the row that the minus arm uses). Beside each, at the same layer
-    and coefficient and of the same norm: ``n_random`` random directions and a shuffled-label one.
+    and coefficient and of the same norm: random directions and shuffled-label ones, their first tokens with both signs
+    (:mod:`probes.harmfulness.steering.draws`), and the replies of a few with the arm's own.
 
     Args:
         model: the one that the directions are of.
@@ -192,14 +204,17 @@ def test(
         directions: those of the sweep.
         harmful: harmful requests to test on, in neither the fit nor the sweep.
         harmless: harmless ones.
-        n_random: random directions beside each.
+        n_random: random directions beside each, at the first token; below 19 draws in all there is no verdict.
+        n_shuffled: shuffled-label ones, alike.
+        n_replies: of each sort, how many are judged by replies too.
         ablate: directions to remove as well, "harmfulness", "refusal" or both; () for none.
         judge: that of the sweep.
         seed: of the random and shuffled directions.
         batch_size: prompts in one pass.
         keep: as for :func:`sweep`, a folder of its own.
 
-    Cost: 2 (n_random + 2) + 1 short generations for each harmless request, 4 (n_random + 2) + 1 for each harmful one.
+    Cost: 2 (2 n_replies + 1) + 1 short generations for each harmless request, 4 (2 n_replies + 1) + 1 for each harmful
+    one, and 4 (n_random + n_shuffled + 1) parts of a pass for each, from the layer that is steered to the last.
 
     Misleads: text that is noise counts as accepted: read each rate beside its fluency and its controls.
 
@@ -209,7 +224,8 @@ def test(
     keep, requests = keep_of(keep), [*harmful, *harmless]
     _require_kinds(harmful, harmless)
     require_disjoint([*directions.states.requests, *study.validation], requests)
-    settings = {**study.settings, "n_random": n_random, "ablate": list(ablate), "seed": seed}
+    settings = {**study.settings, "n_random": n_random, "n_shuffled": n_shuffled}
+    settings |= {"n_replies": n_replies, "ablate": list(ablate), "seed": seed}
     settings.pop("batch_size", None)
     _require_same("judge", name_of(judge), settings["judge"])
     _require_same("directions", directions.provenance["run_id"], settings["directions"])
@@ -222,25 +238,53 @@ def test(
     if run.found is not None:
         return replace(run.found, validation=study.validation, tested=tuple(requests))
     directions.refusal.require_fits(model)
-    vectors = {(name, ""): directions.direction(name) for name in DIRECTIONS}
-    for name in DIRECTIONS:
-        vectors |= {(name, c): d for c, d in controls_of(directions, name, n_random, seed).items()}
+    drawn, vectors = _drawn(directions, study.chosen, n_random, n_shuffled, seed)  # by kind of request
+    replying = [key for key in vectors if not key[1] or int(key[1].split()[1]) < n_replies]
     arms = [Arm("test", kind) for kind in ("harmless", "harmful")]
-    for (name, control), sign in ((key, sign) for sign in "+-" for key in vectors):
+    for (name, control), sign in ((key, sign) for sign in "+-" for key in replying):
         c = study.chosen[sign + name]
         kind = "harmless" if sign == "+" else "harmful"
         arms.append(Arm("test", kind, name, "add", c["layer"], c["coefficient"], control))
-    for name, control in vectors:
+    for name, control in replying:
         if name in ablate:
             arms.append(Arm("test", "harmful", name, "remove", study.chosen["-" + name]["layer"], control=control))
     outcomes = _Runner(model, requests, prompts, vectors, judge, settings, run)(arms, "test")
+    named = study.openings.on(prompts)
+    place = scan_positions(settings["positions"], named)
+    first = {kind: FirstTokens(model, named, these, vectors, METRIC, place) for kind, these in drawn.items()}
+
+    def score(batch: Sequence[int]) -> dict[str, np.ndarray]:
+        return first[requests[batch[0]].kind].read([named[i] for i in batch])
+
+    how = {"batch_size": 1, "directory": run.step("draws"), "settings": {"draws": True}, "resume": True}
+    read = run_batches(range(len(named)), score, title="first tokens beside directions that mean nothing", **how)
+    draws = [
+        asdict(d) | {"id": r.id, "kind": r.kind, "plain": plain, "margin": margin}
+        for r, plain, row in zip(requests, read["plain"], read["drawn"], strict=True)
+        for d, margin in zip(drawn[r.kind], row, strict=True)
+    ]
     tested = replace(
         study,
+        draws=pd.DataFrame(draws),
         outcomes=pd.concat([study.outcomes.query("stage == 'validation'"), outcomes], ignore_index=True),
         tested=tuple(requests),
         provenance=run.provenance(),
     )
     return run.done(tested)
+
+
+def _drawn(
+    directions: HarmfulDirections, chosen: Mapping[str, Mapping[str, Any]], n_random: int, n_shuffled: int, seed: int
+) -> tuple[dict[str, list[Drawn]], dict[tuple[str, str], Direction]]:
+    """Controls of both directions where the arms act: a plus on harmless requests, a minus on harmful ones."""
+    drawn: dict[str, list[Drawn]] = {}
+    vectors: dict[tuple[str, str], Direction] = {}
+    for kind, sign in (("harmless", "+"), ("harmful", "-")):
+        layers = {name: chosen[sign + name]["layer"] for name in DIRECTIONS}
+        sizes = {name: abs(chosen[sign + name]["coefficient"]) for name in DIRECTIONS}
+        everywhere = dict.fromkeys(DIRECTIONS, ("all",))
+        drawn[kind], vectors = drawn_of(directions, layers, sizes, everywhere, n_random, n_shuffled, seed)
+    return drawn, vectors
 
 
 def choose(summary: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp.statistics import UNKNOWN, Claim, Estimate
+from interp.statistics import ALPHA, FEWEST_DRAWS, UNKNOWN, Claim, Estimate
 
 ABOVE, BELOW, WIDE = Estimate(0.3, 0.1, 0.5), Estimate(-0.3, -0.5, -0.1), Estimate(0.1, -0.1, 0.3)
 
@@ -33,6 +33,14 @@ def test_too_few_say_nothing_and_no_number_is_read():
     assert claim.sentence() == "a change: too few (n = 9; expected 10 or more)."
     assert "0.3" not in claim.sentence()
     assert Claim("a change", ABOVE, n=9, fewest=5).verdict == "above"
+
+
+def test_below_19_draws_there_is_no_verdict():
+    """18 draws none of which does as much give p = 1 / 19, above 0.05, whatever the interval; 19 can show something."""
+    few, enough = (Claim("a change", ABOVE, p=1 / (1 + n), n=40, draws=n) for n in (FEWEST_DRAWS - 1, FEWEST_DRAWS))
+    assert few.verdict == "too few draws" and not few.is_shown and enough.is_shown
+    assert "too few draws (18; expected 19 or more)" in few.sentence()
+    assert 1 / (1 + FEWEST_DRAWS) <= ALPHA < 1 / FEWEST_DRAWS
 
 
 def test_sides():

@@ -27,6 +27,7 @@ from interp.statistics import (
     split_half,
     top_k_overlap,
     wilson_share,
+    within_pairs,
 )
 
 
@@ -292,6 +293,19 @@ def test_a_share_of_means_counts_each_example_once():
     assert wilson_share(means) == wilson_share([True, True, False, False])
     assert wilson_share(np.repeat(means, 2), n=4) == wilson_share(means)
     assert np.isnan(wilson_share([])).all() and np.isnan(wilson_share([0.5], n=0)).all()
+
+
+def test_within_pairs_by_hand():
+    """Two pairs won, one lost, one tied; a single example and a pair of one class are left out."""
+    scores = np.array([2.0, 1.0, 0.0, 3.0, 1.0, 2.0, 5.0, 5.0, 9.0, 9.0, 8.0])
+    positive = np.array([1, 0, 0, 1, 1, 0, 1, 0, 1, 1, 1], dtype=bool)
+    found = within_pairs(scores, positive, ["a", "a", "b", "b", "c", "c", "d", "d", "single", "same", "same"])
+    assert found.n == 4 and found.share.value == pytest.approx(2.5 / 4) and found.p == pytest.approx(1.0)
+    assert found.columns("won")["n_pairs"] == 4 and found.share == wilson_share([1, 1, 0, 0.5])
+    ten = within_pairs(np.tile([1.0, 0.0], 10), np.tile([True, False], 10), np.repeat(np.arange(10), 2))
+    assert ten.p == pytest.approx(2 * 0.5**10) and ten.share.value == 1 and 0.6 < ten.share.low < 1
+    none = within_pairs(scores[:1], positive[:1], ["a"])
+    assert none.n == 0 and np.isnan(none.p) and np.isnan(none.share).all()
 
 
 def test_a_paired_change_is_bonett_and_prices():

@@ -121,7 +121,7 @@ def test_directions(fitted, data):
         "n_fit": 24,
         "system": None,
         "endings": "alike",
-        "by": "behaviour",
+        "by": "pairs",
         "template": {},
         "files": {
             "harmful": [str(data["harmful"])],
@@ -182,7 +182,7 @@ def test_steer_goes_on_from_directions(run, model, fitted, tmp_path):
     asked = load_result(fitted / "behaviour").requests
     assert {r.id for r in (*study.validation, *study.tested)} == {r.id for r in asked[24:]}
     run_id = load_direction(fitted / "directions" / "refusal").about["run_id"]
-    assert study.settings["directions"] == run_id and study.provenance["data"]["by"] == "behaviour"
+    assert study.settings["directions"] == run_id and study.provenance["data"]["by"] == "pairs"
     assert not (tmp_path / "steer" / "behaviour").exists()
     assert "of house 1" not in (tmp_path / "steer" / "report.html").read_text()
     saved = load_edit(tmp_path / "steer" / "steering" / "minus-refusal")
@@ -227,7 +227,12 @@ def guard(tmp_path_factory, model, data) -> Path:
 
 def test_guard_fit(guard, model, data):
     study, findings = load_result(guard), load_findings(guard)
-    assert study.main == "logistic" and {"words (TF-IDF)", "asked", "own refusal", "layer 0"} <= set(study.names)
+    assert study.main == "logistic" and {
+        "words (TF-IDF)",
+        "asked",
+        "own refusal",
+        "layer 0, mean over the text",
+    } <= set(study.names)
     assert "Latency" in findings.tables and len(study.requests) == 24
     assert findings.provenance["data"]["source"] == ["harmful.csv", "harmless.csv"]
     saved = load_guard(guard / "guard", interp.load(str(model)))

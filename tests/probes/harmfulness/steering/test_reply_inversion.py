@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from probes.harmfulness.steering.inversion import (
     invert,
 )
 from probes.harmfulness.steering.inversion_report import inversion_sentences
-from probes.harmfulness.steering.inversion_result import EVERY, MASKS, inversion_table
+from probes.harmfulness.steering.inversion_result import EVERY, MASKS, inversion_table, load_inversion_questions
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer
 
@@ -59,29 +60,28 @@ def planted(model):
 
 @pytest.fixture(scope="module")
 def inverted(model, planted):
-    return invert(model, planted, *ASKED, layer=3, coefficient=2, n_random=1)
+    return invert(model, planted, *ASKED, layer=3, coefficient=2, n_random=2, n_shuffled=1)
 
 
 def test_every_condition_is_asked(inverted):
-    frame = inverted.outcomes
-    assert len(frame) == 6 * 3 * (1 + 2 * 3 * 2 * 2) and set(frame["said"]) <= {"Certainly", "No", "other"}
-    steered = frame[frame["direction"] != ""]
-    assert set(steered["control"]) == {"", "random 0", "shuffled"} and set(steered["sign"]) == {"+", "-"}
-    assert set(steered["positions"]) == {"before_question", "all"} and np.isfinite(frame["margin"]).all()
+    frame, draws = inverted.outcomes, inverted.draws
+    assert len(frame) == 6 * 3 * (1 + 2 * 2 * 2) and set(frame["said"]) <= {"Certainly", "No", "other"}
+    assert len(draws) == 6 * 3 * 2 * 4 * 2 * 2 and np.isfinite(draws["margin"]).all()
+    assert set(draws["control"]) == {"", "random 0", "random 1", "shuffled 0"} and set(draws["sign"]) == {"+", "-"}
+    assert set(draws["positions"]) == {"before_question", "all"}
     table = inverted.to_frame()
     assert set(table["mask"]) == {"", *MASKS} and set(table["question"]) == {*(q.name for q in QUESTIONS), EVERY}
-    assert len(table) == (2 + 3 * 2 * 3 * 2 * 2) * 4
-    shares = table[["certainly", "no", "other"]].sum(axis=1)
-    assert np.allclose(shares, 1) and (table["n"] == table["question"].map(lambda q: 9 if q == EVERY else 3)).all()
+    assert len(table) == (2 + 3 * 2 * 2 * 2) * 4 and (table["n"] == 3).all()
+    assert np.allclose(table[["certainly", "no", "other"]].sum(axis=1), 1)
 
 
 def test_the_planted_direction_moves_the_margin_and_the_others_do_not(inverted):
-    table = inverted.to_frame().set_index(["mask", "direction", "condition", "sign", "kind", "question"]).sort_index()
+    table = inverted.to_frame().set_index(["mask", "direction", "sign", "kind", "question"]).sort_index()
     everywhere = table.loc[("both on all tokens", "harmfulness")]
-    plus = everywhere.loc[("direction", "+", "harmless", EVERY)]
-    assert plus["change_margin_low"] > 1 and plus["n"] == 9
-    assert everywhere.loc[("direction", "-", "harmless", EVERY)]["change_margin_high"] < -0.5
-    small = table.loc[("both on all tokens", "refusal", "direction", "+", "harmless", EVERY)]
+    plus = everywhere.loc[("+", "harmless", EVERY)]
+    assert plus["change_margin_low"] > 1 and plus["margin_random"] == 0 and plus["margin_p"] == 0.25
+    assert everywhere.loc[("-", "harmless", EVERY)]["change_margin_high"] < -0.5
+    small = table.loc[("both on all tokens", "refusal", "+", "harmless", EVERY)]
     assert abs(small["change_margin"]) < 0.2 < plus["change_margin"]
     for name, column in (("harmfulness", "both before the question"), ("refusal", "both on all tokens")):
         pd.testing.assert_frame_equal(table.loc[("paper", name)], table.loc[(column, name)])
@@ -90,8 +90,10 @@ def test_the_planted_direction_moves_the_margin_and_the_others_do_not(inverted):
 def test_margins_are_those_of_plain_steering(model, planted, inverted):
     """One condition against a loop over prompts, with the mask counted by hand."""
     for positions in ("before_question", "all"):
-        chosen = "direction == 'refusal' and control == '' and sign == '-' and question == 'harm'"
-        rows = inverted.outcomes.query(f"{chosen} and positions == @positions")
+        chosen = "direction == 'refusal' and sign == '-' and question == 'harm' and positions == @positions"
+        rows = inverted.outcomes.query(chosen)
+        drawn = inverted.draws.query(f"{chosen} and control == ''")
+        np.testing.assert_allclose(drawn["margin"], rows["margin"], atol=1e-3)
         for request, margin in zip([*ASKED[0], *ASKED[1]], rows["margin"], strict=True):
             (prompt,) = build_inversion_prompts(model, [request], QUESTIONS[0])
             with add_direction(planted.refusal, -2, 3, positions=positions).apply(model, [prompt]):
@@ -135,50 +137,83 @@ def test_replies_count_by_their_first_word(model, monkeypatch):
     assert margins == [-9.0, 0.0, 0.0]
 
 
-def outcomes(flips: dict[tuple[str, str, str], str]) -> pd.DataFrame:
-    """Two harmless requests, one question, all No unsteered; what each (direction, control, positions) says with +."""
-    rows = []
-    plain = {"direction": "", "control": "", "positions": "", "sign": "", "question": "harm", "kind": "harmless"}
-    for i in range(8):
-        rows.append(plain | {"id": str(i), "said": "No", "margin": -1.0})
-        for name in ("harmfulness", "refusal"):
-            for control in ("", "random 0", "random 1", "shuffled"):
-                for positions in ("before_question", "all"):
-                    said = flips.get((name, control, positions), "No")
-                    row = plain | {"direction": name, "control": control, "positions": positions, "sign": "+"}
-                    rows.append(row | {"id": str(i), "said": said, "margin": 1.0 if said == "Certainly" else -1.0})
-    return pd.DataFrame(rows)
+def table_of(flips: dict[tuple[str, str, str], str], n: int = 12, draws: int = 20, plain: str = "No") -> pd.DataFrame:
+    """Harmless requests, one question, all ``plain`` unsteered; what each (direction, control, positions) says. A
+    control is flipped by "+" or "-", whichever its name in ``flips`` ends with; the directions by "+"."""
+    margins = {"No": -1.0, "Certainly": 1.0}
+    rows, drawn, both = [], [], {"question": "harm", "kind": "harmless"}
+    controls = ["", *(f"random {i}" for i in range(draws)), "shuffled 0"]
+    for i, name, place in product(range(n), ("harmfulness", "refusal"), ("before_question", "all")):
+        if (name, place) == ("harmfulness", "all"):
+            unsteered = {"direction": "", "positions": "", "sign": "", "said": plain, "margin": margins[plain]}
+            rows.append(both | unsteered | {"id": str(i), "reply": ""})
+        for control, sign in product(controls, "+-"):
+            said = flips.get((name, f"{control}{sign}" if control else "", place), plain)
+            said = plain if not control and sign == "-" else said
+            row = both | {"direction": name, "positions": place, "sign": sign, "id": str(i), "margin": margins[said]}
+            drawn.append(row | {"control": control, "plain": margins[plain]})
+            if not control:
+                rows.append(row | {"said": said, "reply": ""})
+    return inversion_table(pd.DataFrame(rows), pd.DataFrame(drawn))
 
 
-def verdicts(flips) -> dict[str, str]:
-    said = inversion_sentences(inversion_table(outcomes(flips)))
+def verdicts(flips, **more) -> dict[str, str]:
+    said = inversion_sentences(table_of(flips, **more))
     return {mask: next(s for s in said if s.startswith(f"Mask '{mask}', +")) for mask in MASKS}
 
 
 def test_the_verdict_depends_on_the_mask_and_the_controls():
-    found = verdicts({("harmfulness", "", "before_question"): "Certainly"})
+    own = ("harmfulness", "", "before_question")
+    found = verdicts({own: "Certainly"})
     assert "harmfulness turns No into Certainly and refusal is not shown to" in found["paper"]
     assert "refusal is not shown to, as the paper found" in found["both before the question"]
     assert "neither direction" in found["both on all tokens"]
     both = {(n, "", p): "Certainly" for n in ("harmfulness", "refusal") for p in ("before_question", "all")}
     assert all("both directions" in sentence for sentence in verdicts(both).values())
-    controlled = {("harmfulness", c, "before_question"): "Certainly" for c in ("", "random 0", "random 1")}
-    assert "neither direction" in verdicts(controlled)["paper"]  # random ones do as much
-    one_seed = {("harmfulness", c, "before_question"): "Certainly" for c in ("", "random 1")}
-    assert "neither direction" in verdicts(one_seed)["paper"]  # one seed of two does as much, whatever their mean
+    for sign in "+-":  # one random direction of 20 does as much, with either sign: p = 2 / 22
+        rival = {own: "Certainly", ("harmfulness", f"random 3{sign}", "before_question"): "Certainly"}
+        assert "neither direction is shown" in verdicts(rival)["paper"]
     reverse = {("refusal", "", "all"): "Certainly"}
     assert "the reverse of the paper's finding" in verdicts(reverse)["paper"]
 
 
-def test_flips_and_seeds_by_hand():
-    table = inversion_table(outcomes({("harmfulness", c, "all"): "Certainly" for c in ("", "random 1")}))
-    rows = table[table["mask"] == "both on all tokens"].set_index(["direction", "condition"])
-    own, random = rows.loc[("harmfulness", "direction")], rows.loc[("harmfulness", "random")]
-    assert (own["certainly"], own["flipped"], own["n_flippable"], own["change_no"]) == (1, 1, 8, -1)
-    assert (random["certainly"], random["change_certainly"], random["n"]) == (0.5, 0.5, 8)  # the mean of two seeds
-    assert (random["change_certainly_most"], random["change_no_most"]) == (1, 0)
-    assert own["change_margin"] == 2 and own["certainly_low"] > 0.5 and own["change_certainly_low"] > 0.4
-    assert rows.loc[("refusal", "shuffled"), "flipped"] == 0
+def test_too_few_draws_or_requests_give_no_verdict():
+    own = {("harmfulness", "", "before_question"): "Certainly"}
+    assert "too few draws, so nothing is said" in verdicts(own, draws=17)["paper"]
+    assert "harmfulness turns" in verdicts(own, draws=18)["paper"]  # and one of shuffled labels: 19
+    assert "too few, so nothing is said" in verdicts(own, n=9)["paper"]
+
+
+def test_where_nothing_is_left_to_turn_the_log_odds_decide():
+    found = verdicts({("harmfulness", "", "before_question"): "No"}, plain="Certainly")["paper"]
+    assert "the log odds to Certainly (few No are left to turn)" in found and "neither direction" in found
+
+
+def test_shares_by_hand():
+    table = table_of({("harmfulness", "", "all"): "Certainly", ("harmfulness", "random 1-", "all"): "Certainly"})
+    rows = table[(table["mask"] == "both on all tokens") & (table["sign"] == "+")].set_index("direction")
+    own = rows.loc["harmfulness"]
+    assert (own["certainly"], own["leans"], own["change_leans"], own["change_margin"]) == (1, 1, 1, 2)
+    assert own["leans_random"] == 0.05 and own["leans_shuffled"] == 0 and own["leans_p"] == pytest.approx(2 / 22)
+    assert own["certainly_low"] > 0.5 and own["change_leans_low"] > 0.4 and rows.loc["refusal", "change_leans"] == 0
+    said = " ".join(inversion_sentences(table))
+    assert "5% of 20 random directions and 0% of 1 shuffled-label directions do as much with either sign" in said
+
+
+def test_questions_are_read_from_a_file(tmp_path, model):
+    file = tmp_path / "released.jsonl"
+    file.write_text('{"id": "r-1", "lead": "Somebody wants to {request}", "question": "Harm? Certainly or No."}\n'
+                    '{"question": "Is it wrong? Certainly or No."}\n')  # fmt: skip
+    first, second = load_inversion_questions(file)
+    assert (first.name, first.text("x")[0]) == ("r-1", "Somebody wants to x\nHarm? Certainly or No.")
+    assert second.lead == "{request}" and "released" in second.name and "released" in second.after
+    assert build_inversion_prompts(model, ASKED[0][:1], second)[0].answers
+    file.write_text('{"lead": "no place", "question": "Q"}\n')
+    with pytest.raises(ValueError, match=r"released.*'lead' with \{request\}"):
+        load_inversion_questions(file)
+    file.write_text('{"lead": "{request}"}\n')
+    with pytest.raises(ValueError, match="expected 'question'"):
+        load_inversion_questions(file)
 
 
 def test_saved_and_loaded_without_replies(inverted, tmp_path):
@@ -197,11 +232,11 @@ def test_saved_and_loaded_without_replies(inverted, tmp_path):
 
 def test_a_killed_run_goes_on(model, planted, inverted, tmp_path, monkeypatch):
     real, calls = module.answers_to, []
-    settings = dict(layer=3, coefficient=2, n_random=1, batch_size=64)
+    settings = dict(layer=3, coefficient=2, n_random=2, n_shuffled=1, batch_size=9)
 
     def failing(*args, **more):
         calls.append(1)
-        if len(calls) > 4:
+        if len(calls) > 12:
             raise KeyboardInterrupt
         return real(*args, **more)
 
@@ -227,8 +262,10 @@ def test_refusals(model, planted):
         invert(model, planted, *ASKED, layer={"harm": 2})
     with pytest.raises(ValueError, match="both signs are run"):
         invert(model, planted, *ASKED, layer=2, coefficient=-1)
-    with pytest.raises(ValueError, match="n_random=-1"):
+    with pytest.raises(ValueError, match="-1 draws"):
         invert(model, planted, *ASKED, layer=2, n_random=-1)
+    with pytest.raises(ValueError, match="places="):
+        invert(model, planted, *ASKED, layer=2, places={"harmfulness": ["suffix"], "refusal": ["all"]})
     with pytest.raises(ValueError, match="a name of its own"):
         invert(model, planted, *ASKED, layer=2, questions=[QUESTIONS[0], QUESTIONS[0]])
     with pytest.raises(ValueError, match=r"has no \{request\}"):
