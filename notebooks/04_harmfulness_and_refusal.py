@@ -128,7 +128,7 @@ report.tables["Beliefs by group"].round(3)
 # ## What the directions do
 #
 # Each is added to harmless and taken from harmful requests, at a layer and with a coefficient that a few requests chose, and then
-# tried on others; beside it a random direction and one of shuffled labels, both of the same norm.
+# tried on others; beside it 20 random directions and 10 of shuffled labels, of the same norm and with both signs.
 
 # %%
 apart = harmfulness.split_requests(held_out, {"validation": 0.4, "test": 0.6})  # pairs stay together
@@ -147,7 +147,7 @@ swept = harmfulness.steering_sweep(
     behaviour=seen,
     max_new_tokens=N_TOKENS,
 )
-beside = {"n_random": 0, "ablate": ()} if FAST else {"n_random": 1, "ablate": ("refusal",)}
+beside = {"n_random": 0, "n_shuffled": 0, "ablate": ()} if FAST else {"ablate": ("refusal",)}
 steered = harmfulness.steering_test(model, swept, directions, *rest, **beside)
 steered.plot()
 
@@ -160,7 +160,7 @@ print("\n".join(steered.statement()))
 # - Layer 0 at 0.5 and later layers far above: what is read at $t_{inst}$ is not how the request ends. Where the paper's protocol has 1.00 at
 #   layer 0, its direction is in part one for a full stop.
 # - A cosine well under the ceiling says two directions; a cosine near it says one, measured twice.
-# - A steered refusal rate means something beside those of the random and the shuffled direction, and where the text stays fluent.
+# - A steered refusal rate means something beside what the random and the shuffled directions do, and where the text stays fluent.
 #
 # **Limits.** Few requests, whose harm is what their author says; refusal judged by phrases; small models, which may lack what a 7B model
 # has. The whole study, with reply inversion, jailbreaks, fine-tuning and the heads that write both directions:

@@ -82,7 +82,7 @@ SMALL = Size(
     layers=(0.58, 0.67),
     coefficients=(2.0, 4.0),
 )
-SIZES = {"qwen2.5-coder-0.5b": SMALL, "qwen2.5-coder-1.5b": replace(SMALL, public=30, observed=100, tokens=8)}
+SIZES = {"qwen2.5-coder-0.5b": SMALL, "qwen2.5-coder-1.5b": replace(SMALL, public=0, observed=60, tokens=8)}
 
 
 class Pairs:
@@ -106,7 +106,9 @@ class Pairs:
 
     @cached_property
     def public(self) -> dict[str, list[Request]]:
-        """Two public sets, harmful and harmless."""
+        """Two public sets, harmful and harmless; none for a model that is asked less."""
+        if not self.size.public:
+            return {}
         known, drawn = {bare(r.text) for r in load_requests()}, {}
         for name, kind in FILES.items():
             read = [r for r in load_requests(self.data / f"{name}.jsonl", kind=kind) if len(r.text) <= LONGEST]
