@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         clamp_direction as clamp_direction,
         remove_direction as remove_direction,
     )
+    from interp.explorer.exploring import explore as explore
     from interp.interventions.values import (
         Branch as Branch,
         EachHead as EachHead,

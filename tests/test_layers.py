@@ -22,7 +22,7 @@ FLOORS = [
     ["interp.reading", "interp.edits"],
     ["interp.scans", "interp.overlays"],
     ["interp.fitting"],
-    ["interp.locating"],
+    ["interp.locating", "interp.explorer"],
     ["interp"],
     ["probes"],
     ["probes.rows", "probes.scenes", "probes.known_answers.tasks"],

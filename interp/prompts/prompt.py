@@ -33,7 +33,8 @@ class Prompt:
     sees.
 
     ``token_ids`` are what is run; ``tokens`` their texts, for figures. ``gold``: the right answer's word. ``id``: a
-    name for tables.
+    name for tables. ``may_harm``: its text is a request that may be harmful, shown only where texts are
+    asked for.
     """
 
     token_ids: tuple[int, ...]
@@ -46,6 +47,7 @@ class Prompt:
     image: PromptImage | None = None
     text_only: bool = False
     lead: str | None = None
+    may_harm: bool = False
 
     def __post_init__(self) -> None:
         if not self.token_ids:

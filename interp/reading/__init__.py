@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     )
     from interp.reading.capture import (
         attention_log_probs as attention_log_probs,
+        attention_sources as attention_sources,
         head_outputs as head_outputs,
         mean_head_outputs as mean_head_outputs,
     )

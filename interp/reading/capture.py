@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.architecture import (
@@ -85,6 +85,47 @@ def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> l
         logits = run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1]
     model.require_finite(logits, list(prompts))  # NaN anywhere before would look like a masked key
     return results
+
+
+@public
+@one_at_a_time
+def attention_sources(
+    model: Model, prompt: Prompt, k: int = 4, max_rows: int = 256
+) -> tuple[Int[Tensor, "layer head pos k"], Float[Tensor, "layer head pos k"]]:
+    """Where every head looks from every position: the k positions of highest attention, and their probabilities.
+
+    Args:
+        model: runs once.
+        prompt: whose positions.
+        k: positions that are kept of each; fewer in a prompt with fewer tokens.
+        max_rows: queries of one layer that are held at a time, against all keys.
+
+    Returns positions (int64) and probabilities (float32, highest first), both [layer, head, pos, k]. A position that
+    sees fewer than k others has probability 0 behind these.
+
+    Raises ``UnsupportedAttention`` for models whose attention can't be read. Misleads: the k strongest of a head that
+    looks everywhere hold little of its attention; their sum says how much.
+    """
+    model.require_fits([prompt])
+    require_in_place(model)
+    model.require_attention()
+    n, k = len(prompt), min(k, len(prompt))
+    found = torch.zeros((model.n_layers, model.n_heads, n, k), dtype=torch.long)
+    weights = torch.zeros(found.shape, dtype=torch.float32)
+
+    def look(call: AttentionCall) -> None:
+        for start in range(0, n, max_rows):
+            rows = torch.arange(start, min(n, start + max_rows), device=call.query.device)
+            scores = call.scores(0, rows)
+            highest = (scores - call.log_normaliser(scores)[..., None]).exp().topk(k, dim=-1)
+            found[call.layer, :, start : start + max_rows] = highest.indices.cpu()
+            weights[call.layer, :, start : start + max_rows] = highest.values.cpu()
+
+    inputs = model.inputs([prompt]).inputs
+    with torch.no_grad(), attention_handler(model, look):
+        logits = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1]
+    model.require_finite(logits, [prompt])
+    return found, weights
 
 
 @public

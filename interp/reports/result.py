@@ -106,6 +106,22 @@ class Result:
         findings = self.to_findings(include_replies=include_replies)
         return findings.save(directory, overwrite=overwrite, result=value, raw=arrays)
 
+    def explore(self, model: Any = None, prompts: Any = ()) -> Any:
+        """The heads of a ranking to look at: a widget in a notebook, a page by its ``save_explorer``
+        (:class:`interp.explorer.Exploration`). With a ``model`` and ``prompts`` also what every head does in these.
+
+        Raises ``TypeError`` for a result that has no ranking of heads.
+        """
+        return import_module("interp.explorer.exploration").exploration_of(self, model, prompts)
+
+    @public
+    def save_explorer(self, path: str | Path, *, include_replies: bool = False) -> Path:
+        """Write the explorer of this result's heads as one HTML file, ``path``, that opens from disk.
+
+        ``include_replies``: show texts of requests, which are withheld otherwise. Raises as :meth:`explore`.
+        """
+        return self.explore().save_explorer(path, include_replies=include_replies)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.statement()[0]}"
 

@@ -49,7 +49,11 @@ def build_request_prompts(
             "tokenizer.chat_template."
         )
     prompts = [
-        model.prompt(r.text, system=system, id=r.id, chat=True, template_arguments=template_arguments) for r in requests
+        replace(
+            model.prompt(r.text, system=system, id=r.id, chat=True, template_arguments=template_arguments),
+            may_harm=True,
+        )
+        for r in requests
     ]
     return prompts if post_instruction else [until_instruction_end(p) for p in prompts]
 
