@@ -17,6 +17,7 @@ from probes.cli.negative_bias import knowledge, measure_negative_bias, nasa, neg
 from probes.cli.rank import head_effect, negative_attention
 from probes.cli.scenes import edit_photo, make, sheet
 from probes.cli.trace import trace
+from probes.cli.view import view
 from probes.cli.visual import visual_heads, visual_levels
 
 START = "Start here"
@@ -37,6 +38,7 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("models", models, START),
     Command("doctor", doctor, START),
+    Command("view", view, START),
     Command("measure negative-bias", measure_negative_bias, STEPS),
     Command("rank negative-attention", negative_attention, STEPS),
     Command("rank head-effect", head_effect, STEPS),
