@@ -159,9 +159,7 @@ def exploration_of(result: Any, model: Model | None = None, prompts: Any = ()) -
         return result
     rankings = dict(result.rankings) if isinstance(result, ComparedRankings) else _ranking_in(result)
     if model is not None:
-        from interp.explorer.exploring import explore
-
-        return explore(model, prompts, ranking=rankings)
+        return import_module("interp.explorer.exploring").explore(model, prompts, ranking=rankings)
     views = next(iter(rankings.values())).views
     notes = (
         ()

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from markupsafe import Markup
-
 from interp.door import public
 from interp.explorer.exploration import Exploration
 from interp.explorer.page import environment, sealed, source, still_map
@@ -40,7 +38,7 @@ class Run:
     created: str = ""
     kind: str = ""
     problem: str = ""
-    picture: Markup = Markup("")
+    picture: str = ""
 
     @property
     def is_broken(self) -> bool:
@@ -100,7 +98,7 @@ def _run(folder: Path) -> Run:
         if missing := [name for name in record["sha256"] if not (folder / name).is_file()]:
             raise FileNotFoundError(f"{', '.join(missing)} is missing, which its record lists.")
         kind = str(record.get("result", {}).get("$", "")).rpartition(":")[2] or "Findings"
-        picture = Markup("")
+        picture = ""
         if kind in ("HeadRanking", "Exploration"):
             result = load_result(folder)
             ranking = result.ranking if isinstance(result, Exploration) else result
