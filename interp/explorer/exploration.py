@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 SCALES = (0.0, 0.5, 1.5, 2.0)
 """What each head's output is multiplied by beforehand; at 1 nothing changes."""
 
+_OF_A_REPORT = (
+    "Attention and contributions are those that the ranking's report keeps: of some heads, from the answer's position. "
+    "interp.explore(model, prompts, ranking=ranking) reads all heads, and lets them be turned down."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class ExploredPrompt:
@@ -64,6 +69,7 @@ class Exploration(Result, report="interp.explorer.report"):
 
     rankings: by name; the first is shown. prompts: may be none. kinds: head ("L3H5") -> what kind of head it is, where
     that is known. positions: where heads were turned down for ``changes``. notes: what could not be read, and why.
+    headline: the first sentence; by default the first ranking's.
     live: model and prompts, for a widget that answers live (``interp.explore``); not saved.
     """
 
@@ -72,6 +78,7 @@ class Exploration(Result, report="interp.explorer.report"):
     kinds: Mapping[str, str] = field(default_factory=dict)
     positions: str = "answer"
     notes: tuple[str, ...] = ()
+    headline: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     live: Any = field(default=None, metadata={"saved": False})
 
@@ -130,11 +137,18 @@ class Exploration(Result, report="interp.explorer.report"):
             self if include_replies else self.withheld(), self.live
         )
 
+    @property
+    def sentence(self) -> str:
+        """What is said first."""
+        return self.headline or repr(self.ranking).partition(": ")[2]
+
     def statement(self) -> list[str]:
-        return [*self.ranking.statement(), *self.notes]
+        """The first sentence, what else the first ranking says, and the notes."""
+        first, *others = self.ranking.statement()
+        return [self.headline or first, *others, *self.notes]
 
     def __repr__(self) -> str:
-        return f"Exploration: {repr(self.ranking).partition(': ')[2]}"
+        return f"Exploration: {self.sentence}"
 
     def _repr_html_(self) -> str:
         return import_module("interp.explorer.page").summary(self.withheld())
@@ -155,25 +169,23 @@ def exploration_of(result: Any, model: Model | None = None, prompts: Any = ()) -
 
     Raises ``TypeError`` for a result without a ranking of heads.
     """
-    if isinstance(result, Exploration):
+    if isinstance(result, Exploration) and model is None:
         return result
-    rankings = dict(result.rankings) if isinstance(result, ComparedRankings) else _ranking_in(result)
+    rankings, more = _ranking_in(result), {}
+    if isinstance(result, ComparedRankings):
+        title = f"Heads side by side: {' and '.join(rankings)}"
+        more = {"headline": result.statement()[0], "provenance": {**result.provenance, "title": title}}
     if model is not None:
         return import_module("interp.explorer.exploring").explore(model, prompts, ranking=rankings)
     views = next(iter(rankings.values())).views
-    notes = (
-        ()
-        if not views
-        else (
-            "Attention and contributions are those that the ranking's report keeps: of some heads, from the answer's "
-            "position. interp.explore(model, prompts, ranking=ranking) reads all heads, and lets them be turned down.",
-        )
-    )
+    notes = (_OF_A_REPORT,) if views else ()
     shape = next(iter(rankings.values())).scores.shape[1:]
-    return Exploration(rankings, tuple(_from_view(view, shape) for view in views), notes=notes)
+    return Exploration(rankings, tuple(_from_view(view, shape) for view in views), notes=notes, **more)
 
 
 def _ranking_in(result: Any) -> dict[str, HeadRanking]:
+    if isinstance(result, Exploration | ComparedRankings):
+        return dict(result.rankings)
     found = result if isinstance(result, HeadRanking) else getattr(result, "ranking", None)
     if callable(found):
         found = found()

@@ -42,7 +42,7 @@ def summary(exploration: Exploration) -> str:
     ranking = exploration.ranking
     table = ranking.top(10)[["label", "score", "ci_low", "ci_high"]]
     rows = table.to_html(index=False, float_format="{:.3g}".format)
-    return f"<p><b>{escape(_sentence(ranking))}</b></p>{still_map(ranking)}{rows}"
+    return f"<p><b>{escape(exploration.sentence)}</b></p>{still_map(ranking)}{rows}"
 
 
 def still_map(ranking: HeadRanking, width: int = 420, height: int = 520) -> Markup:
@@ -60,7 +60,9 @@ def still_map(ranking: HeadRanking, width: int = 420, height: int = 520) -> Mark
             f'height="{cell_h - 0.6:.1f}" fill="{colour}" fill-opacity="{abs(value - base) / far:.2f}"/>'
         )
     w, h = n_heads * cell_w, n_layers * cell_h
-    label = f"Mean {ranking.score} of each head: layers downwards, heads to the right; {_sentence(ranking)}"
+    label = (
+        f"Mean {ranking.score} of each head: layers downwards, heads to the right; {repr(ranking).partition(': ')[2]}"
+    )
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w:.0f} {h:.0f}" width="{w:.0f}" height="{h:.0f}" '
         f'role="img" aria-label="{escape(label)}"><rect width="{w:.0f}" height="{h:.0f}" fill="#888" '
@@ -104,7 +106,7 @@ def _page(exploration: Exploration, content: bytes, n_prompts: int) -> str:
         .render(
             title=str(exploration.provenance.get("title") or f"Heads by {ranking.score}"),
             facts=[model_name(exploration.provenance), f"{ranking.n_examples} examples", *_made(exploration)],
-            sentence=_sentence(ranking),
+            sentence=exploration.sentence,
             picture=still_map(ranking),
             columns=["head", ranking.score, "95 % interval", *ranking.others],
             heads=rows,
@@ -116,10 +118,6 @@ def _page(exploration: Exploration, content: bytes, n_prompts: int) -> str:
             **sealed(script=source("explorer.js", "page.js"), style=source("explorer.css", "page.css")),
         )
     )
-
-
-def _sentence(ranking: HeadRanking) -> str:
-    return repr(ranking).partition(": ")[2]
 
 
 def _interval(row: Any) -> str:
