@@ -24,6 +24,7 @@ from interp.explorer.exploration import SCALES, Exploration, ExploredPrompt
 from interp.figures import visible
 from interp.rankings import HeadRanking
 from interp.reports import model_name
+from interp.statistics import FEWEST
 
 LEAST_TOKENS = 64
 _MOST_TOKENS = 1000
@@ -123,6 +124,7 @@ def _maps(name: str, ranking: HeadRanking, arrays: _Arrays) -> list[dict[str, An
                 "signed": described.is_signed,  # type: ignore[union-attr]
                 "base": described.base,  # type: ignore[union-attr]
                 "n": ranking.n_examples,
+                "few": ranking.n_examples < FEWEST and ranking.example_ids != ("all examples",),  # to order heads
                 "model": model_name(ranking.provenance),
                 **{k: arrays.add(v.to_numpy(np.float32).reshape(shape)) for k, v in numbers.items()},
                 **({"verdicts": frame[verdict].tolist()} if verdict in frame else {}),

@@ -16,6 +16,7 @@ from interp.explorer.packing import kept_steps, packed
 from interp.figures import NEGATIVE, POSITIVE, visible
 from interp.rankings import HeadRanking
 from interp.reports import model_name, number
+from interp.statistics import FEWEST
 
 WEB = Path(__file__).parent / "web"
 _MOST_ROWS = 512
@@ -40,6 +41,8 @@ def render(exploration: Exploration, most_mb: float = 5.0) -> str:
 def summary(exploration: Exploration) -> str:
     """For a notebook without widgets: the first sentence, the map as a picture, the first ten heads."""
     ranking = exploration.ranking
+    if ranking.n_examples < FEWEST:
+        return f"<p><b>{escape(exploration.sentence)}</b></p>{still_map(ranking)}"
     table = ranking.top(10)[["label", "score", "ci_low", "ci_high"]]
     rows = table.to_html(index=False, float_format="{:.3g}".format)
     return f"<p><b>{escape(exploration.sentence)}</b></p>{still_map(ranking)}{rows}"

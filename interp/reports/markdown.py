@@ -24,33 +24,41 @@ def write_page(path: Path, title: str, content: Mapping[str, list[str] | pd.Data
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A pipe table; a column ``x`` with ``x_low`` and ``x_high`` (or ``ci_low``, ``ci_high``) becomes one, with its
-    interval. Bars inside cells are escaped."""
+    """A pipe table of :func:`cells`. Bars inside cells are escaped."""
+    shown = {name: [cell.replace("|", "\\|") for cell in column] for name, column in cells(frame).items()}
+    names = [name.replace("_", " ") for name in shown]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in zip(*shown.values(), strict=True)])
+
+
+def cells(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Every column as texts; a column ``x`` with ``x_low`` and ``x_high`` (or ``ci_low``, ``ci_high``) becomes one,
+    with its interval."""
     shown = {}
     for column in frame.columns:
         ends = (f"{column}_low", f"{column}_high")
-        if column == "value" and "ci_low" in frame:
+        if column in ("value", "score") and "ci_low" in frame:
             ends = ("ci_low", "ci_high")
+        elif f"{column}_ci_low" in frame:
+            ends = (f"{column}_ci_low", f"{column}_ci_high")
         if str(column).endswith(("_low", "_high")) and _owner(str(column), frame) is not None:
             continue
         if all(end in frame for end in ends):
             low, high = (frame[end] for end in ends)
-            shown[column] = [
+            shown[str(column)] = [
                 text(v) if text(v) == "–" else f"{text(v)} [{text(a)}, {text(b)}]"
                 for v, a, b in zip(frame[column], low, high, strict=True)
             ]
         else:
-            shown[column] = [text(v) for v in frame[column]]
-    names = [str(c).replace("_", " ") for c in shown]
-    rows = zip(*shown.values(), strict=True)
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+            shown[str(column)] = [text(v) for v in frame[column]]
+    return shown
 
 
 def _owner(column: str, frame: pd.DataFrame) -> str | None:
     base = column.rsplit("_", 1)[0]
     if base == "ci":
-        return "value" if "value" in frame else None
+        return next((name for name in ("value", "score") if name in frame), None)
+    base = base.removesuffix("_ci")
     return base if base in frame else None
 
 
@@ -66,4 +74,4 @@ def text(value: Any) -> str:
             if abs(value) >= 0.001 or not value
             else f"{value:.1e}"
         )
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return str(value).replace("\n", " ")

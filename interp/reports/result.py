@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from copy import copy
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from interp.door import public
 from interp.records import keeps_work, understood
 from interp.reports.findings import RECORD, Findings, load_findings, saved_arrays
 from interp.reports.folder import read_report_record
+from interp.reports.markdown import markdown
+from interp.reports.papers import bibtex, latex, methods
 from interp.reports.saved import packed, unpacked
 
 if TYPE_CHECKING:
@@ -105,6 +107,36 @@ class Result:
         value = packed(self, arrays, withhold=not include_replies)
         findings = self.to_findings(include_replies=include_replies)
         return findings.save(directory, overwrite=overwrite, result=value, raw=arrays)
+
+    def cite(self) -> str:
+        """What to cite for this result, as BibTeX: the sources of its method, and headscope."""
+        return bibtex(self.provenance)
+
+    def methods_paragraph(self) -> str:
+        """A paragraph for the methods section of a paper, with this run's model, data, settings and versions."""
+        return methods(self.to_findings().title, self.provenance)
+
+    @public
+    def table(
+        self, name: str | None = None, form: Literal["latex", "markdown"] = "latex", rows: int | None = None
+    ) -> str:
+        """A table of the report as LaTeX (booktabs) or Markdown, each value with its interval in one cell.
+
+        Args:
+            name: of the table, as the report calls it; by default the first.
+            form: which of the two.
+            rows: the first so many; by default all.
+
+        Raises ``KeyError`` for a table that the report does not have.
+        """
+        tables = self.to_findings().tables
+        name = name or next(iter(tables), "")
+        if name not in tables:
+            raise KeyError(f"{type(self).__name__} has no table {name!r}; it has {list(tables)}.")
+        frame = tables[name] if rows is None else tables[name].head(rows)
+        if form not in ("latex", "markdown"):
+            raise ValueError(f"form={form!r}; expected 'latex' or 'markdown'.")
+        return latex(frame, name) if form == "latex" else markdown(frame)
 
     def explore(self, model: Any = None, prompts: Any = ()) -> Any:
         """The heads of a ranking to look at: a widget in a notebook, a page by its ``save_explorer``

@@ -38,6 +38,7 @@ async function exploreHeads(root, packed, ask = null) {
   const interval = (m, l, h) => Number.isFinite(at(m, "low", l, h)) ? ` [${number(at(m, "low", l, h))}, ${number(at(m, "high", l, h))}]` : "";
   const nameOf = (m) => m.measure.replaceAll("_", " ");
   const titled = (m) => maps.some((o) => o !== m && o.measure === m.measure) || new Set(maps.map((o) => o.ranking)).size > 1 ? `${nameOf(m)} · ${m.ranking.replaceAll("_", " ")}` : nameOf(m);
+  const placed = (m, l, h) => m.few ? "too few" : `${place(m, l, h)} of ${data.array(m.mean).length}`;
   const placeCache = new Map();
   function place(m, layer, head) {  // from 1: the place of a head in a map's order, highest first
     if (!placeCache.has(m)) {
@@ -142,7 +143,7 @@ async function exploreHeads(root, packed, ask = null) {
       const m = d.m, values = data.array(m.mean);
       let far = 0;
       for (const v of values) if (Number.isFinite(v)) far = Math.max(far, Math.abs(v - m.base));
-      d.heading.replaceChildren(titled(m), el("span", {}, `${m.unit ? `, ${m.unit}` : ""}, n = ${m.n}`));
+      d.heading.replaceChildren(titled(m), el("span", {}, `${m.unit ? `, ${m.unit}` : ""}, n = ${m.n}${m.few ? ", too few to order heads" : ""}`));
       const ramp = el("span", {class: `hs-ramp${m.signed ? "" : " hs-one"}`, "aria-hidden": "true"});
       d.legend.replaceChildren(number(m.signed ? m.base - far : m.base), ramp, number(m.base + far));
       values.forEach((v, i) => {
@@ -170,7 +171,7 @@ async function exploreHeads(root, packed, ask = null) {
   }
   function tell(m, layer, head) {
     const kind = kinds[label(layer, head)];
-    text(read, `${label(layer, head)}: ${nameOf(m)} ${number(at(m, "mean", layer, head))}${interval(m, layer, head)}, place ${place(m, layer, head)} of ${data.array(m.mean).length}${kind ? `, ${kind}` : ""}`);
+    text(read, `${label(layer, head)}: ${nameOf(m)} ${number(at(m, "mean", layer, head))}${interval(m, layer, head)}${m.few ? "" : `, place ${placed(m, layer, head)}`}${kind ? `, ${kind}` : ""}`);
   }
 
   // ---- list
@@ -182,13 +183,12 @@ async function exploreHeads(root, packed, ask = null) {
     cells.sort(by[state.sort]);
     let far = 1e-30;
     for (const v of values) if (Number.isFinite(v)) far = Math.max(far, Math.abs(v - m.base));
-    const hasKinds = Object.keys(kinds).length > 0;
     const rows = cells.slice(0, state.all ? cells.length : MOST_ROWS).map((i) => {
       const l = Math.floor(i / nHeads), h = i % nHeads, v = values[i], block = el("i", {class: v < m.base ? "hs-minus" : null});
       block.style.setProperty("--v", (Math.abs(v - m.base) / far).toFixed(4));
       return el("tr", {"data-head": label(l, h), tabindex: -1, "aria-selected": l === state.layer && h === state.head},
-        el("th", {scope: "row"}, label(l, h)), el("td", {}, el("span", {class: "hs-blocks", "aria-hidden": "true"}, block)),
-        el("td", {}, number(v), el("small", {}, interval(m, l, h))), ...(hasKinds ? [el("td", {}, kinds[label(l, h)] || "")] : []));
+        el("th", {scope: "row"}, label(l, h), ...(kinds[label(l, h)] ? [el("small", {}, kinds[label(l, h)])] : [])), el("td", {}, el("span", {class: "hs-blocks", "aria-hidden": "true"}, block)),
+        el("td", {}, number(v), el("small", {}, interval(m, l, h))));
     });
     const body = el("tbody", {}, ...rows);
     body.addEventListener("click", (e) => { const row = e.target.closest("tr"); if (row) choose(...parsed(row.dataset.head)); });
@@ -203,7 +203,7 @@ async function exploreHeads(root, packed, ask = null) {
     const count = cells.length === values.length ? "" : `, ${cells.length} of ${values.length} heads`;
     listBox.replaceChildren(el("h2", {}, "Heads", el("small", {role: "status"}, `by ${titled(m)}${count}`)),
       el("div", {class: "hs-scroll"}, el("table", {},
-        el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "head"), el("th", {scope: "col"}, el("span", {class: "hs-hidden"}, "drawn")), el("th", {scope: "col"}, `${nameOf(m)}, 95 % interval`), ...(hasKinds ? [el("th", {scope: "col"}, "kind")] : []))), body)), more);
+        el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "head"), el("th", {scope: "col"}, el("span", {class: "hs-hidden"}, "drawn")), el("th", {scope: "col"}, `${nameOf(m)}, 95 % interval`))), body)), more);
     listBox.body = body;
     markList();
   }
@@ -289,7 +289,7 @@ async function exploreHeads(root, packed, ask = null) {
       const verdict = m.verdicts && m.verdicts[state.layer * shapeOf(m)[1] + state.head];
       return el("tr", {title: m.meaning}, el("td", {}, titled(m), m.role === "control" ? el("small", {}, " control") : ""),
         el("td", {}, number(at(m, "mean", state.layer, state.head)), el("small", {}, interval(m, state.layer, state.head))),
-        el("td", {}, `${place(m, state.layer, state.head)} of ${data.array(m.mean).length}`), ...(hasVerdicts ? [el("td", {}, verdict || "")] : []));
+        el("td", {}, placed(m, state.layer, state.head)), ...(hasVerdicts ? [el("td", {}, verdict || "")] : []));
     });
     numbers.replaceChildren(el("table", {class: "hs-numbers"}, el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "measure"), el("th", {scope: "col"}, "mean, 95 % interval"), el("th", {scope: "col"}, "place"), ...(hasVerdicts ? [el("th", {scope: "col"}, "under the control")] : []))), el("tbody", {}, ...rows)));
     drawTokens();
