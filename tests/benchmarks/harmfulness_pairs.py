@@ -191,7 +191,7 @@ class Pairs:
     def steering(self) -> None:
         """Refusals made and unmade on test pairs, beside directions that mean nothing with both signs."""
         found = steering_test(
-            self.model, self.swept, self.fitted, *kinds(self.tested), ablate=(), keep=self.keep("steering")
+            self.model, self.swept, self.fitted, *kinds(self.tested), n_replies=0, ablate=(), keep=self.keep("steering")
         )
         arms, comparison = found.to_frame(), found.comparison()
         self.write(
