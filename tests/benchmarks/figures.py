@@ -110,7 +110,64 @@ SHARED = f"{SCENES} > Within and between levels > S+ / score / yes/no and open /
 CLAIMS = f"{SCENES} > Claims"
 OWN = "change on their own level less that of random heads of the same layers (20 sets)"
 OTHERS = "change on the other levels less that of random heads of the same layers (20 sets)"
+QWEN = "harmfulness/qwen2.5-coder-{}b"
+TOLD = f"{QWEN}/pairs.md > Held-out pairs, read at t_inst"
+SMALL_PAIRS, LARGE_PAIRS = TOLD.format("0.5"), TOLD.format("1.5")
+GUARD = f"{QWEN.format('0.5')}/guard_pairs.md > Rules and rivals on pairs"
+MOVED = f"{QWEN.format('0.5')}/guard_pairs.md > Thresholds between data sets"
 FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
+    "harmfulness": (
+        "150 pairs of a harmful request and its harmless twin, held out",
+        (
+            Panel(
+                "Harmful twin scores higher, share of pairs",
+                (
+                    ("direction, 1.5B", f"{LARGE_PAIRS} > direction > within pairs"),
+                    ("direction, 0.5B", f"{SMALL_PAIRS} > direction > within pairs"),
+                    ("… over the spread, 0.5B", f"{SMALL_PAIRS} > direction, whitened > within pairs"),
+                    ("words", f"{SMALL_PAIRS} > words (TF-IDF) > within pairs"),
+                    ("characters", f"{SMALL_PAIRS} > characters (TF-IDF) > within pairs"),
+                    ("layer 0, mean over the text", f"{SMALL_PAIRS} > layer 0, mean over the text > within pairs"),
+                ),
+                (0.5, "by chance"),
+            ),
+            Panel(
+                "Guards of the 0.5B: balanced accuracy on the pairs",
+                (
+                    ("the guard", f"{GUARD} > whitened > balanced on pairs"),
+                    ("the guard at t_post", f"{GUARD} > whitened at t_post > balanced on pairs"),
+                    ("the paper's rule", f"{GUARD} > paper > balanced on pairs"),
+                    ("own refusal", f"{GUARD} > own refusal > balanced on pairs"),
+                    ("words", f"{GUARD} > words (TF-IDF) > balanced on pairs"),
+                    ("characters", f"{GUARD} > characters (TF-IDF) > balanced on pairs"),
+                    ("the model asked", f"{GUARD} > asked, calibrated > balanced on pairs"),
+                ),
+                (0.5, "by chance"),
+            ),
+            Panel(
+                "The guard elsewhere: fitted on, tested on; balanced accuracy",
+                (
+                    (
+                        "pairs, AdvBench and Alpaca",
+                        f"{MOVED} > shipped pairs / AdvBench and Alpaca / whitened > balanced accuracy",
+                    ),
+                    (
+                        "pairs, SORRY-Bench and XSTest",
+                        f"{MOVED} > shipped pairs / SORRY-Bench and XSTest / whitened > balanced accuracy",
+                    ),
+                    (
+                        "AdvBench and Alpaca, pairs",
+                        f"{MOVED} > AdvBench and Alpaca / shipped pairs / whitened > balanced accuracy",
+                    ),
+                    (
+                        "SORRY-Bench and XSTest, pairs",
+                        f"{MOVED} > SORRY-Bench and XSTest / shipped pairs / whitened > balanced accuracy",
+                    ),
+                ),
+                (0.5, "by chance"),
+            ),
+        ),
+    ),
     "vseam": (
         "V-SEAM: heads of scenes-smollm2",
         (
