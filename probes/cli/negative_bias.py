@@ -336,7 +336,7 @@ def knowledge(
     folders = [out / "knowledge", out / "scenarios"][: 1 + scenarios]
     left_out = f" ({len(given) - len(questions)} without an open form left out)" if len(questions) < len(given) else ""
     new_tokens = (1 + sampling["n_samples"]) * sampling["max_new_tokens"]
-    passes = 1 + sampling["n_samples"]
+    passes = 2  # over an open form: the greedy reply's, and the one that its samples share
     if scenarios:
         passes += len(asking["which"])
         new_tokens += asking["n_reasoning_tokens"] if "chain_of_thought" in asking["which"] else 0

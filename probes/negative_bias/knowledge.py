@@ -64,7 +64,8 @@ def sort_by_knowledge(
     ``insufficient``. What counts as right is told at the top of ``probes/questions/open_answers.py``; ``match="exact"``
     is the strict reading. Twins that share an open form are asked once.
 
-    Costs (1 + n_samples) short generations for each open question. Source of the subsets: arXiv 2511.10881; the
+    Costs (1 + n_samples) short generations for each open question, and two passes over it: the samples share one. The
+    command line says how long that takes before it begins. Source of the subsets: arXiv 2511.10881; the
     criteria are ours.
 
     Args:
