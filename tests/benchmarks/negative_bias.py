@@ -40,11 +40,12 @@ from tests.benchmarks.probing_sets import (
     probing_sets,
     reworded,
     shipped,
+    twins,
 )
 
 TABLES = Path(__file__).parent / "negative_bias"
 LEAST_AUROC = 0.7  # of the untouched margin, from which a model knows something of a set
-FIT: dict[str, object] = {"every_format": True, "keep": 0.0, "batch_size": 8, "k": 5, "steps": 6}
+FIT: dict[str, object] = {"every_format": True, "keep": 0.0, "batch_size": 8, "k": 4, "steps": 4, "check_every": 2}
 REPORTS = Path("reports/evaluate")
 
 
@@ -71,9 +72,12 @@ class Size:
 
 BESIDE = ("random heads", "constant offset")
 FITS = (
+    ("NASA", 0, {}, BESIDE[1:]),
+    ("NASA", 1, {}, ()),
+    ("NASA", 2, {}, ()),
     ("NASA", 0, {}, BESIDE),
-    ("NASA", 1, {}, BESIDE),
-    ("NASA", 2, {}, BESIDE),
+    ("NASA", 1, {}, BESIDE[:1]),
+    ("NASA", 2, {}, BESIDE[:1]),
     ("NASA with keys", 0, {"key_group": True}, ()),
 )
 SIZES = {
@@ -135,7 +139,9 @@ class Evaluation:
             self.write("known", {"Verdict": [none], "What the untouched model knows, on validation": by_set})
             return
         sets = known_sets(self.data, self.size.known_set)
-        parts = {part: [q for name in chosen for q in sets[name][part]] for part in ("training", "validation")}
+        parts = {
+            part: [q for name in chosen for q in twins(sets[name][part], 12)] for part in ("training", "validation")
+        }
         tests = {name: sets[name]["test"] for name in chosen}
         tables, methods = [], []
         for run, seed, settings, rivals in self.size.fits:
