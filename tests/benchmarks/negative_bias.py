@@ -155,9 +155,10 @@ class Evaluation:
                 resume=True,
                 overwrite=True,
             )
-            table = found.test(self.model, tests)
             named = {"NASA": f"{run}, seed {seed}", "random heads": f"random heads, draw {seed}"}
             seen = {m for of_run in tables for m in of_run["method"]}
+            new = [m.name for m in found.methods if named.get(m.name, m.name) not in seen]
+            table = found.test(self.model, tests, methods=new)
             table = table.assign(method=table["method"].replace(named))
             tables.append(table[~table["method"].isin(seen)])
             fitted = found.methods_table()
