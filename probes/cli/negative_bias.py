@@ -151,7 +151,7 @@ def order_swap(
         taken(
             "probes.negative_bias.order_swap_study:order_swap",
             "query_span batch_size",
-            n_effects=Option("Questions, of the first, whose effects of heads are measured too.", least=2),
+            n_effects=Option("Questions, of the first, whose effects of heads are measured too; 0: none.", least=0),
         ),
     ],
     as_json: bool = False,

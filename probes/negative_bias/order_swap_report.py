@@ -52,19 +52,25 @@ def statement_of(found: OrderSwap) -> list[str]:
         f"is balanced (by chance {first['by_chance']:.2f}; n = {n}).",
         f"Over {most} instructions, between {frame['keep_sign'].min()} and {frame['keep_sign'].max()} keep their sign "
         f"(median {frame['keep_sign'].median():g}) and between {frame['stay'].min():g} and {frame['stay'].max():g} "
-        f"stay (median {frame['stay'].median():g}). Of the {K} heads of largest effect, between "
-        f"{frame['effect_keeps_sign'].min()} and {frame['effect_keeps_sign'].max()} keep the sign of their effect "
-        f"(median {frame['effect_keeps_sign'].median():g}; {first['n_effects']} questions).",
+        f"stay (median {frame['stay'].median():g}).",
     ]
+    if "effect_keeps_sign" in frame:
+        kept = frame["effect_keeps_sign"]
+        sentences.append(
+            f"Of the {K} heads of largest effect, between {kept.min()} and {kept.max()} keep the sign of their effect "
+            f"(median {kept.median():g}; {first['n_effects']} questions)."
+        )
     variance = found.variance().set_index("what changes")
     told = [
         part for part in (ORDER_IN_ALL, "the head", "option pair", "wording", "questions") if part in variance.index
     ]
     for measure, name in NAMES.items():
+        if measure not in variance:
+            continue
         shares = [f"{part} {Estimate.from_row(variance.loc[part], measure).times(100):.1f} %" for part in told]
         sentences.append(f"Of the variance of {name} between heads: {', '.join(shares)}.")
     pooled = found.correlations()
-    for row in pooled[pooled["options"] == "all"].to_dict("records"):
+    for row in pooled[pooled["options"] == "all"].to_dict("records") if len(pooled) else ():
         for relation, words in (("size", "the size of NAS and of the effect"), ("sign_and_size", "NAS and the effect")):
             if row["order"] == "as written" or (relation == "sign_and_size" and row["order"] == "mean of both"):
                 estimate = Estimate.from_row(row, relation)
@@ -86,6 +92,7 @@ def plot_of(found: OrderSwap) -> go.Figure:
             "high": row[f"{measure}_high"],
         }
         for measure, name in NAMES.items()
+        if measure in variance
         for row in variance.to_dict("records")
     ]
     title = f"Variance of heads' scores, {found.provenance['model']['name']}"

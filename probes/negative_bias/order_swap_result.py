@@ -32,8 +32,9 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
     ``nas`` (nats) and ``effects`` (logits; clean less ablated at the answer, above 0: toward the negative word):
     [example, wording, pair, order, layer, head]; order 0 names the positive word first, 1 the negative one. ``effects``
     and ``log_probs`` [example, wording, pair, order, option] (negative word, positive word) are of the first questions
-    only. ``wordings``, ``pairs``: as asked. ``ids``, ``gold_yes``: of the questions. ``groups``: questions that are
-    drawn together. ``n_tokens`` [pair, 2]: tokens of the positive and negative word. ``provenance``: what was run.
+    only, or of none. ``wordings``, ``pairs``: as asked. ``ids``, ``gold_yes``: of the questions. ``groups``: questions
+    that are drawn together. ``n_tokens`` [pair, 2]: tokens of the positive and negative word. ``provenance``: what was
+    run.
     """
 
     wordings: tuple[str, ...]
@@ -66,11 +67,14 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         for (w, wording), (p, pair) in itertools.product(enumerate(self.wordings), enumerate(self.pairs)):
             first, second = (_cells(self.nas[:, w, p, order]) for order in (0, 1))
             kept = self._kept(first, second)
-            effect = _cells(self.effects[:, w, p, 0]).mean(0), _cells(self.effects[:, w, p, 1]).mean(0)
-            largest = np.argsort(-np.abs(effect[0]), kind="stable")[:K]
             row: dict[str, Any] = {"options": " / ".join(pair), "wording": wording, "n": len(first)}
             row["tokens"] = " / ".join(map(str, self.n_tokens[p]))
             row |= kept | {"by_chance": K * K / n_heads, "n_effects": len(self.effects)}
+            if not len(self.effects):
+                rows.append(row)
+                continue
+            effect = _cells(self.effects[:, w, p, 0]).mean(0), _cells(self.effects[:, w, p, 1]).mean(0)
+            largest = np.argsort(-np.abs(effect[0]), kind="stable")[:K]
             row["effect_keeps_sign"] = int((np.sign(effect[0]) == np.sign(effect[1]))[largest].sum())
             said = self.log_probs[:, w, p]  # [example, order, option]
             for order, name in enumerate(("", "_swapped")):
@@ -96,6 +100,10 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
             row |= _named(f"spearman_{name}", around(agreement[0], agreement[1:]))
         return row
 
+    def _measured(self) -> list[tuple[str, Scores]]:
+        """NAS, and effects if there are any."""
+        return [("nas", self.nas)] + ([("effects", self.effects)] if len(self.effects) else [])
+
     def variance(self) -> pd.DataFrame:
         """Where the variance of heads' scores lies, as shares of the whole: ``nas`` and ``effects``.
 
@@ -111,7 +119,7 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
     @cached_property
     def _variance(self) -> pd.DataFrame:
         rows: dict[str, dict[str, Any]] = {}
-        for measure, scores in (("nas", self.nas), ("effects", self.effects)):
+        for measure, scores in self._measured():
             names, shares = variance_shares(scores)
             low, high = bootstrap_interval(
                 shares, *_sums(scores), groups=self.groups[: len(scores)], n_resamples=N_DRAWS, weighted=True
@@ -130,7 +138,7 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
     @cached_property
     def _agreement(self) -> pd.DataFrame:
         rows = []
-        for measure, scores in (("nas", self.nas), ("effects", self.effects)):
+        for measure, scores in self._measured():
             shape = scores.shape[1:4]
             conditions = list(itertools.product(*map(range, shape)))
             cells = scores.reshape(len(scores), len(conditions), -1).astype(np.float64)
@@ -165,7 +173,7 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         pair, over all wordings: the order as written, the other, and the mean of both."""
         rows = []
         both = [("all", slice(None)), *((" / ".join(pair), [p]) for p, pair in enumerate(self.pairs))]
-        for name, at in both:
+        for name, at in both if len(self.effects) else ():
             nas, effect = (scores[:, :, at].mean((0, 1, 2)) for scores in (self.nas, self.effects))  # order layer head
             for order, of in (("as written", 0), ("swapped", 1), ("mean of both", slice(None))):
                 a, b = (np.asarray(x[of], dtype=np.float64).reshape(-1, *x.shape[1:]).mean(0) for x in (nas, effect))
@@ -181,7 +189,7 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         orders for each pair (means over wordings); in how many of the instructions the sign of NAS outlives the swap
         (``same_sign``), and in how many the head is among the first ten as written, and by the mean of both orders."""
         mean = self.nas.astype(np.float64).mean(0)  # wording pair order layer head
-        effect = self.effects.astype(np.float64).mean(0)
+        effect = self.effects.astype(np.float64).mean(0) if len(self.effects) else np.full(mean.shape, np.nan)
         flat = mean.reshape(*mean.shape[:3], -1)
         n_heads = mean.shape[-1]
         first = [set(np.argsort(-cell, kind="stable")[:K]) for cell in flat[:, :, 0].reshape(-1, flat.shape[-1])]

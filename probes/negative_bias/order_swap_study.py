@@ -73,7 +73,7 @@ def order_swap(
         questions: yes/no questions.
         wordings: of the instruction, each with ``{positive}`` and ``{negative}`` once, in that order.
         pairs: option words, the one that is right for Yes first. ("A", "B") gets a line that says what they stand for.
-        n_effects: how many of the questions, from the first on, have effects too.
+        n_effects: how many of the questions, from the first on, have effects too; 0: none.
         ablation: what a head is replaced by for its effect.
         query_span: the tokens that NAS sums over, as of :func:`rank_heads`.
         batch_size: questions in a pass and in a part file.
@@ -137,7 +137,9 @@ def order_swap(
             log_probs.append(arrays_of_logits(logits, chosen, Instruction(*_words(pair)))["log_probs"])
         return {"effects": crossed(scores), "log_probs": crossed(log_probs)}
 
-    found |= study.run(range(n_effects), effects, step="effects")
+    if n_effects:
+        found |= study.run(range(n_effects), effects, step="effects")
+    none = np.zeros((0, *found["nas"].shape[1:]), dtype=np.float32)
     tokens = [[len(prompts[wordings[0], pair, False][0].span(s)) for s in ("positive", "negative")] for pair in pairs]
     plain = prompts[wordings[0], pairs[0], False]
     return study.done(
@@ -148,8 +150,8 @@ def order_swap(
             groups=tuple(q.group for q in questions),
             gold_yes=np.array([q.answer == "Yes" for q in questions]),
             nas=found["nas"].astype(np.float32),
-            effects=found["effects"].astype(np.float32),
-            log_probs=found["log_probs"],
+            effects=found.get("effects", none).astype(np.float32),
+            log_probs=found.get("log_probs", none[..., 0, :2]),
             n_tokens=np.array(tokens),
             provenance=study.provenance(**mass_read(model, plain, batch_size)),
         )
@@ -170,10 +172,10 @@ def _words(pair: tuple[str, str]) -> tuple[str, str, str]:
 
 
 def _require(questions: Sequence[Question], wordings: Sequence[str], pairs: Sequence, n_effects: int) -> None:
-    if len(questions) < 2 or n_effects < 2:
+    if len(questions) < 2 or n_effects == 1 or n_effects < 0:
         raise ValueError(
-            f"{len(questions)} questions, {n_effects} of them with effects; expected 2 or more of each: intervals are "
-            "over questions."
+            f"{len(questions)} questions, {n_effects} of them with effects; expected 2 or more of each, or no effects: "
+            "intervals are over questions."
         )
     if not pairs or not wordings or len(set(pairs)) < len(pairs) or len(set(wordings)) < len(wordings):
         raise ValueError(f"{len(wordings)} wordings and {len(pairs)} pairs; expected one or more of each, each once.")

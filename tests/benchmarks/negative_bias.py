@@ -86,7 +86,7 @@ SIZES = {
         60, 40, 20, 6, 40, 32, 20, 40, 0.3, (80, 16), 40, FITS, 20, 6, ("scaled heads", "constant offset")
     ),
     "qwen2.5-coder-1.5b": Size(
-        40, 20, 20, 4, 40, 32, 20, 40, 0.2, (60, 16), 40, FITS[:1], 6, 2, ("scaled heads", "constant offset")
+        40, 20, 20, 4, 40, 32, 20, 40, 0.2, (60, 16), 40, FITS[:1], 8, 0, ("scaled heads", "constant offset")
     ),
 }
 

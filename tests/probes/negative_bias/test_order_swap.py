@@ -120,6 +120,13 @@ def test_report_is_saved_read_back_and_resumed(model, result, tmp_path):
     assert len(first.heads()) == 10 and set(first.correlations()["options"]) == {"all", "Yes / No", "A / B"}
 
 
+def test_effects_can_be_left_out(model, result, tmp_path):
+    found = order_swap(model, QUESTIONS, **WORDS, n_effects=0, keep=tmp_path)
+    assert np.allclose(found.nas, result.nas) and len(found.effects) == len(found.log_probs) == 0
+    assert found.correlations().empty and "effects" not in found.variance() and found.heads()["effect"].isna().all()
+    assert not any("effect" in sentence for sentence in interp.load_result(tmp_path).statement())
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
