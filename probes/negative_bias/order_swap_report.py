@@ -48,8 +48,8 @@ def statement_of(found: OrderSwap) -> list[str]:
     stay = Estimate.from_row(first, "stay")
     sentences = [
         f"Of the {K} heads of highest NAS, {first['keep_sign']} keep their sign and {first['turn']} turn it when "
-        f"{first['options'].replace(' / ', ' and ')} change places; {stay:.0f} stay among the first {K} once the order "
-        f"is balanced (by chance {first['by_chance']:.2f}; n = {n}).",
+        f"{first['options'].replace(' or ', ' and ')} change places; {stay:.0f} stay among the first {K} once the "
+        f"order is balanced (by chance {first['by_chance']:.2f}; n = {n}).",
         f"Over {most} instructions, between {frame['keep_sign'].min()} and {frame['keep_sign'].max()} keep their sign "
         f"(median {frame['keep_sign'].median():g}) and between {frame['stay'].min():g} and {frame['stay'].max():g} "
         f"stay (median {frame['stay'].median():g}).",

@@ -67,8 +67,8 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         for (w, wording), (p, pair) in itertools.product(enumerate(self.wordings), enumerate(self.pairs)):
             first, second = (_cells(self.nas[:, w, p, order]) for order in (0, 1))
             kept = self._kept(first, second)
-            row: dict[str, Any] = {"options": " / ".join(pair), "wording": wording, "n": len(first)}
-            row["tokens"] = " / ".join(map(str, self.n_tokens[p]))
+            row: dict[str, Any] = {"options": " or ".join(pair), "wording": wording, "n": len(first)}
+            row["tokens"] = " and ".join(map(str, self.n_tokens[p]))
             row |= kept | {"by_chance": K * K / n_heads, "n_effects": len(self.effects)}
             if not len(self.effects):
                 rows.append(row)
@@ -172,7 +172,7 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         size, and of their absolute values (size alone); intervals from whole layers drawn with replacement. For each
         pair, over all wordings: the order as written, the other, and the mean of both."""
         rows = []
-        both = [("all", slice(None)), *((" / ".join(pair), [p]) for p, pair in enumerate(self.pairs))]
+        both = [("all", slice(None)), *((" or ".join(pair), [p]) for p, pair in enumerate(self.pairs))]
         for name, at in both if len(self.effects) else ():
             nas, effect = (scores[:, :, at].mean((0, 1, 2)) for scores in (self.nas, self.effects))  # order layer head
             for order, of in (("as written", 0), ("swapped", 1), ("mean of both", slice(None))):
@@ -202,7 +202,7 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
             row["among first ten"] = sum(head in some for some in first)
             row["among first ten, balanced"] = sum(head in some for some in balanced)
             for p, pair in enumerate(self.pairs):
-                name = " / ".join(pair)
+                name = " or ".join(pair)
                 row[f"NAS {name}"] = mean[:, p, 0, layer, number].mean()
                 row[f"swapped {name}"] = mean[:, p, 1, layer, number].mean()
             row["effect"], row["effect, swapped"] = effect[:, :, :, layer, number].mean((0, 1))

@@ -115,6 +115,10 @@ TOLD = f"{QWEN}/pairs.md > Held-out pairs, read at t_inst"
 SMALL_PAIRS, LARGE_PAIRS = TOLD.format("0.5"), TOLD.format("1.5")
 GUARD = f"{QWEN.format('0.5')}/guard_pairs.md > Rules and rivals on pairs"
 MOVED = f"{QWEN.format('0.5')}/guard_pairs.md > Thresholds between data sets"
+ORDER = "negative_bias/{model}/order.md"
+SHARE = f"{ORDER} > Where the variance lies > {{part}} > nas"
+AGREE = f"{ORDER} > Rankings that differ in one thing > {{score}} / {{facet}} > spearman"
+SMOL, HALF = "smollm2-135m", "qwen2.5-coder-0.5b"
 FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
     "harmfulness": (
         "150 pairs of a harmful request and its harmless twin, held out",
@@ -165,6 +169,39 @@ FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
                     ),
                 ),
                 (0.5, "by chance"),
+            ),
+        ),
+    ),
+    "negative-attention": (
+        "Negative Attention Score: the word, or its place",
+        (
+            Panel(
+                "Share of the variance of NAS between heads, %",
+                tuple(
+                    (f"{name}: {label}", SHARE.format(model=model, part=part))
+                    for name, model in (("SmolLM2-135M", SMOL), ("Qwen2.5-0.5B", HALF))
+                    for label, part in (
+                        ("the order of options", "order, alone or with others"),
+                        ("the head itself", "the head"),
+                        ("the wording", "wording"),
+                        ("the questions", "questions"),
+                    )
+                ),
+                scale=100,
+                decimals=1,
+            ),
+            Panel(
+                "Spearman of two rankings that differ in one thing",
+                tuple(
+                    (f"{name}: {label}", AGREE.format(model=model, score=score, facet=facet))
+                    for name, model in (("SmolLM2-135M", SMOL), ("Qwen2.5-0.5B", HALF))
+                    for label, score, facet in (
+                        ("NAS, order", "nas", "order"),
+                        ("NAS, wording", "nas", "wording"),
+                        ("effects, order", "effects", "order"),
+                    )
+                ),
+                (0.0, "unrelated"),
             ),
         ),
     ),

@@ -117,7 +117,7 @@ def test_report_is_saved_read_back_and_resumed(model, result, tmp_path):
     assert read.statement() == first.statement()
     again = order_swap(model, QUESTIONS, **WORDS, n_effects=2, keep={"out": tmp_path / "a", "resume": True})
     assert np.array_equal(again.effects, first.effects)
-    assert len(first.heads()) == 10 and set(first.correlations()["options"]) == {"all", "Yes / No", "A / B"}
+    assert len(first.heads()) == 10 and set(first.correlations()["options"]) == {"all", "Yes or No", "A or B"}
 
 
 def test_effects_can_be_left_out(model, result, tmp_path):
