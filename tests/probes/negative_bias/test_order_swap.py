@@ -122,7 +122,7 @@ def test_report_is_saved_read_back_and_resumed(model, result, tmp_path):
 
 def test_effects_can_be_left_out(model, result, tmp_path):
     found = order_swap(model, QUESTIONS, **WORDS, n_effects=0, keep=tmp_path)
-    assert np.allclose(found.nas, result.nas) and len(found.effects) == len(found.log_probs) == 0
+    assert np.allclose(found.nas, result.nas, atol=1e-5) and len(found.effects) == len(found.log_probs) == 0
     assert found.correlations().empty and "effects" not in found.variance() and found.heads()["effect"].isna().all()
     assert not any("effect" in sentence for sentence in interp.load_result(tmp_path).statement())
 
