@@ -119,7 +119,45 @@ ORDER = "negative_bias/{model}/order.md"
 SHARE = f"{ORDER} > Where the variance lies > {{part}} > nas"
 AGREE = f"{ORDER} > Rankings that differ in one thing > {{score}} / {{facet}} > spearman"
 SMOL, HALF = "smollm2-135m", "qwen2.5-coder-0.5b"
+SHORTCUT = f"negative_bias/{SMOL}/insufficient.md > Claims of the paper"
+SHIPPED = "negative_bias/{}/knowledge.md > Claims of the paper, on the shipped questions"
+FORM = "|word part| less |meaning part| (wrapped, turned_round) / all"
+IDK = "what was answered with that option, less plain / all"
 FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
+    "knowledge": (
+        "Does the bias follow knowledge, or form?",
+        (
+            Panel(
+                "Log odds of No, nats",
+                (
+                    (
+                        "insufficient less correct, SmolLM2",
+                        f"{SHORTCUT} > plain: insufficient less correct knowledge > log odds no",
+                    ),
+                    ("… within domains", f"{SHORTCUT} > the same, within domains and gold answers > log odds no"),
+                    ("word less meaning, SmolLM2", f"{SHIPPED.format(SMOL)} > {FORM} > log odds no"),
+                    ("word less meaning, Qwen-0.5B", f"{SHIPPED.format(HALF)} > {FORM} > log odds no"),
+                    (
+                        "with the fact, Qwen-0.5B",
+                        f"{SHIPPED.format(HALF)} > relevant passage less plain / all > log odds no",
+                    ),
+                    (
+                        "chain of thought, Qwen-0.5B",
+                        f"{SHIPPED.format(HALF)} > chain of thought less plain / all > log odds no",
+                    ),
+                ),
+                (0.0, "no difference"),
+            ),
+            Panel(
+                'Negative bias with the option "I don\'t know", less without',
+                (
+                    ("SmolLM2", f"{SHORTCUT} > {IDK} > negative bias"),
+                    ("Qwen-0.5B", f"{SHIPPED.format(HALF)} > {IDK} > negative bias"),
+                ),
+                (0.0, "no change"),
+            ),
+        ),
+    ),
     "harmfulness": (
         "150 pairs of a harmful request and its harmless twin, held out",
         (

@@ -326,7 +326,6 @@ class Evaluation:
                 "Verdict": found.statement(),
                 "Knowledge": known.counts(),
                 "Claims of the paper": found.claims(),
-                "Parts": found.parts(),
                 "By subset and scenario": found.to_frame(),
             },
         )
