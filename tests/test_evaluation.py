@@ -11,10 +11,12 @@ import interp
 from interp.records.keep import Keep
 from interp.reports.markdown import markdown
 from probes.harmfulness.directions import directions as directions_module, fit_directions
+from probes.harmfulness.directions.learning import DIRECTION, WHITENED
 from probes.questions.held_out import overlap
 from probes.questions.questions import load_questions
 from probes.requests.behaviour_result import Behaviour
 from probes.requests.requests import Request, bare, load_requests
+from tests.benchmarks.harmfulness_pairs import pair_sentences
 from tests.benchmarks.harmfulness_tables import (
     cut_sentences,
     cut_table,
@@ -199,3 +201,17 @@ def test_directions_that_were_fitted_before_are_the_same_when_read_back(tmp_path
         fit_directions(other, harmful, harmless, keep=keep)
     with pytest.raises(pytest.fail.Exception, match="fitted again"):
         fit_directions(model, harmful[:10], harmless, keep=Keep(tmp_path, resume=True, overwrite=True))
+
+
+def test_pairs_held_out_meet_both_aims_or_miss():
+    """0.90 within pairs and an AUROC of 0.80; words on the same texts stand in the sentence."""
+
+    def told(within: float, area: float) -> str:
+        ends = {f"{m}{end}": 0.5 for m in ("within_pairs", "auroc") for end in ("_low", "_high")}
+        row = ends | {"within_pairs": within, "auroc": area, "within_pairs_p": 1e-9, "n_pairs": 150, "n_fitted": 240}
+        names = (DIRECTION, WHITENED, "words (TF-IDF)")
+        table = pd.DataFrame([row | {"score": name} for name in names])
+        return pair_sentences(table.assign(within_pairs_low=0.6), "The direction")[0]
+
+    assert told(0.9, 0.8).startswith("MET") and "words on the same texts 0.90" in told(0.9, 0.8)
+    assert told(0.89, 0.9).startswith("MISSED") and told(0.95, 0.79).startswith("MISSED")
