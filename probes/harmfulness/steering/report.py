@@ -125,8 +125,8 @@ def tested_sentences(comparison: pd.DataFrame, summary: pd.DataFrame) -> list[st
         sentences.append(
             f"{arm} on {direction['n']} {kind} requests: {_rate(direction)} refused, against {_rate(plain)} unsteered "
             f"(change {_points(direction)}); {', '.join(controls) or 'replies of controls were not read'}. Its text: "
-            f"perplexity {own['perplexity_ratio']:.2g} times the unsteered, {own['repetition']:.0%} of 4-grams repeated; KL on "
-            f"harmless requests {own['kl']:.2g} nats.{verdict}"
+            f"perplexity {own['perplexity_ratio']:.2g} times the unsteered, {own['repetition']:.0%} of 4-grams "
+            f"repeated; KL on harmless requests {own['kl']:.2g} nats.{verdict}"
         )
     return [*sentences, *noise_sentences(summary[summary["stage"] == "test"])]
 
