@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 RECORD = "findings.json"
 _MOST_ROWS = 500  # of a table on the page, unless its attrs["rows"] says otherwise; the CSV has all
+_LEAST_P = 1e-4  # a p below it is written as such: its digits say how many signs were flipped
 _TALL_ROWS = 25  # a longer table scrolls in its box
 _HEAD = re.compile(r"L\d+H\d+")
 _LONG_TEXT = 28  # characters from which a column's text is wrapped
@@ -159,7 +160,8 @@ def render(findings: Findings) -> str:
                 figure.update_layout(margin_t=max(24, (figure.layout.margin.t or 54) - 30))
             figure.update_layout(title=None)  # the page has it as a heading
             title = name if heading != name else ""
-            entries.append(figure_entry(len(entries), figure, section["id"], title, min_width(figure)))
+            said = f"{name}. {meta.get('note', '')} Its numbers stand in the tables of this page and in its CSV files."
+            entries.append(figure_entry(len(entries), figure, section["id"], title, min_width(figure), said))
             section |= {"figure": True, "figure_note": meta.get("note", "") or section["figure_note"]}
         if name in findings.tables:
             section["table"] = _shown_table(findings.tables[name]) | {"file": files[name]}
@@ -293,6 +295,8 @@ def _cell(value: Any, column: str = "") -> str:
         return "yes" if value else "no"
     if isinstance(value, float) and math.isinf(value):
         return "∞" if value > 0 else "−∞"
+    if isinstance(value, float) and (column in ("p", "q") or column.endswith(("_p", "_q"))) and 0 <= value < _LEAST_P:
+        return "< 0.0001"
     if isinstance(value, float) and (column == "n" or column.startswith("n_")) and value.is_integer():
         value = int(value)  # a count, in a column that is float only because a count is missing
     return number(value) if isinstance(value, (int, float)) else str(value)

@@ -51,7 +51,7 @@ def render_page(
         "model": model_name(provenance),
         "figures": figures_shown,
         "templates": _json({name: TEMPLATES[name].to_plotly_json() for name in ("light", "dark")}),
-        "provenance": _flat({key: value for key, value in provenance.items() if key not in _OWN_SECTION}),
+        "provenance": _grouped({key: value for key, value in provenance.items() if key not in _OWN_SECTION}),
         "citations": _texts(provenance.get("citation")),
         "caveats": caveats,
         "has_limits": bool(caveats),
@@ -60,14 +60,18 @@ def render_page(
     return environment.get_template(template).render(page | content)
 
 
-def figure_entry(index: int, figure: go.Figure, group: str, title: str = "", min_width: int = 0) -> dict[str, Any]:
-    """What the templates' `plots` macro shows: the figures of a group; below `min_width` (pixels) a figure scrolls."""
+def figure_entry(
+    index: int, figure: go.Figure, group: str, title: str = "", min_width: int = 0, alternative: str = ""
+) -> dict[str, Any]:
+    """What the templates' `plots` macro shows: the figures of a group; below `min_width` (pixels) a figure scrolls.
+    `alternative`: what is said of it to who does not see it."""
     return {
         "id": f"figure-{index}",
         "group": group,
         "title": title,
         "height": figure.layout.height or _FIGURE_HEIGHT,
         "min_width": min_width,
+        "alternative": alternative or title,
         "json": _plotly_json(figure),
     }
 
@@ -111,6 +115,14 @@ def _flat(value: Any, key: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list) and not any(isinstance(item, (list, dict)) for item in value):
         return [(key, ", ".join(str(item) for item in value))]
     return [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))] if key else []
+
+
+def _grouped(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The entries of a provenance under headings: those of the run, then each part with entries of its own."""
+    plain = {key: value for key, value in provenance.items() if not isinstance(value, Mapping)}
+    parts = {key: value for key, value in provenance.items() if isinstance(value, Mapping) and value}
+    groups = {"The run": plain} | {key.replace("_", " ").capitalize(): value for key, value in parts.items()}
+    return [(heading, _flat(entries)) for heading, entries in groups.items() if entries]
 
 
 def _texts(value: Any) -> list[str]:
