@@ -11,6 +11,8 @@ from interp.rankings.ranking import HeadRanking
 
 _OVERLAP = ("overlap", "overlap_fraction", "overlap_expected", "overlap_p")
 
+_MOST = 0.8  # of the first heads, that a sentence is said of
+
 _VERDICTS = ("keeps_sign", "changes_sign", "unclear")
 
 
@@ -46,6 +48,30 @@ def control_summary(ranking: HeadRanking, k: int = 10) -> pd.DataFrame:
         rows.append(row | overlap | counts)
     columns = ["measure", "role", "spearman", "k", *_OVERLAP, "sign_flips", *_VERDICTS]
     return pd.DataFrame(rows, columns=columns)
+
+
+def plain_answer(ranking: HeadRanking, k: int = 10) -> str:
+    """What the ranking is about, in one sentence, by its first control that has a sign: that of the first k heads most
+    keep their sign under it, most change it, or neither. Empty without such a control, and for fewer than 10 examples.
+    """
+    summary = control_summary(ranking, k)
+    signed = summary[(summary["role"] == "control") & summary["keeps_sign"].notna()]
+    if signed.empty or ranking.n_examples < statistics.FEWEST:
+        return ""
+    row, described = signed.iloc[0], ranking.descriptions[signed["measure"].iloc[0]]
+    changes = described.changes or "what that control changes"  # type: ignore[union-attr]
+    leaves = described.leaves or "what it leaves alone"  # type: ignore[union-attr]
+    kept, turned, n = int(row["keeps_sign"]), int(row["changes_sign"]), int(row["k"])
+    score, control = ranking.score.replace("_", " "), str(row["measure"]).replace("_", " ")
+    of = f"of the {n} heads with the highest {score}"
+    if turned >= _MOST * n:
+        return f"{turned} {of} change sign under {control}: this ranking is about {changes}, not about {leaves}."
+    if kept >= _MOST * n:
+        return f"{kept} {of} keep their sign under {control}: this ranking is about {leaves}, not about {changes}."
+    return (
+        f"{kept} {of} keep their sign under {control} and {turned} change it: whether this ranking is about {leaves} "
+        f"or about {changes} is not settled."
+    )
 
 
 def sign_keepers(ranking: HeadRanking, k: int = 20) -> list[str]:

@@ -17,6 +17,8 @@ from types import MappingProxyType
 
 from interp.door import public
 
+_WORDED = ("meaning", "unit", "higher", "changes", "leaves")
+
 
 @public
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Measure:
         null: its value for a head that does nothing; None where there is no one such value.
         null_is: the null value in words; without a null, what to compare with instead.
         higher: what more of it says of the head.
+        changes, leaves: of a control, what it changes of the question, and what it leaves alone, in a few words.
 
     Raises ``ValueError`` for an empty range, or a null value outside it.
     """
@@ -42,6 +45,8 @@ class Measure:
     null: float | None = 0.0
     null_is: str = ""
     higher: str = ""
+    changes: str = ""
+    leaves: str = ""
 
     def __post_init__(self) -> None:
         low, high = self.range
@@ -65,7 +70,7 @@ class Measure:
 
     def worded(self, **words: str) -> Measure:
         """The same with the words of a study put into its texts: ``{no!r}`` becomes ``'No'``."""
-        return replace(self, **{name: getattr(self, name).format(**words) for name in ("meaning", "unit", "higher")})
+        return replace(self, **{name: getattr(self, name).format(**words) for name in _WORDED})
 
     def untested(self) -> str:
         """For a statement: why no head is tested against a null value."""

@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 
 from interp import statistics
 from interp.figures import head_label, heads as figures
-from interp.rankings.controls import control_summary, sign_keepers
+from interp.rankings.controls import control_summary, plain_answer, sign_keepers
 from interp.rankings.ranking import HeadRanking
-from interp.reports import Figures, Findings, model_name, number, with_mass
+from interp.reports import Card, Figures, Findings, model_name, number, with_mass
 
 HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
 CONTROLS, OTHERS, MEASURES = "Controls", "Other measures", "Measures"
@@ -32,8 +32,43 @@ def findings_of(ranking: HeadRanking) -> Findings:
         tables=_tables(ranking),
         figures=_figures(ranking),
         provenance=ranking.provenance,
+        answer=plain_answer(ranking),
+        cards=_cards(ranking),
         views=ranking.views,
     )
+
+
+def _cards(ranking: HeadRanking) -> tuple[Card, ...]:
+    """The numbers to see first; none for too few examples."""
+    if ranking.n_examples < statistics.FEWEST:
+        return ()
+    frame, n = ranking.to_frame(), f"n = {ranking.n_examples} examples"
+    best = frame.iloc[0]
+    found = [
+        Card(
+            f"{best.label} has the highest {ranking.score.replace('_', ' ')}", best.score, best.ci_low, best.ci_high, n
+        )
+    ]
+    if any(ranking.keeps_sign(name) for name in ranking.other_controls):
+        k = min(_KEEPERS, len(frame))
+        found.append(
+            Card(
+                "keep their sign under every control", f"{len(sign_keepers(ranking, k))} of {k}", note="the first heads"
+            )
+        )
+    if ranking.tested is not None:
+        found.append(
+            Card(
+                "heads differ from the null value", f"{int((frame['q'] < 0.05).sum())} of {len(frame)}", note="q < 0.05"
+            )
+        )
+    if not math.isnan(ranking.reliability.spearman_brown):
+        found.append(
+            Card(
+                "reliability of the order", ranking.reliability.spearman_brown, note="1: another sample gives the same"
+            )
+        )
+    return tuple(found)
 
 
 def headline(ranking: HeadRanking) -> str:

@@ -6,7 +6,7 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from interp.reports.figures import Figures as Figures
-    from interp.reports.findings import Findings as Findings, load_findings as load_findings
+    from interp.reports.findings import Card as Card, Findings as Findings, load_findings as load_findings
     from interp.reports.folder import (
         hash_file as hash_file,
         is_whole as is_whole,

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,6 +43,16 @@ _HEAD = re.compile(r"L\d+H\d+")
 _LONG_TEXT = 28  # characters from which a column's text is wrapped
 
 
+class Card(NamedTuple):
+    """A number to see first: what it is, itself (with its interval), and what it rests on."""
+
+    name: str
+    value: float | str
+    low: float = math.nan
+    high: float = math.nan
+    note: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """The result of a study, ready to be read and saved.
@@ -56,6 +66,8 @@ class Findings:
     filtered by it, and `layer` and `head`, which it says, stand in the CSV alone. A table's index is kept as columns,
     unless it is only row numbers. provenance: as `interp.rankings.ranking.HeadRanking` has it. arrays: raw numbers,
     [example, ...] as a rule. views: prompts, token by token, as some heads see them.
+    answer: one sentence in plain words, above the statement on the page. cards: a few numbers to see first. Figures,
+    views, answer and cards are the page's alone.
 
     Raises ValueError for an empty title or statement, or for columns that are not plain, distinct names.
     """
@@ -67,6 +79,8 @@ class Findings:
     provenance: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     views: Sequence[TokenView] = ()
+    answer: str = ""
+    cards: Sequence[Card] = ()
 
     def __post_init__(self) -> None:
         if not self.title:
@@ -173,6 +187,7 @@ def render(findings: Findings) -> str:
         findings=findings,
         sections=list(sections.values()),
         views=[shown_view(view) for view in findings.views],
+        cards=[_card(card) for card in findings.cards],
         facts=_facts(findings.provenance),
     )
 
@@ -300,6 +315,11 @@ def _cell(value: Any, column: str = "") -> str:
     if isinstance(value, float) and (column == "n" or column.startswith("n_")) and value.is_integer():
         value = int(value)  # a count, in a column that is float only because a count is missing
     return number(value) if isinstance(value, (int, float)) else str(value)
+
+
+def _card(card: Card) -> dict[str, str]:
+    interval = f"{number(card.low)} to {number(card.high)}" if math.isfinite(card.low) else ""
+    return {"name": card.name, "value": _cell(card.value), "note": ", ".join(filter(None, (interval, card.note)))}
 
 
 def _sort_key(value: Any) -> str:

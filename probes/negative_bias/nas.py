@@ -63,6 +63,8 @@ MEASURES = tuple(
             unit="nats",
             null_is="equal attention to both, or to neither",
             higher="more attention to {no!r}",
+            changes="the position of the options",
+            leaves="the word {no!r}",
         ),
         Measure(
             "nas_order_balanced",
@@ -85,6 +87,8 @@ MEASURES = tuple(
             unit="logits",
             null_is="ablation changes nothing",
             higher="pushes toward {no!r}",
+            changes="the position of the options",
+            leaves="the word {no!r}",
         ),
         Measure(
             "direct_effect",

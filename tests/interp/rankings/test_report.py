@@ -10,7 +10,8 @@ from plotly.offline import get_plotlyjs
 
 from interp.figures.views import TokenView
 from interp.rankings import report
-from interp.rankings.controls import sign_keepers
+from interp.rankings.controls import plain_answer, sign_keepers
+from interp.rankings.measures import Measure
 from interp.rankings.ranking import HeadRanking
 from interp.reports.findings import render
 
@@ -244,3 +245,36 @@ def test_numbers_are_short_and_mark_what_is_missing():
     assert [report.number(value) for value in (0.84, -1.23456, 0.0, 12, 7.4e-05, float("nan"), None, 1234.6)] == [
         "0.840", "−1.23", "0.00", "12", "7.40e−05", "–", "–", "1235",
     ]  # fmt: skip
+
+
+def test_the_answer_comes_first_in_plain_words():
+    swapped = Measure("swapped", changes="the position", leaves="the word")
+    place = np.arange(1, 13).reshape(3, 4)
+    scores = np.random.default_rng(0).normal(size=(20, 3, 4)) * 0.1 + place
+
+    def made(control, n=20, descriptions=swapped):
+        measures = {"nas": scores[:n], "swapped": control[:n]}
+        described = {"swapped": descriptions} if descriptions else {}
+        return HeadRanking("nas", measures, tuple(map(str, range(n))), described, {}, controls=("swapped",))
+
+    flips, stays, mixed = made(-scores), made(scores), made(np.where(place % 2, scores, -scores))
+    first = "10 of the 10 heads with the highest nas"
+    assert plain_answer(flips) == (
+        f"{first} change sign under swapped: this ranking is about the position, not about the word."
+    )
+    assert plain_answer(stays) == (
+        f"{first} keep their sign under swapped: this ranking is about the word, not about the position."
+    )
+    assert plain_answer(mixed).endswith("whether this ranking is about the word or about the position is not settled.")
+    assert "about what that control changes, not about" in plain_answer(made(-scores, descriptions=None))
+    assert plain_answer(made(-scores, n=9)) == "" and plain_answer(flips.by("swapped")) == ""
+    page = render(flips.to_findings())
+    assert page.index(plain_answer(flips)) < page.index(flips.statement()[0]) < page.index('class="cards"')
+    assert "0 of 12" in page and "12 of 12" in page  # keep their sign; differ from zero
+    assert "&lt; 0.0001" in page
+
+
+def test_what_is_long_is_folded_and_each_figure_is_told():
+    page = render(make_ranking(controls=("swapped",)).to_findings())
+    assert page.count('<details class="provenance">') >= 1 and "What else was found" in page
+    assert page.count('role="figure"') == page.count('class="figure"') and 'aria-label=""' not in page
