@@ -64,10 +64,10 @@ def plain_answer(ranking: HeadRanking, k: int = 10) -> str:
     kept, turned, n = int(row["keeps_sign"]), int(row["changes_sign"]), int(row["k"])
     score, control = ranking.score.replace("_", " "), str(row["measure"]).replace("_", " ")
     of = f"of the {n} heads with the highest {score}"
-    if turned >= _MOST * n:
-        return f"{turned} {of} change sign under {control}: this ranking is about {changes}, not about {leaves}."
-    if kept >= _MOST * n:
-        return f"{kept} {of} keep their sign under {control}: this ranking is about {leaves}, not about {changes}."
+    for count, does, about, other in ((turned, "change", changes, leaves), (kept, "keep their", leaves, changes)):
+        if count >= _MOST * n:
+            first = f"{'All' if count == n else count} {of} {does} sign under {control}"
+            return f"{first}: this ranking is about {about}, not about {other}."
     return (
         f"{kept} {of} keep their sign under {control} and {turned} change it: whether this ranking is about {leaves} "
         f"or about {changes} is not settled."

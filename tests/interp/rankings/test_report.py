@@ -258,7 +258,7 @@ def test_the_answer_comes_first_in_plain_words():
         return HeadRanking("nas", measures, tuple(map(str, range(n))), described, {}, controls=("swapped",))
 
     flips, stays, mixed = made(-scores), made(scores), made(np.where(place % 2, scores, -scores))
-    first = "10 of the 10 heads with the highest nas"
+    first = "All of the 10 heads with the highest nas"
     assert plain_answer(flips) == (
         f"{first} change sign under swapped: this ranking is about the position, not about the word."
     )
