@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
 
@@ -13,7 +14,7 @@ from interp.rankings import report
 from interp.rankings.controls import plain_answer, sign_keepers
 from interp.rankings.measures import Measure
 from interp.rankings.ranking import HeadRanking
-from interp.reports.findings import render
+from interp.reports.findings import Findings, render
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -170,7 +171,7 @@ def test_statement_about_reliability():
 def test_page_holds_everything_a_reader_needs(page):
     text = " ".join(" ".join(page.text).split())
     for expected in (
-        "A title", "tiny-model", "run-7", "model.sha256", "abc123", "Only one template.", "looks at No.",
+        "A title", "tiny-model", "run-7", "sha256", "abc123", "Only one template.", "looks at No.",
         "Someone (2024), https://example.org/paper", "Options swapped.", "1 by swapped", "Is it so?", "is↵",
     ):  # fmt: skip
         assert expected in text
@@ -271,7 +272,8 @@ def test_the_answer_comes_first_in_plain_words():
     page = render(flips.to_findings())
     assert page.index(plain_answer(flips)) < page.index(flips.statement()[0]) < page.index('class="cards"')
     assert "0 of 12" in page and "12 of 12" in page  # keep their sign; differ from zero
-    assert "&lt; 0.0001" in page
+    small = Findings("t", ["s"], {"t": pd.DataFrame({"overlap_p": [3e-5], "p": [2e-4]})}, {}, {})
+    assert "&lt; 0.0001" in render(small) and "0.000200" in render(small)
 
 
 def test_what_is_long_is_folded_and_each_figure_is_told():
