@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import zlib
@@ -9,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import interp
 from interp.explorer import Exploration
@@ -16,6 +19,7 @@ from interp.explorer.exploration import SCALES
 from interp.explorer.packing import kept_steps, packed
 from interp.reading import attention_log_probs, attention_sources
 from tests.interp.explorer.conftest import exploration, ranking
+from tests.interp.tiny_vision import picture, tiny_vision
 from tests.tiny import prompt, tiny
 
 
@@ -188,3 +192,19 @@ def test_requests_are_dots_unless_asked_for(llama, tmp_path):
     assert interp.load_result(tmp_path / "kept").prompts[0].tokens == ("·",) * 9
     found.save(tmp_path / "asked", include_replies=True)
     assert interp.load_result(tmp_path / "asked").prompts[0].tokens == ("SECRET",) * 9
+
+
+def test_a_picture_is_cut_to_its_patches(tmp_path):
+    made = tiny_vision("llava")
+    model = interp.load(made.hf, processor=made.processor)
+    shown = picture(0, (60, 20))
+    asked = model.prompt("Is the sky blue?", image=shown, answers=("No", "Yes"))
+    found = interp.explore(model, [asked], pictures=[shown])
+    [seen] = found.prompts
+    with Image.open(io.BytesIO(base64.b64decode(seen.picture))) as cut:
+        assert cut.size == (20, 20)  # the processor cuts out the middle
+    assert seen.grid == asked.image.grid and seen.first_patch == asked.span("image")[0]
+    np.testing.assert_allclose(seen.attention, interp.attribute(model, asked).attention, atol=1e-6)
+    assert header_of(packed(found, kept_steps(found)[0]))["prompts"][0]["grid"] == list(seen.grid)
+    with pytest.raises(ValueError, match="is not the one that the prompt was built with"):
+        interp.explore(model, [asked], pictures=[picture(1, (60, 20))])
