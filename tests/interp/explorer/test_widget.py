@@ -14,7 +14,6 @@ from tests.tiny import prompt
 
 HOST = """<!DOCTYPE html><meta charset="utf-8"><body data-jp-theme-light="false"><div id="cell"></div>
 <script type="module">
-  const text = document.getElementById("esm") ?? null;
   window.start = async (esm, packed, isLive) => {
     const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
     const heard = [];
@@ -48,7 +47,7 @@ def started(browser):
         page.expose_function("python", python)
         page.set_content(f"<style>{widget._css}</style>{HOST}")
         packed = base64.b64encode(widget.packed).decode()
-        page.wait_for_function("window.start")
+        page.wait_for_function("() => Boolean(window.start)")
         page.evaluate("(given) => window.start(...given)", [str(widget._esm), packed, widget.is_live])
         page.wait_for_selector(".hs[data-ready]")
         return page, asked

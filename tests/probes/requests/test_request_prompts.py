@@ -98,3 +98,8 @@ def test_what_cannot_be_compared_is_refused(model):
     base = interp.load(tiny("llama", vocab_size=400), tokenizer=tiny_tokenizer(None))
     with pytest.raises(ValueError, match="no chat template"):
         build_request_prompts(base, REQUESTS)
+
+
+def test_requests_are_marked_as_texts_that_may_harm(model):
+    """So that an explorer of heads shows them only where texts are asked for."""
+    assert all(prompt.may_harm for prompt in build_request_prompts(model, REQUESTS))
