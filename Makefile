@@ -21,7 +21,7 @@ test: $(SETUP)
 
 SHAPES ?= tests/interp/edits tests/interp/reading tests/interp/overlays
 shapes: $(SETUP)  ## those tests with every array held to the shape in its annotation, by beartype
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(SHAPES) --jaxtyping-packages=interp,probes,tests.checked
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(SHAPES) -p tests.shapes --jaxtyping-packages=interp,probes,tests.shapes.checked
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -1,1 +1,0 @@
-from tests.shapes import checked as checked  # the plugin of jaxtyping looks for it here

@@ -1,31 +1,96 @@
-"""Shapes of arrays are checked while the tests run: `make shapes` names :func:`checked`.
+"""Arrays are held to the shapes in their annotations, in every test: pytest's options name :func:`checked`.
 
-Only annotations of shapes (``Float[Tensor, "batch seq"]``) are; what else a caller hands over is checked by
-``@public`` at the door, which converts, where a type checker would refuse. Left out are the rooms of which the same
-is true of arrays: their annotations say what a list becomes.
+jaxtyping's hook hands every function of the two packages to it, and beartype checks arguments and result of those that
+name a shape (``Float[Tensor, "batch seq"]``): kind, axes, and that a name is one size throughout a call. Other
+annotations are pyright's, and at the door ``@public``'s.
+
+A test may hand over what a function refuses: an array of another shape fails only where the function takes it.
 """
 
 from __future__ import annotations
 
-import typing
+import dataclasses
+import functools
+import inspect
+import re
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
-from beartype import beartype
-from jaxtyping import AbstractArray
+import jaxtyping
+from beartype import BeartypeConf, beartype
+from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturnViolation
 
-CONVERTING = ("interp.statistics.", "interp.door.")
+SHAPE = re.compile(r"\b(Bool|Float|Int|Num|UInt8)\[")
+SHAPED: dict[tuple[str, str, int], Shaped] = {}
+_by_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+_told_by_jaxtyping = jaxtyping.jaxtyped
+
+# jaxtyping would wrap each of 3000 functions, inner ones at every call, and check arguments twice: a third more time.
+jaxtyping.jaxtyped = lambda *, typechecker: typechecker
 
 
-def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, its arrays held to the shapes in its signature by beartype."""
-    if function.__module__.startswith(CONVERTING):
+class WrongShape(AssertionError):
+    """What a function takes or gives is not of the shape in its annotation."""
+
+
+@dataclasses.dataclass
+class Shaped:
+    """A function with shapes in its annotations. modules: where the names in each are defined."""
+
+    function: types.FunctionType
+    annotations: dict[str, Any]
+    modules: dict[str, str]
+
+    @functools.cached_property
+    def hints(self) -> dict[str, Any]:
+        """Annotations as types, names that are imported for type checkers alone included."""
+        from interp.door.door import _Names, _resolved
+
+        names = {m: _Names(types.SimpleNamespace(__globals__=vars(sys.modules[m]))) for m in self.modules.values()}
+        return {name: _resolved(told, names[self.modules[name]]) for name, told in self.annotations.items()}
+
+    def held(self, function: types.FunctionType) -> Callable[..., Any]:
+        """``function``, checked: this one, or another one made by the same ``def``."""
+        copy = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+        )
+        copy.__kwdefaults__, copy.__qualname__ = function.__kwdefaults__, function.__qualname__
+        copy.__annotations__ = dict(self.hints)
+        return _told_by_jaxtyping(typechecker=None)(_by_beartype(copy))
+
+
+def checked(function: Any) -> Any:
+    """The function, or the dataclass, with arrays held to the shapes in its signature."""
+    if not inspect.isclass(function):
+        return _checked(function, {})
+    if dataclasses.is_dataclass(function) and "__init__" in vars(function):
+        modules = {n: c.__module__ for c in reversed(function.__mro__) for n in vars(c).get("__annotations__", {})}
+        function.__init__ = _checked(function.__init__, modules)
+    return function
+
+
+def _checked(function: types.FunctionType, modules: dict[str, str]) -> Callable[..., Any]:
+    annotations = {name: told for name, told in function.__annotations__.items() if SHAPE.search(str(told))}
+    if not annotations:
         return function
-    shapes = {name: told for name, told in function.__annotations__.items() if _has_shape(told)}
-    function.__annotations__ = shapes
-    return beartype(function) if shapes else function
+    made = (function.__module__, function.__qualname__, function.__code__.co_firstlineno)
+    modules = {name: modules.get(name, function.__module__) for name in annotations}
+    shaped = SHAPED.setdefault(made, Shaped(function, annotations, modules))
+    held: Callable[..., Any] | None = None
 
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal held
+        held = held or shaped.held(function)  # at the first call every name is defined
+        try:
+            return held(*args, **kwargs)
+        except BeartypeCallHintReturnViolation as error:
+            raise WrongShape(str(error)) from None
+        except BeartypeCallHintParamViolation as error:
+            wrong = WrongShape(str(error))
+        function(*args, **kwargs)  # may refuse
+        raise wrong
 
-def _has_shape(annotation: Any) -> bool:
-    is_shape = isinstance(annotation, type) and issubclass(annotation, AbstractArray)
-    return is_shape or any(map(_has_shape, typing.get_args(annotation)))
+    return wrapped

@@ -33,7 +33,8 @@ class Edits(ModelEdit):
 
     ``about``: where they come from; it is saved with them.
 
-    Raises ``ValueError`` for edits of different weights.
+    Raises:
+        ValueError: edits of different weights.
 
     >>> Edits((scaled, steering)).export(model, "corrected")
     """

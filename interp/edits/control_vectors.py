@@ -42,7 +42,10 @@ def save_control_vector(direction: Direction, path: str | Path, model_hint: str 
     of our own, for :func:`load_control_vector`. Steering by ``add_direction(direction, c)`` at layers from 2 on, at all
     positions and while generating, is llama.cpp's ``--control-vector-scaled FILE c``.
 
-    Warns if row 0 or 1, which the format can't hold, is not zero. Raises ``ValueError`` for a model of one block.
+    Warns if row 0 or 1, which the format can't hold, is not zero.
+
+    Raises:
+        ValueError: a model of one block.
     """
     path = Path(path)
     rows = direction.vectors[_FIRST_ROW:]
@@ -84,9 +87,11 @@ def load_control_vector(path: str | Path, model: Model | None = None) -> Directi
     llama.cpp's generator say no more than an architecture, and become a direction of this model's weights (which are
     hashed).
 
-    Warns if the file names another architecture (llama.cpp has names of its own: a Mistral is a "llama" there). Raises
-    ``FileNotFoundError``, and ``ValueError`` for a file that is damaged, no control vector, or of another width or
-    depth than the model.
+    Warns if the file names another architecture (llama.cpp has names of its own: a Mistral is a "llama" there).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is damaged, no control vector, or of another width or depth than the model.
     """
     path = Path(path)
     fields, tensors = _read(path)

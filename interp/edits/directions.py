@@ -32,8 +32,11 @@ class Direction:
     vectors: float32, on the CPU, L + 1 rows. model: the weights that it is of
     (:func:`interp.edits.identity.describe_model`). about: where it came from; arithmetic keeps what it was made of.
 
-    ``d + e``, ``d - e``, ``-d``, ``2 * d``, ``d / 2`` work row by row. Raises ``ValueError`` for vectors that are not
-    finite, another number of rows than the model has, and operands of other weights.
+    ``d + e``, ``d - e``, ``-d``, ``2 * d``, ``d / 2`` work row by row.
+
+    Raises:
+        ValueError: vectors that are not finite, another number of rows than the model has, and operands of other
+            weights.
     """
 
     vectors: Float[Tensor, "layer d_model"]
@@ -79,7 +82,11 @@ class Direction:
         return self._from(self.vectors / float(divisor), f"divided by {float(divisor):g}")
 
     def norms(self) -> Float[Tensor, " layer"]:
-        """Length of each row, in the units of the stream."""
+        """Length of each row.
+
+        Returns:
+            [layer], in the units of the stream.
+        """
         return self.vectors.norm(dim=-1)
 
     def unit(self) -> Direction:
@@ -87,11 +94,17 @@ class Direction:
         return self._from(_unit(self.vectors).float(), "unit rows")
 
     def project(self, states: Float[Tensor, "... layer d_model"]) -> Float[Tensor, "... layer"]:
-        """Component of each state along the row of its layer, in the units of the stream; NaN where the row is zero.
+        """Component of each state along the row of its layer.
 
         States have all L + 1 layers, as :func:`interp.reading.residual.residual_states` gives them for one position.
 
         ``states`` [..., L + 1, d_model]: one state for each layer, the embedding's first.
+
+        Returns:
+            [..., L + 1], in the units of the stream; NaN where the row is zero.
+
+        Raises:
+            ValueError: states of another number of layers or another width.
         """
         if states.shape[-2:] != self.vectors.shape:
             raise ValueError(
@@ -102,9 +115,15 @@ class Direction:
         return along.masked_fill((self.norms() == 0).to(along.device), torch.nan)
 
     def cosine(self, other: Direction) -> Float[Tensor, " layer"]:
-        """Cosine with another direction, row by row; NaN where either row is zero.
+        """Cosine with another direction, row by row.
 
         ``other``: of the same width and number of layers.
+
+        Returns:
+            [layer], -1 to 1; NaN where either row is zero.
+
+        Raises:
+            ValueError: a direction of other weights.
         """
         self._require_like(other)
         cosine = (_unit(self.vectors) * _unit(other.vectors)).sum(-1).clamp(-1, 1).float()
@@ -114,6 +133,9 @@ class Direction:
         """What is left when the part along the other's row is taken away; all, where that row is zero.
 
         Of two rows that are nearly parallel, little but rounding is left: look at the norms.
+
+        Raises:
+            ValueError: a direction of other weights.
         """
         self._require_like(other)
         own, unit = self.vectors.double(), _unit(other.vectors)
@@ -121,7 +143,11 @@ class Direction:
         return self._from(left.float(), "orthogonal to", other)
 
     def scaled_to(self, other: Direction) -> Direction:
-        """This one's rows with the other's norms."""
+        """This one's rows with the other's norms.
+
+        Raises:
+            ValueError: a direction of other weights.
+        """
         self._require_like(other)
         rows = _unit(self.vectors) * other.vectors.double().norm(dim=-1, keepdim=True)
         return self._from(rows.float(), "with the norms of", other)
@@ -145,6 +171,11 @@ class Direction:
             tensors: layer -> vector [d_model], or all rows [L + 1, d_model].
             model: the model in whose stream they point.
             about: where they come from; it is saved with them.
+
+        Raises:
+            ValueError: a layer that the model does not have, and vectors of another width.
+
+        Cost: no pass; about a second for each GB of weights, which are hashed.
         """
         if isinstance(tensors, Mapping):
             wrong = [layer for layer in tensors if not 0 <= layer <= model.n_layers]
@@ -162,7 +193,11 @@ class Direction:
         return cls(rows, describe_model(model), about or {})
 
     def to_tensors(self) -> dict[int, Float[Tensor, " d_model"]]:
-        """The rows that are not zero, by layer, copied: plain tensors for whatever else reads them."""
+        """The rows that are not zero, copied: plain tensors for whatever else reads them.
+
+        Returns:
+            layer -> [d_model].
+        """
         return {layer: row.clone() for layer, row in enumerate(self.vectors) if row.any()}
 
     def save(self, directory: str | Path) -> Path:
@@ -227,6 +262,11 @@ def mean_difference(
 
     A row that differs by no more than the rounding of float32 means (1e-6 of their norm) is zero: the embedding
     at a token that all prompts share, for one.
+
+    Raises:
+        ValueError: means of two shapes, or that are not finite.
+
+    Cost: no pass; the weights are hashed.
     """
     above, below = (torch.as_tensor(mean).detach().to("cpu", torch.float64) for mean in (above, below))
     if above.shape != below.shape:

@@ -47,7 +47,11 @@ class ModelEdit(ABC):
 
     @abstractmethod
     def parts(self) -> dict[str, Tensor]:
-        """What is changed, by a label for people: a head's factor, its rows, a vector at a layer."""
+        """What is changed, by a label for people.
+
+        Returns:
+            label -> a head's factor [], its rows [row, d_model], a vector [d_model] at a layer.
+        """
 
     @abstractmethod
     def check(self, model: Model) -> None:
@@ -81,8 +85,9 @@ class ModelEdit(ABC):
         ``with bridge.hooks(fwd_hooks=...)``. They act on every position of every pass. What weights the bridge has is
         not checked, its geometry is.
 
-        Raises ``ValueError`` for edits that act at some positions only, and for a bridge in compatibility mode, whose
-        states are not the model's own.
+        Raises:
+            ValueError: edits that act at some positions only, a layer that the bridge does not have, and a bridge in
+                compatibility mode, whose states are not the model's own.
         """
 
     def require_fits(self, model: Model) -> None:
@@ -105,10 +110,12 @@ class ModelEdit(ABC):
         Coroutines of one thread can't wait for each other: don't await inside the block. Code that ``torch.compile``
         made does not run meanwhile (it would not see the edit): the model runs as plain Python.
 
-        A pass in which the edit does not act where it must raises :class:`interp.architecture.hooks.HookNotCalled`.
-
         prompts: those that will be run, for a steering of named positions
         (:class:`interp.edits.steering.Steering` says which passes it knows); other edits need none.
+
+        Raises:
+            ValueError: as :meth:`require_fits`.
+            HookNotCalled: a pass in which the edit did not act where it must.
         """
         model = _loaded(model)
         with alone(model.hf):
@@ -127,8 +134,11 @@ class ModelEdit(ABC):
         over these, and two readings of the weights.
 
         An added direction becomes a bias; ``save_pretrained`` of a folded model in memory may not know what to do with
-        it: ``export`` does. Raises ``ValueError`` for what weights can't do, with the reason, and ``ArithmeticError``
-        if the logits disagree. After any exception the weights are as they were.
+        it: ``export`` does. After any exception the weights are as they were.
+
+        Raises:
+            ValueError: what weights can't do, with the reason.
+            ArithmeticError: the logits disagree.
         """
         model = _loaded(model)
         with alone(model.hf):
@@ -156,8 +166,12 @@ class ModelEdit(ABC):
         appears whole or not at all, and only after plain transformers has read it and given the hooked model's logits
         (tolerances as in :meth:`fold`): that takes memory for a second model.
 
-        Raises as :meth:`fold`, ``FileExistsError`` for a directory with something in it, and ``ValueError`` where no
-        transformers architecture has a place for the folded weights.
+        Raises:
+            FileExistsError: a directory with something in it.
+            ValueError: no transformers architecture has a place for the folded weights; and as :meth:`fold`.
+            ArithmeticError: the logits disagree.
+
+        Cost: passes over ``prompts`` by the model and by the one that was read back; every weight is written and read.
         """
         model = _loaded(model)
         with new_directory(directory) as temporary, alone(model.hf):
@@ -234,6 +248,7 @@ def require_bridge(bridge: Any, described: Mapping[str, Any]) -> None:
 
 
 def require_hook_points(bridge: Any, names: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a hook point that the bridge does not have."""
     if missing := [name for name in names if name not in bridge.hook_dict]:
         raise ValueError(f"the bridge has no hook point {missing[0]!r}: the edit names a layer that it does not have.")
 

@@ -47,14 +47,23 @@ class HeadRows:
         return sum(t.numel() for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
+        """The rows as tensors to save.
+
+        Returns:
+            name -> tensor.
+        """
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
 
 
 def projection(model: Model, layer: int, head: int, kind: Kind = "query") -> tuple[nn.Linear, slice]:
     """The module that makes this head's queries (or this group's keys), and the head's rows in it.
 
-    Raises ``ValueError`` for heads out of range and for architectures that make queries, keys and values in one
-    module, quantised or offloaded weights included: their rows can't be replaced one by one.
+    Returns:
+        The linear module, and the slice of its rows.
+
+    Raises:
+        ValueError: heads out of range and architectures that make queries, keys and values in one module, quantised or
+            offloaded weights included: their rows can't be replaced one by one.
     """
     n = model.n_heads if kind == "query" else model.n_kv_heads
     if not (0 <= layer < model.n_layers and 0 <= head < n):

@@ -32,6 +32,9 @@ class ScaledHeads(ModelEdit):
 
     ``model``: the weights that it is for (:func:`interp.describe_model`). ``about``: where it comes from.
     ``factors``: (layer, head) -> factor.
+
+    Raises:
+        ValueError: a layer or head below 0, and a factor that is not finite.
     """
 
     model: Mapping[str, Any]

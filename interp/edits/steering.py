@@ -49,6 +49,9 @@ class Steering(ModelEdit):
 
     ``fold`` takes what weights can do, at all positions and while generating: vectors that are added, and one direction
     removed at every write up to some place (:mod:`interp.edits.steering_fold`).
+
+    Raises:
+        ValueError: no edits.
     """
 
     edits: tuple[ResidualEdit, ...]

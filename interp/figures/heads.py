@@ -139,6 +139,9 @@ def scatter(
     x, y: columns of a ranking's frame, with their intervals as bars where the frame has them (labelled heads
     only). The dotted line is x = y; it is left out where the ranges differ more than 5 times, since the
     units then differ.
+
+    Raises:
+        ValueError: a column that is not there.
     """
     for name in (x, y):
         if name not in frame:
@@ -176,7 +179,11 @@ def scatter(
 
 
 def token_bars(view: TokenView, head: tuple[int, int]) -> go.Figure:
-    """Attention and signed contribution of each token of one prompt, for one (layer, head) of the view."""
+    """Attention and signed contribution of each token of one prompt, for one (layer, head) of the view.
+
+    Raises:
+        ValueError: a head that the view does not show.
+    """
     if head not in view.heads:
         shown = ", ".join(head_label(*pair) for pair in view.heads)
         raise ValueError(f"The view {view.example_id!r} does not show {head}; expected one of: {shown}.")
@@ -197,9 +204,14 @@ def token_bars(view: TokenView, head: tuple[int, int]) -> go.Figure:
 
 
 def strongest_examples(scores: Float[np.ndarray, "example layer head"], texts: Sequence[str]) -> np.ndarray:
-    """[layer, head] of lines for hover: the example whose score lies farthest to the side of the head's mean, and it.
+    """For hover: the example whose score lies farthest to the side of the head's mean. It is the most extreme of all
+    examples, not a typical one.
 
-    It is the most extreme of all examples, not a typical one.
+    Returns:
+        Lines of HTML, [layer, head].
+
+    Raises:
+        ValueError: another number of texts than of examples.
     """
     if len(texts) != len(scores):
         raise ValueError(f"{len(texts)} texts for {len(scores)} examples; expected one for each, in their order.")

@@ -42,7 +42,8 @@ def interval_bars(
     other, on one scale. Categories, colours and panels come in the
     order of their first rows. labels: what to print for a column; "": nothing. A column "n" is shown on hover.
 
-    Raises ValueError for a column that is not there, or for two rows with the same x, colour and facet.
+    Raises:
+        ValueError: a column that is not there, or two rows with the same x, colour and facet.
     """
     _require_columns(frame, [x, y, low, high, color, facet])
     keys = [name for name in (x, color, facet) if name]
@@ -112,6 +113,9 @@ def interval_lines(
     Each value of `facet` gets a panel, side by side (three in a row, four in two rows), on one scale of y. A dotted
     line is drawn at `reference` (None: nowhere). The rest is as in `interval_bars`; lines differ in colour, symbol and
     dash.
+
+    Raises:
+        ValueError: a column that is not there, and a frame without rows.
     """
     _require_columns(frame, [x, y, low, high, color, facet])
     panels = _split(frame, facet)

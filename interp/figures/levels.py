@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from plotly.subplots import make_subplots
 
 from interp.figures.style import MARKER_COLORS, color_scale, finish, wrapped
@@ -26,8 +26,10 @@ def heads_by_level(
     where no value can be below it (not `is_signed`).
 
     ``marked``: (layer, head) pairs of a group that get a frame, its top heads, say. ``examples``: [layer, head] of a
-    group's lines more on hover (:func:`interp.figures.strongest_examples`). Raises ``ValueError`` for groups of unlike
-    shapes, or none.
+    group's lines more on hover (:func:`interp.figures.strongest_examples`).
+
+    Raises:
+        ValueError: groups of unlike shapes, or none.
     """
     shapes = {np.shape(table) for table in values.values()}
     if len(shapes) != 1:
@@ -86,12 +88,15 @@ def heads_by_level(
 
 
 def overlap_matrix(
-    shared: Float[np.ndarray, "group group"], names: Sequence[str], k: int, expected: float, title: str = ""
+    shared: Num[np.ndarray, "group group"], names: Sequence[str], k: int, expected: float, title: str = ""
 ) -> go.Figure:
     """How many of their top ``k`` heads two groups share, as colours and numbers, centred at the chance level.
 
     ``expected``: of two random sets of k (``interp.statistics.top_k_overlap``); orange is more than that, blue less.
-    The diagonal, a group with itself, is left empty. Raises ``ValueError`` for a matrix that does not fit the names.
+    The diagonal, a group with itself, is left empty.
+
+    Raises:
+        ValueError: a matrix that does not fit the names.
     """
     shared = np.asarray(shared, dtype=float)
     if shared.shape != (len(names), len(names)) or k < 1:

@@ -21,6 +21,9 @@ class TokenView:
     tokens: the text of each token as shown. heads: (layer, head) -> {"attention": [token] attention
     probability from the scored position, "contribution": [token] signed share of the score, optional},
     float32.
+
+    Raises:
+        ValueError: no values for a head, values of another name, of another number of tokens, or not finite.
     """
 
     example_id: str
@@ -48,7 +51,11 @@ class TokenView:
 
 
 def frozen_array(array: np.ndarray) -> np.ndarray:
-    """A read-only float32 copy: cached statistics must not outlive their data."""
+    """A copy that can't be written to: cached statistics must not outlive their data.
+
+    Returns:
+        float32, of the same shape.
+    """
     array = np.array(array, dtype=np.float32)
     array.setflags(write=False)
     return array

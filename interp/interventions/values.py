@@ -32,6 +32,10 @@ class HeadEdit:
     [pos, d_head] over the scanned positions.
 
     ``layer`` and ``head``: which one, from 0. ``op``: one of the four.
+
+    Raises:
+        ValueError: another ``op``, a value with an ``op`` that takes none or none for ``set``, a value of another
+            number of axes, and a factor that is not finite.
     """
 
     layer: int
@@ -88,7 +92,8 @@ class ResidualEdit:
 
     ``op``: one of the three.
 
-    Raises ``ValueError`` for numbers that are not finite, and for a zero vector that has no direction to remove.
+    Raises:
+        ValueError: numbers that are not finite, and a zero vector that has no direction to remove.
     """
 
     layer: int
@@ -137,6 +142,9 @@ class ResidualEdit:
         """The edited copy of some states, in their type.
 
         ``hidden`` [..., d_model] is not changed.
+
+        Returns:
+            [..., d_model], of the type of ``hidden``.
         """
         if self.first is not None and self.first < hidden.shape[-2]:
             n = self.first
@@ -159,6 +167,9 @@ class Branch:
     """One counterfactual: edits applied together in one run; several of the stream at one place act in their order.
 
     ``edits``: what is changed. ``label``: its name in results; by default the edits'.
+
+    Raises:
+        ValueError: the same head is edited twice.
     """
 
     edits: tuple[Edit, ...]
@@ -199,7 +210,11 @@ class EachHead:
     def branches(self, model: Model, values: Tensor | None = None) -> list[Branch]:
         """One branch for each head, layer by layer, labelled ``L3H5``.
 
-        ``model``: whose heads. ``values``: what ``"mean"`` and ``"patch"`` put in their place, [layer, head, ...]."""
+        ``model``: whose heads. ``values``: what ``"mean"`` and ``"patch"`` put in their place, [layer, head, ...].
+
+        Raises:
+            ValueError: no values for ``"mean"`` or ``"patch"``.
+        """
         op: Op = "set" if self.op in ("mean", "patch") else self.op  # type: ignore[assignment]
         if op == "set" and values is None:
             raise ValueError(f"op={self.op!r} needs the values to set; interp.scan computes them.")
@@ -219,6 +234,9 @@ def ablate_each_head(
     else over all positions).
 
     ``how``: which of the three.
+
+    Raises:
+        ValueError: another ``how``, and ``reference`` prompts for one that takes none.
     """
     how = how.replace("-", "_")  # type: ignore[assignment]
     if how not in ("zero", "mean_of_others", "mean"):

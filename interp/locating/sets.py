@@ -25,8 +25,19 @@ MOST_ROWS = 256
 def patched_sets(
     asked: Asked, sets: Sets, sources: Sequence[Prompt] | None = None, chosen: Sequence[int] | None = None
 ) -> Float[np.ndarray, "example set"]:
-    """The metric of each clean prompt with every head of a set giving what it gives on that prompt's source (by default
-    its corrupt twin), for each set; of the ``chosen`` pairs (None: all). One row of a pass for each prompt and set."""
+    """The metric of each clean prompt with every head of a set giving what it gives on that prompt's source.
+
+    Args:
+        asked: model, pairs and metric.
+        sets: of heads, each [layer, head] of True and False.
+        sources: a prompt for each pair; by default its corrupt twin.
+        chosen: numbers of some of the pairs; None: all.
+
+    Returns:
+        [example, set], in the metric's unit.
+
+    Cost: one row of a pass for each prompt and set, and a pass of each source.
+    """
     sources = asked.pairs.corrupt if sources is None else sources
     masks = torch.tensor(sets)
     places = list(range(len(asked.pairs)) if chosen is None else chosen)
@@ -104,6 +115,8 @@ def learn_gates(
     Gates are sigmoids, stretched a little so that they can be fully open and shut; without noise, since under noise of
     its own in each gate two heads that cancel can't close together. Cost: a pass with its gradient for each batch and
     step. ``fits``: 1 presses gates to close, -1 to open.
+
+    Misleads: too few steps leave gates half open (``undecided``); a variable that no pair varies is not seen.
     """
     kept, ends = {}, []
     losses: list[float] = []

@@ -109,6 +109,8 @@ def locate(
     """Rank all heads by how much they matter to the answers of clean prompts, beside corrupt ones.
 
     Args:
+        model: the model whose heads they are.
+        pairs: clean and corrupt prompts with their answers.
         method: a name of ``interp.locating.WAYS``, where it is said what each reads and what misleads it. "auto" is
             exact: other prompts' outputs and means, and a test of pairs of heads that undo each other.
         positions: where heads are changed: "answer" (the last position), the last m (a number), or "all". A head that
@@ -117,16 +119,20 @@ def locate(
         check: as in :func:`interp.scan`, of the exact ways; 0 trusts the caller.
         seed: of what is drawn at random.
 
-    Returns a ranking by ``importance``: the size of the effect, per pair where the way gives one for each pair, whose
-    signed mean is the measure ``effect`` (positive where a head supports the clean answer). ``provenance`` holds
-    ``method``, ``positions``, and ``passes``: what it cost, in passes over each clean prompt, counted.
+    Returns:
+        A ranking by ``importance``: the size of the effect, per pair where the way gives one for each pair, whose
+        signed mean is the measure ``effect`` (positive where a head supports the clean answer). ``provenance`` holds
+        ``method``, ``positions``, and ``passes``: what it cost, in passes over each clean prompt, counted.
+
+    Raises:
+        ValueError: an unknown method, and positions that a method can't look at; otherwise as :func:`interp.scan` and
+            :func:`interp.attribute`.
 
     Cost in passes for N heads in L layers, at all positions: exact ways 1 + N (L + 1) / 2L, auto three times that at
     most; direct attribution 1 or 2; attribution patching 5, integrated gradients 19; gates 480 passes over batches of
     16 pairs; greedy N (N + 1) / 2.
-
-    Raises ``ValueError`` for an unknown method, and for positions that a method can't look at; otherwise as
-    :func:`interp.scan` and :func:`interp.attribute`. Misleads: see ``interp.locating.WAYS[method].misses``.
+    Misleads: as ``interp.locating.WAYS[method].misses`` says; the ranking has it among its caveats.
+    Source: ours, a frame for the field's ways; those of papers name them in their functions.
 
     >>> ranking = interp.locating.locate(model, pairs)
     >>> ranking.top(5)

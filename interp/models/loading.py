@@ -64,12 +64,15 @@ def load(
         template_arguments: what the chat template is told in every prompt, such as ``{"enable_thinking": False}`` for a
             model that would else begin its reply with a thought.
 
+    Raises:
+        ValueError: an unknown name, an architecture without a TransformerLens adapter, head geometry that does not fit,
+            a processor that can't be read, a template argument that the template never reads, or an InstructBLIP or
+            BLIP-2 around an encoder-decoder.
+        FileNotFoundError: no such file.
+        NonFiniteLogitsError: NaN or infinite logits; names the layer.
+
     Checked before it returns: every layer has the hook points and the head geometry of the config, the logits are
     finite, and the bridge's agree with transformers'.
-
-    Raises ``ValueError`` for an unknown name, an architecture without a TransformerLens adapter, head geometry
-    that does not fit, a processor that can't be read, a template argument that the template never reads, or an
-    InstructBLIP or BLIP-2 around an encoder-decoder; ``FileNotFoundError``; ``NonFiniteLogitsError`` naming the layer.
 
     >>> model = interp.load("smollm2-135m")
     """

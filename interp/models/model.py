@@ -50,7 +50,8 @@ class Model(Handle):
         """The same model, whose prompts are written otherwise: without a chat template (``chat=False``), or with other
         ``template_arguments``, which are added to those there are. It shares everything, weights and hooks included.
 
-        Raises ``ValueError`` for an argument that the template never reads.
+        Raises:
+            ValueError: an argument that the template never reads.
 
         >>> quiet = model.asking(template_arguments={"enable_thinking": False})
         >>> base = model.asking(chat=False)
@@ -136,7 +137,13 @@ class Model(Handle):
 
         ``prompts``: in any order. ``batch_size``: prompts in one pass; the numbers do not depend on it.
 
-        Raises ``NonFiniteLogitsError``. Costs at most one forward pass for each batch.
+        Returns:
+            [example, vocabulary], in the order of the prompts.
+
+        Raises:
+            NonFiniteLogitsError: NaN or infinite logits.
+
+        Costs at most one forward pass for each batch.
         """
         if not prompts:
             raise ValueError("no prompts were given; give at least one.")

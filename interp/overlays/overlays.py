@@ -66,7 +66,8 @@ class HeadMaps:
         """A row for each head: the picture, the head's attention on it, and its signed contribution. Both scales are
         one for all heads; that of contributions is centred at zero.
 
-        Raises ``ValueError`` for another picture than the prompt's.
+        Raises:
+            ValueError: another picture than the prompt's.
         """
         shown = read_image(picture)
         if image_sha256(shown) != self.picture_sha256:
@@ -132,8 +133,9 @@ def read_head_maps(
     One forward pass. A patch's position also holds what its vision tower mixed in from other patches, and what earlier
     layers moved there: a head that looks at a patch may read something else than what is seen there.
 
-    Raises ``ValueError`` for image positions that are no patches (``grid`` None), heads out of range, and as
-    :func:`interp.attribute`.
+    Raises:
+        ValueError: image positions that are no patches (``grid`` None), heads out of range, and as
+            :func:`interp.attribute`.
     """
     require_grid(prompt)
     for layer, head in heads:
@@ -156,8 +158,9 @@ def read_strongest_maps(
     One forward pass. A head is in it only if it has that sign, so there can be fewer. The strongest of many heads are
     strong in part by chance: these are examples to look at, of one prompt.
 
-    Raises ``ValueError`` for numbers below 0 or both 0, where no head reads anything from the picture, and as
-    :func:`read_head_maps`.
+    Raises:
+        ValueError: numbers below 0 or both 0, where no head reads anything from the picture, and as
+            :func:`read_head_maps`.
 
     >>> read_strongest_maps(model, prompt, LogitDifference("red", "blue")).plot(picture)
     """
@@ -203,7 +206,8 @@ def pair_figure(
 ) -> go.Figure:
     """A picture and its edited twin side by side, the edited region outlined in both.
 
-    Raises ``ValueError`` for pictures of two sizes, and a region of another size or empty.
+    Raises:
+        ValueError: pictures of two sizes, and a region of another size or empty.
     """
     pictures = [read_image(before), read_image(after)]
     size = {(p.height, p.width) for p in pictures} | {np.shape(region)}
@@ -233,6 +237,9 @@ def picture_map(
     """Any signed values of patches over the picture, a panel for each name, on one scale centred at zero.
 
     ``box``: the part of the picture that the patches cover (:func:`interp.overlays.patches.covered`); None: all of it.
+
+    Raises:
+        ValueError: no maps, or one that is not [row, column].
     """
     shown = read_image(picture)
     box = box or Box(0.0, 0.0, float(shown.width), float(shown.height))

@@ -35,6 +35,10 @@ class Prompt:
     ``token_ids`` are what is run; ``tokens`` their texts, for figures. ``gold``: the right answer's word. ``id``: a
     name for tables. ``may_harm``: its text is a request that may be harmful, shown only where texts are
     asked for.
+
+    Raises:
+        ValueError: no tokens, positions or token ids that there are not, a gold answer that is none of the answers, and
+            an image without its span.
     """
 
     token_ids: tuple[int, ...]
@@ -81,16 +85,29 @@ class Prompt:
         return self.span("text")[-1]
 
     def span(self, name: str) -> tuple[int, ...]:
-        """Token positions of a named span; ``KeyError`` lists the names there are.
+        """Token positions of a named span.
 
         ``name``: one of ``spans``.
+
+        Returns:
+            Positions from 0, sorted.
+
+        Raises:
+            KeyError: no such span; lists the names there are.
         """
         if name not in self.spans:
             raise KeyError(f"this prompt has no span {name!r}; it has {sorted(self.spans)}.")
         return self.spans[name]
 
     def answer_tokens(self, word: str) -> tuple[int, ...]:
-        """Token ids of an answer word, or of the gold answer for ``"gold"``."""
+        """Tokens that count as an answer word, or as the gold answer for ``"gold"``.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            KeyError: no such answer; lists those there are.
+        """
         key = self.gold if word == "gold" and "gold" not in self.answers else word
         if key is None or key not in self.answers:
             raise KeyError(

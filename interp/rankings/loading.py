@@ -17,7 +17,9 @@ def load_ranking(directory: str | Path) -> HeadRanking:
 
     `directory`: where.
 
-    Raises as `interp.load_result`, and ValueError for a folder that holds something else than a ranking."""
+    Raises:
+        RecordError: a folder that holds something else than a ranking, and as `interp.load_result`.
+    """
     found = load_result(directory)
     if not isinstance(found, HeadRanking):
         raise RecordError(

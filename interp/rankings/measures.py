@@ -35,7 +35,8 @@ class Measure:
         higher: what more of it says of the head.
         changes, leaves: of a control, what it changes of the question, and what it leaves alone, in a few words.
 
-    Raises ``ValueError`` for an empty range, or a null value outside it.
+    Raises:
+        ValueError: an empty range, or a null value outside it.
     """
 
     name: str
@@ -100,7 +101,9 @@ _REGISTERED: dict[str, Measure] = {}
 def register(measure: Measure) -> Measure:
     """Make a measure known under its name; returns it. A test holds the documentation to all that are registered.
 
-    Raises ``ValueError`` for a name that another measure has, or for one without a meaning and a unit."""
+    Raises:
+        ValueError: a name that another measure has, or one without a meaning and a unit.
+    """
     if not (measure.meaning and measure.unit):
         raise ValueError(f"the measure {measure.name!r} has no meaning or no unit; say both.")
     if _REGISTERED.setdefault(measure.name, measure) != measure:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from interp import statistics
 from interp.door import made_by, public
@@ -54,6 +54,11 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     over all heads; else p and q are NaN. [1000, 32, 32] takes about 15 s. Misleads: p asks
     whether a head's mean differs from the null value, not whether it belongs to the top; the values of the top heads
     are inflated by their selection. Look at `reliability` and `control_summary` too.
+
+    Raises:
+        ValueError: names of measures that there are not, arrays of another shape than [example, layer, head] or not
+            finite, another number of ``example_ids``, and views of heads or tokens that there are not.
+        TypeError: a provenance that is not JSON's.
     """
 
     score: str
@@ -212,9 +217,12 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         return 0.0 if null is None else null
 
     def side_of_null(self, values: Any, name: str) -> np.ndarray:
-        """-1, 0 or 1: on which side of a measure's null value each of the values lies.
+        """On which side of a measure's null value each of the values lies.
 
         values: of any shape. name: the measure.
+
+        Returns:
+            -1, 0 or 1, of the shape of the values.
         """
         return np.sign(np.asarray(values, dtype=np.float64) - self._null(name))
 
@@ -236,7 +244,11 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
 
     @public
     def top(self, k: int = 10) -> pd.DataFrame:
-        """The first k rows of `to_frame()`: the heads with the highest scores."""
+        """The first k rows of `to_frame()`: the heads with the highest scores.
+
+        Raises:
+            ValueError: ``k`` below 0.
+        """
         if k < 0:
             raise ValueError(f"k={k}; expected 0 or more.")
         return self._frame.head(k).copy()
@@ -245,11 +257,16 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     def select(
         self, top: int | None = None, q_below: float | None = None, sign: Literal["+", "-"] | None = None
     ) -> list[tuple[int, int]]:
-        """(layer, head) of the heads that meet all conditions; the list may be empty.
+        """The heads that meet all conditions.
 
-        `sign` and `q_below` filter first, then `top` keeps the first so many. The order is by score, highest
-        first; with sign="-" lowest first, so that `select(top=5, sign="-")` gives the five most negative
-        heads.
+        `sign` and `q_below` filter first, then `top` keeps the first so many.
+
+        Returns:
+            (layer, head) of each, maybe none, the highest score first; with sign="-" the lowest first, so that
+            `select(top=5, sign="-")` gives the five most negative heads.
+
+        Raises:
+            ValueError: another ``sign``, ``top`` below 1, and a condition on a test where the measure is not tested.
         """
         if sign not in ("+", "-", None):
             raise ValueError(f"sign is {sign!r}; expected '+', '-' or None for both.")
@@ -288,7 +305,8 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         frame: the table. descriptions: measure -> what high and low mean. controls: measures that should leave a real
         effect alone. provenance: where the numbers come from.
 
-        Raises ValueError for missing columns, heads that are missing or doubled, and what is no number.
+        Raises:
+            ValueError: missing columns, heads that are missing or doubled, and what is no number.
 
         >>> HeadRanking.from_frame(pd.read_csv("elsewhere.csv"), score="attribution")
         """
@@ -415,7 +433,7 @@ def _check_measure(name: str, array: np.ndarray, score: str, shape: tuple[int, .
         )
 
 
-def _whole_numbers(column: pd.Series) -> Float[np.ndarray, " row"]:
+def _whole_numbers(column: pd.Series) -> Int[np.ndarray, " row"]:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
     if not len(numbers):
         raise ValueError("the table has no rows; expected one for each head.")

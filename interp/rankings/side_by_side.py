@@ -114,13 +114,20 @@ def compare_rankings(
     rankings: in memory, or folders that `HeadRanking.save` wrote; "FOLDER:measure" ranks by another measure of that
     folder. names: one for each, for tables and figures; by default what tells them apart: model, score, or folder.
     Every pair is compared by relative depth; pairs of one shape also head by head. With fewer layers than `n_bins` in
-    any model there are as many bins as layers. Nothing is run on a model; costs about 2 s for each pair of 1,000 heads
-    and 200 examples, and a page (`save`) 7 s for each ranking, whose p it shows on hover.
-
-    Raises ValueError for fewer than two rankings, the same one twice, names that are not distinct, k above the number
-    of heads, or n_bins below 2; FileNotFoundError for a folder that is not there or holds no ranking.
+    any model there are as many bins as layers.
 
         interp.compare_rankings(["reports/nas", "reports/nas:total_effect"]).save("reports/compared")
+
+    Raises:
+        ValueError: fewer than two rankings, the same one twice, names that are not distinct, k above the number of
+            heads, or n_bins below 2.
+        FileNotFoundError: a folder that is not there or holds no ranking.
+
+    Cost: no model is run; about 2 s for each pair of 1,000 heads and 200 examples, and a page (`save`) 7 s for each
+    ranking, whose p it shows on hover.
+    Misleads: profiles over depth agree also where other heads are meant; only pairs of one shape are compared head by
+    head.
+    Source: ours for relative depth (`interp.rankings.depth_profiles`); head by head as :func:`interp.compare`.
     """
     given = [rankings] if isinstance(rankings, (str, Path, HeadRanking)) else list(rankings)
     if len(given) < 2:

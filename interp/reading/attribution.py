@@ -77,12 +77,18 @@ def attribute(model: Model, prompt: Prompt, metric: LogitDifference | None = Non
 
     metric: by default the logit difference between the prompt's first and second answer.
 
-    One forward pass. Projections that are not plain (quantised, LoRA-adapted, offloaded) are read by sending the
+    Cost: one forward pass. Projections that are not plain (quantised, LoRA-adapted, offloaded) are read by sending the
     unit vectors through them, another n_heads * d_head rows a layer. Memory: two arrays [layer, head, token].
 
-    Raises ``ValueError`` for answers with several surface forms (a log of a sum is not linear) and for architectures
-    whose parts do not sum to the logits (extra residual scales, gates after attention): a wrong split is never
-    returned. Sums agree to 1e-4 of the heads' summed size in float32 (seen: 1e-6).
+    Sums agree to 1e-4 of the heads' summed size in float32 (seen: 1e-6).
+
+    Raises:
+        ValueError: answers with several surface forms (a log of a sum is not linear) and architectures whose parts do
+            not sum to the logits (extra residual scales, gates after attention): a wrong split is never returned.
+
+    Misleads: a direct effect is what a head itself writes. What later layers make of it is not in it, and a head that
+    only moves others has none.
+    Source: Elhage et al. (2021), A Mathematical Framework for Transformer Circuits.
     """
     metric = metric or default_metric([prompt])
     groups = metric.tokens(prompt)

@@ -43,15 +43,23 @@ def attention_log_probs(
     """Log attention probability that chosen query positions give to chosen groups of key positions, for one batch.
 
     ``queries[i]`` are positions of prompt i; ``keys[i]`` is a list of groups of positions, whose probabilities are
-    summed within a group. For prompt i the result is float32 [layer, head, len(queries[i]), len(keys[i])], natural
-    logs, -inf where the model masks a whole group (later positions, or outside a sliding window). The softmax's
-    normaliser cancels exactly in the difference of two groups of one position each.
+    summed within a group. The softmax's normaliser cancels exactly in the difference of two groups of one position
+    each.
 
-    One forward pass, or as many as are needed for each prompt's own numbers. Memory beyond it: the result, and scores
-    of at most ``max_rows`` queries of one layer against all keys. Scores are computed in float32 from the model's own
-    queries and keys, also for bfloat16 models.
-    Raises ``UnsupportedAttention`` for models whose attention transformers' interface does not describe, and
-    ``ValueError`` for positions that a prompt does not have.
+    Returns:
+        For prompt i float32 [layer, head, len(queries[i]), len(keys[i])], natural logs, -inf where the model masks a
+        whole group (later positions, or outside a sliding window).
+
+    Cost: one forward pass, or as many as are needed for each prompt's own numbers. Memory beyond it: the result, and
+    scores of at most ``max_rows`` queries of one layer against all keys. Scores are computed in float32 from the
+    model's own queries and keys, also for bfloat16 models.
+
+    Raises:
+        UnsupportedAttention: models whose attention transformers' interface does not describe.
+        ValueError: positions that a prompt does not have.
+
+    Misleads: attention says where a head looks, not what it reads there nor whether that is used.
+    Source: ours: from the queries and keys that transformers' attention interface hands over.
     """
     _require_positions(prompts, queries, keys)
     model.require_fits(prompts)
@@ -136,7 +144,13 @@ def head_outputs(
     """z of every head (the output projection's input) at the last ``last`` positions of each prompt (None: all; or a
     number for each prompt).
 
-    In the model's dtype, on the CPU. Costs one forward pass for each batch; memory [layer, pos, head, d_head].
+    Returns:
+        For each prompt [layer, pos, head, d_head], in the model's dtype, on the CPU.
+
+    Raises:
+        ValueError: prompts that don't fit the model, and an adapter put around its modules after it was loaded.
+
+    Cost: one forward pass for each batch; memory [layer, pos, head, d_head].
     """
     model.require_fits(prompts)
     require_in_place(model)
@@ -169,8 +183,16 @@ def head_outputs(
 def mean_head_outputs(
     model: Model, prompts: Sequence[Prompt], last: int | Sequence[int] | None = 1, batch_size: int = 8
 ) -> Float[Tensor, "layer head d_head"]:
-    """Mean z over prompts and over their last ``last`` positions (None: all; or a number for each prompt), summed in
-    float64, as float32."""
+    """Mean z over prompts and over their last ``last`` positions (None: all; or a number for each prompt).
+
+    Returns:
+        [layer, head, d_head], summed in float64, as float32.
+
+    Raises:
+        ValueError: no prompts, and as :func:`head_outputs`.
+
+    Cost: one forward pass for each batch.
+    """
     if not prompts:
         raise ValueError("a mean over no prompts was asked for; give at least one reference prompt.")
     total = torch.zeros(model.n_layers, model.n_heads, model.d_head, dtype=torch.float64)

@@ -50,9 +50,11 @@ def generate(
     for each token of the longest reply of a batch; a picture is encoded once. In half precision another batch size may
     turn a near tie.
 
-    Raises ``ValueError`` for no prompts, a prompt that leaves no room for the reply in the context, several samples at
-    temperature 0, and a model without tokenizer; for the BLIP family under an edit of chosen positions of the prompt;
-    ``NonFiniteLogitsError`` for NaN or infinite logits.
+    Raises:
+        ValueError: no prompts, a prompt that leaves no room for the reply in the context, several samples at
+            temperature 0, and a model without tokenizer; the BLIP family under an edit of chosen positions of the
+            prompt.
+        NonFiniteLogitsError: NaN or infinite logits.
     """
     _check(model, prompts, max_new_tokens, temperature, n_samples, batch_size, min_new_tokens)
     jobs = [(i, sample) for i in range(len(prompts)) for sample in range(n_samples)]

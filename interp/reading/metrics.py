@@ -28,7 +28,14 @@ class LogitDifference:
     needs_vocabulary = False
 
     def tokens(self, prompt: Prompt) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The token ids that count for each of the two answers of ``prompt``."""
+        """The tokens that count for each of the two answers of ``prompt``.
+
+        Returns:
+            Token ids of the positive answer, and of the negative one.
+
+        Raises:
+            ValueError: answers that share a token.
+        """
         positive, negative = prompt.answer_tokens(self.positive), prompt.answer_tokens(self.negative)
         if set(positive) & set(negative):
             raise ValueError(
@@ -62,7 +69,11 @@ class Probability:
     needs_vocabulary = True
 
     def tokens(self, prompt: Prompt) -> tuple[tuple[int, ...]]:
-        """The token ids of ``prompt`` whose probabilities are summed."""
+        """The tokens of ``prompt`` whose probabilities are summed.
+
+        Returns:
+            Their ids, as a tuple in a tuple of one.
+        """
         return (prompt.answer_tokens(self.answer),)
 
     def __call__(

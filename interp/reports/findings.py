@@ -69,7 +69,8 @@ class Findings:
     answer: one sentence in plain words, above the statement on the page. cards: a few numbers to see first. Figures,
     views, answer and cards are the page's alone.
 
-    Raises ValueError for an empty title or statement, or for columns that are not plain, distinct names.
+    Raises:
+        ValueError: an empty title or statement, or columns that are not plain, distinct names.
     """
 
     title: str

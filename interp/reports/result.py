@@ -84,6 +84,9 @@ class Result:
         """A figure of the report, by its name; if none is given, the one that the class names, else the first.
 
         A copy of its own: to change it changes no report.
+
+        Raises:
+            KeyError: no such figure; lists those there are.
         """
         figures = self.to_findings().figures
         name = name or self._figure or next(iter(figures), "")

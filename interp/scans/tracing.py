@@ -99,17 +99,23 @@ def trace(
         metric: one or several; default: ``Probability("gold")`` and ``Logit("gold")``.
         method, check, memory_mib: as in :func:`interp.scan`; ``"loop"`` runs one pass for each patch.
 
-    Returns values [example, part, layer, region] for each metric. Cost for N patches over L layers of a prompt with S
+    Returns:
+        Values [example, part, layer, region] for each metric, in its unit.
+
+    Raises:
+        ValueError: pairs of unequal length or with pictures at other positions, regions that don't fit the prompts,
+            unknown parts or layers, architectures without the module of a part.
+        KeyError: prompts without the metric's answers.
+        NonFiniteLogitsError: NaN or infinite logits.
+
+    Cost for N patches over L layers of a prompt with S
     tokens, of which m stand from a patch's first position on: S + m N (L + 1) / 2L token-forwards or so, against S N
     for a loop. Text patches cost nothing of the picture before them; a patch of the picture takes half a pass.
 
     Misleads: one state at a time shows what is *enough* to bring the answer back, not what is needed; an effect that
     two states must have together shows nowhere. Positions before the first that differs between the twins hold equal
     states: patching them does nothing. Vision towers mix patches, so twins may differ at every image position.
-
-    Raises ``ValueError`` for pairs of unequal length or with pictures at other positions, regions that don't fit the
-    prompts, unknown parts or layers, architectures without the module of a part; ``KeyError`` for prompts without the
-    metric's answers; ``NonFiniteLogitsError``.
+    Source: Meng et al. (2022), arXiv 2202.05262, with a real twin in place of noise, as in V-SEAM, arXiv 2509.14837.
 
     >>> found = trace(model, [before], [after])
     >>> found.plot(0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from interp.statistics.estimates import (
@@ -24,20 +25,22 @@ TIE = 1e-6  # of the largest score of a column: what is nearer is a tie (float32
 _HALVINGS = 50
 
 
-def auroc(scores: Float[np.ndarray, "example ..."], positive: Bool[np.ndarray, " example"]) -> Float[np.ndarray, ...]:
+def auroc(scores: ArrayLike, positive: ArrayLike) -> Float[np.ndarray, "*cell"]:
     """The chance that a positive example has a higher score than a negative one; a tie counts half.
 
     0.5: the score says nothing; below: it is the other way round.
 
     Args:
-        scores: with the examples on axis 0; each further cell (a layer) is judged on its own.
-        positive: the class of each example.
+        scores: [example, ...]; each further cell (a layer) is judged on its own.
+        positive: [example], whether each is of the class that scores high.
 
     Returns:
         Of shape [...]; NaN with one class only, and where a score is not finite.
 
     By mid-ranks. Scores that differ by less than a millionth of the largest in size are tied.
     Source: Mann and Whitney (1947), Ann. Math. Stat. 18; Hanley and McNeil (1982), Radiology 143.
+
+    Misleads: it says nothing of a threshold, nor of how often either class comes up.
 
     >>> float(auroc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True])))
     0.875
@@ -47,8 +50,8 @@ def auroc(scores: Float[np.ndarray, "example ..."], positive: Bool[np.ndarray, "
 
 
 def auroc_interval(
-    scores: Float[np.ndarray, "example ..."],
-    positive: Bool[np.ndarray, " example"],
+    scores: ArrayLike,
+    positive: ArrayLike,
     groups: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
 ) -> Interval:
@@ -60,8 +63,8 @@ def auroc_interval(
     classes told apart without an error.
 
     Args:
-        scores: as in :func:`auroc`.
-        positive: the class of each example.
+        scores: [example, ...], as in :func:`auroc`.
+        positive: [example], the class of each.
         groups: the group of each example (a pair, several runs on one request), whose examples are not independent.
         confidence: how often it is to cover.
 
@@ -102,31 +105,34 @@ def auroc_interval(
     return Interval(*ends)
 
 
-def auroc_estimate(
-    scores: Float[np.ndarray, " example"], positive: Bool[np.ndarray, " example"], groups=None
-) -> Estimate:
-    """One score's :func:`auroc` with its 95 % interval; NaN with one class only."""
+def auroc_estimate(scores: ArrayLike, positive: ArrayLike, groups: Sequence[Hashable] | None = None) -> Estimate:
+    """One score's :func:`auroc`, of scores [example], with its 95 % interval; NaN with one class only.
+
+    Misleads: as :func:`auroc` and :func:`auroc_interval`.
+    Source: see :func:`auroc_interval`.
+    """
     low, high = auroc_interval(scores, positive, groups)
     return Estimate(float(auroc(scores, positive)), float(low), float(high))
 
 
 def auroc_difference(
-    first: Float[np.ndarray, " example"],
-    second: Float[np.ndarray, " example"],
-    positive: Bool[np.ndarray, " example"],
+    first: ArrayLike,
+    second: ArrayLike,
+    positive: ArrayLike,
     groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """AUROC of ``first`` less that of ``second`` on the same examples, with a paired 95 % interval.
 
     Args:
-        first: a score of each example.
-        second: another, of the same examples.
-        positive: the class of each example.
+        first: [example], a score of each.
+        second: [example], another, of the same examples.
+        positive: [example], the class of each.
         groups: as in :func:`auroc_interval`.
 
     Returns:
         NaN with one class only. Of no width where both scores place all examples alike.
 
+    Misleads: below 10 examples in a class, as :func:`auroc_interval`.
     Source: DeLong et al. (1988), Biometrics 44.
     """
     (a, of_a, _), (b, of_b, _) = _placed(first, positive), _placed(second, positive)
@@ -141,7 +147,7 @@ def auroc_difference(
 _LEAST_SCATTER = 0.3  # of the usual: so few examples that agree so well do so by chance
 
 
-def _placed(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+def _placed(scores: ArrayLike, positive: ArrayLike) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """AUROC of each cell [cell], what each example adds to its error [example, cell], and the shape of the cells."""
     cells, shape = as_cells(scores)
     positive = np.asarray(positive, dtype=bool)

@@ -48,6 +48,12 @@ def bootstrap_interval(
     For what has no formula. Means, ratios, shares and AUROCs have intervals that cover better: :func:`mean_interval`,
     :func:`ratio_interval`, :func:`wilson_share`, :func:`auroc_interval`.
 
+    Returns:
+        Both ends, each of the shape of the statistic and in its unit.
+
+    Raises:
+        ValueError: arrays of unlike lengths, or of no examples.
+
     Cost: ``n_resamples`` calls and one for each group, or a few matrices of up to 64 MB.
     Misleads: too narrow for skewed data below about 60 groups; of no width where all examples agree.
     Source: bias-corrected and accelerated, Efron (1987), J. Am. Stat. Assoc. 82; tails of Student's t in place of the

@@ -18,8 +18,8 @@ MAX_BYTES = 64 * 2**20  # of the largest single array
 class Interval(NamedTuple):
     """Lower and upper end of a confidence interval, each of shape [...]."""
 
-    low: Float[np.ndarray, ...]
-    high: Float[np.ndarray, ...]
+    low: Float[np.ndarray, "*cell"]
+    high: Float[np.ndarray, "*cell"]
 
 
 class Estimate(NamedTuple):
@@ -96,7 +96,7 @@ def as_share(value: float, name: str, example: float, noun: str = "share") -> fl
     return value
 
 
-def as_shares(values: Any, name: str, n_axes: int | None = 1) -> Float[np.ndarray, ...]:
+def as_shares(values: Any, name: str, n_axes: int | None = 1) -> Float[np.ndarray, "*cell"]:
     """Numbers from 0 to 1; NaN is let through."""
     values = as_numbers(values, name, n_axes)
     if ((values < 0) | (values > 1)).any():
@@ -118,7 +118,11 @@ def as_group_numbers(groups: Sequence[Hashable] | None, n: int) -> Int[np.ndarra
 def group_sums(
     values: Float[np.ndarray, "example cell"], groups: Sequence[Hashable] | None
 ) -> Float[np.ndarray, "group cell"]:
-    """Sums over the examples of each group: what is drawn, and flipped, as one."""
+    """Sums over the examples of each group: what is drawn, and flipped, as one.
+
+    Returns:
+        [group, cell], groups in the order of their first example; the values themselves without groups.
+    """
     if groups is None or not len(values):
         return values
     group = as_group_numbers(groups, len(values))

@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from interp.door import as_numbers
 from interp.statistics.estimates import (
@@ -40,14 +41,14 @@ _FLAT = 1e-6  # below this a skewness changes nothing
 
 
 def mean_interval(
-    scores: Float[np.ndarray, "example ..."],
+    scores: ArrayLike,
     groups: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
 ) -> Interval:
     """Interval of the mean over examples, for each cell (a head).
 
     Args:
-        scores: numbers with the examples on axis 0.
+        scores: [example, ...], in any unit; the interval has it too.
         groups: the group of each example (a pair, a picture), whose examples are not independent: only groups count.
         confidence: how often it is to cover the mean.
 
@@ -69,22 +70,25 @@ def mean_interval(
 
 
 def ratio_interval(
-    part: Float[np.ndarray, "example ..."],
-    whole: Float[np.ndarray, " example"],
+    part: ArrayLike,
+    whole: ArrayLike,
     groups: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
 ) -> Interval:
     """Interval of ``part.sum(0) / whole.sum()``, for each cell: a share of an effect, nats a token.
 
     Args:
-        part: numbers with the examples on axis 0.
-        whole: what each example has of the denominator.
+        part: [example, ...], what each example has of the numerator.
+        whole: [example], what it has of the denominator.
         groups: as in :func:`mean_interval`.
         confidence: how often it is to cover the ratio.
 
     Returns:
         Both ends, of shape [...]. NaN with fewer than 2 examples (groups), where the whole is zero, and where a number
         is not finite.
+
+    Raises:
+        ValueError: unlike numbers of examples.
 
     Misleads: the ratio is linearised, so the whole must lie well above (or below) zero: several standard errors.
     Source: Cochran (1977), Sampling Techniques, ch. 6 (the linearised ratio).
@@ -105,8 +109,11 @@ def ratio_interval(
     return Interval(ends[0].reshape(shape), ends[1].reshape(shape))
 
 
-def mean_estimate(values: Sequence[float] | Float[np.ndarray, " example"], groups=None) -> Estimate:
-    """A mean with its 95 % interval (:func:`mean_interval`); NaN for no values.
+def mean_estimate(values: ArrayLike, groups: Sequence[Hashable] | None = None) -> Estimate:
+    """The mean of values [example] with its 95 % interval (:func:`mean_interval`); NaN for no values.
+
+    Misleads: as :func:`mean_interval`.
+    Source: see :func:`mean_interval`.
 
     >>> f"{mean_estimate([0.1, 0.2, 0.3, 0.4]):.2f}"
     '0.25 [0.04, 0.46]'
@@ -115,8 +122,13 @@ def mean_estimate(values: Sequence[float] | Float[np.ndarray, " example"], group
     return ratio_estimate(values, np.ones(len(values)), groups)
 
 
-def ratio_estimate(part: Float[np.ndarray, " example"], whole: Float[np.ndarray, " example"], groups=None) -> Estimate:
-    """A ratio of sums with its 95 % interval (:func:`ratio_interval`); NaN where the whole is zero."""
+def ratio_estimate(part: ArrayLike, whole: ArrayLike, groups: Sequence[Hashable] | None = None) -> Estimate:
+    """``part.sum() / whole.sum()``, both [example], with its 95 % interval (:func:`ratio_interval`); NaN where the
+    whole is zero.
+
+    Misleads: as :func:`ratio_interval`.
+    Source: see :func:`ratio_interval`.
+    """
     part, whole = as_numbers(part, "part", 1), as_numbers(whole, "whole", 1)
     total = whole.sum()
     if not len(part) or not total:
@@ -126,21 +138,24 @@ def ratio_estimate(part: Float[np.ndarray, " example"], whole: Float[np.ndarray,
 
 
 def mean_difference(
-    values: Float[np.ndarray, " example"],
-    plus: Bool[np.ndarray, " example"],
-    minus: Bool[np.ndarray, " example"] | None = None,
+    values: ArrayLike,
+    plus: ArrayLike,
+    minus: ArrayLike | None = None,
     groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """Mean over ``plus`` less that over ``minus`` (without it: the mean over ``plus``), with its 95 % interval.
 
     Args:
-        values: a number for each example.
-        plus: which examples the first mean is of.
-        minus: which the second is of; an example may be in both.
+        values: [example].
+        plus: [example], which the first mean is of.
+        minus: [example], which the second is of; an example may be in both.
         groups: the group of each example; a group may have examples on both sides (pairs), which the interval counts.
 
     Returns:
         NaN for no examples on a side; NaN ends for fewer than 2 on one.
+
+    Misleads: as :func:`mean_interval`, for each side.
+    Source: residuals of both means together, as in :func:`mean_interval`.
     """
     values, plus = as_numbers(values, "values", 1), np.asarray(plus, dtype=bool)
     sides = [(1.0, plus)] if minus is None else [(1.0, plus), (-1.0, np.asarray(minus, dtype=bool))]

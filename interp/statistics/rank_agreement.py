@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from interp.door import as_integer, as_items, as_numbers, as_real
@@ -39,7 +40,7 @@ class TopKOverlap(NamedTuple):
     p: float
 
 
-def split_half(scores: Float[np.ndarray, "example ..."], n_splits: int = 50, seed: int = SEED) -> SplitHalf:
+def split_half(scores: ArrayLike, n_splits: int = 50, seed: int = SEED) -> SplitHalf:
     """Is the sample large enough? Spearman correlation of the heads' means in two random halves.
 
     Near 1: another sample would give much the same ranking. Near 0: the order is noise, although the top few
@@ -74,6 +75,9 @@ def rank_biased_overlap(a: Sequence[Hashable], b: Sequence[Hashable], p: float =
     `RBO_ext = A_k p^k + (1 - p) / p * sum over d = 1..k of A_d p^d`, where `A_d` is the share of items that
     the first d of both have in common. The first 10 places hold 86 % of the weight at p = 0.9.
 
+    Raises:
+        ValueError: rankings of unlike lengths, of none, or that name an item twice.
+
     Misleads: two rankings of the same items never reach 0, since they agree at full depth; compare with a
     control.
     Source: Webber, Moffat and Zobel (2010), ACM TOIS 28(4), Eq. 32, here for two lists of one length without
@@ -98,6 +102,12 @@ def top_k_overlap(a: Sequence[Hashable], b: Sequence[Hashable], k: int, populati
     """Items that the first k of both share, and the chance level for random orders of `population` items.
 
     `expected = k * k / population`; p is the hypergeometric probability of at least this overlap.
+
+    Raises:
+        ValueError: ``k`` below 1 or above the length of a ranking, and a ranking that names an item twice.
+
+    Misleads: p takes orders for random; heads of one model are not independent, so it is too small.
+    Source: the hypergeometric distribution.
     """
     a, b = _two_orders(a, b)
     k, population = as_integer(k, "k"), as_integer(population, "population")
@@ -114,8 +124,8 @@ def top_k_overlap(a: Sequence[Hashable], b: Sequence[Hashable], k: int, populati
 
 
 def paired_bootstrap_means(
-    a: Float[np.ndarray, "example_a ..."],
-    b: Float[np.ndarray, "example_b ..."],
+    a: ArrayLike,
+    b: ArrayLike,
     ids_a: Sequence[Hashable],
     ids_b: Sequence[Hashable],
     n_resamples: int = N_BOOTSTRAP,
@@ -152,20 +162,24 @@ def paired_bootstrap_means(
     return means[0], means[1]
 
 
-def correlation_by_row(a: Float[np.ndarray, "row cell"], b: Float[np.ndarray, "row cell"]) -> Float[np.ndarray, " row"]:
-    """Pearson's correlation of the rows with the same number; NaN where a row is constant. One of them may have a
-    single row."""
+def correlation_by_row(a: ArrayLike, b: ArrayLike) -> Float[np.ndarray, "*row"]:
+    """Pearson's correlation of rows [..., cell] with rows [..., cell], each with the one in its place; NaN where one is
+    constant. One of the two may have a single row."""
     a, b = (x - x.mean(axis=-1, keepdims=True) for x in (as_numbers(a, "a"), as_numbers(b, "b")))
     norm = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
     size = max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0))
     known = norm > 1e-14 * size**2
-    return np.where(known, (a * b).sum(-1) / np.where(known, norm, 1.0), np.nan).clip(-1, 1)
+    found = np.where(known, (a * b).sum(-1) / np.where(known, norm, 1.0), np.nan)
+    return np.asarray(found.clip(-1, 1))  # of two single rows, too
 
 
-def spearman(a: Float[np.ndarray, " cell"], b: Float[np.ndarray, " cell"]) -> tuple[float, float]:
-    """Spearman's correlation of two lists of values, and its p; NaN for fewer than 2, and where one is constant.
+def spearman(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
+    """Spearman's correlation of two lists of values [cell]; mid-ranks for equal values.
 
-    Mid-ranks for equal values. Misleads: p takes the cells for independent; heads of one model are not.
+    Returns:
+        The correlation, -1 to 1, and its p; NaN for fewer than 2 values, and where one list is constant.
+
+    Misleads: p takes the cells for independent; heads of one model are not.
     Source: Spearman (1904), Am. J. Psychol. 15.
     """
     a, b = as_numbers(a, "a", 1), as_numbers(b, "b", 1)
@@ -175,12 +189,12 @@ def spearman(a: Float[np.ndarray, " cell"], b: Float[np.ndarray, " cell"]) -> tu
     return float(found.statistic), float(found.pvalue)
 
 
-def ranks(values: Float[np.ndarray, "... cell"]) -> Float[np.ndarray, "... cell"]:
-    """1 for the highest value; equal values share their mean rank."""
+def ranks(values: ArrayLike) -> Float[np.ndarray, "... cell"]:
+    """1 for the highest of values [..., cell]; equal values share their mean rank."""
     return stats.rankdata(-as_numbers(values, "values"), axis=-1)
 
 
-def around(value: float, draws: Float[np.ndarray, " draw"]) -> Estimate:
+def around(value: float, draws: ArrayLike) -> Estimate:
     """A correlation with its 95 % interval: `tanh(z(value) +- 1.96 sd(z(draws)))`, z being Fisher's.
 
     Not the draws' percentiles: a resample carries the noise of the sample and its own, so correlations of resampled
@@ -199,7 +213,7 @@ def around(value: float, draws: Float[np.ndarray, " draw"]) -> Estimate:
     return Estimate(value, min(float(low), value), max(float(high), value))
 
 
-def shift_q(change: Float[np.ndarray, " cell"], draws: Float[np.ndarray, "draw cell"], n: int) -> np.ndarray:
+def shift_q(change: ArrayLike, draws: ArrayLike, n: int) -> Float[np.ndarray, " cell"]:
     """Benjamini-Hochberg q that a change is zero: Student's t with the draws' deviation and `n - 1` degrees.
 
     1 for a cell that changes neither here nor in any draw, NaN for fewer than 2 examples, and never below one in the

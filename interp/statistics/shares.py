@@ -6,7 +6,8 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from interp.door import as_integer
@@ -23,15 +24,15 @@ from interp.statistics.means import mean_interval
 
 
 def wilson_share(
-    values: Sequence[float] | Float[np.ndarray, " example"],
+    values: ArrayLike,
     n: int | None = None,
     groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """The mean of values from 0 to 1 (of booleans: the share that is true) with Wilson's 95 % interval.
 
     Args:
-        values: one for each example. A value may be a mean over several runs on one example: counting the example once
-            is on the careful side.
+        values: [example], from 0 to 1. A value may be a mean over several runs on one example: counting the example
+            once is on the careful side.
         n: how many examples stand behind it, by default as many as there are values.
         groups: the group of each value (a pair, a passage). The interval is then that of as many independent examples
             as would scatter like these groups, with Student's quantile; of as many as there are groups where all agree.
@@ -39,6 +40,7 @@ def wilson_share(
     Returns:
         NaN for no values; NaN ends for a single group.
 
+    Misleads: examples that hang together without ``groups`` make it too narrow.
     Source: Wilson (1927), J. Am. Stat. Assoc. 22; ``scipy.stats.binomtest``, which takes whole counts only, gives the
     same for them. Groups: Korn and Graubard (1998), Survey Methodology 24 (the effective sample size).
 
@@ -92,8 +94,8 @@ def difference_of(first: Estimate, second: Estimate) -> Estimate:
 
 
 def paired_share_change(
-    after: Float[np.ndarray, " example"],
-    before: Float[np.ndarray, " example"],
+    after: ArrayLike,
+    before: ArrayLike,
     groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """Mean of ``after - before`` over the same examples, each from 0 to 1, with its 95 % interval.
@@ -102,13 +104,17 @@ def paired_share_change(
     where an example has a mean over several runs.
 
     Args:
-        after: a share of each example, under one condition.
-        before: under the other, in the same order.
+        after: [example], a share of each, under one condition.
+        before: [example], under the other, in the same order.
         groups: the group of each example. The interval is then the wider of this one and that of the mean over groups.
 
     Returns:
         NaN for none, or where one is NaN.
 
+    Raises:
+        ValueError: unlike numbers of examples, and values outside 0 to 1.
+
+    Misleads: the two pairs that are added pull the interval, not the value, a little towards 0.
     Source: Bonett and Price (2012), J. Educ. Behav. Stat. 37.
     """
     after, before = as_shares(after, "after"), as_shares(before, "before")
@@ -141,12 +147,15 @@ class WithinPairs(NamedTuple):
         return self.share.columns(name) | {f"{name}_p": self.p, "n_pairs": self.n}
 
 
-def pairs_of(positive: Bool[np.ndarray, " example"], groups: Sequence[Hashable]) -> Int[np.ndarray, "pair 2"]:
+def pairs_of(positive: ArrayLike, groups: Sequence[Hashable]) -> Int[np.ndarray, "pair 2"]:
     """The places of the positive and of the negative example of each group that is one of each; others are left out.
 
     Args:
-        positive: the class of each example.
+        positive: [example], the class of each.
         groups: the pair of each.
+
+    Returns:
+        [pair, 2], the positive example first.
     """
     members: dict[Hashable, list[int]] = {}
     for i, group in enumerate(groups):
@@ -156,14 +165,12 @@ def pairs_of(positive: Bool[np.ndarray, " example"], groups: Sequence[Hashable])
     return np.array(found, dtype=int).reshape(len(found), 2)
 
 
-def within_pairs(
-    scores: Float[np.ndarray, " example"], positive: Bool[np.ndarray, " example"], groups: Sequence[Hashable]
-) -> WithinPairs:
+def within_pairs(scores: ArrayLike, positive: ArrayLike, groups: Sequence[Hashable]) -> WithinPairs:
     """In how many pairs does the positive example have the higher score?
 
     Args:
-        scores: one for each example.
-        positive: the class of each.
+        scores: [example].
+        positive: [example], the class of each.
         groups: the pair of each. Groups that are not one positive and one negative example are left out.
 
     Returns:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from interp.door import as_integer
@@ -14,9 +15,7 @@ from interp.statistics.estimates import MAX_BYTES, SEED, as_cells, as_shares
 _NO_SPREAD, _FAR = 1e-12, 1e100
 
 
-def sign_flip_p(
-    scores: Float[np.ndarray, "example ..."], n_resamples: int = 9999, seed: int = SEED
-) -> Float[np.ndarray, ...]:
+def sign_flip_p(scores: ArrayLike, n_resamples: int = 9999, seed: int = SEED) -> Float[np.ndarray, "*cell"]:
     """Two-sided p of "the mean is zero", for each head, by flipping the signs of whole examples at random.
 
     What is compared over flips is Hall's transformation of the studentised mean
@@ -27,7 +26,7 @@ def sign_flip_p(
     squares as it is, so t rises with the mean. All 2^n flips are used when they are no more than `n_resamples`.
 
     Args:
-        scores: numbers with the examples on axis 0; for groups their sums (:func:`group_sums`), flipped as one.
+        scores: [example, ...]; for groups their sums (:func:`group_sums`), flipped as one.
         n_resamples: flips to draw.
         seed: of the draws, which all heads share.
 
@@ -69,11 +68,16 @@ def sign_flip_p(
     return p.reshape(shape)
 
 
-def benjamini_hochberg(p: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+def benjamini_hochberg(p: ArrayLike) -> Float[np.ndarray, "*cell"]:
     """q of each p: the lowest false discovery rate at which it is a discovery. NaN stays NaN, uncounted.
 
     `q_(i) = min over j >= i of m p_(j) / j` for sorted p; valid for independent or positively dependent
     tests.
+
+    Returns:
+        Of the shape of ``p``, 0 to 1.
+
+    Misleads: it is of all these tests together; heads that were looked at first are no longer all.
     Source: Benjamini and Hochberg (1995), J. R. Stat. Soc. B 57; `scipy.stats.false_discovery_control`.
     """
     p = as_shares(p, "p", n_axes=None)

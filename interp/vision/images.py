@@ -24,9 +24,10 @@ def read_image(source: ImageLike) -> Image.Image:
 
     ``source``: a path, or a picture of Pillow.
 
-    Raises ``FileNotFoundError`` for a path that does not exist, and ``ValueError`` for a file that Pillow can't read,
-    one that ends too early, one with several frames or pages (GIF, TIFF, ...), more than 64 megapixels, and 32-bit
-    pixel values, whose range nothing tells.
+    Raises:
+        FileNotFoundError: a path that does not exist.
+        ValueError: a file that Pillow can't read, one that ends too early, one with several frames or pages (GIF, TIFF,
+            ...), more than 64 megapixels, and 32-bit pixel values, whose range nothing tells.
 
     >>> image = interp.read_image("kitchen.jpg")
     """

@@ -115,9 +115,11 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
     ) -> LatentGuard:
         """Fit on requests; ``y`` (True: harmful) replaces what they say of themselves. One pass for each batch.
 
-        Raises ``ValueError`` for fewer than 10 of a class, plain texts without ``y``, labels that could mean something
-        else (listed in :func:`probes.latent_guard.inputs.labels_of`), repeated ids, validation requests that are fitted
-        on too (listed), and a base model without chat template; ``TypeError`` for what is no collection of texts.
+        Raises:
+            ValueError: fewer than 10 of a class, plain texts without ``y``, labels that could mean something else
+                (listed in :func:`probes.latent_guard.inputs.labels_of`), repeated ids, validation requests that are
+                fitted on too (listed), and a base model without chat template.
+            TypeError: what is no collection of texts.
         """
         require_rule(self.rule, self.position)
         if isinstance(requests, Iterator):
@@ -156,6 +158,10 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
 
         ``positive``: whether each is harmful; None: as their sources say. ``validation``: others, for what is
         calibrated.
+
+        Raises:
+            ValueError: fewer than 10 of a class, an unknown rule, states of another model, and validation requests that
+                are fitted on too.
         """
         require_rule(self.rule, self.position)
         self._require_geometry(states)
@@ -187,7 +193,11 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
 
     def read(self, requests: Sequence[Request | str]) -> RequestStates:
         """The states of requests, ended as this guard ends them. One pass for each batch. A fitted guard reads with the
-        settings of its fit, and refuses to where the model has changed since."""
+        settings of its fit, and refuses to where the model has changed since.
+
+        Raises:
+            ValueError: the model has changed since the fit.
+        """
         if not hasattr(self, "readout_"):
             return self._read(requests_of(requests), self.ending, self.system)
         self.require_unchanged()
@@ -217,20 +227,37 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         self._of, self._beside = self.model, beside_weights(self.model)
 
     def layer_scores(self, states: RequestStates) -> Float[np.ndarray, "example layer"]:
-        """Every layer's score of ``states`` at this guard's position, above 0: nearer to the harmful requests."""
+        """Every layer's score of ``states`` at this guard's position, above 0: nearer to the harmful requests.
+
+        Returns:
+            [example, layer].
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ValueError: states of another model.
+        """
         self.require_fitted()
         self._require_geometry(states)
         return self.readout_.scores(states.at(self.position_))
 
     def decision_states(self, states: RequestStates) -> Float[np.ndarray, " example"]:
-        """:meth:`decision_function` of states that were read already (with :meth:`read`: the ending matters)."""
+        """:meth:`decision_function` of states that were read already (with :meth:`read`: the ending matters).
+
+        Returns:
+            [example], as :meth:`decision_function`.
+        """
         return self.layer_scores(states) @ self.layer_weights_ - self.threshold_
 
     def decision_function(self, requests: Sequence[Request | str]) -> Float[np.ndarray, " example"]:
-        """The rule's score less its threshold; at least 0: harmful. One pass for each batch.
+        """The rule's score less its threshold. One pass for each batch.
 
-        Raises ``ValueError`` for no requests, and where ``model`` is not what the guard was fitted on: another model,
-        other weights or another active adapter, an edit that is applied, a hook or a config that was changed.
+        Returns:
+            [example]; at least 0: harmful.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ValueError: no requests, and a ``model`` that is not what the guard was fitted on: another one, other
+                weights or another active adapter, an edit that is applied, a hook or a config that was changed.
         """
         self._warn()
         return self._decide(requests)
@@ -240,8 +267,14 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         return self.decision_states(self.read(requests))
 
     def predict(self, requests: Sequence[Request | str]) -> Bool[np.ndarray, " example"]:
-        """Which requests are harmful: those with a decision of at least 0, as in the authors' code. Warns at every call
-        (:class:`GuardWarning`) where the guard's own test does not show that it tells them apart, or there is none."""
+        """Which requests are harmful: those with a decision of at least 0, as in the authors' code.
+
+        One pass for each batch. Warns at every call (:class:`GuardWarning`) where the guard's own test does not show
+        that it tells them apart, or there is none.
+
+        Returns:
+            [example], True: harmful.
+        """
         self._warn()
         return self._decide(requests) >= 0
 
@@ -251,7 +284,12 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
 
     def test(self, requests: Sequence[Request | str], y: Sequence[bool] | None = None) -> HeldOutTest:
         """How well the guard tells harmful from harmless requests that it was not fitted on; kept, saved and said with
-        it from then on. At least 10 of each; ``y`` and refusals as for :meth:`score`. One pass for each batch."""
+        it from then on. ``y``: as for :meth:`score`. One pass for each batch.
+
+        Raises:
+            NotFittedError: before ``fit``.
+            ValueError: fewer than 10 of a kind, and requests that the guard knows (listed).
+        """
         given, labels = self._labelled(requests, y)
         require_enough(labels, "to test on")
         asked = [
@@ -262,7 +300,11 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         return self.tested_
 
     def verdict(self) -> str:
-        """Whether this guard tells harmful from harmless requests, as far as its own test says, in a sentence."""
+        """Whether this guard tells harmful from harmless requests, as far as its own test says, in a sentence.
+
+        Raises:
+            NotFittedError: before ``fit``.
+        """
         self.require_fitted()
         return verdict_of(self.tested_)
 
@@ -299,7 +341,11 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         return given, labels
 
     def chose(self) -> str:
-        """The layer and the threshold in words, for tables."""
+        """The layer and the threshold in words, for tables.
+
+        Raises:
+            NotFittedError: before ``fit``.
+        """
         self.require_fitted()
         return f"{'' if self.layer_ is None else f'layer {self.layer_}, '}threshold {self.threshold_:.4g}"
 
@@ -309,6 +355,9 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         pickle.
 
         ``directory``: made if need be, and returned.
+
+        Raises:
+            NotFittedError: before ``fit``.
         """
         self.require_fitted()
         record = {
@@ -370,8 +419,9 @@ def load_guard(directory: str | Path, model: Model) -> LatentGuard:
 
     ``directory``: where.
 
-    Raises ``FileNotFoundError`` or ``ValueError`` for files that are missing or damaged, and ``ValueError`` for another
-    model or other weights.
+    Raises:
+        FileNotFoundError: files that are missing.
+        ValueError: damaged files, another model or other weights.
     """
     record, tensors = load_artefact(directory, "guard")
     _require_guard_of(record["model"], model)

@@ -96,9 +96,14 @@ def compare_guards(
     Observe the tests with the system prompt given here; guards read their texts with ``ending``, whatever they were
     observed with. ``is_scary`` says which harmless requests are safe but scary.
 
-    Costs one forward pass of every request for all rules, and one more of the test and calibration requests, with
-    the question. Raises ``ValueError`` for fewer than 10 harmful or harmless requests in any of the sets, requests in
-    more than one of fit, validation and test (listed), and a base model without chat template.
+    Raises:
+        ValueError: fewer than 10 harmful or harmless requests in any of the sets, requests in more than one of fit,
+            validation and test (listed), and a base model without chat template.
+
+    Costs one forward pass of every request for all rules, and one more of the test and calibration requests, with the
+    question.
+    Misleads: requests of one data set test no other; where ``layer 0`` does well, endings tell the sets apart.
+    Source: arXiv 2507.11878; the rules, rivals and controls beside the paper's are ours.
     """
     keep = keep_of(keep)
     if "{request}" not in question:

@@ -77,7 +77,11 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
         return [e.name for e in self.entries]
 
     def groups(self) -> np.ndarray:
-        """ "harmful-refused", ... of each request (:data:`probes.requests.behaviour.GROUPS`, or "...-unclear")."""
+        """The group of each request (:data:`probes.requests.behaviour.GROUPS`).
+
+        Returns:
+            [request], "harmful-refused", ..., or "...-unclear".
+        """
         return np.array([f"{r.kind}-{v}" for r, v in zip(self.requests, self.verdicts, strict=True)])
 
     def to_frame(self) -> pd.DataFrame:

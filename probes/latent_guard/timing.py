@@ -28,6 +28,12 @@ def latency(guard: LatentGuard, requests: Sequence[Request | str], repeats: int 
     sums, its interval over prompts. Building the prompt is in neither. On a busy machine take more repeats.
 
     ``requests``: a few that are like those to come.
+
+    Raises:
+        ValueError: ``repeats`` below 1, and a model that has changed since the fit.
+
+    Misleads: it is of this machine, as busy as it is, and of these prompts.
+    Source: ours.
     """
     guard.require_unchanged()
     if repeats < 1:

@@ -110,6 +110,9 @@ class ModulationSettings:
         n_random: draws of random heads (19 or more for a p of 0.05).
         target: the gain in accuracy that is aimed at, as a share.
         seed: of what is held back, of the search by gradient, and of the random heads.
+
+    Raises:
+        ValueError: an unknown rule, search or ``choose_by``, and a number outside its range.
     """
 
     rules: tuple[Rule, ...] = RULES

@@ -76,11 +76,13 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
         paired with the untouched model's; ``note`` says where the options hold less than a tenth of the probability.
         Beside the methods stand the null models (``NULLS``): the untouched model, one that always says No, and a coin,
         whose interval is of draws of it. ``target``: what a correction is for, met or missed (:func:`target_of`).
-        Raises ``ValueError`` for questions that a method was fitted on, their twins and copies, for those that made
-        the ranking, and for a model of other weights. Costs a forward pass of every question for each method with an
-        edit.
+        Costs a forward pass of every question for each method with an edit.
 
         ``methods``: names of some; None: all. ``batch_size``: prompts in one pass.
+
+        Raises:
+            ValueError: questions that a method was fitted on, their twins and copies, those that made the ranking,
+                and a model of other weights.
         """
         require_weights(model, self.edit.model, "the alignment")
         for name, given in sets.items():
@@ -128,6 +130,9 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
 
         ``directory``: made if need be, and returned. ``include_replies``: keep texts of replies. ``overwrite``:
         replace another run's report.
+
+        Raises:
+            FileExistsError: another run's report is there, without ``overwrite``.
         """
         directory = Path(directory)
         if not overwrite:

@@ -100,6 +100,12 @@ class Answers:
         """What was said by ``"token"``, ``"text"`` or ``"margin"`` (the likelier of Yes and No, a forced choice).
 
         ``channel``: one of the three.
+
+        Returns:
+            [example], the place of the option in ``instruction.options``; -1 for none of them.
+
+        Raises:
+            ValueError: another channel, and ``"text"`` without replies.
         """
         if channel == "token":
             return self.said
@@ -122,6 +128,9 @@ class Answers:
         """The answers where a mask is True, or at these positions, in their order.
 
         ``which``: the mask, or the positions.
+
+        Raises:
+            ValueError: a mask of another length.
         """
         which = np.asarray(which)
         if which.dtype == bool and len(which) != len(self):
@@ -163,11 +172,18 @@ def answer(
     batch_size: int = 16,
 ) -> Answers:
     """Ask every question and read the answer from the first token's probabilities; with ``generate_tokens`` also from
-    a greedy reply of that many tokens. Costs a forward pass for each batch, and one for each token generated.
+    a greedy reply of that many tokens.
 
     ``model``, ``questions``: who is asked what. ``instruction``: how questions are put; None: the default
     :class:`Instruction`. ``forms``: which spellings of an answer count, as of :meth:`interp.Model.prompt`.
     ``batch_size``: prompts in one pass.
+
+    Returns:
+        Probabilities of the options [example, option], what was said, and the replies.
+
+    Cost: a forward pass for each batch, and one for each token generated.
+    Misleads: the first token alone is no answer of a model that reasons first: read ``option_mass``.
+    Source: ours; the measures of it name theirs.
     """
     instruction = instruction or Instruction()
     prompts = build_prompts(model, questions, instruction, forms=forms)
@@ -287,6 +303,9 @@ def bias_measures(answers: Answers, *, channel: Channel = "token") -> pd.DataFra
     A quarter of a second for 1000 answers.
     Sources: negative bias as a gap of precision and recall, arXiv 2408.00137; calibration, Guo et al. 2017
     (arXiv 1706.04599), Eq. 3; the difference of the two error rates is our reading of NB.
+
+    Cost: no pass.
+    Misleads: precision - recall jumps where Yes is said five times in a hundred; read the margin's mean beside it.
     """
     said = answers.said_by(channel)
     names = [name for name in MEASURES if name != "share_abstained" or answers.instruction.abstain is not None]

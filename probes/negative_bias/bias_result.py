@@ -62,9 +62,12 @@ class BiasReport(Result, report="probes.negative_bias.bias_report", figure="Meas
         return frame[["id", "question", "gold", "said", "said_in_text", "reply"]]
 
     def row(self, measure: str, channel: Channel = "token", domain: str = ALL) -> pd.Series:
-        """One measure's row. Raises ``KeyError`` with what there is.
+        """One measure's row.
 
         ``channel``: how the answer was read. ``domain``: "all", or one.
+
+        Raises:
+            KeyError: no such row; says which there are.
         """
         m = self.measures
         found = m[(m["measure"] == measure) & (m["channel"] == channel) & (m["domain"] == domain)]

@@ -64,10 +64,6 @@ def sort_by_knowledge(
     ``insufficient``. What counts as right is told at the top of ``probes/questions/open_answers.py``; ``match="exact"``
     is the strict reading. Twins that share an open form are asked once.
 
-    Costs (1 + n_samples) short generations for each open question, and two passes over it: the samples share one. The
-    command line says how long that takes before it begins. Source of the subsets: arXiv 2511.10881; the
-    criteria are ours.
-
     Args:
         model: a loaded model.
         questions: questions with an open form and its answer.
@@ -89,6 +85,11 @@ def sort_by_knowledge(
 
     Raises:
         ValueError: questions without an open form, repeated ids, thresholds outside 0..1.
+
+    Cost: (1 + n_samples) short generations for each open question, and two passes over it: the samples share one. The
+    command line says how long that takes before it begins.
+    Misleads: a right answer in words that no alias has counts as wrong, and a lucky guess as known.
+    Source: the subsets of arXiv 2511.10881; the criteria are ours.
     """
     keep = keep_of(keep)
     require_thresholds(correct_share, agreement, match)

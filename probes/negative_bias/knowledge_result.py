@@ -41,6 +41,9 @@ class Knowledge(Result, report="probes.negative_bias.knowledge_report"):
         """The same replies sorted by other thresholds; nothing is asked again. None keeps a threshold.
 
         ``correct_share``, ``agreement``, ``match``: as of :func:`sort_by_knowledge`.
+
+        Raises:
+            ValueError: shares outside 0 to 1, and an unknown reading of a match.
         """
         given = {"correct_share": correct_share, "agreement": agreement, "match": match}
         settings = {**self.settings, **{name: value for name, value in given.items() if value is not None}}
@@ -99,6 +102,9 @@ class Knowledge(Result, report="probes.negative_bias.knowledge_report"):
         """How many questions get each label under other thresholds: one row for each combination.
 
         ``correct_shares``, ``agreements``, ``matches``: the values to combine, as of :func:`sort_by_knowledge`.
+
+        Raises:
+            ValueError: shares outside 0 to 1, and an unknown reading of a match.
         """
         rows = []
         for match in matches:

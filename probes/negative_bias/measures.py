@@ -70,6 +70,9 @@ def measure(
     Raises:
         ValueError: no questions, or of one gold answer only (bias is a difference between the two).
         FileExistsError: a folder with another run's work.
+
+    Misleads: a model that says neither option is measured by what little it says of them: read ``option_mass``.
+    Source: negative bias as a gap of precision and recall, arXiv 2408.00137; the others: :func:`bias_measures`.
     """
     keep = keep_of(keep)
     instruction = instruction or Instruction()

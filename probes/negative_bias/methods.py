@@ -60,6 +60,9 @@ class Settings:
     training questions' open forms, where they have one (ours; 0: the loss of the gold answer alone): without it SmolLM2
     loses short answers (tests/benchmarks/negative_bias/choices.md). ``seed``: of the order of questions and of the
     random heads.
+
+    Raises:
+        ValueError: a number outside its range, and an odd ``batch_size``.
     """
 
     k: int = 5

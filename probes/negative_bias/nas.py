@@ -113,7 +113,13 @@ def negative_attention_score(
     sliding window) are left out; NaN stays NaN. Source: arXiv 2408.00137, as given in the survey arXiv 2409.03752,
     Eq. 7.
 
-    ``log_probs`` [layer, head, query, 2]: natural logs of attention, the positive word first. Returns [layer, head].
+    ``log_probs`` [layer, head, query, 2]: natural logs of attention, the positive word first.
+
+    Returns:
+        [layer, head], nats.
+
+    Cost: no pass.
+    Misleads: it says where a head looks, not what it does: a head that merely looks at the later option has one, too.
     """
     positive, negative = log_probs.unbind(-1)
     seen = (positive > -torch.inf) & (negative > -torch.inf)
@@ -159,6 +165,9 @@ def score_prompts(
     """NAS of every head for one batch of prompts: one forward pass, no S x S tensor.
 
     ``model``: whose heads. ``query_span``: the tokens whose attention counts, as of :func:`rank_heads`.
+
+    Returns:
+        [example, layer, head], nats.
     """
     return _score_and_masked(model, prompts, query_span)[0]
 
@@ -217,6 +226,8 @@ def rank_heads(
         ValueError: no questions, options that share a token, instructions without them.
         OSError: a folder that can't be written.
         FileExistsError: one that holds another run's report or work.
+
+    Source: arXiv 2408.00137; both orders and the balanced mean are ours.
     """
     instruction = instruction or Instruction()
     effects = effects.replace("-", "_") if effects else None  # type: ignore[assignment]
@@ -275,6 +286,9 @@ def rank_by_effect(
 
     Raises:
         ValueError, OSError, FileExistsError: as :func:`rank_heads`.
+
+    Misleads: where the options hold little of the probability, their log odds are of what the model would not say.
+    Source: exact ablation by :func:`interp.scan`; direct effects after Elhage et al. (2021).
     """
     instruction = instruction or Instruction()
     ablation = ablation.replace("-", "_")  # type: ignore[assignment]

@@ -78,6 +78,8 @@ def align(
         ValueError: fewer than 20 questions, one class only, overlap of the two sets (by id or text), options that hold
             less than 10 % of the probability, a ranking of other weights, fused or quantised projections.
         ArithmeticError: a loss that is not finite.
+
+    Source: arXiv 2408.00137; the stop, the rivals and ``keep`` are ours.
     """
     keep = keep_of(keep)
     instruction, settings = instruction or Instruction(), settings or Settings()

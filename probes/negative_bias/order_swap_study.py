@@ -86,6 +86,8 @@ def order_swap(
     Raises:
         ValueError: fewer than two questions, wordings without a place for both options, options that share a token.
         FileExistsError: a folder with another run's work.
+
+    Source: NAS of arXiv 2408.00137; the design is ours.
     """
     keep = keep_of(keep)
     questions, wordings, pairs = list(questions), tuple(wordings), tuple((str(a), str(b)) for a, b in pairs)

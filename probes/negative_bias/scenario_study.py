@@ -96,6 +96,9 @@ def scenarios(
     Raises:
         ValueError: unknown scenarios, ``which`` without "plain", questions of one gold answer only, repeated ids,
             questions without a fact for the passages, knowledge of other questions or of another model.
+
+    Misleads: a scenario also makes the prompt longer and other words likely; its control is the plain question.
+    Source: arXiv 2511.10881.
     """
     keep = keep_of(keep)
     which, questions = tuple(which), tuple(questions)

@@ -19,8 +19,10 @@ def load_picture_pairs(folder: str | Path) -> list[PicturePair]:
     Args:
         folder: where they were written.
 
-    Raises ``FileNotFoundError`` for a folder that neither wrote, ``ValueError`` for one that holds both kinds, and as
-    :func:`probes.pairs.scene_files.load_scenes` and :func:`probes.pairs.photo_pairs.load_pairs`.
+    Raises:
+        FileNotFoundError: a folder that neither wrote.
+        ValueError: a folder that holds both kinds, and as :func:`probes.pairs.scene_files.load_scenes` and
+            :func:`probes.pairs.photo_pairs.load_pairs`.
     """
     folder = Path(folder).expanduser()
     scenes, photographs = ((folder / name).is_file() for name in (RECORDS, PAIRS))
@@ -54,8 +56,9 @@ def used_pairs(folder: str | Path, decisions: str | Path | None = None, max_leak
         max_leak: the largest share of the changed pixels that may lie outside the mask, 0 to 1; 1 keeps every leak. A
             pair in which nothing changed is always left out.
 
-    Raises ``ValueError`` where no pair is left, and as :func:`load_picture_pairs`,
-    :func:`probes.pairs.sheet.load_decisions` and :func:`probes.pairs.sheet.accepted`.
+    Raises:
+        ValueError: no pair is left, and as :func:`load_picture_pairs`, :func:`probes.pairs.sheet.load_decisions` and
+            :func:`probes.pairs.sheet.accepted`.
     """
     pairs, said = load_picture_pairs(folder), []
     if decisions is not None:

@@ -32,6 +32,9 @@ class InpaintSettings:
         guidance: how strongly the prompt counts (classifier-free guidance scale).
         strength: 1 starts from noise alone, less (above 0) from the image.
         seed: of the noise.
+
+    Raises:
+        ValueError: ``steps`` below 1, and a ``strength`` outside 0 to 1.
     """
 
     negative_prompt: str = "low quality, blurry"
@@ -67,8 +70,10 @@ def load_inpainting(
         scheduler: "unipc", V-SEAM's, where the pipeline's own is compatible with it (flow-matching ones are not, and
             stay); "own" leaves the pipeline's.
 
-    Raises ``ImportError`` without diffusers, ``FileNotFoundError`` for a directory that does not exist, ``ValueError``
-    for one that holds no inpainting pipeline.
+    Raises:
+        ImportError: diffusers is missing.
+        FileNotFoundError: a directory that does not exist.
+        ValueError: a directory that holds no inpainting pipeline.
 
     >>> pipeline = load_inpainting("stable-diffusion-v1-5/stable-diffusion-inpainting",
     ...                            dtype=torch.float16, device="cuda")  # doctest: +SKIP

@@ -81,7 +81,8 @@ def box_region(image: ImageLike, boxes: Boxes) -> Region:
         boxes: one or several, each (x, y, w, h) or a mapping with these names: left and top edge, width and height in
             pixels. One that reaches over the image's edge by at most 2 pixels is cut there.
 
-    Raises ``ValueError`` for a box that reaches further, or has no area, and for no box.
+    Raises:
+        ValueError: a box that reaches further, or has no area, and no box.
     """
     picture = read_image(image)
     listed = [_box(boxes)] if _is_box(boxes) else [_box(box) for box in boxes]  # type: ignore[union-attr]
@@ -106,7 +107,9 @@ def file_region(image: ImageLike, path: str | Path) -> Region:
         image: the photograph, or its path.
         path: of the mask file.
 
-    Raises ``FileNotFoundError`` for no such file, ``ValueError`` for one that is no image, of another size, or black.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no image, of another size, or black.
     """
     picture = read_image(image)
     mask = _mask_file(Path(path))
@@ -171,7 +174,9 @@ def load_segmenter(source: str | Path, device: str | torch.device = "cpu") -> Se
         source: a hub id, or the directory of a saved model.
         device: where it runs.
 
-    Raises ``FileNotFoundError`` for a directory that does not exist, ``ValueError`` for a model that is not SAM.
+    Raises:
+        FileNotFoundError: a directory that does not exist.
+        ValueError: a model that is not SAM.
 
     >>> segmenter = load_segmenter("facebook/sam-vit-base")  # doctest: +SKIP
     """

@@ -86,7 +86,8 @@ def recolour(
             nothing can become black, white or gray, nor a dark thing yellow: a caution says where it now looks like
             another basic colour.
 
-    Raises ``ValueError`` for other colours, and for black, white and gray with ``lightness="keep"``.
+    Raises:
+        ValueError: other colours, and black, white and gray with ``lightness="keep"``.
     """
     require_scikit_image()
     picture = read_image(image)
@@ -126,7 +127,8 @@ def remove(image: ImageLike, region: RegionLike) -> PhotoEdit:
         image: the photograph, or its path.
         region: which pixels are filled.
 
-    Raises ``ValueError`` for a region that leaves less than a tenth of the image.
+    Raises:
+        ValueError: a region that leaves less than a tenth of the image.
     """
     require_scikit_image()
     from skimage.restoration import inpaint_biharmonic
@@ -168,6 +170,9 @@ def swap_texture(image: ImageLike, region: RegionLike, texture: ImageLike, name:
         region: which pixels change.
         texture: the picture that is tiled, in its own pixels.
         name: of the texture, for provenance.
+
+    Raises:
+        ImportError: scikit-image is missing.
     """
     require_scikit_image()
     from skimage.filters import gaussian

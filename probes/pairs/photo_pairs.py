@@ -43,7 +43,8 @@ class PhotoPair:
             another.
         id: the pair's name in files, on sheets and in decisions.
 
-    Raises ``ValueError`` for images or a region of different sizes, an empty region, or equal answers.
+    Raises:
+        ValueError: images or a region of different sizes, an empty region, or equal answers.
     """
 
     before: Image.Image
@@ -131,7 +132,8 @@ def edit_photo(
 
     Returns: one pair, or two (``-asked`` and ``-substituted``) that share the edit.
 
-    Raises ``ValueError`` where the answer after the edit does not follow, or the question has no such concept word.
+    Raises:
+        ValueError: the answer after the edit does not follow, or the question has no such concept word.
 
     >>> cup = box_region("cup.jpg", (173, 19, 236, 266))  # doctest: +SKIP
     >>> red_to_green = Substitution("attribute", "red", "green")  # doctest: +SKIP
@@ -163,7 +165,8 @@ def recolour_to(image: Image.Image, region: Region, substitution: Substitution |
         region: which pixels change.
         substitution: by the name of one of the basic colours.
 
-    Raises ``ValueError`` for a word that is no basic colour, and as :func:`probes.pairs.photo_edits.recolour`.
+    Raises:
+        ValueError: a word that is no basic colour, and as :func:`probes.pairs.photo_edits.recolour`.
     """
     if substitution is None or substitution.new.casefold() not in {*COLOURS, "grey"}:
         given = substitution and substitution.new
@@ -182,7 +185,10 @@ def take_away(image: Image.Image, region: Region, substitution: Substitution | N
     Args:
         image: the photograph.
         region: which pixels change.
-        substitution: None; another is refused (``ValueError``), as nothing is drawn.
+        substitution: None, as nothing is drawn.
+
+    Raises:
+        ValueError: a substitution.
     """
     if substitution is not None:
         raise ValueError(f"take_away draws nothing, and can't draw {substitution.new!r}; expected substitution=None.")
@@ -203,8 +209,9 @@ def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = Fa
 
     Returns: the path of pairs.json.
 
-    Raises ``FileExistsError`` where it has some, without ``append``, and ``ValueError`` for no pairs, or where an id is
-    there already.
+    Raises:
+        FileExistsError: the folder has pairs, without ``append``.
+        ValueError: no pairs, or an id is there already.
     """
     place = Path(folder).expanduser()
     target = place / PAIRS
@@ -238,7 +245,9 @@ def save_pairs(pairs: Sequence[PhotoPair], folder: str | Path, append: bool = Fa
 def load_pairs(folder: str | Path) -> list[PhotoPair]:
     """The pairs of a ``folder`` that :func:`save_pairs` wrote.
 
-    Raises ``FileNotFoundError`` where there are none and ``ValueError`` for files that were changed since.
+    Raises:
+        FileNotFoundError: a folder without pairs.
+        ValueError: files that were changed since.
     """
     place = Path(folder)
     source = place / PAIRS

@@ -44,8 +44,10 @@ def save_scenes(pairs: Iterable[EditedPair], folder: str | Path, overwrite: bool
         folder: a new or an empty one.
         overwrite: replace scenes that were saved there.
 
-    Raises ``FileExistsError`` for a folder that holds scenes, without ``overwrite``, or anything else, even with it,
-    and for one that somebody else is writing; ``OSError`` with the remedy where the disk refuses.
+    Raises:
+        FileExistsError: a folder that holds scenes, without ``overwrite``, or anything else, even with it, and one that
+            somebody else is writing.
+        OSError: the disk refuses; says the remedy.
     """
     folder = Path(folder)
     with holding(folder, as_whole=True), explained(folder):
@@ -77,9 +79,10 @@ def load_scenes(folder: str | Path) -> list[PicturePair]:
     Args:
         folder: where they were written.
 
-    Raises ``FileNotFoundError`` for a folder without ``scenes.jsonl``, or with pictures missing (all are listed), and
-    ``ValueError`` for a damaged or changed record, a damaged picture, an answer that isn't the scene graph's, and a
-    mask of another size or empty.
+    Raises:
+        FileNotFoundError: a folder without ``scenes.jsonl``, or with pictures missing (all are listed).
+        ValueError: a damaged or changed record, a damaged picture, an answer that isn't the scene graph's, and a mask
+            of another size or empty.
     """
     folder = Path(folder)
     path = folder / RECORDS

@@ -43,7 +43,8 @@ class PicturePair:
         edited: the pair's scenes, where it is of scenes.
         concept: elsewhere the word of the question that the edit is about, "" if unknown.
 
-    Raises ``ValueError`` for pictures of two sizes, and for a mask of another size or empty.
+    Raises:
+        ValueError: pictures of two sizes, and a mask of another size or empty.
     """
 
     name: str
@@ -112,8 +113,10 @@ def leaks(
         tolerance: a pixel has changed if one of its channels did by more than this (of 255; by default 8, as an
             inpainting model moves all pixels a little).
 
-    Returns: a share, 0 to 1; 0 where no pixel has changed. Raises ``ValueError`` for pictures of two sizes and a mask
-    of another size or empty.
+    Returns: a share, 0 to 1; 0 where no pixel has changed.
+
+    Raises:
+        ValueError: pictures of two sizes, and a mask of another size or empty.
     """
     changed = _changed(before, after, tolerance)
     _require_mask(changed, mask, "the pair")
@@ -136,8 +139,10 @@ def without_leaks(pairs: Sequence[PicturePair], at_most: float = 0.0, tolerance:
         at_most: the share of the changed pixels that may lie outside, 0 to 1; by default none.
         tolerance: of 255: by how much a channel may differ and count as unchanged.
 
-    Returns: the pairs that are kept, and {name: reason} of the others. Raises ``ValueError`` for no pairs, names given
-    twice, and a share out of range.
+    Returns: the pairs that are kept, and {name: reason} of the others.
+
+    Raises:
+        ValueError: no pairs, names given twice, and a share out of range.
     """
     if not 0 <= at_most <= 1:
         raise ValueError(f"at_most={at_most}; expected a share from 0 to 1.")
@@ -235,7 +240,9 @@ def load_decisions(path: str | Path) -> dict[str, Decision]:
     Args:
         path: of the file that "Save decisions" on the sheet saved.
 
-    Raises ``FileNotFoundError`` for no file and ``ValueError`` for another file, a damaged one, or a name twice.
+    Raises:
+        FileNotFoundError: no file.
+        ValueError: another file, a damaged one, or a name twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -260,8 +267,9 @@ def accepted(pairs: Sequence[PicturePair], decisions: Mapping[str, Decision]) ->
         pairs: with names that differ.
         decisions: by the pair's name, as :func:`load_decisions` reads them.
 
-    Raises ``ValueError`` where a decision is on a pair that isn't here, or on other pictures under the same name: the
-    decisions are of another sheet.
+    Raises:
+        ValueError: a decision is on a pair that isn't here, or on other pictures under the same name: the decisions are
+            of another sheet.
     """
     by_name = {pair.name: pair for pair in _named(pairs)}
     strange = [n for n, d in decisions.items() if n not in by_name or by_name[n].digest != d.digest]

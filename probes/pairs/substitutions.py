@@ -78,7 +78,8 @@ class Substitution:
         old, new: a word or a few ("to the left of").
         prompt: what an inpainting pipeline is asked to draw; by default ``new``.
 
-    Raises ``ValueError`` for another level, blank words, or equal ones.
+    Raises:
+        ValueError: another level, blank words, or equal ones.
     """
 
     level: str
@@ -104,7 +105,8 @@ class Substitution:
     def apply(self, text: str) -> str:
         """``text`` with ``new`` wherever ``old`` stands as whole words; capitals are kept, "a" and "an" follow.
 
-        Raises ``ValueError`` where ``old`` does not occur.
+        Raises:
+            ValueError: ``old`` does not occur.
 
         >>> Substitution("object", "dog", "elephant").apply("Is there a dog?")
         'Is there an elephant?'
@@ -148,8 +150,9 @@ def substitution_for(question: str, level: str, source: Giver | None = None, see
         source: gets question and level, and gives a substitution or (old, new); by default the table.
         seed: with the question, draws among the table's words.
 
-    Raises ``ValueError`` where the question has no word of the table, or what ``source`` gives does not fit: ``old``
-    must be in the question, ``new`` must not.
+    Raises:
+        ValueError: the question has no word of the table, or what ``source`` gives does not fit: ``old`` must be in the
+            question, ``new`` must not.
 
     >>> substitution_for("Is the woman riding the horse?", "relationship").old
     'riding'

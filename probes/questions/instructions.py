@@ -27,6 +27,10 @@ class Instruction:
     ``chat=False``; a layout (or reply) that ends in "Answer:" helps it to answer.
 
     ``negative``: the other option.
+
+    Raises:
+        ValueError: options that are blank or alike, an option word that the text does not name, and a layout without
+            its slots.
     """
 
     text: str = "Answer the question with Yes or No."
@@ -76,11 +80,14 @@ class Instruction:
         return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
     def place(self, question: str, context: str = "") -> tuple[str, int, int]:
-        """The layout filled in, and where the instruction and the question start in it.
+        """The layout filled in.
 
         Slots are filled once and in one go, so braces or instructions inside a question stay as they are.
 
         ``context``: a passage that stands before the question.
+
+        Returns:
+            The text, and the characters at which the instruction and the question start in it.
         """
         fill = {"{instruction}": self.text, "{question}": question, "{context}": context}
         text, starts = "", {}
@@ -107,7 +114,8 @@ def build_prompts(
     ``forms="both"`` sums an answer word with and without a leading space. The log odds of a prompt are then
     ``LogitDifference(instruction.negative, instruction.positive)``.
 
-    Raises ``ValueError`` where the tokenizer reads parts of both options as one token.
+    Raises:
+        ValueError: the tokenizer reads parts of both options as one token.
     """
     instruction = instruction or Instruction()
     prompts = []

@@ -30,6 +30,9 @@ class Question:
 
     `text`: what is asked. `answer`: "Yes" or "No". `domain`: its subject. `open_answer` and `open_aliases`: what
     answers `open_question`, and other ways to write it.
+
+    Raises:
+        ValueError: another answer than Yes or No, and an empty text or id.
     """
 
     id: str
@@ -85,8 +88,10 @@ def load_questions(
     an odd limit gives one less. Without it (or beyond the file's size) everything is returned, balanced or
     not.
 
-    Raises FileNotFoundError, or ValueError naming the row (from 1; a CSV's header is not a row, a JSONL
-    file's rows are its lines), the value, and the remedy.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a row can't be used; says which (from 1; a CSV's header is not a row, a JSONL file's rows are its
+            lines), the value, and the remedy.
 
     Misleads when: the wrong candidate of a pair is easier to reject than the model's own mistakes would be;
     and the right candidate of an AR-LSAT pair asks "which one of the following" of a list that is not
@@ -145,8 +150,8 @@ def split_questions(
 
     `seed`: of the order in which groups are dealt out.
 
-    Raises ValueError when the fractions are not positive or do not add up to 1, or when a split would be
-    empty.
+    Raises:
+        ValueError: the fractions are not positive or do not add up to 1, or a split would be empty.
     """
     require_fractions(fractions)
     units = _units(questions, passages=True)

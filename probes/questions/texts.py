@@ -38,8 +38,10 @@ def load_texts(
     The built-in 60 passages of 70 to 110 words were written for headscope; their 30 kinds are mixed, so the first few
     are varied too.
 
-    Raises FileNotFoundError, or ValueError naming the row (from 1; a CSV's header is not a row, a JSONL file's rows are
-    its lines), the value, and the remedy.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a row can't be used; says which (from 1; a CSV's header is not a row, a JSONL file's rows are its
+            lines), the value, and the remedy.
 
         >>> [t.kind for t in load_texts(limit=2)]
         ['news', 'recipe']

@@ -55,12 +55,16 @@ def observe(
         keep: where the work and the report are kept. Part files hold the replies until the run is finished; the report
             and the saved value only with ``Keep(include_replies=True)``.
 
-    Returns the requests with a verdict and a reply each.
+    Returns:
+        The requests with a verdict and a reply each.
+
+    Raises:
+        ValueError: no requests, repeated ids, a model without chat template, and ``include_replies`` of a finished run
+            that was saved without them.
 
     Cost: one short generation for each request. Edits that are active act, and make it another run.
-
-    Raises ``ValueError`` for no requests, repeated ids, a model without chat template, and ``include_replies`` of a
-    finished run that was saved without them.
+    Misleads: as its judge does: see :func:`probes.requests.refusal.judge_by_phrases`.
+    Source: the four groups of arXiv 2507.11878.
     """
     keep = keep_of(keep)
     require_requests(requests)

@@ -41,8 +41,11 @@ class Behaviour(Result, report="probes.requests.behaviour_report"):
         return f"{'harmful' if self.requests[i].is_harmful else 'harmless'}-{self.verdicts[i]}"
 
     def group(self, name: str) -> list[Request]:
-        """The requests of the group ``name`` (one of :data:`GROUPS` or :data:`UNCLEAR`), in their order. Raises
-        ``ValueError`` for another name."""
+        """The requests of the group ``name`` (one of :data:`GROUPS` or :data:`UNCLEAR`), in their order.
+
+        Raises:
+            ValueError: no group of that name.
+        """
         if name not in (*GROUPS, *UNCLEAR):
             raise ValueError(f"group {name!r}; expected one of {(*GROUPS, *UNCLEAR)}.")
         return [r for i, r in enumerate(self.requests) if self.group_of(i) == name]
@@ -69,7 +72,11 @@ class Behaviour(Result, report="probes.requests.behaviour_report"):
 
     def rates(self, by: str = "kind") -> pd.DataFrame:
         """Refusals by ``"kind"``, or by ``"category"`` or ``"source"`` of each kind: n, refused, accepted, unclear, and
-        the refusal rate with its 95 % interval (Wilson 1927). Unclear ones count as not refused."""
+        the refusal rate with its 95 % interval (Wilson 1927). Unclear ones count as not refused.
+
+        Raises:
+            ValueError: another ``by``.
+        """
         if by not in ("kind", "category", "source"):
             raise ValueError(f"by={by!r}; expected 'kind', 'category' or 'source'.")
         names = ["kind"] if by == "kind" else ["kind", by]

@@ -56,7 +56,8 @@ class Request:
         source: the data set; "": unknown.
         pair: joins requests that were made from one another: a harmful one and its harmless twin; "": none.
 
-    Raises ``ValueError`` for another kind, and for an empty id or text.
+    Raises:
+        ValueError: another kind, and an empty id or text.
     """
 
     id: str
@@ -129,7 +130,9 @@ def load_requests(
     same, and a plain file without a column "kind"), it is what all of them are taken for. ``source``: "builtin" or the
     file. ``limit``: at most so many, drawn by ``seed`` (:func:`sample_requests`); None: all.
 
-    Raises ``FileNotFoundError``, or ``ValueError`` naming the row (from 1), what is wrong, and the remedy.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a row can't be used; says which (from 1), what is wrong, and the remedy.
 
     >>> len(load_requests(kind="harmful", limit=10))
     10
@@ -201,8 +204,10 @@ def with_ending(requests: Sequence[Request], ending: str = ".") -> list[Request]
     """The ``requests`` with their final punctuation and quotes replaced by ``ending``, so that all end alike.
 
     Without this, the last token tells which data set a request is of (of arXiv 2507.11878's sets, the harmful ones have
-    no full stop, the harmless ones do), and so does whatever is read there. Raises ``ValueError`` for a request of
-    nothing else.
+    no full stop, the harmless ones do), and so does whatever is read there.
+
+    Raises:
+        ValueError: a request of nothing else.
     """
     ended = []
     for r in requests:
@@ -254,8 +259,10 @@ def split_requests(
 
     ``fractions``: name -> share of the requests. ``seed``: of the order in which they are dealt out. Each list has the
     kinds, sources and categories of the whole in about the same proportions. Pairs and duplicates stay together, so
-    that :func:`require_disjoint` holds. Raises ``ValueError`` when the fractions are not positive or do not add up to
-    1, or when a list would be empty.
+    that :func:`require_disjoint` holds.
+
+    Raises:
+        ValueError: the fractions are not positive or do not add up to 1, or a list would be empty.
     """
     require_fractions(fractions)
     strata = _strata(requests, seed, by_kind_only=True)
@@ -274,8 +281,10 @@ def sample_requests(requests: Sequence[Request], n: int, seed: int = 0) -> list[
     together.
 
     ``seed``: which ones; with the same seed a larger ``n`` adds requests to the same ones. Where a pair would not fit
-    any more, there is one less. All of them where there are no more. Raises ``ValueError`` where ``n`` is smaller than
-    a pair.
+    any more, there is one less. All of them where there are no more.
+
+    Raises:
+        ValueError: ``n`` is smaller than a pair.
     """
     if n >= len(requests):
         return list(requests)

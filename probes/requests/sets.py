@@ -61,8 +61,9 @@ def divide_requests(
         seed: of the draw and of the division.
         reading: how the files are read; by default their columns say it.
 
-    Raises ``ValueError`` for fewer than 10 of a kind in either part (which, and how many more), ids that are there
-    twice, texts that are harmful and harmless, and requests in both parts (listed).
+    Raises:
+        ValueError: fewer than 10 of a kind in either part (which, and how many more), ids that are there twice, texts
+            that are harmful and harmless, and requests in both parts (listed).
     """
     if bool(test_harmful) != bool(test_harmless):
         raise ValueError("requests to test on are of one kind; give both harmful and harmless ones, or neither.")

@@ -58,7 +58,14 @@ class RequestStates:
         return f"RequestStates({n} requests, {n_layers} layers of {width})"
 
     def at(self, position: str) -> Float[Tensor, "example layer d_model"]:
-        """The states at ``position``, ``"t_inst"`` or ``"t_post"``. Raises ``ValueError`` for another."""
+        """The states at ``position``, ``"t_inst"`` or ``"t_post"``.
+
+        Returns:
+            [example, layer, d_model].
+
+        Raises:
+            ValueError: another position.
+        """
         if position not in ("t_inst", "t_post"):
             raise ValueError(f"position={position!r}; expected 't_inst' or 't_post'.")
         return getattr(self, position)
@@ -167,14 +174,18 @@ def separation_by_position(
         system: the system prompt; None: the template's own, False: none.
         batch_size: prompts in one pass.
 
-    Returns a row for each position and layer, with ``position`` (0: t_inst), ``token``, and the columns of
-    :func:`separation`: the AUROC on ``tested``. ``layer0_auroc`` (:func:`embedding_auroc`) and ``confounded``
-    (:func:`is_confounded`), the same in every row, say how much of an ending is left.
+    Returns:
+        A row for each position and layer, with ``position`` (0: t_inst), ``token``, and the columns of
+        :func:`separation`: the AUROC on ``tested``. ``layer0_auroc`` (:func:`embedding_auroc`) and ``confounded``
+        (:func:`is_confounded`), the same in every row, say how much of an ending is left.
+
+    Raises:
+        ValueError: requests in both lists, and one kind only in either.
 
     Cost: one forward pass for each request. Memory: two class means [layer, position, d_model] and the states of one
     batch.
-
-    Raises ``ValueError`` for requests in both lists, and for one kind only in either.
+    Misleads: where the classes end in different tokens, t_inst tells them apart by that.
+    Source: positions of arXiv 2507.11878; the AUROC is ours.
     """
     require_disjoint(fitted, tested)
     requests = [*fitted, *tested]
@@ -254,7 +265,14 @@ def surface_baselines(
         fitted_positive: the class of each of these.
         embedded: :attr:`RequestStates.embedded` of both lists.
 
-    The length is read in the better of its two directions. Raises ``ValueError`` for fewer than 2 of a class.
+    Raises:
+        ValueError: fewer than 2 of a class.
+
+    The length is read in the better of its two directions.
+
+    Cost: no pass of a model; seconds.
+    Misleads: it knows few surfaces; a high number says that a text gives itself away, a low one not that it does not.
+    Source: ours.
     """
     require_both(positive)
     texts, groups = [r.text for r in requests], [r.group for r in requests]

@@ -72,9 +72,12 @@ def edit(scene: Scene, question: SceneQuestion, rng: random.Random, pixels: int 
         rng: Python's ``random.Random``, which draws the change.
         pixels: height and width of the region's mask.
 
-    Raises ``ValueError`` where no single change does it: nothing else can come to stand left of the circle, there are
-    two stars, or no place on the other side has room. That is a third to two thirds of relationship questions and up
-    to a fifth of others: ask another question.
+    Raises:
+        ValueError: no single change does it: nothing else can come to stand left of the circle, there are two stars, or
+            no place on the other side has room.
+
+    No single change does it for a third to two thirds of relationship questions and up to a fifth of others: ask
+    another question.
     """
     before = answer(scene, question)
     for number, fact, changed in _changes(scene, question, rng):
@@ -120,8 +123,10 @@ def edited_pairs(
         kind: "yes_no" or "open"; None takes them in turn.
         pixels: height and width of the regions' masks.
 
-    Cost: about 10 ms a pair, most of it rendering the region. Raises ``ValueError`` for an unknown split, difficulty,
-    level or kind.
+    Raises:
+        ValueError: an unknown split, difficulty, level or kind.
+
+    Cost: about 10 ms a pair, most of it rendering the region.
     """
     if level not in (None, *LEVELS):
         raise ValueError(f"level={level!r}; expected one of {', '.join(LEVELS)}, or None for all.")

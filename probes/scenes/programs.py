@@ -99,8 +99,11 @@ class SceneQuestion:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> SceneQuestion:
-        """The question of ``data`` that :meth:`to_dict` wrote. Raises ``ValueError`` for a field that is missing or
-        unknown."""
+        """The question of ``data`` that :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: a field that is missing or unknown.
+        """
         try:
             values = {f.name: data[f.name] for f in fields(SceneQuestion)}
             for name in ("of", "other"):

@@ -36,8 +36,9 @@ def ask(scene: Scene, rng: random.Random, level: str, kind: str) -> SceneQuestio
         level: "object", "attribute" or "relationship".
         kind: "yes_no" (either of a pair of :func:`ask_pair`, by a coin) or "open".
 
-    Raises ``ValueError`` for an unknown level or kind, or for a scene of another making that has no such question
-    (every sampled one has).
+    Raises:
+        ValueError: an unknown level or kind, or a scene of another making that has no such question (every sampled one
+            has).
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; expected one of {', '.join(KINDS)}.")
@@ -57,6 +58,9 @@ def ask_pair(scene: Scene, rng: random.Random, level: str) -> tuple[SceneQuestio
         scene: what is asked about.
         rng: Python's ``random.Random``, which draws form and object.
         level: "object", "attribute" or "relationship".
+
+    Returns:
+        The question answered "yes", and the one answered "no".
 
     Raises as :func:`ask`.
     """

@@ -51,8 +51,12 @@ def render(scene: Scene, pixels: int = 96) -> Rendered:
         scene: what is drawn.
         pixels: height and width of the picture, 16 or more; legible from 48 on.
 
-    Returns: the image, and Boolean masks [object, height, width]. Cost: about 3 ms for 96 pixels and 6 objects.
-    Raises ``ValueError`` for fewer than 16 pixels.
+    Returns: the image, and Boolean masks [object, height, width].
+
+    Raises:
+        ValueError: fewer than 16 pixels.
+
+    Cost: about 3 ms for 96 pixels and 6 objects.
     """
     if pixels < 16:
         raise ValueError(f"pixels={pixels}; expected 16 or more (48 and up are legible).")

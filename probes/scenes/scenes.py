@@ -90,8 +90,11 @@ class Scene:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Scene:
-        """The scene of ``data`` that :meth:`to_dict` wrote. Raises ``ValueError`` for a word that no scene uses or a
-        field that is missing."""
+        """The scene of ``data`` that :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: a word that no scene uses or a field that is missing.
+        """
         try:
             objects = tuple(SceneObject(**row) for row in data["objects"])
             scene = Scene(**{**{f.name: data[f.name] for f in fields(Scene)}, "objects": objects})

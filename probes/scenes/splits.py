@@ -61,8 +61,12 @@ def scene_split(
         pairs: of a yes and a no, for each level of a scene.
         opens: open questions for each level of a scene.
 
-    Returns: a sequence of (scene, questions). Cost: about 1 ms an item. Raises ``ValueError`` for an unknown name or
-    difficulty.
+    Returns: a sequence of (scene, questions).
+
+    Raises:
+        ValueError: an unknown name or difficulty, and ``n`` below 1.
+
+    Cost: about 1 ms an item.
     """
     if name not in SPLITS:
         raise ValueError(f"split {name!r}; expected one of {', '.join(SPLITS)}.")

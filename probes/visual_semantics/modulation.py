@@ -26,7 +26,7 @@ from probes.modulation import (
 )
 from probes.visual_semantics.heads import VisualHeads
 from probes.visual_semantics.questions import Asked, VisualExample, asked_of, describe_asked
-from probes.visual_semantics.questions.prompts import YES
+from probes.visual_semantics.questions.wording import YES
 
 Rankings = VisualHeads | HeadRanking | Mapping[str, HeadRanking]
 
@@ -66,8 +66,15 @@ def modulate(
 
     Returns: candidates, the choice, and readings of the test sets; accuracies and probabilities in shares.
 
-    What is tried, the controls, cost and errors: :func:`probes.modulation.modulate_items`. A question, or its picture,
-    that stands in two sets is refused, as is one of validation or test that made the ranking (``ValueError``).
+    What is tried, and the controls: :func:`probes.modulation.modulate_items`.
+
+    Raises:
+        ValueError: a question, or its picture, that stands in two sets, one of validation or test that made the
+            ranking, and as :func:`probes.modulation.modulate_items`.
+
+    Cost: the passes of :func:`probes.modulation.modulate_items`.
+    Misleads: the best of many candidates on validation is too good there; only ``tests``, read once, say what it does.
+    Source: V-SEAM, arXiv 2509.14837; the searches and controls are ours.
 
     >>> modulation = modulate(model, heads, train, validation, {"test": test, "ood": ood}, keep="reports/modulation")
     >>> print(*modulation.statement(), sep="\\n")

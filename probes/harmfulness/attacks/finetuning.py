@@ -73,7 +73,8 @@ class Recipe:
         batch_size: pairs in one step of training.
         seed: of the choice of pairs, the updates' first values and the order of training.
 
-    Raises ``ValueError`` for counts below 1, and a coefficient or learning rate that is not positive and finite.
+    Raises:
+        ValueError: counts below 1, and a coefficient or learning rate that is not positive and finite.
     """
 
     layer: int | None = None
@@ -140,14 +141,17 @@ def attack_by_finetuning(
             on, which are not kept, are generated again). Replies are kept, in memory and on disk, only with
             ``Keep(include_replies=True)``.
 
+    Raises:
+        ValueError: held-out requests that were trained or fitted on (listed), fewer than 10 of a kind, directions of
+            another model or without post-instruction tokens, and too few requests, or accepted replies, for the largest
+            size.
+        LossNotFinite: a loss that is not a number.
+
     Cost: a generation for each pair, ``epochs`` forward and backward passes of each, and the held-out requests once for
     each condition.
 
     Misleads: directions and guard are those of the untouched model: a belief that moved off them looks lost.
-
-    Raises ``ValueError`` for held-out requests that were trained or fitted on (listed), fewer than 10 of a kind,
-    directions of another model or without post-instruction tokens, and too few requests, or accepted replies, for the
-    largest size; ``LossNotFinite`` for a loss that is not a number.
+    Source: arXiv 2507.11878; trained on the model's own accepted replies, ours.
     """
     keep, recipe = keep_of(keep), recipe or Recipe()
     require_requests(training)

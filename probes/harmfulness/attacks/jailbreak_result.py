@@ -144,8 +144,12 @@ class JailbreakStudy(
         return pd.DataFrame(rows)
 
     def comparable(self) -> pd.DataFrame:
-        """The trials that beliefs are compared over: those that end alike, or all where the study leaves endings as
-        they are. Raises ``ValueError`` where a kind of request has none."""
+        """The trials that beliefs are compared over: those that end alike, or all where the study leaves endings
+        as they are.
+
+        Raises:
+            ValueError: a kind of request has no such trial.
+        """
         kept = self.trials if self.provenance["settings"]["ending"] is None else self.trials[self.trials["same_ending"]]
         kinds = set(kept["kind"])
         if kinds != {"harmful", "harmless"}:

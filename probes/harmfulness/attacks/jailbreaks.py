@@ -82,13 +82,15 @@ def attack(
         seed: of the order of jailbreaks in each family.
         keep: where the work and the report are kept; replies only with ``Keep(include_replies=True)``.
 
+    Raises:
+        ValueError: requests that the directions were fitted on (listed), directions of another model, fewer than 10
+            refused harmful or 10 harmless requests, repeated ids, no jailbreaks, and wrapped requests past the context.
+
     Cost: a short generation and a forward pass for each request and each trial.
 
     Misleads: a reply that begins without a refusal counts as accepted, though a model that lost the thread may do so
     too. Read harmful requests beside harmless ones and neutral wrappers.
-
-    Raises ``ValueError`` for requests that the directions were fitted on (listed), directions of another model, fewer
-    than 10 refused harmful or 10 harmless requests, repeated ids, no jailbreaks, and wrapped requests past the context.
+    Source: arXiv 2507.11878; the neutral wrappers are ours.
     """
     keep = keep_of(keep)
     require_requests(requests)

@@ -66,6 +66,12 @@ def find_suffixes(
         keep: a .jsonl file that :func:`load_jailbreaks` reads; each suffix is kept there when it is found, and
             ``resume=True`` takes over those that are there. The requests' texts are not in it, only hashes of them.
 
+    Raises:
+        ImportError: nanogcg is missing.
+        ValueError: no requests, repeated ids, numbers below 1, an empty target, an ``out`` that is no .jsonl file, and
+            a base model without chat template.
+        OtherRunError: an ``out`` that is there already and may not be continued.
+
     Special tokens are never drawn: a suffix that closes the user's turn would be another attack. ``origin`` of a result
     says what was searched and found: ``loss_plain``, ``loss_start`` and ``loss`` are the negative log-likelihood of
     ``target``, in nats a token, after the request as it is, with ``start``, and with the suffix, read off the prompts
@@ -82,9 +88,7 @@ def find_suffixes(
     beside headscope as declared. Installed without its requirements (``pip install --no-deps nanogcg==0.3.0``) it runs
     on transformers 5.23 with torch 2.13, without its prefix cache, which takes a cache for a list.
 
-    Raises ``ImportError`` where nanogcg is missing; ``ValueError`` for no requests, repeated ids, numbers below 1, an
-    empty target, an ``out`` that is no .jsonl file, and a base model without chat template; ``OtherRunError`` for an
-    ``out`` that is there already and may not be continued.
+    Source: greedy coordinate gradient, Zou et al. (2023), arXiv 2307.15043, by the library nanogcg.
 
         >>> found = find_suffixes(model, refused[:2], steps=50, keep="suffixes.jsonl")  # doctest: +SKIP
         >>> found[0].origin["loss_start"], found[0].origin["loss"]  # doctest: +SKIP

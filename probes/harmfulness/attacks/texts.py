@@ -31,7 +31,8 @@ class Jailbreak:
         template: the text, with ``{request}`` in it once.
         origin: how a search found it (:func:`probes.harmfulness.attacks.suffixes.find_suffixes`); None: none did.
 
-    Raises ``ValueError`` for another family, an empty id, and a template without a text around one ``{request}``.
+    Raises:
+        ValueError: another family, an empty id, and a template without a text around one ``{request}``.
     """
 
     id: str
@@ -70,8 +71,11 @@ def load_jailbreaks(
     suffixes, one a line, as a gradient search gives them. Any other (.jsonl, .json, .csv, .tsv, .parquet, "-" for
     standard input) has a column "suffix", or "template" (or "text", "prompt", "jailbreak") with ``{request}`` in it, or
     another's place for it: [INSERT PROMPT HERE], {goal}, %s and the like. If you like, "family" (else "template") and
-    "id"; "origin" is kept. ``columns``: the file's names for these. Raises ``FileNotFoundError``, or ``ValueError``
-    naming the row, what is wrong, and the remedy.
+    "id"; "origin" is kept. ``columns``: the file's names for these.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a row can't be used; says which, what is wrong, and the remedy.
 
     >>> [j.id for j in load_jailbreaks(family="prefix_injection")]
     ['sure', 'of-course', 'step-one']

@@ -129,6 +129,9 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
         (accepted) ones, at t_inst (t_post). Above 0: harmful (refused). States are not centred, so scores are small.
 
         ``states``: of requests that were asked alike (:attr:`asking`). ``name``: "harmfulness" or "refusal".
+
+        Returns:
+            [example, layer], difference of two cosines, -2 to 2.
         """
         above, below = self.means.of(name)
         x = states.at(position_of(name))
@@ -156,7 +159,9 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
         the two classes.
 
         ``states``: of the requests. ``positive``: whether each is harmful (or refused). ``name``: of the direction.
-        Raises ``ValueError`` for requests of the fit, and for one class only.
+
+        Raises:
+            ValueError: requests of the fit, and one class only.
         """
         require_disjoint(self.states.requests, states.requests)
         x = states.at(position_of(name))
@@ -172,7 +177,8 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
         ``states``: of the requests. ``groups``: of each of them, as
         :meth:`probes.requests.behaviour.Behaviour.group_of` gives it; None: nothing is known of replies.
 
-        Raises ``ValueError`` for requests of the fit, and for one kind only.
+        Raises:
+            ValueError: requests of the fit, and one kind only.
         """
         harmful = np.array([r.is_harmful for r in states.requests])
         named = np.array(groups if groups is not None else [r.kind for r in states.requests])
@@ -318,13 +324,15 @@ def fit_directions(
         batch_size: prompts in one pass.
         keep: where the report and the result are kept, with the states (180 kB a request for 24 layers of 896).
 
+    Raises:
+        ValueError: fewer than 10 requests in a class (after matching), repeated ids, and a model without chat template.
+        FloatingPointError: states that are not finite.
+
     Cost: one forward pass for each batch.
 
     Misleads where the classes differ in more than harm (topic, length, ending): see ``is_confounded`` and the baselines
     of :meth:`HarmfulDirections.test`.
-
-    Raises ``ValueError`` for fewer than 10 requests in a class (after matching), repeated ids, and a model
-    without chat template; ``FloatingPointError`` for states that are not finite.
+    Source: arXiv 2507.11878, Eq. 5.
     """
     keep, requests = keep_of(keep), [*positive, *negative]
     require_requests(requests)
@@ -398,9 +406,15 @@ def compare_protocols(
         system: the system prompt; None: the template's own, False: none.
         batch_size: prompts in one pass.
 
-    Returns "endings matched" and "as they come (paper)", for :meth:`HarmfulDirections.to_findings`.
+    Returns:
+        "endings matched" and "as they come (paper)", for :meth:`HarmfulDirections.to_findings`.
 
-    Cost: two forward passes for each request. Raises as :func:`fit_directions` and :meth:`HarmfulDirections.test` do.
+    Raises:
+        ValueError: as :func:`fit_directions` and :meth:`HarmfulDirections.test`.
+
+    Cost: two forward passes for each request.
+    Misleads: "as they come (paper)" tells full stops apart where the sets end differently: read ``layer0_auroc``.
+    Source: arXiv 2507.11878; with endings made alike, ours.
     """
     require_disjoint([*positive, *negative], tested)
     found = {}

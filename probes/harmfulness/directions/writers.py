@@ -156,6 +156,10 @@ def rank_writers(
         batch_size: pairs in one batch.
         keep: where the work and the ranking are kept.
 
+    Raises:
+        ValueError: requests that the directions were fitted on (listed), fewer than 10 pairs, directions of other
+            weights, a layer without heads below it, and token sets that can't be found.
+
     Measures, each a difference within the pair unless said otherwise:
 
     - ``direct`` (ranked): what the head writes along the unit direction, in units of the residual stream. Summed over
@@ -174,9 +178,8 @@ def rank_writers(
 
     Cost: about seven forward passes for each pair. Misleads where harmful and harmless requests differ in topic: heads
     that write topic rank high.
-
-    Raises ``ValueError`` for requests that the directions were fitted on (listed), fewer than 10 pairs, directions of
-    other weights, a layer without heads below it, and token sets that can't be found.
+    Source: direct contributions after Elhage et al. (2021); the directions of arXiv 2507.11878; effects and controls
+    are ours.
     """
     direction, layer, chosen_by = _where(model, directions, which, layer)
     keep = keep_of(keep)

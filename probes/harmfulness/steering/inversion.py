@@ -121,6 +121,10 @@ def invert(
         keep: where the work and the report are kept; part files hold replies until the run is finished, the report and
             the saved value only with ``Keep(include_replies=True)``.
 
+    Raises:
+        ValueError: requests that fitted the directions, a layer out of range, and an answer that the template's tokens
+            can't tell from the other.
+
     A reply counts by its first word: the most probable first token where that is the whole word, else the first word of
     four generated tokens; quotes around it are passed over. Controls are read at the first token alone, by which of the
     two answers is likelier there.
@@ -130,9 +134,7 @@ def invert(
 
     Misleads: a direction that makes Certainly likelier whatever is asked looks like belief. Read the controls, and
     harmless requests beside harmful ones.
-
-    Raises ``ValueError`` for requests that fitted the directions, a layer out of range, and an answer that the
-    template's tokens can't tell from the other.
+    Source: arXiv 2507.11878; the controls are ours.
     """
     keep, requests = keep_of(keep), [*harmful, *harmless]
     require_requests(requests)

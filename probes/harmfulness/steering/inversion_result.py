@@ -52,7 +52,11 @@ class InversionQuestion:
     after: str
 
     def text(self, request: str) -> tuple[str, int]:
-        """The user's message about ``request`` (its text), and the character where the question begins in it."""
+        """The user's message about ``request`` (its text).
+
+        Returns:
+            the message, and the character where the question begins in it.
+        """
         head = self.lead.format(request=request) + "\n"
         return head + self.question, len(head)
 

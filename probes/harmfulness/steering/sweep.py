@@ -111,11 +111,14 @@ def sweep(
         keep: where work is kept batch by batch, then the report; part files hold replies until the study is finished,
             the report and the saved value only with ``Keep(include_replies=True)``.
 
+    Raises:
+        ValueError: requests that fitted the directions, one kind missing, layers or coefficients out of range, and no
+            accepted reply to take first tokens from.
+
     Cost for the default grid (14 layers x 4 coefficients): 112 branches a request at the answer (about two passes) and
     56 passes for each of 16 requests, then up to 16 short generations for each request.
-
-    Raises ``ValueError`` for requests that fitted the directions, one kind missing, layers or coefficients out of
-    range, and no accepted reply to take first tokens from.
+    Misleads: the arms are chosen here, so their rates are too good here: read those of :func:`test`.
+    Source: arXiv 2507.11878; the choice is ours.
     """
     keep, requests = keep_of(keep), [*harmful, *harmless]
     _require_kinds(harmful, harmless)
@@ -213,13 +216,15 @@ def test(
         batch_size: prompts in one pass.
         keep: as for :func:`sweep`, a folder of its own.
 
+    Raises:
+        ValueError: requests that fitted the directions or chose the arms, other directions or another judge than the
+            sweep's, and weights that the directions are not of.
+
     Cost: 2 (2 n_replies + 1) + 1 short generations for each harmless request, 4 (2 n_replies + 1) + 1 for each harmful
     one, and 4 (n_random + n_shuffled + 1) parts of a pass for each, from the layer that is steered to the last.
 
     Misleads: text that is noise counts as accepted: read each rate beside its fluency and its controls.
-
-    Raises ``ValueError`` for requests that fitted the directions or chose the arms, other directions or another judge
-    than the sweep's, and weights that the directions are not of.
+    Source: arXiv 2507.11878; directions removed everywhere: Arditi et al., arXiv 2406.11717; the controls are ours.
     """
     keep, requests = keep_of(keep), [*harmful, *harmless]
     _require_kinds(harmful, harmless)

@@ -71,11 +71,14 @@ def cross_level_ablation(
     Returns: of every question the gold answer's probability and whether it is the most probable token, unedited and in
     each case.
 
+    Raises:
+        ValueError: questions that made the ranking, a ranking of another model, a level that the ranking does not have,
+            and k out of range.
+
     Cost: every set is run on every question: (levels x scores x edits x (1 + n_random)) passes each, about half of that
     at ``positions="all"`` by the fan-out.
-
-    Raises ``ValueError`` for questions that made the ranking, a ranking of another model, a level that the ranking does
-    not have, and k out of range.
+    Misleads: an ablation of many heads breaks a model whatever they do: read the top sets beside the random ones.
+    Source: V-SEAM, arXiv 2509.14837; random sets and intervals are ours.
     """
     cases = plan_sets(model, heads, examples, k, scores, tuple(edits), n_random, seed, by)
     study = study_of_sets("Sets of visual heads", model, heads, examples, cases, k, by, positions, batch_size, keep)

@@ -84,11 +84,21 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
         return tuple(dict.fromkeys(c.edit for c in self.cases))
 
     def sources(self, score: str) -> tuple[str, ...]:
-        """Levels whose heads were ablated, by ``score`` ("s_plus", "s_minus", "signed_drop")."""
+        """Levels whose heads were ablated.
+
+        ``score``: "s_plus", "s_minus" or "signed_drop".
+
+        Returns:
+            their names, in the order of the cases.
+        """
         return tuple(dict.fromkeys(c.source for c in self.cases if c.score == score))
 
     def change(self, measure: str) -> Float[np.ndarray, "example case"]:
-        """Edited minus unedited, in shares; ``measure``: "accuracy" or "gold_prob"."""
+        """Edited minus unedited; ``measure``: "accuracy" or "gold_prob".
+
+        Returns:
+            [example, case], in shares, -1 to 1.
+        """
         if measure == "accuracy":
             return self.is_correct_edited.astype(np.float64) - self.is_correct[:, None]
         return self.gold_prob_edited.astype(np.float64) - self.gold_prob[:, None].astype(np.float64)
@@ -100,7 +110,11 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
         return [i for i, c in enumerate(self.cases) if (c.score, c.source, c.edit, c.set) == wanted]
 
     def subset(self, name: str) -> Bool[np.ndarray, " example"]:
-        """Questions by ``name``: "all", those answered "correct" unedited, or "wrong"."""
+        """Questions by ``name``: "all", those answered "correct" unedited, or "wrong".
+
+        Returns:
+            [example].
+        """
         return {"all": np.ones(len(self.asked), bool), "correct": self.is_correct, "wrong": ~self.is_correct}[name]
 
     @cached_property
@@ -161,15 +175,19 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
 
     def asked_in(self, score: str, subset: str = "all") -> Bool[np.ndarray, " example"]:
         """The questions that a contrast is over: of levels whose heads were ablated by ``score``, with 10 of the
-        ``subset`` ("all", "correct", "wrong") or more."""
+        ``subset`` ("all", "correct", "wrong") or more.
+
+        Returns:
+            [example].
+        """
         chosen, sources = self.subset(subset), self.sources(score)
         enough = [level for level in sources if (chosen & (self.levels == level)).sum() >= FEWEST]
         return chosen & np.isin(self.levels, enough)
 
     def contrast(self, score: str, edit: str, measure: str, kind: str, subset: str = "all") -> tuple[Estimate, float]:
-        """A number over all levels, with its interval, and p against the random sets (NaN where it has none).
+        """A number over all levels against the random sets.
 
-        Levels count equally; those of fewer than 10 questions are left out (:meth:`asked_in`). NaN where none is left.
+        Levels count equally; those of fewer than 10 questions are left out (:meth:`asked_in`).
 
         Args:
             score: whose first heads: "s_plus", "s_minus", "signed_drop".
@@ -179,6 +197,10 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
                 heads on the other levels' questions, less random), or "own less cross", in which every level is asked
                 as often under its own heads as under others', so that fragile levels do not decide.
             subset: "all" questions, or those answered "correct" or "wrong" unedited.
+
+        Returns:
+            The number, in shares, with its 95 % interval, and p (NaN where it has none); all NaN where no level is
+            left.
         """
         sources, change = self.sources(score), self.change(measure)
         in_targets = self.asked_in(score, subset)

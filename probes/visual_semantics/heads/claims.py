@@ -82,6 +82,9 @@ def claims_of(overlaps: Sequence[HeadOverlap], ablation: SetAblation | None = No
     Args:
         overlaps: of rankings, each by one score.
         ablation: of sets of heads; without it the claims are about rankings alone.
+
+    Misleads: a claim that can't be told is none: its sentence says so.
+    Source: V-SEAM, arXiv 2509.14837; those about ablations are ours.
     """
     claims: list[LevelClaim] = []
     for overlap in overlaps:

@@ -86,11 +86,15 @@ def rank_visual_heads(
     Returns: probabilities of each question's gold answer, unedited [example] and with each head ablated [example,
     layer, head]; every score, floor, interval and ranking follows from these.
 
+    Raises:
+        ValueError: no questions, an unknown ablation or score, and no question is answered correctly (S+) or wrongly
+            (S-); of fewer than 10 a report gives no order of heads (:meth:`VisualHeads.counts` flags them).
+
     Cost: one pass for each question, then at "all" half a pass for each head and question (LLaVA 1.5 7B: 512), at
     "text" and "answer" a few passes in all. A picture is encoded once.
-
-    Raises ``ValueError`` for no questions, an unknown ablation or score, and where no question is answered correctly
-    (S+) or wrongly (S-); of fewer than 10 a report gives no order of heads (:meth:`VisualHeads.counts` flags them).
+    Misleads: S+ and S- are above 0 for noise, too: read them beside their ``floor``; a head that answers Yes to
+    anything has a large ``yes_push``.
+    Source: V-SEAM, arXiv 2509.14837; D, floors and intervals are ours.
     """
     ablation = ablation.replace("-", "_")  # type: ignore[assignment]
     scores = tuple(scores)

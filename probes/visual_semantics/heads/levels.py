@@ -70,7 +70,7 @@ def study_levels(
     """Compare the heads of levels, in lists and in what ablating them does, with the claims of V-SEAM beside.
 
     Overlaps are of the ranking's own questions (:func:`probes.visual_semantics.heads.overlap.head_overlap`); ablations
-    are on ``examples``, which must be others. Cost and errors are those of
+    are on ``examples``, which must be others. Errors are those of
     :func:`probes.visual_semantics.heads.ablation.cross_level_ablation`.
 
     Args:
@@ -91,6 +91,10 @@ def study_levels(
 
     Returns: overlaps, the ablation, and what can't be told; a score without two groups of questions to compare is
     named there.
+
+    Cost: the passes of :func:`probes.visual_semantics.heads.ablation.cross_level_ablation`.
+    Misleads: levels of unlike difficulty break under any ablation: read the contrast "own less cross".
+    Source: V-SEAM, arXiv 2509.14837; what ablating shows is ours.
     """
     cases = plan_sets(model, heads, examples, k, scores, tuple(edits), n_random, seed, by)
     title = "Visual heads across levels"

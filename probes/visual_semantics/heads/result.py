@@ -19,7 +19,7 @@ from interp.statistics import FEWEST, split_half, wilson_share
 from probes.scenes import LEVELS
 from probes.visual_semantics.heads.scores import MEASURES, NAMES, RELU, SCORES, SIGNS, score_table
 from probes.visual_semantics.questions import Asked
-from probes.visual_semantics.questions.prompts import YES
+from probes.visual_semantics.questions.wording import YES
 
 
 @made_by("rank_visual_heads(model, examples)")
@@ -84,8 +84,14 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
         self, level: str | None = None, kind: str | None = None, gold: str | None = None, score: str | None = None
     ) -> Bool[np.ndarray, " example"]:
         """Which questions are of a ``level`` and ``kind``, have this ``gold`` answer ("yes", "no"; case aside), and
-        count for a ``score`` (S+: those answered correctly, S-: wrongly). None: any. Raises ``ValueError`` for a level
-        or kind that no question has, and an unknown score."""
+        count for a ``score`` (S+: those answered correctly, S-: wrongly). None: any.
+
+        Returns:
+            [example].
+
+        Raises:
+            ValueError: a level or kind that no question has, and an unknown score.
+        """
         mask = np.ones(len(self.asked), dtype=bool)
         for name, value in (("level", level), ("kind", kind)):
             if value is not None:
@@ -100,16 +106,23 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
             mask &= {"s_plus": self.is_correct, "s_minus": ~self.is_correct}.get(score, mask)
         return mask
 
-    def change(self, score: str, chosen: Bool[np.ndarray, " example"]) -> Float[np.ndarray, "example layer head"]:
-        """The change in a ``score``'s direction, of the questions in the mask ``chosen``: p - p_h, for S- p_h - p."""
+    def change(self, score: str, chosen: Bool[np.ndarray, " example"]) -> Float[np.ndarray, "chosen layer head"]:
+        """The change in a ``score``'s direction, of the questions in the mask ``chosen``: p - p_h, for S- p_h - p.
+
+        Returns:
+            [chosen example, layer, head], difference of probabilities.
+        """
         drop = self.drop[chosen]
         return -drop if score == "s_minus" else drop
 
     def mean_score(
         self, score: str, level: str | None = None, kind: str | None = None, gold: str | None = None
     ) -> Float[np.ndarray, "layer head"]:
-        """The ``score`` (S+, S- or D, in probability) of every head; NaN without a question that counts. ``level``,
-        ``kind``, ``gold``: of the questions, None for all."""
+        """The ``score`` (S+, S- or D) of every head. ``level``, ``kind``, ``gold``: of the questions, None for all.
+
+        Returns:
+            [layer, head], in probability; NaN without a question that counts.
+        """
         chosen = self.chosen(level, kind, gold, score)
         if not chosen.any():
             return np.full((self.n_layers, self.n_heads), np.nan)
@@ -176,7 +189,8 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
             by: the "score", or the "mean_change" of the questions that count for it, which is the score above its
                 floor, doubled.
 
-        Raises ``ValueError`` for k or ``by`` out of range, and where no question counts.
+        Raises:
+            ValueError: k or ``by`` out of range, and no question counts.
         """
         chosen = self._some(score, level, kind, None)
         means = self.mean_score(score, level, kind) if by == "score" else self.change(score, chosen).mean(0)

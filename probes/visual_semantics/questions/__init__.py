@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from probes.visual_semantics.questions.formats import FORMATS as FORMATS
     from probes.visual_semantics.questions.photo_questions import photo_pair_examples as photo_pair_examples
     from probes.visual_semantics.questions.prompts import (
-        Asked as Asked,
-        VisualExample as VisualExample,
         VisualExamples as VisualExamples,
         asked_of as asked_of,
         asking_of as asking_of,
@@ -25,5 +23,6 @@ if TYPE_CHECKING:
         visual_examples as visual_examples,
     )
     from probes.visual_semantics.questions.sources import VisualSource as VisualSource, read_source as read_source
+    from probes.visual_semantics.questions.wording import Asked as Asked, VisualExample as VisualExample
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

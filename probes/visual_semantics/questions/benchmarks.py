@@ -179,9 +179,10 @@ def load_visual_questions(
         seed: of the sample.
         columns: the file's names for the data set's, such as {"label": "answer"} for ``pope:``.
 
-    Raises ``FileNotFoundError`` for files, folders and images that are not there (the first ten are named), and
-    ``ValueError`` for an unknown data set or shape, an id given twice, a level that the file does not have, and a file
-    without questions.
+    Raises:
+        FileNotFoundError: files, folders and images that are not there (the first ten are named).
+        ValueError: an unknown data set or shape, an id given twice, a level that the file does not have, and a file
+            without questions.
 
     >>> questions = load_visual_questions("pope:coco_pope_random.json", "val2014", limit=500)  # doctest: +SKIP
     >>> questions.yes_share  # doctest: +SKIP

@@ -10,72 +10,29 @@ import json
 import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 from interp.door import public
 from interp.models import Model
-from interp.prompts import Prompt, image_token
-from interp.prompts.building import resolve_answers
+from interp.prompts import image_token
 from interp.records import hash_json, hash_text
 from interp.vision import ImageLike, image_sha256, read_image
 from probes.pairs import load_scenes
 from probes.scenes import Scene, render
 from probes.scenes.questions import SceneQuestion
 from probes.visual_semantics.questions.benchmarks import VisualQuestion, VisualQuestions
-
-Cases = Literal["both", "as_given"]
-
-YES, NO = "yes", "no"
-SINGLE_WORD = "Please answer with a single word."
-LLAVA = "USER: {image}\n{question} {instruction}\nASSISTANT:"
-"""V-SEAM's prompt of LLaVA 1.5 (its released code; arXiv 2509.14837), for models without a chat template."""
-INSTRUCTBLIP = "Question: {question} {instruction}"
-"""V-SEAM's prompt of InstructBLIP, for models that have the picture before all text."""
-INSTRUCTBLIP_INSTRUCTION = "Answer using a single word."
+from probes.visual_semantics.questions.wording import (
+    SINGLE_WORD,
+    Asked,
+    Builder,
+    Cases,
+    VisualExample,
+    own_wording,
+)
 
 _LEAST_PIXELS = 96  # scenes are legible from here on; a processor scales them down if its model sees less
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question about a picture: its ``id``, words (``question_text``) and ``gold`` answer.
-
-    ``options``: the answers it has; () where there is no list. ``level``: "object", "attribute", "relationship", or ""
-    where the data do not say. ``kind``: "yes_no" or "open". ``split``: of the data. ``form``: its template, if any.
-    ``image_id``: questions of one picture have one, and are resampled together. ``image_sha256``: of its pixels, or of
-    the scene that it is drawn from. A photograph and its edited twins count as one picture, the photograph.
-    """
-
-    id: str
-    question_text: str
-    gold: str
-    options: tuple[str, ...] = ()
-    level: str = ""
-    kind: str = "open"
-    split: str = ""
-    form: str = ""
-    image_id: str = ""
-    image_sha256: str = ""
-
-    @property
-    def gold_is_yes(self) -> bool:
-        return self.gold.casefold() == YES
-
-
-@dataclass(frozen=True)
-class VisualExample(Asked):
-    """A question with its ``prompt``, whose answers are the options, the gold answer, "yes" and "no", each with the
-    token ids that count as giving it; its span "question" holds the words. ``id``, ``question_text``, ``level``,
-    ``kind``, ``split``, ``form``, ``image_id``, ``image_sha256`` and the others: as in :class:`Asked`."""
-
-    prompt: Prompt = field(kw_only=True)
-
-    @property
-    def asked(self) -> Asked:
-        """The question without its prompt."""
-        return Asked(**{f.name: getattr(self, f.name) for f in fields(Asked)})
 
 
 class VisualExamples(Sequence[VisualExample]):
@@ -103,7 +60,10 @@ class VisualExamples(Sequence[VisualExample]):
         return self._build(self.asked[index])
 
     def where(self, **wanted: str | Sequence[str]) -> VisualExamples:
-        """Those whose fields have the ``wanted`` values, or one of them. ``ValueError`` for a name that is no field.
+        """Those whose fields have the ``wanted`` values, or one of them.
+
+        Raises:
+            ValueError: a name that is no field.
 
         >>> examples.where(level="object", kind=("yes_no", "open"))
         """
@@ -115,7 +75,11 @@ class VisualExamples(Sequence[VisualExample]):
         return VisualExamples(kept, self._build, self.left_out)
 
     def sample(self, n: int, seed: int = 0) -> VisualExamples:
-        """``n`` questions drawn by ``seed``, in their order; all where there are no more."""
+        """``n`` questions drawn by ``seed``, in their order; all where there are no more.
+
+        Raises:
+            ValueError: ``n`` below 1.
+        """
         if n < 1:
             raise ValueError(f"n={n}; expected 1 or more questions.")
         chosen = sorted(random.Random(seed).sample(range(len(self)), min(n, len(self))))
@@ -128,7 +92,7 @@ class VisualExamples(Sequence[VisualExample]):
 def asking_of(examples: Sequence[VisualExample]) -> dict[str, Any]:
     """How the questions are put, for the identity of a run: instruction, casing, wording; of prompts that were built
     already, a hash of their tokens and answers."""
-    if isinstance(examples, VisualExamples) and isinstance(examples._build, _Builder):
+    if isinstance(examples, VisualExamples) and isinstance(examples._build, Builder):
         return examples._build.asking
     prompts = [[list(e.prompt.token_ids), {w: list(t) for w, t in e.prompt.answers.items()}] for e in examples]
     return {"prompts_sha256": hash_json(prompts)}
@@ -152,7 +116,8 @@ def scene_examples(
 
     ``pixels``: of the pictures; by default what the model's image processor scales them to, and 96 at least.
     ``instruction``: a sentence after the question; none by default where there is a chat template. Without a chat
-    template the prompt is V-SEAM's (:data:`LLAVA`, :data:`INSTRUCTBLIP`), and so is the sentence, if none is given.
+    template the prompt is V-SEAM's (:mod:`probes.visual_semantics.questions.wording`), and so is the sentence, if none
+    is given.
     ``cases``: whether "Yes" counts as "yes" too ("both"), or answers only as they are written ("as_given").
 
     Ids are hashes of scene and question, so two samples that share one can be told. Raises as :func:`visual_examples`.
@@ -197,7 +162,10 @@ def benchmark_examples(
 
     Every picture is opened once, now (5 to 10 ms each): one that is missing, damaged, animated or huge is refused
     before any work, all of them listed. Their level is the data set's ("" if it says none), their kind "yes_no" where
-    the options are Yes and No. Raises ``ValueError`` for such pictures, and as :func:`visual_examples`.
+    the options are Yes and No.
+
+    Raises:
+        ValueError: a picture that is missing, damaged, animated or huge, and as :func:`visual_examples`.
     """
     hashes: dict[Path, str] = {}
     refused: dict[str, str] = {}
@@ -224,7 +192,7 @@ def benchmark_examples(
         )
         for q in questions
     ]
-    if instruction is None and _own_wording(model) is None:
+    if instruction is None and own_wording(model) is None:
         instruction = SINGLE_WORD
     found = visual_examples(model, asked, _Last(lambda q: _read_quietly(paths[q.id])), instruction, cases)
     skipped = questions.skipped if isinstance(questions, VisualQuestions) else ()
@@ -247,8 +215,9 @@ def visual_examples(
     gold answer has none of its own, or shares it with another option. The tokens are read off the first prompt;
     where nothing stands between question and answer they are read off each.
 
-    Raises ``ValueError`` for no questions, ids given twice, an image token in a question's text, a model without vision
-    or processor, and where no question is left.
+    Raises:
+        ValueError: no questions, ids given twice, an image token in a question's text, a model without vision or
+            processor, and no question is left.
     """
     if not asked:
         raise ValueError("no visual questions were given; give at least one.")
@@ -266,7 +235,7 @@ def visual_examples(
             f"question {holding[0]!r}{more} has the image token {token!r} in its text; expected words alone, because "
             "the prompt places the one picture itself. Take the token out of the text."
         )
-    builder = _Builder(model, picture, instruction, cases)
+    builder = Builder(model, picture, instruction, cases)
     reasons = builder.reasons(asked)
     kept = [q for q in asked if q.id not in reasons]
     if reasons:
@@ -336,114 +305,8 @@ class _Last:
         return self._last[1]
 
 
-class _Builder:
-    """Puts questions into words and answers into tokens, the same way for all."""
-
-    def __init__(self, model: Model, picture, instruction: str | None, cases: Cases) -> None:
-        self.model, self.picture, self.instruction, self.cases = model, picture, instruction, cases
-        self._tokens: dict[tuple[str, str], tuple[int, ...] | str] = {}
-
-    def __call__(self, asked: Asked) -> VisualExample:
-        prompt = self.prompt(asked)
-        answers = self._answers(prompt, asked)
-        if isinstance(answers, str):
-            raise ValueError(f"question {asked.id!r}: {answers}")
-        prompt = replace(prompt, answers=answers, gold=asked.gold)
-        self.model.require_fits([prompt])
-        return VisualExample(**asdict(asked), prompt=prompt)
-
-    @property
-    def asking(self) -> dict[str, Any]:
-        """What the prompts depend on beside question and picture."""
-        return {"instruction": self.instruction, "cases": self.cases, "wording": list(self._worded("{question}"))}
-
-    def prompt(self, asked: Asked) -> Prompt:
-        text, low, chat = self._worded(asked.question_text)
-        try:
-            return self.model.prompt(
-                text,
-                image=self.picture(asked),
-                spans={"question": (low, low + len(asked.question_text))},
-                chat=chat,
-                id=asked.id,
-            )
-        except ValueError as error:
-            raise ValueError(f"question {asked.id!r}: {error}") from error
-
-    def reasons(self, asked: Sequence[Asked]) -> dict[str, str]:
-        """Why questions can't be judged, by id; of none where that depends on each prompt."""
-        prompt = self.prompt(asked[0])
-        if not _tail(prompt, asked[0]):
-            return {}
-        found = {q.id: self._answers(prompt, replace(q, question_text=asked[0].question_text)) for q in asked}
-        return {name: reason for name, reason in found.items() if isinstance(reason, str)}
-
-    def _worded(self, question: str) -> tuple[str, int, bool]:
-        """The text, where the question starts in it, and whether the chat template is used."""
-        own = _own_wording(self.model)
-        if own is None:
-            return f"{question} {self.instruction}" if self.instruction else question, 0, True
-        wording, default = own
-        sentence = default if self.instruction is None else self.instruction
-        head, rest = wording.replace("{image}", image_token(self.model)).split("{question}")
-        rest = rest.replace(" {instruction}", f" {sentence}" if sentence else "")
-        return head + question + rest, len(head), False
-
-    def _answers(self, prompt: Prompt, asked: Asked) -> dict[str, tuple[int, ...]] | str:
-        """Token ids of each answer word, or why the question can't be judged by them."""
-        words = dict.fromkeys([asked.gold, *asked.options, YES, NO])
-        found = {word: self._of_word(prompt, asked, word) for word in words}
-        for word in (asked.gold, YES, NO):
-            if isinstance(reason := found[word], str):
-                return reason
-        for option in asked.options:
-            if option.casefold() != asked.gold.casefold() and set(found[option]) & set(found[asked.gold]):
-                return f"the gold answer {asked.gold!r} shares its first token with {option!r}, another option."
-        return {word: tokens for word, tokens in found.items() if not isinstance(tokens, str)}
-
-    def _of_word(self, prompt: Prompt, asked: Asked, word: str) -> tuple[int, ...] | str:
-        tail = _tail(prompt, asked)
-        key = (word, tail)
-        if tail and key in self._tokens:
-            return self._tokens[key]
-        tokens = self._resolved(prompt, word)
-        if tail:
-            self._tokens[key] = tokens
-        return tokens
-
-    def _resolved(self, prompt: Prompt, word: str) -> tuple[int, ...] | str:
-        """The first token of a word, and of it in the other case where that is one whole token."""
-        tokenizer, why = self.model.tokenizer, ""
-        tokens: list[int] = []
-        others = {word.lower(), word[:1].upper() + word[1:]} - {word} if self.cases == "both" else set()
-        for form in (word, *sorted(others)):
-            try:
-                (token,) = resolve_answers(tokenizer, prompt, [form])[form]
-            except ValueError as error:
-                why = why or str(error)
-                continue
-            if form == word or tokenizer.decode([token]).strip().casefold() == word.casefold():
-                tokens.append(token)
-        return tuple(dict.fromkeys(tokens)) or why
-
-
-def _own_wording(model: Model) -> tuple[str, str] | None:
-    """V-SEAM's prompt of a model that is asked without a chat template, and its sentence; None where one is used."""
-    processor = model.processor
-    leads = hasattr(processor, "num_query_tokens") or type(processor).__name__ == "PaliGemmaProcessor"
-    if model.chat and (getattr(processor, "chat_template", None) or (model.chat_template and not leads)):
-        return None
-    return (INSTRUCTBLIP, INSTRUCTBLIP_INSTRUCTION) if leads else (LLAVA, SINGLE_WORD)
-
-
 def _read_quietly(path: Path) -> ImageLike:
     """A picture that was opened before: what its transparency became was said then, once."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* is transparent in places")
         return read_image(path)
-
-
-def _tail(prompt: Prompt, asked: Asked) -> str:
-    """What stands between the question and the answer; the first token of an answer depends on nothing before it."""
-    _, _, tail = prompt.text.rpartition(asked.question_text)
-    return tail

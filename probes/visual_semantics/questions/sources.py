@@ -22,7 +22,8 @@ from probes.visual_semantics.questions.benchmarks import VisualQuestions, load_v
 
 if TYPE_CHECKING:
     from interp.models import Model
-    from probes.visual_semantics.questions.prompts import Cases, VisualExamples
+    from probes.visual_semantics.questions.prompts import VisualExamples
+    from probes.visual_semantics.questions.wording import Cases
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class VisualSource:
             cases: whether "Yes" counts as "yes" too ("both"), or answers only as they are written ("as_given").
             pixels: height and width of scenes that are drawn; by default as the model's processor has them.
 
-        Raises ``ValueError`` where no question is left, and as
-        :func:`probes.visual_semantics.questions.prompts.visual_examples`.
+        Raises:
+            ValueError: no question is left, and as :func:`probes.visual_semantics.questions.prompts.visual_examples`.
         """
         from probes.visual_semantics.questions.photo_questions import photo_pair_examples
         from probes.visual_semantics.questions.prompts import benchmark_examples, saved_scene_examples, scene_examples
@@ -130,11 +131,12 @@ def read_source(
             out. Both are listed in ``warnings`` and ``origin``, as :func:`probes.pairs.files.used_pairs` has them.
         columns: a benchmark's file's names for the data set's.
 
-    A benchmark's errors are those of :func:`probes.visual_semantics.questions.benchmarks.load_visual_questions`.
+    Raises:
+        ValueError: a name that is none, images without a benchmark or the other way round, decisions without
+            photographs, a level that the data don't have, a folder with both kinds of pairs.
+        FileNotFoundError: a file or folder that is not there.
 
-    Raises ``ValueError`` for a name that is none, images without a benchmark or the other way round, decisions without
-    photographs, a level that the data don't have, a folder with both kinds of pairs; ``FileNotFoundError`` for what is
-    not there.
+    A benchmark's errors are those of :func:`probes.visual_semantics.questions.benchmarks.load_visual_questions`.
     """
     levels = tuple(dict.fromkeys(levels))
     if name.startswith("scenes:"):

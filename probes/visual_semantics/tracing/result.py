@@ -75,7 +75,8 @@ class VisualTraces(
             level: of the pairs; "all" for all.
             measure: what is read of the gold answer, by the trace's names; by default its probability.
 
-        Raises ``ValueError`` for a level that no pair has.
+        Raises:
+            ValueError: a level that no pair has.
         """
         if (level, measure) == (ALL, None):
             return self._means.copy()

@@ -90,12 +90,15 @@ def trace_pairs(
         memory_mib: that a chunk of patches may take beside the model.
         keep: where the work and the report are kept, if anywhere.
 
+    Raises:
+        ValueError: no pairs, none that can be traced (with the counts of reasons), names given twice, a model without
+            vision, ``n_shown`` below 0.
+
     Cost: 2 passes a pair to see what is right, then about S + (4 m + 2 S) x parts x layers
     token-forwards for each pair that is traced (m text tokens, S in all), and as much again for the control. ``heads``:
     another S + N m (L + 1) / 2L for N heads of L layers, and again for the control.
-
-    Raises ``ValueError`` for no pairs, none that can be traced (with the counts of reasons), names given twice, a model
-    without vision, ``n_shown`` below 0.
+    Misleads: a state that is enough to change the answer need not be the one that does: see :func:`interp.trace`.
+    Source: V-SEAM, arXiv 2509.14837; Meng et al. (2022), arXiv 2202.05262; roles and controls are ours.
     """
     given, keep = _named(pairs), keep_of(keep)
     if n_shown < 0:

@@ -27,8 +27,8 @@ def ranking() -> HeadRanking:
 @pytest.fixture(scope="module")
 def view() -> TokenView:
     heads = {
-        (0, 1): {"attention": [0.7, 0.2, 0.1], "contribution": [0.0, -1.0, 2.0]},
-        (1, 1): {"attention": [1.0, 0.0, 0.0]},
+        (0, 1): {"attention": np.array([0.7, 0.2, 0.1]), "contribution": np.array([0.0, -1.0, 2.0])},
+        (1, 1): {"attention": np.array([1.0, 0.0, 0.0])},
     }
     return TokenView("e0", "Is <b> bold?", ("<s>", " a", "\n"), heads)
 

@@ -256,7 +256,7 @@ def test_views_must_fit_their_tokens_and_the_model():
             "example_id": "e0",
             "title": "?",
             "tokens": ("a", "b"),
-            "heads": {(0, 0): {"attention": [0.5, 0.5]}},
+            "heads": {(0, 0): {"attention": np.array([0.5, 0.5])}},
         }
         return TokenView(**(arguments | changes))
 
@@ -270,7 +270,7 @@ def test_views_must_fit_their_tokens_and_the_model():
     with pytest.raises(ValueError, match="attention is not finite at token 1"):
         view(heads={(0, 0): {"attention": [0.1, np.inf]}})
     with pytest.raises(ValueError, match="View 'e0' shows L9H0; the scores have 5 layers of 3 heads"):
-        make_ranking(views=(view(heads={(9, 0): {"attention": [0.5, 0.5]}}),))
+        make_ranking(views=(view(heads={(9, 0): {"attention": np.array([0.5, 0.5])}}),))
 
 
 def test_html_of_a_notebook_escapes_names(ranking):

@@ -58,8 +58,8 @@ def make_ranking(**changes) -> HeadRanking:
     swapped[:, 0, 2] *= -1
     total, direct = 2 * scores, scores / 2
     heads = {
-        (2, 1): {"attention": [0.9, 0.1], "contribution": [0.5, -0.25]},
-        (0, 2): {"attention": [0.5, 0.5]},
+        (2, 1): {"attention": np.array([0.9, 0.1]), "contribution": np.array([0.5, -0.25])},
+        (0, 2): {"attention": np.array([0.5, 0.5])},
     }
     arguments = {
         "score": "nas",
@@ -214,7 +214,7 @@ def test_nothing_is_loaded_from_anywhere(html, page):
 def test_all_text_is_escaped(page):
     shape = (30, 4, 3)
     measures = {EVIL: np.random.default_rng(0).normal(size=shape), "other" + EVIL: np.ones(shape)}
-    heads = {(2, 1): {"attention": [0.9, 0.1], "contribution": [0.5, -0.25]}}
+    heads = {(2, 1): {"attention": np.array([0.9, 0.1]), "contribution": np.array([0.5, -0.25])}}
     evil = render(
         make_ranking(
             score=EVIL,

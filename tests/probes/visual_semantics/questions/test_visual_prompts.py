@@ -79,8 +79,8 @@ def test_prompt_is_the_models_own(model):
 def test_prompts_are_built_when_they_are_read(model, monkeypatch):
     built = []
     examples = scene_examples(model, SCENES)
-    original = visual_prompts._Builder.prompt
-    monkeypatch.setattr(visual_prompts._Builder, "prompt", lambda self, q: (built.append(q.id), original(self, q))[1])
+    original = visual_prompts.Builder.prompt
+    monkeypatch.setattr(visual_prompts.Builder, "prompt", lambda self, q: (built.append(q.id), original(self, q))[1])
     part = examples.where(level="attribute", kind=("yes_no", "open"))[1:3]
     assert len(part) == 2 and not built and all(q.level == "attribute" for q in asked_of(part))
     assert [e.id for e in part] == built and len(built) == 2
