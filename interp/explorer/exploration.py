@@ -71,6 +71,9 @@ class Exploration(Result, report="interp.explorer.report"):
     that is known. positions: where heads were turned down for ``changes``. notes: what could not be read, and why.
     headline: the first sentence; by default the first ranking's.
     live: model and prompts, for a widget that answers live (``interp.explore``); not saved.
+
+    Raises:
+        ValueError: no ranking, and prompts of another number of layers or heads.
     """
 
     rankings: Mapping[str, HeadRanking]
@@ -117,7 +120,9 @@ class Exploration(Result, report="interp.explorer.report"):
             most_mb: the page is made smaller than this, in steps that the page names: fewer sources of each token, then
                 none, then fewer tokens of long prompts, then fewer prompts.
 
-        Raises ``IsADirectoryError`` for a folder, ``ValueError`` where even one prompt is larger.
+        Raises:
+            IsADirectoryError: a folder.
+            ValueError: even one prompt is larger.
         """
         path = Path(path)
         if path.is_dir():
@@ -168,6 +173,8 @@ def exploration_of(result: Any, model: Model | None = None, prompts: Any = ()) -
     a model and prompts, also what every head does in these.
 
     Raises ``TypeError`` for a result without a ranking of heads.
+
+    Cost: no pass; with ``model`` and ``prompts`` that of :func:`interp.explore`.
     """
     if isinstance(result, Exploration) and model is None:
         return result

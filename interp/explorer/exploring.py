@@ -83,11 +83,13 @@ def explore(
         n_sources: of each token, so many tokens that each head looks at most are kept.
         memory_mib: how much memory a chunk of branches may take.
 
+    Raises:
+        ValueError: no prompts, a ranking of other heads than the model's, pictures that are not the prompts'.
+
     Returns an :class:`interp.explorer.Exploration`. Effects: the output of each head times 0, 0.5, 1.5 and 2; the total
     effect is the drop of the log odds (logits) of the first answer against the second when the head is zeroed, the
     direct effect what it writes toward them itself.
 
-    Raises ``ValueError`` for no prompts, a ranking of other heads than the model's, pictures that are not the prompts'.
     What an architecture does not let be read is left out, and ``notes`` say why.
 
     Cost for each prompt: two passes, and a scan of four edits a head with the whole vocabulary unembedded (SmolLM2's

@@ -108,11 +108,15 @@ def attention_sources(
         k: positions that are kept of each; fewer in a prompt with fewer tokens.
         max_rows: queries of one layer that are held at a time, against all keys.
 
-    Returns positions (int64) and probabilities (float32, highest first), both [layer, head, pos, k]. A position that
-    sees fewer than k others has probability 0 behind these.
+    Returns:
+        Positions (int64) and probabilities (float32, highest first), both [layer, head, pos, k]. A position that sees
+        fewer than k others has probability 0 behind these.
 
-    Raises ``UnsupportedAttention`` for models whose attention can't be read. Misleads: the k strongest of a head that
-    looks everywhere hold little of its attention; their sum says how much.
+    Raises:
+        UnsupportedAttention: models whose attention can't be read.
+
+    Cost: one forward pass.
+    Misleads: the k strongest of a head that looks everywhere hold little of its attention; their sum says how much.
     """
     model.require_fits([prompt])
     require_in_place(model)

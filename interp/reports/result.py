@@ -130,7 +130,8 @@ class Result:
             form: which of the two.
             rows: the first so many; by default all.
 
-        Raises ``KeyError`` for a table that the report does not have.
+        Raises:
+            KeyError: a table that the report does not have.
         """
         tables = self.to_findings().tables
         name = name or next(iter(tables), "")
@@ -145,7 +146,8 @@ class Result:
         """The heads of a ranking to look at: a widget in a notebook, a page by its ``save_explorer``
         (:class:`interp.explorer.Exploration`). With a ``model`` and ``prompts`` also what every head does in these.
 
-        Raises ``TypeError`` for a result that has no ranking of heads.
+        Raises:
+            TypeError: a result that has no ranking of heads.
         """
         return import_module("interp.explorer.exploration").exploration_of(self, model, prompts)
 

@@ -240,8 +240,13 @@ def cross_compare_guards(
         seed: of the folds.
         keep: where the report and the result are kept.
 
-    Returns a study without fitted guards: each fold has its own. Cost and errors as of :func:`compare_guards`.
+    Returns:
+        A study without fitted guards: each fold has its own.
 
+    Raises:
+        ValueError: as :func:`compare_guards`.
+
+    Cost: as of :func:`compare_guards`.
     Misleads: folds share most of what they were fitted on, so the interval is a little too narrow for another draw of
     requests to fit on; between entries, which share the folds, it is paired.
     """

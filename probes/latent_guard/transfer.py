@@ -46,6 +46,9 @@ def threshold_transfer(
     within_pairs where there are pairs, n_harmful, n_harmless, and ``lost``: the balanced accuracy of the same guard
     fitted in place (across folds) less this one, in points.
 
+    Raises:
+        ValueError: sources that share a request.
+
     Cost: no pass. Misleads: sources differ in more than where their thresholds lie; where words alone tell a source's
     classes apart, a high number there shows nothing of harm.
     """

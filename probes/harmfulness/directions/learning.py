@@ -48,7 +48,7 @@ def held_out_scores(
         position: "t_inst" or "t_post".
         seed: of the folds.
 
-    Returns a row for the direction, for its whitened reading (the mean over the upper half of the layers of the
+    Returns: a row for the direction, for its whitened reading (the mean over the upper half of the layers of the
     difference over the spread within the classes: :func:`probes.requests.whitened_difference`), and for each rival
     (words, characters, layer 0's mean over the text): score, within_pairs with interval, sign test and number of pairs,
     auroc with interval, n, n_fitted (on average), layers (of the folds); and the scores behind it [example, score], of

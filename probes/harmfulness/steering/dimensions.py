@@ -123,10 +123,11 @@ def try_dimensions(
         batch_size: requests between two part files.
         keep: where the work and the report are kept.
 
+    Raises:
+        ValueError: requests of the fit, and fewer pairs or categories than dimensions.
+
     Cost for each harmful request: len(ks) (n_random + 2 len(bases)) passes; for each harmless one 2 (n_random + 1), and
     2 len(ks) (2 n_random + 1) parts of one, from the layer that is steered to the last.
-
-    Raises ``ValueError`` for requests of the fit, and for fewer pairs or categories than dimensions.
     """
     keep, requests = keep_of(keep), [*harmful, *harmless]
     require_requests(requests)

@@ -91,7 +91,8 @@ def load_inversion_questions(source: str | Path) -> list[InversionQuestion]:
         source: rows with ``question``, and if need be ``lead`` (with {request} in it; by default the request alone) and
             ``id``.
 
-    Raises ``ValueError`` naming the row, for one without a question or whose lead has no place for the request.
+    Raises:
+        ValueError: a row without a question, or whose lead has no place for the request; says which.
 
     >>> found = invert(model, directions, harmful, harmless, layer=12, questions=load_inversion_questions("q.jsonl"))
     """

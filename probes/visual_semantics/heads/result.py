@@ -134,7 +134,11 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
     ) -> pd.DataFrame:
         """The ``score`` of every head with its floor, intervals, p, q and yes push: see
         :func:`probes.visual_semantics.heads.scores.score_table`. ``level``, ``kind``, ``gold``: of the questions, None
-        for all. Seconds, then kept. Raises ``ValueError`` where no question counts."""
+        for all. Seconds, then kept.
+
+        Raises:
+            ValueError: no question counts.
+        """
         chosen, key = self._some(score, level, kind, gold), (score, level, kind, gold)
         if key not in self._tables:
             of = self.change(score, chosen), self.yes_push[chosen], self.pictures[chosen]
