@@ -127,7 +127,7 @@ def explore(
             shown.append(
                 ExploredPrompt(
                     prompt.id or f"prompt {i + 1}",
-                    prompt.tokens or tuple(map(str, prompt.token_ids)),
+                    _shown_tokens(prompt),
                     tuple(prompt.answers),
                     clean,
                     attention,
@@ -227,6 +227,12 @@ def _whole(held: np.ndarray) -> np.ndarray:
 
 def _logs(held: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(_whole(held).astype(np.float64), _LEAST_SHARE))
+
+
+def _shown_tokens(prompt: Prompt) -> tuple[str, ...]:
+    """The tokens' texts; of a prompt that is token ids alone, these, apart from each other."""
+    tokens = prompt.tokens or tuple(map(str, prompt.token_ids))
+    return tuple(f" {token}" for token in tokens) if all(token.isdigit() for token in tokens) else tokens
 
 
 def _title(prompt: Prompt) -> str:

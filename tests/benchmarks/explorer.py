@@ -1,9 +1,9 @@
-"""The explorer's widget in a live JupyterLab, and its page's sizes and times: looked at by a person, not a test.
+"""The explorer's widget in a live JupyterLab: looked at by a person, not a test.
 
-    python -m tests.benchmarks.explorer FOLDER [MODEL]
+    python -m tests.benchmarks.explorer FOLDER [MODEL]    (MODEL "random": a tiny one, in seconds)
 
-Writes FOLDER/widget.png (a notebook in JupyterLab, a head turned off, the model asked), FOLDER/heads.html, and prints
-how long the model takes to answer a slider. Needs the extras explorer, notebooks and test, and Chromium.
+Writes FOLDER/widget.png (a notebook in JupyterLab, a head turned off, the model asked) and prints how long the model
+takes to answer a slider. Needs the extras explorer, notebooks and test, and Chromium.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from pathlib import Path
 
 import nbformat
 
-CELLS = (
-    "import interp\n"
-    'model = interp.load("{model}")\n'
-    'prompts = [model.prompt("Is the sky blue? Answer Yes or No.", answers=("No", "Yes"), id="sky"),\n'
-    '           model.prompt("Is ice hot? Answer No or Yes.", answers=("No", "Yes"), id="ice")]\n'
-    "found = interp.explore(model, prompts)",
-    "found",
-)
+LOADED = """import interp
+model = interp.load("{model}")
+prompts = [model.prompt("Is the sky blue? Answer Yes or No.", answers=("No", "Yes"), id="sky"),
+           model.prompt("Is ice hot? Answer No or Yes.", answers=("No", "Yes"), id="ice")]
+found = interp.explore(model, prompts)"""
+RANDOM = """import interp
+from tests.tiny import prompt, tiny
+found = interp.explore(interp.load(tiny("llama")), [prompt(9), prompt(14, seed=1)])"""
 
 
 def main(folder: Path, model: str) -> None:
     from playwright.sync_api import sync_playwright
 
     folder.mkdir(parents=True, exist_ok=True)
-    cells = [nbformat.v4.new_code_cell(source.replace("{model}", model)) for source in CELLS]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "explorer.ipynb")
+    begun = RANDOM if model == "random" else LOADED.replace("{model}", model)
+    cells = [nbformat.v4.new_code_cell(source) for source in (begun, "found")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "explorer.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,7 +56,7 @@ def main(folder: Path, model: str) -> None:
             page = browser.new_page(viewport={"width": 1500, "height": 1500})
             page.goto(f"{address}/lab/tree/explorer.ipynb")
             page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
-            page.keyboard.press("Escape")
+            page.wait_for_timeout(3000)  # the kernel starts
             page.get_by_role("menuitem", name="Run").click()
             page.get_by_text("Run All Cells", exact=True).click()
             page.wait_for_selector(".hs[data-ready]", timeout=600_000)
