@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         AttentionCall as AttentionCall,
         UnsupportedAttention as UnsupportedAttention,
         attention_handler as attention_handler,
+        ordinary_attention as ordinary_attention,
         softmax_with_sinks as softmax_with_sinks,
         why_not_supported as why_not_supported,
     )

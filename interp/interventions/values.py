@@ -199,16 +199,18 @@ class EachHead:
     ``sources[i]`` for prompt i).
 
     ``op``: the operation, as of :class:`HeadEdit`. ``factor``: of ``"scale"``. ``reference`` and ``sources``: prompts
-    that ``"mean"`` and ``"patch"`` are read from.
+    that ``"mean"`` and ``"patch"`` are read from. ``sets``: sets of heads (layer, head), a branch for each set in place
+    of each head.
     """
 
     op: Literal["zero", "mean_of_others", "mean", "scale", "patch"]
     factor: float = 1.0
     reference: tuple[Prompt, ...] | None = None
     sources: tuple[Prompt, ...] = field(default=())
+    sets: tuple[tuple[tuple[int, int], ...], ...] | None = None
 
     def branches(self, model: Model, values: Tensor | None = None) -> list[Branch]:
-        """One branch for each head, layer by layer, labelled ``L3H5``.
+        """One branch for each head, layer by layer, labelled ``L3H5``; or for each of the sets.
 
         ``model``: whose heads. ``values``: what ``"mean"`` and ``"patch"`` put in their place, [layer, head, ...].
 
@@ -218,10 +220,15 @@ class EachHead:
         op: Op = "set" if self.op in ("mean", "patch") else self.op  # type: ignore[assignment]
         if op == "set" and values is None:
             raise ValueError(f"op={self.op!r} needs the values to set; interp.scan computes them.")
+        each = [((layer, head),) for layer in range(model.n_layers) for head in range(model.n_heads)]
         return [
-            Branch((HeadEdit(layer, head, op, self.factor, None if values is None else values[layer, head]),))
-            for layer in range(model.n_layers)
-            for head in range(model.n_heads)
+            Branch(
+                tuple(
+                    HeadEdit(layer, head, op, self.factor, None if values is None else values[layer, head])
+                    for layer, head in heads
+                )
+            )
+            for heads in (each if self.sets is None else self.sets)
         ]
 
 
@@ -256,10 +263,13 @@ def scale_each_head(factor: float) -> EachHead:
 
 
 @public
-def patch_each_head(sources: Sequence[Prompt]) -> EachHead:
+def patch_each_head(sources: Sequence[Prompt], sets: Sequence[Sequence[tuple[int, int]]] | None = None) -> EachHead:
     """Set each head in turn to what it gives on another prompt: ``sources[i]`` for scanned prompt i, aligned at the
-    end (position -1 to -1). With positions="all" the two must have the same length."""
-    return EachHead("patch", sources=tuple(sources))
+    end (position -1 to -1). With positions="all" the two must have the same length.
+
+    ``sets``: sets of heads (layer, head), each set in one branch, instead of each head; an empty one changes nothing.
+    """
+    return EachHead("patch", sources=tuple(sources), sets=None if sets is None else tuple(map(tuple, sets)))
 
 
 def apply_edits(

@@ -14,6 +14,7 @@ from interp.fitting import frozen
 from interp.interventions import stream_rewritten
 from interp.locating.asked import Asked
 from interp.locating.exact import Effects
+from interp.locating.relevance import relevance_rules
 from interp.locating.rewriting import heads_rewritten
 from interp.prompts import Prompt
 from interp.reading import attention_log_probs, attribute_heads, head_outputs
@@ -56,6 +57,13 @@ def integrated_gradients(asked: Asked) -> Effects:
     """The same, with the gradient's mean over embeddings between the clean and the corrupt prompt's, in STEPS steps
     (Hanna et al. 2024, arXiv 2403.17806)."""
     return _along(asked, [(step + 0.5) / STEPS for step in range(STEPS)])
+
+
+def relevance(asked: Asked) -> Effects:
+    """(z on the clean prompt - z on the corrupt one) times the relevance of z at the clean prompt: attribution patching
+    with rules in place of gradients (:func:`relevance_rules`)."""
+    with relevance_rules(asked.model):
+        return _along(asked, [0.0])
 
 
 def _along(asked: Asked, shares: Sequence[float]) -> Effects:

@@ -12,16 +12,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.fitting import frozen
+from interp.interventions import patch_each_head
 from interp.locating.asked import Asked
 from interp.locating.rewriting import Rewrite, heads_rewritten
 from interp.prompts import Prompt
 from interp.reading import head_outputs
+from interp.scans.scan import scan
 
 Sets = Bool[np.ndarray, "set layer head"]
-MOST_ROWS = 256
 
 
-@torch.no_grad()
 def patched_sets(
     asked: Asked, sets: Sets, sources: Sequence[Prompt] | None = None, chosen: Sequence[int] | None = None
 ) -> Float[np.ndarray, "example set"]:
@@ -36,31 +36,16 @@ def patched_sets(
     Returns:
         [example, set], in the metric's unit.
 
-    Cost: one row of a pass for each prompt and set, and a pass of each source.
+    Cost: a pass of each source, and a branch of the fan-out for each prompt and set, which joins at the set's first
+    layer.
     """
-    sources = asked.pairs.corrupt if sources is None else sources
-    masks = torch.tensor(sets)
     places = list(range(len(asked.pairs)) if chosen is None else chosen)
-    values = np.full((len(places), len(sets)), np.nan, np.float32)
-    for place, i in enumerate(places):
-        prompt = asked.pairs.clean[i]
-        source = head_outputs(asked.model, [sources[i]], None)[0].to(asked.model.device)  # [layer, pos, head, d_head]
-        for start in range(0, len(sets), MOST_ROWS):
-            part = masks[start : start + MOST_ROWS].to(asked.model.device)
-            swap = _swapped(part, source[None].expand(len(part), *source.shape), asked.first_position(prompt))
-            read = asked.measured([prompt] * len(part), heads_rewritten(asked.model, swap))
-            values[place, start : start + len(part)] = read.cpu().numpy()
-    return values
-
-
-def _swapped(masks: Tensor, sources: Tensor, first: int) -> Rewrite:
-    """masks [row, layer, head], sources [row, layer, pos, head, d_head]."""
-
-    def swap(layer: int, z: Tensor) -> Tensor:
-        acts = masks[:, layer, None, :, None] & (torch.arange(z.shape[1], device=z.device) >= first)[:, None, None]
-        return torch.where(acts, sources[:, layer].to(z.dtype), z)
-
-    return swap
+    sources = asked.pairs.corrupt if sources is None else sources
+    named = [[(int(layer), int(head)) for layer, head in np.argwhere(heads)] for heads in sets]
+    edits = patch_each_head([sources[i] for i in places], named)
+    prompts = [asked.pairs.clean[i] for i in places]
+    options = {"metric": asked.metric, "positions": asked.positions, "check": asked.check, "read_mass": False}
+    return scan(asked.model, prompts, edits, **options).values
 
 
 def single_sets(shape: tuple[int, int]) -> Sets:

@@ -14,6 +14,7 @@ from interp.door import public
 from interp.locating import attributions, exact, sets
 from interp.locating.asked import Asked, Positions
 from interp.locating.auto import auto
+from interp.locating.beside import Looked, said_beside, said_of_pairs
 from interp.locating.counting import counted
 from interp.pairs import PromptPairs
 from interp.rankings import HeadRanking, Measure
@@ -84,6 +85,11 @@ WAYS: Mapping[str, Way] = {
     "integrated_gradients": Way(
         attributions.integrated_gradients, "an estimate of patch, by five gradients", "saturated attention and answers"
     ),
+    "relevance": Way(
+        attributions.relevance,
+        "an estimate of patch, by relevance rules",
+        "saturated attention; products that matter whole",
+    ),
     "attention": Way(
         attributions.attention, "where the answer's position looks", "what is read there, and used", False
     ),
@@ -105,6 +111,7 @@ def locate(
     metric: LogitDifference | None = None,
     check: int = 3,
     seed: int = 0,
+    warn: bool = True,
 ) -> HeadRanking:
     """Rank all heads by how much they matter to the answers of clean prompts, beside corrupt ones.
 
@@ -118,6 +125,9 @@ def locate(
         metric: by default the difference of the logits of the clean and the corrupt answer.
         check: as in :func:`interp.scan`, of the exact ways; 0 trusts the caller.
         seed: of what is drawn at random.
+        warn: look at a few pairs once more, of an exact way: which heads act where the ranking does not look, whether
+            ablations agree, whether the pairs vary and exercise what heads compute. At most a fifth of the ranking's
+            cost; what is found is in ``provenance["beside"]``, and the report says it.
 
     Returns:
         A ranking by ``importance``: the size of the effect, per pair where the way gives one for each pair, whose
@@ -129,8 +139,8 @@ def locate(
             :func:`interp.attribute`.
 
     Cost in passes for N heads in L layers, at all positions: exact ways 1 + N (L + 1) / 2L, auto three times that at
-    most; direct attribution 1 or 2; attribution patching 5, integrated gradients 19; gates 480 passes over batches of
-    16 pairs; greedy N (N + 1) / 2.
+    most; direct attribution 1 or 2; attribution patching and relevance 5, integrated gradients 19; gates 480 passes
+    over batches of 16 pairs; greedy N (N + 1) / 2.
     Misleads: as ``interp.locating.WAYS[method].misses`` says; the ranking has it among its caveats.
     Source: ours, a frame for the field's ways; those of papers name them in their functions.
 
@@ -146,16 +156,35 @@ def locate(
     asked = Asked(model, pairs, metric, positions, check, seed)
     with counted(model) as cost:
         found = np.asarray(way.find(asked), np.float32)
+    passes = cost.passes(model, pairs.clean)
+    beside = _beside(asked, method, found, passes) if warn else {}
     shared = {
         "title": f"Heads that matter, by {method}",
         "model": model.name,
         "method": method,
         "positions": str(positions if way.everywhere else "answer"),
         "metric": str(metric),
-        "passes": cost.passes(model, pairs.clean),
+        "passes": passes,
+        **beside,
         "caveats": [f"What misleads this way: {way.misses}."],
     }
     return _ranking(found, way, metric, pairs, shared)
+
+
+_REPLACED_BY = {"auto": "", "resample": "", "patch": "patch", "zero": "zero", "mean": "mean"}
+"""Ways beside which something can be said, and what takes the place of a head's output there."""
+
+
+def _beside(asked: Asked, method: str, found: Found, passes: float) -> dict[str, Any]:
+    if method not in _REPLACED_BY:
+        return {}
+    replaced = _REPLACED_BY[method]
+    looked = Looked(asked.model, asked.pairs.clean, asked.metric, asked.positions, found, passes, replaced)
+    with counted(asked.model) as cost:
+        sentences, numbers = said_beside(looked)
+        sentences += said_of_pairs(looked, asked.pairs)
+    numbers["passes"] = cost.passes(asked.model, asked.pairs.clean)
+    return {"beside": sentences, "beside_numbers": numbers}
 
 
 def _ranking(

@@ -96,7 +96,9 @@ def statement(ranking: HeadRanking) -> list[str]:
             f"{number(last.ci_high)}."
         )
     sentences += [*_control_sentences(ranking), *_other_measure_sentences(ranking)]
-    return with_mass([*sentences, _tested_sentence(ranking), _reliability_sentence(ranking)], ranking.provenance)
+    beside = ranking.provenance.get("beside", [])  # what the ranking does not see, said by what made it
+    sentences += [_tested_sentence(ranking), _reliability_sentence(ranking)]
+    return with_mass([sentences[0], *beside, *sentences[1:]], ranking.provenance)
 
 
 def _tested_sentence(ranking: HeadRanking) -> str:

@@ -224,6 +224,8 @@ def _require(model, prompts, edits, metric, positions, method) -> None:
     if isinstance(edits, EachHead):
         if edits.op == "mean_of_others":
             HeadEdit(0, 0, "mean_of_others").check(model)
+        for layer, head in {head for heads in edits.sets or () for head in heads}:
+            HeadEdit(layer, head).check(model)
     else:
         if not edits:
             raise ValueError("no branches were given; a scan needs at least one edit.")
@@ -270,7 +272,9 @@ class _Branches:
                     )
         else:
             self._fixed = edits.branches(model)
-        self.n = len(self._fixed) if self._fixed is not None else model.n_layers * model.n_heads
+        sets = None if self._fixed is not None else edits.sets
+        n_each = model.n_layers * model.n_heads if sets is None else len(sets)
+        self.n = n_each if self._fixed is None else len(self._fixed)
 
     def of(self, index: int) -> list[Branch]:
         if self._fixed is not None:

@@ -11,6 +11,7 @@ from probes.cli.doctor import doctor
 from probes.cli.edit import apply, diff, fold, show
 from probes.cli.guard import compare_guards, fit, predict
 from probes.cli.harmfulness import harmfulness_directions, inversion, refusal_writers, steer
+from probes.cli.locate import locate
 from probes.cli.models import models
 from probes.cli.modulate import modulate
 from probes.cli.negative_bias import knowledge, measure_negative_bias, nasa, negative_heads, order_swap
@@ -42,6 +43,7 @@ COMMANDS = (
     Command("measure negative-bias", measure_negative_bias, STEPS),
     Command("rank negative-attention", negative_attention, STEPS),
     Command("rank head-effect", head_effect, STEPS),
+    Command("locate", locate, STEPS),
     Command("rank refusal-writers", refusal_writers, STEPS),
     Command("rank visual-heads", visual_heads, STEPS),
     Command("test negative-heads", negative_heads, STEPS),

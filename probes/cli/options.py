@@ -16,6 +16,7 @@ from probes.rows import Reading
 
 if TYPE_CHECKING:
     from interp.models import Model
+    from probes.prompt_pairs import PairRow
     from probes.questions import Question
     from probes.visual_semantics.questions import VisualSource
 
@@ -151,6 +152,28 @@ class QuestionData(Data):
 
         limit, how = self.limit if sampled else None, self.reading
         return load_questions(self.data, limit=limit, seed=self.seed, format=how.format, columns=how.columns)
+
+
+@dataclass(frozen=True)
+class PairData(Data):
+    """Pairs of prompts of one file."""
+
+    data: Annotated[str, Option("A .jsonl, .json, .csv, .tsv or .parquet file of pairs, or - for standard input.")]
+    column: list[str] | None = None
+    format: str | None = None
+    limit: int | None = None
+    seed: int = 0
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.data]
+
+    def pairs(self) -> list[PairRow]:
+        """The pairs, at most ``limit`` of them."""
+        from probes.prompt_pairs import load_pairs
+
+        how = self.reading
+        return load_pairs(self.data, limit=self.limit, format=how.format, columns=how.columns)
 
 
 SOURCE = Option(

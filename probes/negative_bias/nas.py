@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.door import public
+from interp.locating import Looked, said_beside
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking, Measure, register
@@ -309,7 +310,10 @@ def rank_by_effect(
 
     arrays = study.run(list(zip(plain, swapped, strict=True)), score)
     method = f"{ablation} ablation at positions {positions!r}, exact"
-    ranking = _ranking(study, "total_effect", arrays, questions, instruction, method, in_order, mass)
+    looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation)
+    sentences, numbers = said_beside(looked)
+    more = mass | {"beside": sentences, "beside_numbers": numbers}
+    ranking = _ranking(study, "total_effect", arrays, questions, instruction, method, in_order, more)
     return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from interp.circuits import faithfulness
 from interp.locating import WAYS, locate
 from probes.known_answers import ALTERATIONS, KnownModel, has_backup, known_models, load_known
 from probes.known_answers.scoring import FLOOR, auroc, mean_interval, precision
@@ -25,16 +26,18 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "known_answers.jsonl"
 PAGE = Path(__file__).with_suffix(".md")
 N_PAIRS, SEEDS = 20, (0, 1)
+N_CURVE = 8  # pairs of the faithfulness curves, of unaltered models
 FEWER = {"gates": 6, "greedy": 6}  # pairs of the dear ways, in one draw, at the end
 AT = {
-    "zero": ("all", 3, "answer"),
+    "zero": ("all", "answer"),
     "mean": ("all", "answer"),
-    "resample": ("all", 3, "answer"),
+    "resample": ("all", "answer"),
     "patch": ("all", "answer"),
     "denoise": ("all", "answer"),
     "attribution_patching": ("all", "answer"),
 }
 WITH_PAIRS = ("a variable held constant", "a variable silent")
+DEAR = ("unaltered", "cancelling pair")  # where the dear ways are tried
 CONDITIONS = ("unaltered", *ALTERATIONS, *WITH_PAIRS)
 
 
@@ -72,7 +75,7 @@ def measured(known: KnownModel, chosen: dict[str, str], draw: int) -> list[dict]
             continue
         began = time.perf_counter()
         own = pairs[: FEWER.get(way, N_PAIRS)]
-        ranking = locate(known.model, own, way, positions=int(at) if at.isdigit() else at, check=0, seed=seed)
+        ranking = locate(known.model, own, way, positions=at, check=0, seed=seed, warn=False)
         scores, truth = ranking.scores.mean(0).ravel()[counts], known.truth.ravel()[counts]
         rows.append(
             {
@@ -85,6 +88,9 @@ def measured(known: KnownModel, chosen: dict[str, str], draw: int) -> list[dict]
                 "seconds": round(time.perf_counter() - began, 3),
             }
         )
+        if seed == 0 and not known.alteration and not chosen:
+            curve = faithfulness(known.model, pairs[:N_CURVE], ranking)
+            rows[-1] |= {"cpr": curve.cpr, "cmd": curve.cmd}
     return rows
 
 
@@ -94,7 +100,9 @@ def run(names: list[str]) -> None:
     KEPT.parent.mkdir(exist_ok=True)
     done = {(row["model"], row["condition"], row["draw"]) for row in kept()}
     for draw, name, condition in product(range(len(SEEDS) + 1), names, CONDITIONS):
-        if (name, condition, draw) in done:
+        if (name, condition, draw) in done or (
+            draw == len(SEEDS) and condition not in ("unaltered", "cancelling pair")
+        ):
             continue
         base = load_known(name)
         found = under(base, condition)
@@ -135,7 +143,9 @@ def table() -> str:
         f"{len(known_models())} models are done. Gates and greedy have 6 pairs, one draw, and not every cell. "
         "Scores below "
         f"{FLOOR:.0%} of the largest count as ties. AUROC is 1 where every head that matters is ranked before every "
-        "other, 0.5 for a random order. Intervals are over models and draws of pairs. Written by "
+        "other, 0.5 for a random order. Precision (of the first k of k heads that matter), CPR and CMD (areas of the "
+        f"curves of keeping only the first heads, arXiv 2504.13151, {N_CURVE} pairs) are of unaltered models. "
+        "Intervals are over models and draws of pairs. Written by "
         "`python -m tests.benchmarks.known_answers`; how to read it: docs/methods/known-answers.md.",
         "",
         "## The worst cells",
@@ -156,8 +166,8 @@ def table() -> str:
         out.append(f"| {way} | {at} | {condition} | {_interval(interval)} | {worst} | {low:.2f} | {n} |")
     present = [c for c in CONDITIONS if any(c in conditions for conditions in values.values())]
     out += ["", "## Mean AUROC (worst model in brackets)", ""]
-    out += ["| way | positions | " + " | ".join(present) + " | precision, unaltered | cost in scans |"]
-    out += ["|---|---|" + "---|" * (len(present) + 2)]
+    out += ["| way | positions | " + " | ".join(present) + " | precision | CPR | CMD | cost in scans |"]
+    out += ["|---|---|" + "---|" * (len(present) + 4)]
     for way, at in cells():
         if (way, at) not in values:
             continue
@@ -167,13 +177,24 @@ def table() -> str:
             means = [np.mean([r["auroc"] for r in rows]) for rows in by_model.values()]
             row.append(f"{np.mean(means):.2f} ({min(means):.2f})" if means else "")
         hits = [r["precision"] for rows in values[way, at].get("unaltered", {}).values() for r in rows]
+        curves = [
+            np.mean(
+                [r[name] for rows in values[way, at].get("unaltered", {}).values() for r in rows if name in r]
+                or [np.nan]
+            )
+            for name in ("cpr", "cmd")
+        ]
         cost = [
             r["passes"] / scan_cost[name, condition]
             for condition, by_model in values[way, at].items()
             for name, rows in by_model.items()
             for r in rows
         ]
-        out.append(f"| {way} | {at} | " + " | ".join(row) + f" | {np.mean(hits):.2f} | {np.mean(cost):.1f} |")
+        out.append(
+            f"| {way} | {at} | "
+            + " | ".join(row)
+            + f" | {np.mean(hits):.2f} | {curves[0]:.2f} | {curves[1]:.2f} | {np.mean(cost):.1f} |"
+        )
     out += [
         "",
         "## By kind of model, unaltered: mean AUROC [95 %]",

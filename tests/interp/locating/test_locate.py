@@ -8,10 +8,12 @@ import torch
 
 import interp
 from interp.architecture import run_pass
+from interp.interventions import stream_rewritten
 from interp.locating import WAYS, heads_rewritten, learn_gates, locate, patched_sets
 from interp.locating.asked import Asked
 from interp.locating.auto import sources
 from interp.locating.counting import counted
+from interp.locating.relevance import relevance_rules
 from interp.locating.sets import single_sets
 from interp.pairs import PromptPairs
 from interp.reading import default_metric, head_outputs
@@ -107,6 +109,29 @@ def test_integrated_gradients_of_equal_embeddings_are_the_gradient(small):
         everywhere = locate(small, pairs, method, check=0).measures["effect"]
         answer = locate(small, pairs, method, positions="answer", check=0).measures["effect"]
         assert np.allclose(everywhere, answer, atol=1e-4)
+
+
+def test_relevance_rules_keep_the_logits(model):
+    with torch.no_grad():
+        before = asked(model).measured(list(PAIRS.clean))
+    with torch.enable_grad(), relevance_rules(model):
+        assert torch.allclose(before, asked(model).measured(list(PAIRS.clean)), atol=1e-5)
+
+
+def test_relevance_is_conserved_through_norms_and_gates():
+    """Without attention and biases, all of the metric goes back to what enters the first block."""
+    model, seen = interp.load(tiny("llama")), {}
+    for block in model.components.blocks:
+        block.out_projection.weight.data.zero_()
+
+    def watched(hidden):
+        seen["x"] = hidden.detach().requires_grad_()
+        return seen["x"]
+
+    with torch.enable_grad(), relevance_rules(model), stream_rewritten(model, 0, watched, counts=True):
+        metric = asked(model).measured(list(PAIRS.clean)).sum()
+        (relevance,) = torch.autograd.grad(metric, seen["x"])
+    assert (relevance * seen["x"]).sum().item() == pytest.approx(metric.item(), rel=1e-3)
 
 
 def test_a_pair_that_cancels_is_taken_back():

@@ -1,0 +1,305 @@
+"""Is a set of heads the circuit? Keep only it, remove only it, and hold it against random sets of the same layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from interp.architecture import one_at_a_time
+from interp.circuits.drawn_sets import Head, random_sets
+from interp.door import public
+from interp.figures import head_label
+from interp.locating import patched_sets
+from interp.locating.asked import Asked, Positions
+from interp.rankings import HeadRanking
+from interp.reading import LogitDifference, default_metric
+from interp.statistics import Claim, Estimate, ratio_estimate
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.pairs import PromptPairs
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """How much of what a model does is left, by the number of heads.
+
+    ``sizes`` [k]: numbers of heads. ``kept`` and ``removed`` [pair, k]: the metric with only the first so many heads
+    left (all others give what they give on the corrupt prompt), and with only them replaced. ``whole`` and ``none``
+    [pair]: with no head replaced, and with all. ``n_heads``: of the model.
+    """
+
+    order: tuple[Head, ...]
+    sizes: tuple[int, ...]
+    kept: Float[np.ndarray, "pair k"]
+    removed: Float[np.ndarray, "pair k"]
+    whole: Float[np.ndarray, " pair"]
+    none: Float[np.ndarray, " pair"]
+    n_heads: int
+
+    def share(self, values: Float[np.ndarray, "pair k"]) -> Float[np.ndarray, " k"]:
+        """Of the difference between whole and none, what is there: 1 for the whole model, 0 with all heads replaced."""
+        return (values - self.none[:, None]).mean(0) / (self.whole - self.none).mean()
+
+    @property
+    def cpr(self) -> float:
+        """Circuit performance ratio: the area under the curve of what is kept, over the share of heads (MIB, Mueller et
+        al. 2025, arXiv 2504.13151). Higher is better; above 1 where heads that interfere are left out early."""
+        return float(np.trapezoid(self.share(self.kept), self._fractions))
+
+    @property
+    def cmd(self) -> float:
+        """Circuit-model distance: the area between that curve and the whole model's 1. Lower is better, 0 the best."""
+        return float(np.trapezoid(np.abs(1 - self.share(self.kept)), self._fractions))
+
+    @property
+    def _fractions(self) -> np.ndarray:
+        return np.array(self.sizes) / self.n_heads
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each number of heads: k, kept, removed, with 95 % intervals over pairs."""
+        rows = []
+        for column, k in enumerate(self.sizes):
+            row: dict[str, float] = {"k": k}
+            for name in ("kept", "removed"):
+                share = ratio_estimate(getattr(self, name)[:, column] - self.none, self.whole - self.none)
+                row |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+@public
+@one_at_a_time
+def faithfulness(
+    model: Model,
+    pairs: PromptPairs,
+    order: HeadRanking | Sequence[Head],
+    sizes: Sequence[int] | None = None,
+    *,
+    metric: LogitDifference | None = None,
+    positions: Positions = "all",
+    check: int = 0,
+) -> Faithfulness:
+    """The curves of keeping only the first k heads, and of removing only them.
+
+    Args:
+        order: a ranking, or heads (layer, head), those that matter most first. Heads that it leaves out stay replaced
+            in what is kept.
+        sizes: numbers of heads k; by default 0, all, and up to 20 between, denser at few.
+        metric: by default the difference of the logits of the clean and the corrupt answer.
+        positions: where heads are replaced: "all", "answer", or the last m.
+        check: as in :func:`interp.scan`.
+
+    Costs about (1 + k's) passes for each pair and curve, sets joining at their first layer. Raises ``ValueError`` for
+    pairs on which replacing all heads changes nothing. Misleads: below 0 and above 1 are possible, as some heads
+    interfere; the area weighs all sizes alike.
+    """
+    asked, heads = _asked(model, pairs, metric, positions, check), _order(order)
+    n_heads = model.n_layers * model.n_heads
+    sizes = _sizes(n_heads) if sizes is None else sorted({0, n_heads, *sizes})
+    first = [_mask(model, heads[:k]) if k < n_heads else np.ones(asked.shape, bool) for k in sizes]
+    values = patched_sets(asked, np.stack([*(~mask for mask in first), *first]))
+    kept, removed = np.split(values.astype(np.float64), 2, axis=1)
+    _require_effect(kept[:, -1], kept[:, 0])
+    return Faithfulness(tuple(heads), tuple(sizes), kept, removed, kept[:, -1], kept[:, 0], n_heads)
+
+
+@dataclass(frozen=True, eq=False)
+class SetTest:
+    """What a set of heads does, as shares of what all heads do together. ``necessity``: what is lost when it is
+    replaced; ``sufficiency``: what is left when all others are. ``random``: both of random sets of the same layers;
+    ``p``: the share of random sets that do as much, of both."""
+
+    heads: tuple[Head, ...]
+    necessity: Estimate
+    sufficiency: Estimate
+    random: pd.DataFrame
+    p: dict[str, float]
+    n: int
+
+    def statement(self) -> list[str]:
+        """Sentences, each with the mean of the random sets beside it."""
+        named = ", ".join(head_label(*head) for head in self.heads[:8]) + (" ..." if len(self.heads) > 8 else "")
+        said = [f"{len(self.heads)} heads: {named}."]
+        for name, does in (("necessity", "What is lost without them"), ("sufficiency", "What is left with them alone")):
+            share, p = getattr(self, name), self.p[name]
+            if self.random.empty:
+                said.append(f"{does}: {share:.0%} (no random sets of the same layers exist).")
+                continue
+            mean = float(self.random[name].mean())
+            claim = Claim(does, share, null=mean, side="above", p=p, n=self.n, fewest=2, form=".0%")
+            said.append(f"{claim.sentence()[:-1]}; {len(self.random)} random sets of the same layers: {mean:.0%}.")
+        return said
+
+
+@public
+@one_at_a_time
+def weigh_set(
+    model: Model,
+    pairs: PromptPairs,
+    heads: Sequence[Head],
+    *,
+    n_random: int = 20,
+    metric: LogitDifference | None = None,
+    positions: Positions = "all",
+    check: int = 0,
+    seed: int = 0,
+) -> SetTest:
+    """Whether a set is necessary and sufficient, beside random sets with as many heads in each layer.
+
+    Args:
+        heads: (layer, head), each once; neither none nor all of the model's.
+        n_random: random sets. metric, positions, check: as in :func:`faithfulness`. seed: of the random sets.
+
+    Costs 2 (1 + n_random) branches for each pair. Raises ``ValueError`` for no heads, all heads, and pairs on which
+    replacing all heads changes nothing. Misleads: the p of few random sets can't be small.
+    """
+    asked, heads = _asked(model, pairs, metric, positions, check), sorted(set(map(tuple, heads)))
+    n_heads = model.n_layers * model.n_heads
+    if not heads or len(heads) == n_heads:
+        raise ValueError(
+            f"a set of {len(heads)} of {n_heads} heads was given; expected some heads, and not all of them."
+        )
+    others = random_sets(heads, model.n_heads, n_random, seed)
+    masks = [_mask(model, one) for one in (heads, *others)]
+    everything = np.ones(asked.shape, bool)
+    sets = [~everything, everything, *masks, *(~mask for mask in masks)]
+    whole, none, *values = patched_sets(asked, np.stack(sets)).astype(np.float64).T
+    _require_effect(whole, none)
+    lost, left = [whole - v for v in values[: len(masks)]], [v - none for v in values[len(masks) :]]
+    shares = {
+        name: [ratio_estimate(part, whole - none) for part in parts]
+        for name, parts in (("necessity", lost), ("sufficiency", left))
+    }
+    random = pd.DataFrame({name: [share.value for share in of[1:]] for name, of in shares.items()})
+    p = {
+        name: (1 + int((random[name] >= of[0].value).sum())) / (1 + len(others)) if others else float("nan")
+        for name, of in shares.items()
+    }
+    return SetTest(tuple(heads), shares["necessity"][0], shares["sufficiency"][0], random, p, len(pairs))
+
+
+@public
+@one_at_a_time
+def minimal_set(
+    model: Model,
+    pairs: PromptPairs,
+    order: HeadRanking | Sequence[Head],
+    share: float = 0.95,
+    *,
+    metric: LogitDifference | None = None,
+    positions: Positions = "all",
+) -> tuple[tuple[Head, ...], float]:
+    """The smallest set found that keeps a share of what the model does, and the share that it keeps.
+
+    The first heads of ``order`` until the share is kept, then one head after the other left out, the least important
+    first, wherever the share stays kept. Costs log2(N) branches for each pair, and one for each head of the first set.
+    Raises ``ValueError`` for a share that is not between 0 and 1, or that all of ``order`` together do not keep.
+    Misleads: a set of the same size may exist with other heads; no smaller one is ruled out.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}; expected more than 0, and 1 at most.")
+    asked, heads = _asked(model, pairs, metric, positions, 0), _order(order)
+    kept = _kept_share(asked)
+    low, high = 0, len(heads)
+    if kept(heads) < share:
+        raise ValueError(f"the {len(heads)} heads given keep {kept(heads):.0%} together; {share:.0%} was asked for.")
+    while high - low > 1:  # keeping more heads keeps more, most of the time; what is found does keep the share
+        middle = (low + high) // 2
+        low, high = (low, middle) if kept(heads[:middle]) >= share else (middle, high)
+    chosen = heads[:high]
+    for head in reversed(heads[:high]):
+        fewer = [h for h in chosen if h != head]
+        if fewer and kept(fewer) >= share:
+            chosen = fewer
+    return tuple(chosen), kept(chosen)
+
+
+def _kept_share(asked: Asked) -> Callable[[Sequence[Head]], float]:
+    everything = np.ones(asked.shape, bool)
+    whole, none = patched_sets(asked, np.stack([~everything, everything])).astype(np.float64).T
+    _require_effect(whole, none)
+
+    def kept(heads: Sequence[Head]) -> float:
+        values = patched_sets(asked, ~_mask(asked.model, heads)[None])[:, 0]
+        return float((values - none).mean() / (whole - none).mean())
+
+    return kept
+
+
+@public
+@one_at_a_time
+def only_together(
+    model: Model,
+    pairs: PromptPairs,
+    heads: Sequence[Head],
+    *,
+    metric: LogitDifference | None = None,
+    positions: Positions = "all",
+) -> pd.DataFrame:
+    """Redundancy: two heads replaced together, beside what each loses alone.
+
+    One row for each two of ``heads``: first, second, alone (of the larger), together, and beyond, what both lose more
+    than the sum of each alone, in the metric's unit, the largest first (below 0: one needs the other). Costs
+    K (K + 1) / 2 branches for each pair. Misleads: three heads that stand in for each other show in no two of them.
+    """
+    asked, heads = _asked(model, pairs, metric, positions, 0), sorted(set(map(tuple, heads)))
+    two = list(combinations(range(len(heads)), 2))
+    sets = [(), *((head,) for head in heads), *((heads[a], heads[b]) for a, b in two)]
+    whole, *values = patched_sets(asked, np.stack([_mask(model, one) for one in sets])).astype(np.float64).mean(0)
+    lost = whole - np.array(values)
+    rows = [
+        {
+            "first": head_label(*heads[a]),
+            "second": head_label(*heads[b]),
+            "alone": max(lost[a], lost[b], key=abs),
+            "together": together,
+            "beyond": together - lost[a] - lost[b],
+        }
+        for (a, b), together in zip(two, lost[len(heads) :], strict=True)
+    ]
+    frame = pd.DataFrame(rows, columns=["first", "second", "alone", "together", "beyond"])
+    return frame.sort_values("beyond", ascending=False, ignore_index=True)
+
+
+def _asked(model: Model, pairs: PromptPairs, metric: LogitDifference | None, positions: Positions, check: int) -> Asked:
+    return Asked(model, pairs, metric or default_metric(pairs.clean), positions, check, 0)
+
+
+def _order(order: HeadRanking | Sequence[Head]) -> list[Head]:
+    if isinstance(order, HeadRanking):
+        return order.select()
+    heads = [(int(layer), int(head)) for layer, head in order]
+    if not heads or len(set(heads)) < len(heads):
+        raise ValueError(f"{len(heads)} heads, {len(set(heads))} different, were given; expected some, each once.")
+    return heads
+
+
+def _mask(model: Model, heads: Sequence[Head]) -> np.ndarray:
+    mask = np.zeros((model.n_layers, model.n_heads), bool)
+    for layer, head in heads:
+        if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
+            raise ValueError(
+                f"{head_label(layer, head)} is out of range: {model.name} has layers 0..{model.n_layers - 1} and heads "
+                f"0..{model.n_heads - 1}."
+            )
+        mask[layer, head] = True
+    return mask
+
+
+def _sizes(n_heads: int, most: int = 20) -> list[int]:
+    """0, all, and numbers between them, denser at few."""
+    return sorted({0, n_heads, *np.unique(np.geomspace(1, n_heads, most).round().astype(int)).tolist()})
+
+
+def _require_effect(whole: np.ndarray, none: np.ndarray) -> None:
+    if abs(float((whole - none).mean())) < 1e-6:
+        raise ValueError(
+            "with all heads replaced the answers stay as they are: there is nothing to share out. Vary them."
+        )

@@ -1,0 +1,297 @@
+"""What is said beside a ranking by effect: heads that it does not see, and prompts that do not exercise them.
+
+Each check looks at a few of the prompts, as many as its share of a fifth of the ranking's own cost allows, and gives a
+sentence, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.figures import head_label
+from interp.interventions import Branch, EachHead, HeadEdit, ablate_each_head
+from interp.locating.asked import Positions
+from interp.prompts import Prompt
+from interp.reading import attribute_heads, head_outputs, mean_head_outputs
+from interp.scans.scan import scan, span_length
+from interp.statistics import spearman
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.pairs import PromptPairs
+    from interp.reading import LogitDifference
+
+SHARE = 0.16
+"""Of a ranking's cost that everything beside it may take, as it is planned: a fifth at most when it is counted."""
+LARGE = 0.1
+"""An effect is large from this share of the largest on."""
+LITTLE = 0.05
+"""An effect is next to nothing below this share of the largest."""
+SMALL = 0.1
+"""An effect is not seen where this share of it, or less, is left."""
+
+Effects = Float[np.ndarray, "example layer head"]
+Head = tuple[int, int]
+
+
+@dataclass(eq=False)
+class Looked:
+    """A ranking by effect, to be looked at: ``effects`` in the metric's unit, of every prompt, at ``positions``.
+
+    ``passes``: what the ranking cost, over each prompt; None: one scan. ``ablation``: what took the place of a head's
+    output ("zero", "mean", "mean_of_others", "patch" for the corrupt twin's output, "" for other prompts').
+    """
+
+    model: Model
+    prompts: Sequence[Prompt]
+    metric: LogitDifference
+    positions: Positions
+    effects: Effects
+    passes: float | None = None
+    ablation: str = "zero"
+
+    def __post_init__(self) -> None:
+        if self.passes is None:
+            self.passes = self.cost(self.positions)
+        self.total = SHARE * self.passes * len(self.prompts)
+        self.left = self.total
+        self._means: dict[Positions, Tensor] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers and heads."""
+        return self.model.n_layers, self.model.n_heads
+
+    def few(self, share: float, cost: float, least: int = 1) -> list[int]:
+        """So many prompts, spread over all, as this share of what may be spent allows; none where it allows fewer than
+        ``least``. What they cost is booked."""
+        n = min(int(min(share * self.total, self.left) / cost), len(self.prompts))
+        if n < min(least, len(self.prompts)):
+            return []
+        self.left -= n * cost
+        return sorted({int(i) for i in np.linspace(0, len(self.prompts) - 1, n).round()})
+
+    def scanned(self, chosen: Sequence[int], edits: Sequence[Branch], positions: Positions) -> np.ndarray:
+        """What is lost on some prompts: [prompt, branch]."""
+        prompts = [self.prompts[i] for i in chosen]
+        options = {"metric": self.metric, "positions": positions, "check": 0, "read_mass": False}
+        return scan(self.model, prompts, edits, **options).drop
+
+    def removed(self, ablation: str, positions: Positions) -> list[Branch]:
+        """Each head removed; by its mean over a few prompts where the ablation is by other prompts' outputs."""
+        if ablation in ("zero", "mean_of_others"):
+            return ablate_each_head(ablation).branches(self.model)
+        if positions not in self._means:
+            several = self.few(1 / 8, 1) or [0]
+            last = 1 if positions == "answer" else None
+            self._means[positions] = mean_head_outputs(self.model, [self.prompts[i] for i in several], last)
+        return EachHead("mean").branches(self.model, self._means[positions])
+
+    def cost(self, positions: Positions) -> float:
+        """Of one prompt, in passes: every head removed."""
+        prompt = self.prompts[0]
+        return _scan_cost(self.model, span_length(prompt, positions) / len(prompt))
+
+
+def _scan_cost(model: Model, share: float) -> float:
+    return 1 + share * model.n_layers * model.n_heads * (model.n_layers + 1) / (2 * model.n_layers)
+
+
+def said_beside(looked: Looked) -> tuple[list[str], dict[str, float]]:
+    """Sentences, and numbers by name, of a ranking of prompts. Cost: a fifth of the ranking's at most; for a short
+    ranking at the answer, one prompt's scan at all positions."""
+    sentences: list[str] = []
+    numbers: dict[str, float] = {}
+    unseen = heads_not_seen(looked)
+    if unseen:
+        sentences.append(
+            f"{_count(unseen)} at earlier positions that this ranking does not see ({_names(unseen)}): take "
+            "positions='all'."
+        )
+    numbers["heads_not_seen"] = len(unseen)
+    if looked.ablation in ("zero", "mean"):
+        other = "mean" if looked.ablation == "zero" else "zero"
+        agreement, n = agreement_with(looked, other)
+        if np.isfinite(agreement):
+            numbers[f"spearman_with_{other}"] = agreement
+        if agreement < (0.6 if n > 2 else 0.5):
+            sentences.append(
+                f"Zero and own mean disagree about the order of the heads (Spearman {agreement:.2f}): a head carries a "
+                "constant, or another takes over when it is gone. Believe the mean."
+            )
+    if shares := together_alone(looked):
+        sentences.append(
+            f"No head alone changes the answer by more than {shares[0]:.2g} {looked.metric.unit}, all together by "
+            f"{shares[1]:.2g}: answers are saturated, or heads stand in for each other. Remove sets of heads."
+        )
+    for head, other_head, lost in taken_over(looked):
+        sentences.append(
+            f"Removing {head_label(*head)} alone changes next to nothing, removing it with {head_label(*other_head)} "
+            f"takes {lost:.2g} {looked.metric.unit}: one takes over from the other."
+        )
+    return sentences, numbers
+
+
+def heads_not_seen(looked: Looked) -> list[Head]:
+    """Heads with a large effect at all positions of which little is left at the ranking's own: exact, on a few
+    prompts.
+
+    The heads of the last layer act at the answer alone. Where one prompt's scan is dearer than the check may be, layers
+    are removed whole at first, and only the heads of the layers that lose most there are looked at one by one.
+    """
+    n_layers, n_heads = looked.shape
+    prompt = looked.prompts[0]
+    if span_length(prompt, looked.positions) == len(prompt) or n_layers == 1:
+        return []
+    branches = np.array(looked.removed(looked.ablation, "all"), object).reshape(looked.shape)
+    chosen, layers = looked.few(1 / 2, looked.cost("all")), range(n_layers - 1)
+    if not chosen and n_layers == 2:
+        chosen = [0]
+        looked.left -= 1 + n_heads
+    if not chosen:
+        chosen = [0]
+        whole = [Branch(tuple(e for b in branches[layer] for e in b.edits)) for layer in layers]
+        lost = np.abs(looked.scanned(chosen, whole, "all")).mean(0)
+        spent, layers = 1 + (n_layers - 1) / 2, []
+        for layer in map(int, np.argsort(-lost)):
+            price = 1 + n_heads * (n_layers - layer) / n_layers
+            if layers and spent + price > looked.total / 2:
+                break
+            layers.append(layer)
+            spent += price
+        looked.left -= spent
+    everywhere = np.zeros(looked.shape)
+    for layer in layers:
+        everywhere[layer] = np.abs(looked.scanned(chosen, list(branches[layer]), "all")).mean(0)
+    here = np.abs(looked.effects[chosen]).mean(0)
+    largest = max(everywhere.max(), here.max())
+    found = (everywhere > LARGE * largest) & (here < SMALL * everywhere)
+    return sorted(map(tuple, np.argwhere(found).tolist()), key=lambda at: -everywhere[at])
+
+
+def agreement_with(looked: Looked, ablation: str) -> tuple[float, int]:
+    """Spearman over heads of the ranking's effects and those by another ablation, on the same few prompts; and on how
+    many. NaN where none may be looked at."""
+    chosen = looked.few(1 / 3, looked.cost(looked.positions))
+    if not chosen:
+        return float("nan"), 0
+    other = np.abs(looked.scanned(chosen, looked.removed(ablation, looked.positions), looked.positions)).mean(0)
+    here = np.abs(looked.effects[chosen]).mean(0).ravel()
+    floor = 0.01 * max(other.max(), here.max())  # below it there is no order
+    return spearman(np.where(here < floor, 0, here), np.where(other < floor, 0, other))[0], len(chosen)
+
+
+def together_alone(looked: Looked) -> tuple[float, float] | None:
+    """What the head of the largest effect loses and what all heads removed together do, on a few prompts, where the
+    first is next to nothing beside the second; None otherwise."""
+    chosen = looked.few(1 / 20, 2)
+    if not chosen:
+        return None
+    branches = looked.removed(looked.ablation, looked.positions)
+    together = Branch(tuple(edit for branch in branches for edit in branch.edits), "all heads")
+    both = float(np.abs(looked.scanned(chosen, [together], looked.positions)).mean())
+    one = float(np.abs(looked.effects[chosen]).mean(0).max())
+    return (one, both) if one < SMALL * both else None
+
+
+def taken_over(looked: Looked, most: int = 2) -> list[tuple[Head, Head, float]]:
+    """Heads that write much toward an answer and whose removal changes next to nothing, where removing another one too
+    does: (head, the other, what both lose beyond the other alone). On one prompt; of a ranking by zero alone, in which
+    a backup wakes."""
+    if looked.ablation != "zero" or not (chosen := looked.few(1 / 20, 1)[:1]):
+        return []
+    (i,) = chosen
+    try:
+        written = np.abs(attribute_heads(looked.model, [looked.prompts[i]], looked.metric)[0])
+    except (ValueError, RuntimeError):  # no attribution of this architecture
+        return []
+    alone = looked.effects[i]
+    largest = np.abs(alone).max()
+    hidden = (written > 0.25 * written.max()) & (np.abs(alone) < LITTLE * largest)
+    heads = sorted(map(tuple, np.argwhere(hidden).tolist()), key=lambda at: -written[at])
+    found = []
+    for head in islice(heads, most):
+        later = [at for at in np.ndindex(alone.shape) if at[0] >= head[0] and at != head]
+        looked.left -= 1 + len(later) * (alone.shape[0] - head[0]) / alone.shape[0]
+        both = [Branch((HeadEdit(*head), HeadEdit(*at))) for at in later]
+        beyond = looked.scanned([i], both, looked.positions)[0] - np.array([alone[at] for at in later])
+        best = int(np.abs(beyond).argmax())
+        if abs(beyond[best]) > 0.25 * largest:
+            found.append((head, later[best], float(abs(beyond[best]))))
+    return found
+
+
+def said_of_pairs(looked: Looked, pairs: PromptPairs) -> list[str]:
+    """Sentences about what pairs do not vary, and what they do not exercise."""
+    constant, silent = not_exercised(looked, pairs)
+    sentences = []
+    if constant:
+        sentences.append(
+            f"Your pairs do not vary what {_names(constant)} compute{'s' * (len(constant) == 1)}: the same in the "
+            "clean and the corrupt prompt of each. A patch from the corrupt prompt can't show it."
+        )
+    if silent:
+        sentences.append(
+            f"Your pairs do not exercise {_names(silent)}: the corrupt prompt's output in its place changes nothing in "
+            "any of them, another output does. Add pairs whose answers need it."
+        )
+    return sentences
+
+
+def not_exercised(looked: Looked, pairs: PromptPairs) -> tuple[list[Head], list[Head]]:
+    """Heads that matter, and give the same on both prompts of every pair; and those that give something else on the
+    corrupt prompt which changes nothing in any pair. Looked at in several pairs, or in none; heads that show an effect
+    are dropped, so that exercised ones cost little."""
+    if looked.ablation == "patch":
+        some = looked.few(1 / 3, looked.cost(looked.positions))
+        lost = looked.scanned(some, looked.removed("mean", looked.positions), looked.positions) if some else np.zeros(1)
+        size = np.abs(lost).mean(0).reshape(looked.shape) if some else np.zeros(looked.shape)
+        exercised = np.abs(looked.effects).max(0) > LITTLE * max(size.max(), np.abs(looked.effects).max())
+    else:
+        size, exercised = np.abs(looked.effects).mean(0), np.zeros(looked.shape, bool)
+    left = [tuple(at) for at in np.argwhere(~exercised & (size > LITTLE * size.max())).tolist()]
+    places = looked.few(1 / 2, 2, least=6) if left else []
+    if not places:
+        return [], []
+    own, source = (
+        head_outputs(looked.model, [side[i] for i in places], [span_length(side[i], looked.positions) for i in places])
+        for side in (pairs.clean, pairs.corrupt)
+    )
+    within = np.mean([_distance(a, b) for a, b in zip(own, source, strict=True)], axis=0)
+    apart = [_distance(a, b) for a, b in pairwise(own) if a.shape == b.shape]
+    between = np.mean(apart, axis=0) if apart else np.zeros(looked.shape)
+    constant = [at for at in left if within[at] < 0.1 * between[at]]
+    left = [at for at in left if at not in constant and within[at] > 0]
+    if looked.ablation == "patch":
+        return constant, left
+    largest = np.abs(looked.effects).max()
+    for tried, (i, z) in enumerate(zip(places, source, strict=True)):
+        price = 1 + len(left) * z.shape[1] / len(pairs.clean[i])
+        if not left or looked.left < price:
+            left = left if tried >= 6 else []
+            break
+        looked.left -= price
+        patches = [Branch((HeadEdit(layer, head, "set", value=z[layer, :, head]),)) for layer, head in left]
+        lost = looked.scanned([i], patches, looked.positions)[0]
+        left = [at for at, value in zip(left, lost, strict=True) if abs(value) < LITTLE * largest]
+    return constant, left
+
+
+def _distance(a: Tensor, b: Tensor) -> Float[np.ndarray, "layer head"]:
+    return (a - b).float().norm(dim=-1).mean(1).numpy()
+
+
+def _count(heads: Sequence[Head]) -> str:
+    return "1 head acts" if len(heads) == 1 else f"{len(heads)} heads act"
+
+
+def _names(heads: Sequence[Head]) -> str:
+    named = [head_label(*head) for head in heads[:5]]
+    return ", ".join(named) + (f" and {len(heads) - 5} more" if len(heads) > 5 else "")

@@ -1,0 +1,56 @@
+"""The command that finds the heads behind the answers to pairs of prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from probes.cli.declaring import Option
+from probes.cli.options import ModelOptions, PairData
+from probes.cli.study import Report, Study, print_ranking
+
+METHODS = Literal[
+    "auto",
+    "zero",
+    "mean",
+    "mean_of_others",
+    "resample",
+    "patch",
+    "denoise",
+    "direct",
+    "direct_difference",
+    "attribution_patching",
+    "integrated_gradients",
+    "relevance",
+    "attention",
+    "gates",
+    "greedy",
+]
+
+
+def locate(
+    keep: Report,
+    model: ModelOptions,
+    data: PairData,
+    method: Annotated[METHODS, Option("How heads are found (docs/methods/known-answers.md).")] = "auto",
+    positions: Annotated[
+        Literal["answer", "all"] | int, Option("answer, all, or a number of last positions.", metavar="answer|all|N")
+    ] = "all",
+    all_pairs: Annotated[bool, Option("Keep pairs of which the model prefers the other prompt's answer.")] = False,
+    as_json: bool = False,
+) -> None:
+    """Which heads matter to an answer? Clean and corrupt prompts, exact replacements, and what they do not see.
+
+    Pairs are rows of clean, corrupt, answer, corrupt_answer, or of MIB's fields. The two prompts of a pair must have
+    as many tokens.
+    """
+    study = Study(keep, model, data)
+    pairs = data.pairs()
+
+    def work(loaded):
+        from probes.prompt_pairs import locate_heads
+
+        options = {"method": method, "positions": positions, "answered": not all_pairs, "seed": data.seed}
+        return locate_heads(loaded, pairs, **options, keep=study.keep())
+
+    ranking = study.run(work, f"{len(pairs)} pairs from {data.data}")
+    print_ranking(ranking, [study.out], as_json, ranking.provenance["beside"])

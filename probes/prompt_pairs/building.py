@@ -1,0 +1,87 @@
+"""Rows of pairs as prompts of a model; those that say nothing are left out, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from interp.door import public
+from interp.pairs import PromptPairs
+from probes.prompt_pairs.pair_rows import Answer, PairRow
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt
+
+UNEQUAL, ONE_TOKEN, OTHERWISE = "unequal lengths", "answers begin with one token", "answered otherwise"
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltPairs:
+    """``pairs``, and ``left_out``: why -> ids of rows."""
+
+    pairs: PromptPairs
+    left_out: Mapping[str, tuple[str, ...]]
+
+    def sentence(self) -> str:
+        """How many pairs there are, and how many were left out, and why."""
+        why = ", ".join(f"{len(ids)} {reason}" for reason, ids in self.left_out.items() if ids)
+        return f"{len(self.pairs)} pairs" + (f"; left out: {why}." if why else ".")
+
+
+@public
+def build_pairs(model: Model, rows: Sequence[PairRow], *, answered: bool = True, batch_size: int = 8) -> BuiltPairs:
+    """Prompts of rows, as the model reads them (with its chat template, unless it was loaded without).
+
+    Left out are pairs whose prompts have unequal numbers of tokens (a position is not the same thing in both), whose
+    answers begin with one token, and with ``answered`` those of which the model prefers the other prompt's answer to
+    its own. Costs one pass over every prompt. Raises ``ValueError`` where no pair is left, saying why.
+    """
+    if not rows:
+        raise ValueError("no pairs were given; give one at least.")
+    left_out: dict[str, list[str]] = {UNEQUAL: [], ONE_TOKEN: [], OTHERWISE: []}
+    kept: list[tuple[str, Prompt, Prompt]] = []
+    for row in rows:
+        clean, corrupt = (_prompt(model, text, row) for text in (row.clean, row.corrupt))
+        if len(clean) != len(corrupt):
+            left_out[UNEQUAL].append(row.id)
+        elif set(clean.answers["clean"]) & set(clean.answers["corrupt"]):
+            left_out[ONE_TOKEN].append(row.id)
+        else:
+            kept.append((row.id, clean, corrupt))
+    if answered and kept:
+        kept = _answered(model, kept, left_out[OTHERWISE], batch_size)
+    counted = {reason: tuple(ids) for reason, ids in left_out.items()}
+    if not kept:
+        why = ", ".join(f"{len(ids)} {reason}" for reason, ids in counted.items() if ids)
+        raise ValueError(f"of {len(rows)} pairs none is left: {why}.")
+    return BuiltPairs(PromptPairs(tuple(p for _, p, _ in kept), tuple(p for _, _, p in kept)), counted)
+
+
+def _prompt(model: Model, text: str, row: PairRow) -> Prompt:
+    words = tuple(a for a in (row.answer, row.corrupt_answer) if isinstance(a, str))
+    prompt = model.prompt(text, answers=words, id=row.id)
+    named = {"clean": _tokens(prompt, row.answer), "corrupt": _tokens(prompt, row.corrupt_answer)}
+    return replace(prompt, answers=named, gold="clean" if text == row.clean else "corrupt")
+
+
+def _tokens(prompt: Prompt, answer: Answer) -> tuple[int, ...]:
+    return prompt.answer_tokens(answer) if isinstance(answer, str) else answer
+
+
+def _answered(
+    model: Model, kept: list[tuple[str, Prompt, Prompt]], otherwise: list[str], batch_size: int
+) -> list[tuple[str, Prompt, Prompt]]:
+    logits = model.final_logits([p for _, *both in kept for p in both], batch_size)
+    right = []
+    for place, (name, clean, corrupt) in enumerate(kept):
+        own, other = (
+            row[list(p.answers["clean"])].logsumexp(0) - row[list(p.answers["corrupt"])].logsumexp(0)
+            for row, p in zip(logits[2 * place : 2 * place + 2], (clean, corrupt), strict=True)
+        )
+        if own > 0 > other:
+            right.append((name, clean, corrupt))
+        else:
+            otherwise.append(name)
+    return right

@@ -1,0 +1,85 @@
+"""Heads that matter to the answers of pairs, as a study: pairs left out counted, the ranking kept in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from interp.circuits import head_kinds
+from interp.door import public
+from interp.locating import WAYS, locate
+from interp.models import Model
+from interp.rankings import HeadRanking
+from interp.records import Kept, keep_of, keeps_work
+from probes.prompt_pairs.building import build_pairs
+from probes.prompt_pairs.pair_rows import PairRow
+from probes.rows import hash_items
+from probes.studies import Study
+
+CITATIONS = [
+    "Ways of finding heads, and what misleads each: docs/methods/known-answers.md; after Lindner et al. 2023 (arXiv "
+    "2301.05062), Gupta et al. 2024 (arXiv 2407.14494), and Mueller et al. 2025 (arXiv 2504.13151).",
+]
+N_NAMED = 10
+"""First heads whose kinds are said."""
+
+
+@public
+@keeps_work
+def locate_heads(
+    model: Model,
+    rows: Sequence[PairRow],
+    *,
+    method: str = "auto",
+    positions: str | int = "all",
+    answered: bool = True,
+    seed: int = 0,
+    keep: Kept = None,
+) -> HeadRanking:
+    """Rank all heads by how much they matter to the answers of pairs.
+
+    Args:
+        rows: pairs, from :func:`load_pairs`.
+        method, positions, seed: as of :func:`interp.locating.locate`.
+        answered: leave out pairs of which the model prefers the other prompt's answer.
+        keep: the folder for the report (:class:`interp.Keep`).
+
+    The first sentences say what the ranking does not see; another, what kinds of heads the first ones are by their
+    attention on random tokens, where it can be read. Raises ``ValueError`` as :func:`build_pairs` and
+    :func:`interp.locating.locate`; ``FileExistsError`` for a folder with another run's report.
+    """
+    if method not in WAYS:
+        raise ValueError(f"method={method!r}; expected one of {', '.join(WAYS)}.")
+    built = build_pairs(model, rows, answered=answered)
+    keep = keep_of(keep)
+    study = Study(
+        "Heads that matter",
+        model,
+        [*built.pairs.clean, *built.pairs.corrupt],
+        data={"pairs": len(rows), "sha256": hash_items(rows), **(keep.origin or {})},
+        settings={"method": method, "positions": positions, "answered": answered, "seed": seed},
+        n_items=len(built.pairs),
+        batch_size=len(built.pairs),
+        keep=keep,
+        citation=CITATIONS,
+        caveats=[f"What misleads this way: {WAYS[method].misses}."],
+    )
+    if study.found is not None:
+        return study.found
+    ranking = locate(model, built.pairs, method, positions=positions, seed=seed)
+    found = ranking.provenance
+    said = [built.sentence(), *found.get("beside", []), *_kinds(model, ranking)]
+    more = {name: found[name] for name in ("title", "method", "metric", "passes")} | {"beside": said}
+    return study.done(replace(ranking, provenance=study.provenance(**more)))
+
+
+def _kinds(model: Model, ranking: HeadRanking) -> list[str]:
+    """What kinds the first heads are; nothing where attention can't be read or a model is too short."""
+    try:
+        kinds = head_kinds(model).set_index("label")["kind"]
+    except (RuntimeError, ValueError):
+        return []
+    named = [f"{label} {kinds[label].replace('_', ' ')}" for label in ranking.top(N_NAMED)["label"] if kinds[label]]
+    if not named:
+        return [f"None of the first {N_NAMED} heads shows a known kind on random tokens."]
+    return [f"On random tokens, of the first {N_NAMED} heads: {', '.join(named)}."]

@@ -1,0 +1,100 @@
+"""Pairs from files: every shape, what is refused, what is left out, and the study and command over them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import interp
+from probes.prompt_pairs import PairRow, build_pairs, load_pairs, locate_heads
+from tests.tiny import tiny, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def llama_with_words():
+    return interp.load(tiny("llama", vocab_size=400), tokenizer=tiny_tokenizer())
+
+
+ROWS = [
+    {"clean": "a red ball", "corrupt": "a ball red", "answer": "good", "corrupt_answer": "bad"},
+    {"clean": "red ball a", "corrupt": "ball a red", "answer": "bad", "corrupt_answer": "good"},
+]
+MIB = {
+    "prompt": "Mary and John went; John gave it to",
+    "choices": ["Mary", "John"],
+    "answerKey": 0,
+    "abc_counterfactual": {"prompt": "Ann and Tom went; Ann gave it to", "choices": ["Ann", "Tom"], "answerKey": 1},
+}
+
+
+def written(tmp_path, rows, name="pairs.jsonl"):
+    path = tmp_path / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_every_shape_is_read(tmp_path):
+    plain = load_pairs(written(tmp_path, ROWS))
+    assert plain[0] == PairRow("pairs-1", "a red ball", "a ball red", "good", "bad")
+    (mib,) = load_pairs(written(tmp_path, [MIB], "mib.jsonl"))
+    assert (mib.answer, mib.corrupt_answer, mib.corrupt) == ("Mary", "Tom", "Ann and Tom went; Ann gave it to")
+    table = tmp_path / "table.csv"
+    table.write_text('clean,corrupted,correct_idx,incorrect_idx\nthe war from 17,the war from 01,"[5, 6]",7\n')
+    (row,) = load_pairs(table)
+    assert row.answer == (5, 6) and row.corrupt_answer == (7,) and load_pairs(written(tmp_path, ROWS), limit=1)
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (ROWS[0] | {"corrupt": "a red ball"}, "row 1.*equals the clean one"),
+        (ROWS[0] | {"corrupt_answer": "good"}, "row 1.*both answers are 'good'"),
+        (MIB | {"answerKey": 7}, "answerKey is 7"),
+        (MIB | {"other_counterfactual": MIB["abc_counterfactual"]}, "there are 2 counterfactuals"),
+        ({"clean": "a", "corrupted": "b", "correct_idx": "x", "incorrect_idx": 1}, "correct_idx is"),
+    ],
+)
+def test_bad_rows_are_refused_by_number(tmp_path, row, message):
+    with pytest.raises(ValueError, match=message):
+        load_pairs(written(tmp_path, [row]))
+    with pytest.raises(ValueError, match="limit=0"):
+        load_pairs(written(tmp_path, ROWS), limit=0)
+
+
+def of(rows):
+    return [PairRow(f"row {i}", **row) for i, row in enumerate(rows)]
+
+
+def test_pairs_that_say_nothing_are_left_out_and_counted(llama_with_words):
+    rows = of([*ROWS, {"clean": "a red ball", "corrupt": "cat", "answer": "good", "corrupt_answer": "bad"}])
+    built = build_pairs(llama_with_words, rows, answered=False)
+    assert len(built.pairs) == 2 and built.left_out["unequal lengths"] == ("row 2",)
+    assert "left out: 1 unequal lengths" in built.sentence()
+    with pytest.raises(ValueError, match="of 1 pairs none is left: 1 unequal lengths"):
+        build_pairs(llama_with_words, rows[2:])
+    with pytest.raises(ValueError, match="no pairs"):
+        build_pairs(llama_with_words, [])
+
+
+def test_pairs_that_the_model_answers_otherwise_are_left_out(llama_with_words):
+    """Of a pair and its mirror image, the model can prefer one at most."""
+    turned = [
+        {"clean": r["corrupt"], "corrupt": r["clean"], **{k: r[k] for k in ("answer", "corrupt_answer")}} for r in ROWS
+    ]
+    both = build_pairs(llama_with_words, of([*ROWS, *turned]), answered=False)
+    try:
+        right = build_pairs(llama_with_words, of([*ROWS, *turned]))
+    except ValueError as error:
+        assert "4 answered otherwise" in str(error)
+    else:
+        assert len(both.pairs) - len(right.pairs) == len(right.left_out["answered otherwise"]) >= 2
+
+
+def test_a_study_keeps_its_ranking_and_reads_it_back(llama_with_words, tmp_path):
+    ranking = locate_heads(llama_with_words, of(ROWS), answered=False, keep=interp.Keep(tmp_path / "out"))
+    assert ranking.provenance["beside"][0] == "2 pairs."
+    again = locate_heads(llama_with_words, of(ROWS), answered=False, keep=interp.Keep(tmp_path / "out", resume=True))
+    assert (again.scores == ranking.scores).all()
+    with pytest.raises(ValueError, match="expected one of auto"):
+        locate_heads(llama_with_words, of(ROWS), method="best")
