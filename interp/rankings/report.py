@@ -17,10 +17,11 @@ from interp import statistics
 from interp.figures import head_label, heads as figures
 from interp.rankings.controls import control_summary, plain_answer, sign_keepers
 from interp.rankings.ranking import HeadRanking
+from interp.rankings.stability import consensus
 from interp.reports import Card, Figures, Findings, model_name, number, with_mass
 
 HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
-CONTROLS, OTHERS, MEASURES = "Controls", "Other measures", "Measures"
+CONTROLS, OTHERS, MEASURES, STABILITY = "Controls", "Other measures", "Measures", "Stability"
 _KEEPERS = 20  # of so many top heads the report lists those that keep their sign under every control
 
 
@@ -252,8 +253,21 @@ def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
         if not part.empty:
             tables[name] = part.drop(columns="role").reset_index(drop=True)
             tables[name].attrs["note"] = notes[name]
+    if ranking.n_examples >= statistics.FEWEST:
+        tables[STABILITY] = _stability(ranking)
     tables[MEASURES] = pd.DataFrame([measure.row() for measure in ranking.descriptions.values()])
     return tables
+
+
+def _stability(ranking: HeadRanking) -> pd.DataFrame:
+    """Which heads would be among the first again."""
+    k = min(10, ranking.n_layers * ranking.n_heads)
+    frame = consensus(ranking, k)
+    frame.attrs["note"] = (
+        f"share: of 500 bootstrap resamples of the examples, those with the head among the first {k}. core: 95 % "
+        "or more; noise: below 5 %; contingent: between. Resamples of examples of one template say nothing of others."
+    )
+    return frame
 
 
 def _table_note(ranking: HeadRanking, n_heads: int) -> str:

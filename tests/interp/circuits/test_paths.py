@@ -11,6 +11,7 @@ import torch
 
 import interp
 from interp.circuits import CircuitGraph, load_graph, patch_paths
+from interp.locating.counting import counted
 from tests.interp.locating.test_locate import PAIRS
 from tests.tiny import tiny
 
@@ -80,6 +81,15 @@ def test_paths_are_those_of_transformer_lens(model):
             assert paths.to_logits[i, s] == pytest.approx(
                 clean[i] - by_transformer_lens(model, i, sender, None, ""), abs=1e-4
             )
+
+
+def test_all_paths_cost_a_fraction_of_two_runs_each(llama):
+    """Classically two passes for each path; here a branch from the receiver's layer on, and a row for each sender."""
+    heads = list(np.ndindex(llama.n_layers, llama.n_heads))
+    with counted(llama) as cost:
+        paths = patch_paths(llama, PAIRS[:1], heads)
+    n_paths = int(np.isfinite(paths.effects).sum() + paths.to_logits.size)
+    assert 2 * n_paths / cost.passes(llama, PAIRS.clean[:1]) > 4
 
 
 def test_known_paths_are_found():
