@@ -47,11 +47,8 @@ class Asked:
     def measured(
         self, prompts: Sequence[Prompt], changed: AbstractContextManager | None = None
     ) -> Float[Tensor, " row"]:
-        """The metric of prompts of equal length in one pass, with gradients where those are on."""
-        inputs = self.model.inputs(list(prompts)).inputs
-        with changed or nullcontext():
-            logits = run_pass(self.model, {**inputs, "use_cache": False, **self.model.last_logits_only()}).logits[:, -1]
-        return measured(self.metric, logits.float(), prompts)
+        """:func:`measured` of the model asked."""
+        return measured(self.model, self.metric, prompts, changed)
 
     def batches(self, size: int = 16) -> list[list[int]]:
         """Indices of pairs that may share a pass: of equal length."""
@@ -67,8 +64,13 @@ class Asked:
         return found
 
 
-def measured(metric: LogitDifference, logits: Float[Tensor, "row vocabulary"], prompts: Sequence[Prompt]) -> Tensor:
-    """The metric of each row, whose answers are its prompt's."""
+def measured(
+    model: Model, metric: LogitDifference, prompts: Sequence[Prompt], changed: AbstractContextManager | None = None
+) -> Float[Tensor, " row"]:
+    """The metric of prompts of equal length in one pass, with gradients where those are on."""
+    inputs = model.inputs(list(prompts)).inputs
+    with changed or nullcontext():
+        logits = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1].float()
     rows = []
     for row, prompt in zip(logits, prompts, strict=True):
         groups = tuple(row[list(ids)][None] for ids in metric.tokens(prompt))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,15 +13,15 @@ from torch import Tensor
 
 from interp.fitting import frozen
 from interp.interventions import stream_rewritten
-from interp.locating.asked import Asked
+from interp.locating.asked import Asked, measured
 from interp.locating.exact import Effects
 from interp.locating.relevance import relevance_rules
 from interp.locating.rewriting import heads_rewritten
 from interp.prompts import Prompt
-from interp.reading import attention_log_probs, attribute_heads, head_outputs
+from interp.reading import LogitDifference, attention_log_probs, attribute_heads, head_outputs
 
-Heads = list[Float[Tensor, "row pos head d_head"]]
-"""For each layer."""
+if TYPE_CHECKING:
+    from interp.models import Model
 
 STEPS = 5
 
@@ -66,6 +67,12 @@ def relevance(asked: Asked) -> Effects:
         return _along(asked, [0.0])
 
 
+def removal_by_gradient(model: Model, prompt: Prompt, metric: LogitDifference) -> Float[np.ndarray, "layer pos head"]:
+    """What a gradient says that the metric loses when a head gives 0 at a position: z times its gradient there."""
+    z = head_outputs(model, [prompt], None)[0].float()
+    return (z * _gradients(model, metric, [prompt])[0]).sum(-1).numpy()
+
+
 def _along(asked: Asked, shares: Sequence[float]) -> Effects:
     """Gradients at embeddings of which ``shares`` are the corrupt prompt's."""
     effects = np.full((len(asked.pairs), *asked.shape), np.nan, np.float32)
@@ -76,15 +83,18 @@ def _along(asked: Asked, shares: Sequence[float]) -> Effects:
         embedded = _embeddings(asked, clean, corrupt) if any(shares) else None
         total = torch.zeros_like(difference)
         for share in shares:
-            total += _gradients(asked, clean, embedded, share)
+            mixed = None if embedded is None else embedded[0] + share * (embedded[1] - embedded[0])
+            total += _gradients(asked.model, asked.metric, clean, mixed)
         product = (difference * total / len(shares)).sum(-1)  # [row, layer, pos, head]
         product[:, :, : asked.first_position(clean[0])] = 0
         effects[batch] = product.sum(2).numpy()
     return effects
 
 
-def _gradients(asked: Asked, clean: list[Prompt], embedded: tuple[Tensor, Tensor] | None, share: float) -> Tensor:
-    """Of the metric by every head's z: [row, layer, pos, head, d_head], float32."""
+def _gradients(
+    model: Model, metric: LogitDifference, clean: list[Prompt], embedded: Tensor | None = None
+) -> Float[Tensor, "row layer pos head d_head"]:
+    """Of the metric by every head's z, float32; with other embeddings, where they are given."""
     leaves: dict[int, Tensor] = {}
 
     def watch(layer: int, z: Tensor) -> Tensor:
@@ -93,13 +103,12 @@ def _gradients(asked: Asked, clean: list[Prompt], embedded: tuple[Tensor, Tensor
 
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(frozen(asked.model))
+        stack.enter_context(frozen(model))
         if embedded is not None:
-            mixed = embedded[0] + share * (embedded[1] - embedded[0])
-            stack.enter_context(stream_rewritten(asked.model, 0, lambda hidden: mixed.to(hidden), counts=True))
-        stack.enter_context(heads_rewritten(asked.model, watch))
-        asked.measured(clean).sum().backward()
-    return torch.stack([leaves[layer].grad.float().cpu() for layer in range(asked.model.n_layers)], dim=1)
+            stack.enter_context(stream_rewritten(model, 0, lambda hidden: embedded.to(hidden), counts=True))
+        stack.enter_context(heads_rewritten(model, watch))
+        measured(model, metric, clean).sum().backward()
+    return torch.stack([leaves[layer].grad.float().cpu() for layer in range(model.n_layers)], dim=1)
 
 
 @torch.no_grad()

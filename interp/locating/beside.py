@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.figures import head_label
 from interp.interventions import Branch, EachHead, HeadEdit, ablate_each_head
 from interp.locating.asked import Positions
+from interp.locating.attributions import removal_by_gradient
 from interp.prompts import Prompt
 from interp.reading import attribute_heads, head_outputs, mean_head_outputs
 from interp.scans.scan import scan, span_length
@@ -140,40 +141,75 @@ def said_beside(looked: Looked) -> tuple[list[str], dict[str, float]]:
 
 
 def heads_not_seen(looked: Looked) -> list[Head]:
-    """Heads with a large effect at all positions of which little is left at the ranking's own: exact, on a few
-    prompts.
+    """Heads with a large effect at all positions of which little is left at the ranking's own, exactly, on a few
+    prompts; the heads of the last layer act at the answer alone.
 
-    The heads of the last layer act at the answer alone. Where one prompt's scan is dearer than the check may be, layers
-    are removed whole at first, and only the heads of the layers that lose most there are looked at one by one.
+    Where every head of one prompt is dearer than the check may be, only those of the layers that lose most when they
+    are removed whole; where that is too dear too (many layers), only those of which one gradient says the most: then
+    more heads may act there than are found.
     """
     n_layers, n_heads = looked.shape
     prompt = looked.prompts[0]
     if span_length(prompt, looked.positions) == len(prompt) or n_layers == 1:
         return []
     branches = np.array(looked.removed(looked.ablation, "all"), object).reshape(looked.shape)
-    chosen, layers = looked.few(1 / 2, looked.cost("all")), range(n_layers - 1)
-    if not chosen and n_layers == 2:
-        chosen = [0]
-        looked.left -= 1 + n_heads
-    if not chosen:
-        chosen = [0]
-        whole = [Branch(tuple(e for b in branches[layer] for e in b.edits)) for layer in layers]
-        lost = np.abs(looked.scanned(chosen, whole, "all")).mean(0)
-        spent, layers = 1 + (n_layers - 1) / 2, []
-        for layer in map(int, np.argsort(-lost)):
-            price = 1 + n_heads * (n_layers - layer) / n_layers
-            if layers and spent + price > looked.total / 2:
-                break
-            layers.append(layer)
-            spent += price
-        looked.left -= spent
+    chosen = looked.few(1 / 2, looked.cost("all"))
+    if chosen or n_layers == 2:
+        looked.left -= 0 if chosen else 1 + n_heads
+        heads = [(layer, head) for layer in range(n_layers - 1) for head in range(n_heads)]
+    elif 1 + (n_layers - 1) / 2 + n_heads <= looked.total:
+        heads = _of_dear_layers(looked, branches)
+    else:
+        heads = _by_gradient(looked)
+    chosen = chosen or [0]
+    if not heads:
+        return []
     everywhere = np.zeros(looked.shape)
-    for layer in layers:
-        everywhere[layer] = np.abs(looked.scanned(chosen, list(branches[layer]), "all")).mean(0)
+    several = [branches[head] for head in heads]
+    everywhere[tuple(zip(*heads, strict=True))] = np.abs(looked.scanned(chosen, several, "all")).mean(0)
     here = np.abs(looked.effects[chosen]).mean(0)
     largest = max(everywhere.max(), here.max())
     found = (everywhere > LARGE * largest) & (here < SMALL * everywhere)
     return sorted(map(tuple, np.argwhere(found).tolist()), key=lambda at: -everywhere[at])
+
+
+def _of_dear_layers(looked: Looked, branches: np.ndarray) -> list[Head]:
+    """The heads of the layers that lose most when they are removed whole, on the first prompt."""
+    n_layers, n_heads = looked.shape
+    whole = [Branch(tuple(e for b in branches[layer] for e in b.edits)) for layer in range(n_layers - 1)]
+    lost = np.abs(looked.scanned([0], whole, "all")).mean(0)
+    spent, heads = 1 + (n_layers - 1) / 2, []
+    for layer in map(int, np.argsort(-lost)):
+        price = n_heads * (n_layers - layer) / n_layers
+        if heads and spent + price > looked.total / 2:
+            break
+        heads += [(layer, head) for head in range(n_heads)]
+        spent += price
+    looked.left -= spent
+    return heads
+
+
+def _by_gradient(looked: Looked) -> list[Head]:
+    """The heads of which a gradient says that removing them at earlier positions of the first prompt loses most; none
+    where not even the gradient may be taken."""
+    n_layers, n_heads = looked.shape
+    price = 4.0  # the gradient, and what it is multiplied by
+    if looked.total < price:
+        return []
+    try:
+        estimate = removal_by_gradient(looked.model, looked.prompts[0], looked.metric)
+    except RuntimeError:  # weights that take no gradient through them
+        return []
+    earlier = np.abs(estimate[:-1, : -span_length(looked.prompts[0], looked.positions)].sum(1))  # [layer, head]
+    heads = []
+    for at in np.argsort(-earlier, axis=None):
+        layer, head = divmod(int(at), n_heads)
+        price += (n_layers - layer) / n_layers
+        if price > max(looked.total, 7):
+            break
+        heads.append((layer, head))
+    looked.left -= price
+    return heads
 
 
 def agreement_with(looked: Looked, ablation: str) -> tuple[float, int]:

@@ -262,7 +262,7 @@ def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
 def _stability(ranking: HeadRanking) -> pd.DataFrame:
     """Which heads would be among the first again."""
     k = min(10, ranking.n_layers * ranking.n_heads)
-    frame = consensus(ranking, k)
+    frame = consensus(ranking, k).drop(columns=["layer", "head"]).rename(columns={"label": "head"})
     frame.attrs["note"] = (
         f"share: of 500 bootstrap resamples of the examples, those with the head among the first {k}. core: 95 % "
         "or more; noise: below 5 %; contingent: between. Resamples of examples of one template say nothing of others."

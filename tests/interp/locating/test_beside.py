@@ -65,12 +65,23 @@ def test_the_report_says_it_after_the_first_sentence(hops):
     assert "does not see" in ranking.to_findings().statement[1]
 
 
-def test_layers_are_removed_whole_where_heads_one_by_one_are_too_dear(hops):
-    """The same head is found with a hundredth of the budget."""
-    pairs = hops.pairs(20)
-    effects = locate(hops.model, pairs, "zero", positions="answer", check=0, warn=False).measures["effect"]
-    looked = Looked(hops.model, pairs.clean, default_metric(pairs.clean), "answer", effects, passes=0.1)
-    assert heads_not_seen(looked) == [(0, 3)]
+@pytest.mark.parametrize("passes", [3.0, 2.3, 0.1])
+def test_what_is_too_dear_is_looked_at_more_cheaply(llama, passes):
+    """Every head of a prompt, or the layers that lose most first, or by a gradient: what is found has its effect."""
+    metric, nothing = default_metric(PAIRS.clean), np.zeros((len(PAIRS), llama.n_layers, llama.n_heads), np.float32)
+    looked = Looked(llama, list(PAIRS.clean) * 10, metric, "answer", np.tile(nothing, (10, 1, 1)), passes=passes)
+    found = heads_not_seen(looked)
+    assert bool(found) == (passes > 1)
+    exact = np.abs(interp.scan(llama, PAIRS.clean[:1], interp.ablate_each_head("zero"), positions="all", check=0).drop)
+    assert all(exact[0, layer * llama.n_heads + head] > 0.05 * exact.max() for layer, head in found)
+
+
+def test_a_gradient_finds_the_head_at_earlier_positions():
+    twin = load_known("other_name-gpt2-1")
+    pairs = twin.pairs(20)
+    effects = locate(twin.model, pairs, "zero", positions="answer", check=0, warn=False).measures["effect"]
+    looked = Looked(twin.model, pairs.clean, default_metric(pairs.clean), "answer", effects, passes=1.5)
+    assert heads_not_seen(looked) == [(0, 1)]
 
 
 def test_saturated_answers_are_said(llama):

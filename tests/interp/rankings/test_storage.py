@@ -14,7 +14,8 @@ from interp.rankings.ranking import HeadRanking
 from interp.records.records import record_text
 from interp.reports import findings, load_result
 
-FILES = ["ranking.csv", "controls.csv", "measures.csv", "arrays.safetensors", "report.html", "findings.json"]
+TABLES = ["ranking.csv", "controls.csv", "stability.csv", "measures.csv"]
+FILES = [*TABLES, "arrays.safetensors", "report.html", "findings.json"]
 
 
 def make_ranking(run_id: str | None = "run-1", seed: int = 0) -> HeadRanking:

@@ -32,4 +32,4 @@ def test_a_file_of_pairs_becomes_a_ranking(run, model, tmp_path):
 def test_a_file_of_something_else_is_refused(run, model, tmp_path):
     path = written(tmp_path, [{"question": "Is it so?", "answer": "Yes"}])
     code, _, err = run("locate", "--model", model, "--data", path, "--out", tmp_path / "out")
-    assert code == 1 and "corrupt_answer" in err and not (tmp_path / "out").exists()
+    assert code == 1 and "which no format fits" in err and "--format" in err and not (tmp_path / "out").exists()
