@@ -14,7 +14,7 @@ from jaxtyping import Float
 from interp.architecture import one_at_a_time
 from interp.circuits.drawn_sets import Head, random_sets
 from interp.door import public
-from interp.figures import head_label
+from interp.figures import head_label, interval_lines
 from interp.locating import patched_sets
 from interp.locating.asked import Asked, Positions
 from interp.rankings import HeadRanking
@@ -22,6 +22,8 @@ from interp.reading import LogitDifference, default_metric
 from interp.statistics import Claim, Estimate, ratio_estimate
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from interp.models import Model
     from interp.pairs import PromptPairs
 
@@ -61,6 +63,18 @@ class Faithfulness:
     @property
     def _fractions(self) -> np.ndarray:
         return np.array(self.sizes) / self.n_heads
+
+    def plot(self) -> go.Figure:
+        """Both curves over the number of heads, with bands of 95 %."""
+        frame = self.to_frame()
+        several = [
+            frame[["k"]].assign(heads=said, share=frame[name], low=frame[f"{name}_low"], high=frame[f"{name}_high"])
+            for name, said in (("kept", "only the first k kept"), ("removed", "the first k replaced"))
+        ]
+        labels = {"k": "heads", "share": "share of what the model does"}
+        return interval_lines(
+            pd.concat(several), "k", "share", "low", "high", color="heads", reference=1, labels=labels
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each number of heads: k, kept, removed, with 95 % intervals over pairs."""

@@ -44,7 +44,8 @@ Head = tuple[int, int]
 
 @dataclass(eq=False)
 class Looked:
-    """A ranking by effect, to be looked at: ``effects`` in the metric's unit, of every prompt, at ``positions``.
+    """A ranking by effect of a ``model``'s heads, to be looked at: ``effects`` [example, layer, head] in the unit of
+    the ``metric``, of all ``prompts``, at ``positions``.
 
     ``passes``: what the ranking cost, over each prompt; None: one scan. ``ablation``: what took the place of a head's
     output ("zero", "mean", "mean_of_others", "patch" for the corrupt twin's output, "" for other prompts').
@@ -71,8 +72,8 @@ class Looked:
         return self.model.n_layers, self.model.n_heads
 
     def few(self, share: float, cost: float, least: int = 1) -> list[int]:
-        """So many prompts, spread over all, as this share of what may be spent allows; none where it allows fewer than
-        ``least``. What they cost is booked."""
+        """So many prompts, spread over all, as this ``share`` of what may be spent allows, each at this ``cost`` in
+        passes; none where it allows fewer than ``least``. What they cost is booked."""
         n = min(int(min(share * self.total, self.left) / cost), len(self.prompts))
         if n < min(least, len(self.prompts)):
             return []
@@ -80,13 +81,21 @@ class Looked:
         return sorted({int(i) for i in np.linspace(0, len(self.prompts) - 1, n).round()})
 
     def scanned(self, chosen: Sequence[int], edits: Sequence[Branch], positions: Positions) -> np.ndarray:
-        """What is lost on some prompts: [prompt, branch]."""
+        """What is lost on some prompts.
+
+        Args:
+            chosen: numbers of prompts. edits: a branch each. positions: where they act.
+
+        Returns:
+            [prompt, branch], in the metric's unit.
+        """
         prompts = [self.prompts[i] for i in chosen]
         options = {"metric": self.metric, "positions": positions, "check": 0, "read_mass": False}
         return scan(self.model, prompts, edits, **options).drop
 
     def removed(self, ablation: str, positions: Positions) -> list[Branch]:
-        """Each head removed; by its mean over a few prompts where the ablation is by other prompts' outputs."""
+        """Each head removed by this ``ablation`` at these ``positions``; by its mean over a few prompts where the
+        ablation is by other prompts' outputs."""
         if ablation in ("zero", "mean_of_others"):
             return ablate_each_head(ablation).branches(self.model)
         if positions not in self._means:
@@ -96,7 +105,7 @@ class Looked:
         return EachHead("mean").branches(self.model, self._means[positions])
 
     def cost(self, positions: Positions) -> float:
-        """Of one prompt, in passes: every head removed."""
+        """Of one prompt, in passes: every head removed at these ``positions``."""
         prompt = self.prompts[0]
         return _scan_cost(self.model, span_length(prompt, positions) / len(prompt))
 
@@ -106,8 +115,12 @@ def _scan_cost(model: Model, share: float) -> float:
 
 
 def said_beside(looked: Looked) -> tuple[list[str], dict[str, float]]:
-    """Sentences, and numbers by name, of a ranking of prompts. Cost: a fifth of the ranking's at most; for a short
-    ranking at the answer, one prompt's scan at all positions."""
+    """Sentences, and numbers by name, of a ranking of prompts.
+
+    ``looked``: the ranking. Cost: a fifth of the ranking's passes; for a short ranking at the answer, one prompt's scan
+    at all positions. Misleads: a few prompts are looked at, so silence is no proof; a head that acts at earlier
+    positions of other prompts alone is missed. Source: ours, by the failures in docs/methods/known-answers.md.
+    """
     sentences: list[str] = []
     numbers: dict[str, float] = {}
     unseen = heads_not_seen(looked)

@@ -24,6 +24,7 @@ def test_the_curve_of_a_known_circuit(hops):
     frame = right.to_frame().set_index("k")
     assert frame.kept[3] == pytest.approx(1, abs=1e-3) and frame.removed[3] == pytest.approx(0, abs=1e-3)
     assert frame.kept[0] == 0 and frame.kept[known.truth.size] == 1 and frame.removed[0] == 1
+    assert len(right.plot().data) >= 2
     assert right.cpr > 0.7 > wrong.cpr and right.cmd < wrong.cmd
 
 
