@@ -132,8 +132,10 @@ class CircuitGraph:
 def load_graph(path: str | Path, model: Model | None = None) -> CircuitGraph:
     """Read an ``importances.json``; a graph of another model than ``model`` is refused.
 
-    Raises ``ValueError`` for a file that is none, edges between what is no node, scores that are no numbers, and a
-    graph of other numbers of layers and heads than the model has; ``OSError`` for one that can't be read.
+    Raises:
+        ValueError: a file that is none, edges between what is no node, scores that are no numbers, and a graph of other
+            numbers of layers and heads, or of another name, than the model has.
+        OSError: one that can't be read.
     """
     path = Path(path)
     try:

@@ -39,10 +39,21 @@ def head_kinds(model: Model, n: int = 8, length: int = 24, seed: int = 0) -> pd.
     it writes has the token that it looks at most among the five that it raises most, as name movers do (Wang et al.
     2022, arXiv 2211.00593); past the final norm's scale, and without what later layers make of it.
 
-    One row for each head: layer, head, label, the six scores, and ``kind``: the one of the largest score from 0.3 on,
-    else "". Costs 3 n short passes, and the unembedding of what every head writes; kept for a model as long as its
-    logits stay. Raises ``UnsupportedAttention`` where attention can't be read, ``ValueError`` for a length below 4 or
-    beyond half of what fits the model.
+    Args:
+        model: whose heads.
+        n: prompts of each sort.
+        length: tokens that are said twice.
+        seed: of the tokens.
+
+    Returns:
+        One row for each head: layer, head, label, the six scores, and ``kind``: the one of the largest score from 0.3
+        on, else "".
+
+    Raises:
+        UnsupportedAttention: attention that can't be read.
+        ValueError: a length below 4, or beyond half of what fits the model.
+
+    Cost: 3 n short passes, and the unembedding of what every head writes; kept for a model as long as its logits stay.
     Misleads: random tokens are nobody's text; a head that needs words shows nothing.
     """
     fits = (model.context_length or 10**9) // 2 - 1

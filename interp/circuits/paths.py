@@ -83,16 +83,25 @@ def patch_paths(
     from what it then gives. A path to the logits ends in the final norm.
 
     Args:
+        model, pairs: whose heads, and what they answer.
         senders: heads (layer, head).
         receivers: heads; by default the senders. Paths go from earlier to later layers.
         metric: by default the difference of the logits of the clean and the corrupt answer.
         check: as in :func:`interp.scan`.
 
-    Keys and values that heads share (grouped queries) change for the receiver alone. Cost for each pair: two passes,
-    one row of a pass for each sender and layer of receivers, and for each path a branch from the receiver's layer on.
+    Keys and values that heads share (grouped queries) change for the receiver alone.
 
-    Raises ``ValueError`` for heads that are not there or named twice, and for models with a norm after the attention
-    (what single heads write does not add up there); ``UnsupportedAttention`` where attention can't be read.
+    Returns:
+        Effects [pair, sender, receiver, part] and [pair, sender], in the metric's unit.
+
+    Raises:
+        ValueError: heads that are not there or named twice; models with a norm after the attention, where what single
+            heads write does not add up.
+        UnsupportedAttention: attention that can't be read.
+
+    Cost for each pair: two passes, a row of a pass for each sender and layer of receivers, and for each path a branch
+    from the receiver's layer on. Two runs with hooks for each path, the classical way, take three to four times as many
+    passes.
     Misleads: MLPs between the two are part of other paths; a path that goes through one shows nothing here.
     """
     senders, receivers = _heads(model, senders, "senders"), _heads(model, receivers or senders, "receivers")

@@ -21,9 +21,20 @@ def consensus(ranking: HeadRanking, k: int = 10, n_resamples: int = 500, seed: i
     """In how many bootstrap resamples of the examples a head is among the first k: core (95 % or more), contingent, or
     noise (below 5 %), after the consensus over resamples of circuits (arXiv 2603.00523).
 
-    One row for each head that was among the first k once, best first: layer, head, label, share, kind. Costs nothing
-    but time: [500, 100, 300] numbers take a second. Raises ``ValueError`` for fewer than four examples or a k that the
-    ranking does not have. Misleads: resamples of prompts of one template differ in the template's blanks alone.
+    Args:
+        ranking: scores of single examples.
+        k: how many are the first.
+        n_resamples: draws of the examples.
+        seed: of the draws.
+
+    Returns:
+        One row for each head that was among the first k once, best first: layer, head, label, share, kind.
+
+    Raises:
+        ValueError: fewer than four examples, or a k that the ranking does not have.
+
+    Cost: [500, 100, 300] numbers take a second.
+    Misleads: resamples of prompts of one template differ in the template's blanks alone.
     """
     scores = ranking.scores.reshape(ranking.n_examples, -1).astype(np.float64)
     n_heads = scores.shape[1]
@@ -50,9 +61,14 @@ def sources_of_variance(rankings: Sequence[tuple[Mapping[str, str], HeadRanking]
     Args:
         rankings: (levels of the factors by name, ranking), every factor named in each.
 
-    One row for each factor: share of the variance within heads that lies between its levels; then "rest", what no
-    factor explains alone. Raises ``ValueError`` for fewer than two rankings, rankings of other shapes, and factors that
-    are not named in all. Misleads: where factors do not vary independently, their shares overlap.
+    Returns:
+        One row for each factor: share of the variance within heads that lies between its levels; then "rest", what no
+        factor explains alone.
+
+    Raises:
+        ValueError: fewer than two rankings, rankings of other shapes, and factors that are not named in all.
+
+    Misleads: where factors do not vary independently, their shares overlap.
     """
     levels, ranked = [dict(of) for of, _ in rankings], [ranking for _, ranking in rankings]
     shapes = {ranking.scores.shape[1:] for ranking in ranked}

@@ -36,7 +36,21 @@ def build_pairs(model: Model, rows: Sequence[PairRow], *, answered: bool = True,
 
     Left out are pairs whose prompts have unequal numbers of tokens (a position is not the same thing in both), whose
     answers begin with one token, and with ``answered`` those of which the model prefers the other prompt's answer to
-    its own. Costs one pass over every prompt. Raises ``ValueError`` where no pair is left, saying why.
+    its own.
+
+    Args:
+        model: whose tokenizer and template, and whose answers.
+        rows: from :func:`load_pairs`.
+        answered: leave out what the model answers otherwise.
+        batch_size: prompts in a pass.
+
+    Returns:
+        The pairs, and why which rows were left out.
+
+    Raises:
+        ValueError: no rows, or none that is left, saying why.
+
+    Cost: one pass over every prompt with ``answered``, else none.
     """
     if not rows:
         raise ValueError("no pairs were given; give one at least.")

@@ -120,8 +120,10 @@ def load_pairs(
     "circuit_table" (MIB's circuit track: clean, corrupted, correct_idx, incorrect_idx) or "mib" (prompt, choices,
     answerKey, and a counterfactual). ``columns``: the file's name for one of ours. ``limit``: the first so many.
 
-    Raises ``FileNotFoundError``, or ``ValueError`` naming the row, what is wrong, and the remedy: a corrupt prompt that
-    equals the clean one, answers that are equal.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming the row, what is wrong, and the remedy: a corrupt prompt that equals the clean one, answers
+            that are equal.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected 1 or more pairs, or None for all")
