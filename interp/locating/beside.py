@@ -115,11 +115,19 @@ def _scan_cost(model: Model, share: float) -> float:
 
 
 def said_beside(looked: Looked) -> tuple[list[str], dict[str, float]]:
-    """Sentences, and numbers by name, of a ranking of prompts.
+    """What a ranking of prompts does not see, and what it rests on.
 
-    ``looked``: the ranking. Cost: a fifth of the ranking's passes; for a short ranking at the answer, one prompt's scan
-    at all positions. Misleads: a few prompts are looked at, so silence is no proof; a head that acts at earlier
-    positions of other prompts alone is missed. Source: ours, by the failures in docs/methods/known-answers.md.
+    Args:
+        looked: the ranking.
+
+    Returns:
+        Sentences, none where nothing is wrong; and by name: ``heads_not_seen``, a number of heads, and
+        ``spearman_with_mean`` or ``spearman_with_zero``.
+
+    Cost: a fifth of the ranking's passes; for a short ranking at the answer, one prompt's scan at all positions.
+    Misleads: a few prompts are looked at, so silence is no proof; a head that acts at earlier positions of other
+    prompts alone is missed.
+    Source: ours, by the failures in docs/methods/known-answers.md.
     """
     sentences: list[str] = []
     numbers: dict[str, float] = {}
