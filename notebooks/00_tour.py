@@ -19,7 +19,7 @@ from interp.sources import describe_sources
 FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few examples
 CACHED = {source.name for source in describe_sources() if source.cached}
 REFUSER = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
-N_FIND, N_TEST, N_ASKED, N_SCENES, N_REQUESTS = (4, 6, 4, 8, 10) if FAST else (32, 60, 40, 20, 40)
+N_FIND, N_TEST, N_ASKED, N_SCENES, N_REQUESTS = (10, 10, 10, 8, 10) if FAST else (32, 60, 40, 20, 40)
 
 # %% [markdown]
 # # The tour: four systems in ten minutes
@@ -140,7 +140,7 @@ knowledge.to_frame()[["open_question", "open_answer", "greedy", "label"]].head(6
 
 # %%
 forms = ("plain", "turned_round") if FAST else ("plain", "relevant_passage", "idk", "turned_round", "multiple_choice")
-scenarios = negative_bias.scenarios(model, facts, knowledge, which=forms, min_per_class=5)
+scenarios = negative_bias.scenarios(model, facts, knowledge, which=forms, min_per_class=2 if FAST else 5)
 scenarios.plot("Log odds of No by scenario and knowledge")
 
 # %%

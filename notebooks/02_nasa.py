@@ -16,7 +16,7 @@ import os
 
 FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
 MODEL = "smollm2-135m"
-N_TRAIN, N_VALIDATION, N_TEST = (20, 20, 8) if FAST else (120, 60, 100)
+N_TRAIN, N_VALIDATION, N_TEST = (20, 20, 10) if FAST else (120, 60, 100)
 
 # %% [markdown]
 # # Correcting a bias: are the suspects guilty, and does tuning them help?
@@ -116,14 +116,15 @@ gap = "precision_recall_gap"
 interval_bars(found, x="method", y=gap, low=f"{gap}_low", high=f"{gap}_high", title="precision - recall, held out")
 
 # %%
-row = found.set_index("method")
-closer = abs(row.loc["NASA", gap]) < abs(row.loc["constant offset", gap])
+from interp.statistics import Claim, Estimate
+
+rows = found.set_index("method")
+n = int(rows.loc["NASA", "n"])
+of = {name: Estimate.from_row(rows.loc[name], gap) for name in ("untouched", "NASA", "constant offset")}
+auroc = Claim("AUROC with NASA less untouched", Estimate.from_row(rows.loc["NASA"], "auroc_change"), n=n, form="+.3f")
 print(
-    f"On {int(row.loc['NASA', 'n'])} held-out questions precision - recall is {row.loc['untouched', gap]:.2f} untouched, "
-    f"{row.loc['NASA', gap]:.2f} with NASA and {row.loc['constant offset', gap]:.2f} with a constant: "
-    f"{'NASA' if closer else 'the constant'} comes closer to 0 here. AUROC changes by "
-    f"{row.loc['NASA', 'auroc_change']:+.3f} [{row.loc['NASA', 'auroc_change_low']:+.3f}, "
-    f"{row.loc['NASA', 'auroc_change_high']:+.3f}] with NASA."
+    f"On {n} held-out questions precision - recall is {of['untouched']:+.2f} untouched, {of['NASA']:+.2f} with NASA and "
+    f"{of['constant offset']:+.2f} with a constant. {auroc.sentence()}"
 )
 
 # %% [markdown]

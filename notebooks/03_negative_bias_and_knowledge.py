@@ -16,7 +16,7 @@ import os
 
 FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
 MODEL = "smollm2-135m"
-N_QUESTIONS = 6 if FAST else 40
+N_QUESTIONS = 10 if FAST else 40
 
 # %% [markdown]
 # # Does the bias follow what the model knows, or how it is asked?
@@ -71,6 +71,7 @@ found = negative_bias.scenarios(
     knowledge,
     which=("plain", "idk", "turned_round", "wrapped") if FAST else negative_bias.ALL_SCENARIOS,
     n_reasoning_tokens=32,
+    min_per_class=2 if FAST else 10,
 )
 found.plot()
 

@@ -16,7 +16,7 @@ from interp.explorer.packing import kept_steps, packed
 from interp.figures import NEGATIVE, POSITIVE, visible
 from interp.rankings import HeadRanking
 from interp.reports import model_name, number
-from interp.statistics import FEWEST
+from interp.statistics import FEWEST, bracketed
 
 WEB = Path(__file__).parent / "web"
 _MOST_ROWS = 512
@@ -124,7 +124,7 @@ def _page(exploration: Exploration, content: bytes, n_prompts: int) -> str:
 
 
 def _interval(row: Any) -> str:
-    return f"{number(row['ci_low'])} to {number(row['ci_high'])}" if np.isfinite(row["ci_low"]) else ""
+    return bracketed(row["ci_low"], row["ci_high"], number) if np.isfinite(row["ci_low"]) else ""
 
 
 def _made(exploration: Exploration) -> list[str]:

@@ -18,6 +18,7 @@ from plotly.subplots import make_subplots
 from interp.figures.intervals import interval_bars, interval_lines
 from interp.figures.style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, TEMPLATES, color_scale, finish, wrapped
 from interp.figures.views import TokenView, head_label
+from interp.statistics.estimates import Estimate
 
 __all__ = [
     "TEMPLATES",
@@ -231,9 +232,13 @@ def _other_measures(frame: pd.DataFrame) -> list[str]:
     return [column for column in frame if f"{column}_ci_low" in frame]
 
 
+def _ends(name: str) -> tuple[str, str]:
+    return f"{name}_ci_low", f"{name}_ci_high"
+
+
 def _interval(rows: pd.DataFrame, name: str) -> dict | None:
     """Error bars from the interval of a measure; the ranked score's columns are plain ci_low and ci_high."""
-    low, high = ("ci_low", "ci_high") if name == "score" else (f"{name}_ci_low", f"{name}_ci_high")
+    low, high = ("ci_low", "ci_high") if name == "score" else _ends(name)
     if low not in rows or rows[low].isna().any():
         return None
     bars = {"array": rows[high] - rows[name], "arrayminus": rows[name] - rows[low], "symmetric": False}
@@ -242,12 +247,14 @@ def _interval(rows: pd.DataFrame, name: str) -> dict | None:
 
 def _hover(row: dict, examples: np.ndarray | None = None) -> str:
     lines = [f"<b>{row['label']}</b>  rank {row['rank']}"]
-    lines.append(f"score {row['score']:+.4g}  [{row['ci_low']:+.3g}, {row['ci_high']:+.3g}]")
+    lines.append(f"score {Estimate.from_row(row, 'score', ('ci_low', 'ci_high')):+.3g}")
     tested = "" if np.isnan(row["p"]) else f"p {row['p']:.2g}, q {row['q']:.2g}, "
     lines.append(f"{tested}n {row['n']}")
     for name in (name for name in row if f"{name}_ci_low" in row):
         verdict = row.get(f"{name}_verdict")
-        lines.append(f"{html.escape(name)} {row[name]:+.4g}" + (f", {verdict}" if verdict else ""))
+        lines.append(
+            f"{html.escape(name)} {Estimate.from_row(row, name, _ends(name)):+.3g}{f', {verdict}' * bool(verdict)}"
+        )
     if examples is not None:
         lines.append(examples[row["layer"], row["head"]])
     return "<br>".join(lines)

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.figures.style import GREY, finish, wrapped
+from interp.statistics.estimates import Estimate
 
 _GROUP_COLORS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"]
 _GROUP_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "x", "star", "triangle-down"]
@@ -263,10 +264,8 @@ def _interval_hover(
     for row in rows.to_dict("records"):
         head = [html.escape(str(row[x])) if isinstance(row[x], str) else f"{_label(x, labels)} {row[x]}"]
         head += [html.escape(str(row[color]))] if color else []
-        value = "not defined" if pd.isna(row[y]) else f"{row[y]:.3g}"
-        interval = "" if pd.isna(row[low]) or pd.isna(row[high]) else f"  [{row[low]:.3g}, {row[high]:.3g}]"
         n = f"<br>n {row['n']:g}" if "n" in row and not pd.isna(row["n"]) else ""
-        texts.append(f"<b>{', '.join(head)}</b><br>{_label(y, labels)} {value}{interval}{n}")
+        texts.append(f"<b>{', '.join(head)}</b><br>{_label(y, labels)} {Estimate(row[y], row[low], row[high]):.3g}{n}")
     return texts
 
 

@@ -48,8 +48,9 @@ def resolve_answers(
             found += [_after(tokenizer, prompt, lead + word.strip()) for lead in ("", " ")]
         usable = [t for t in found if t is not None]
         if not usable:
+            ending = f"prompt {prompt.id!r}" if prompt.id else f"the prompt ending {prompt.text[-20:]!r}"
             raise ValueError(
-                f"the answer {word!r} has no token of its own after the prompt ending {prompt.text[-20:]!r}: it "
+                f"the answer {word!r} has no token of its own after {ending}: it "
                 "merges with the prompt's last token or begins with a bare space. Try forms='both' or another word."
             )
         usable = [t for t in usable if t != unknown]

@@ -17,7 +17,7 @@ from interp.prompts.chat_templates import (
 )
 from interp.prompts.fits import require_fits
 from interp.prompts.pictures import encode, image_token
-from interp.prompts.prompt import CharSpan, Prompt, SpanLike
+from interp.prompts.prompt import CharSpan, Prompt, SpanLike, called
 from interp.prompts.reader import Reader
 from interp.vision import TOKEN_INPUTS, Encoded, ImageLike
 
@@ -85,7 +85,7 @@ def build_prompt(
                 f"the text holds the image token {image_token(model)!r}, and the chat template places the picture too. "
                 "Leave it out, or use chat=False."
             )
-        (whole, start), lead = template.render(text, system), None if reply else template.lead(system)
+        (whole, start), lead = template.render(text, system, id), None if reply else template.lead(system)
     else:
         _require_no_template(system, template_arguments)
         whole, start = text, 0
@@ -128,7 +128,7 @@ def build_prompt(
         located[name] = _tokens_in(offsets, [(moved(start + low), moved(start + high)) for low, high in parts])
         if not located[name]:
             raise ValueError(
-                f"span {name!r} ({parts}) holds no token of the text {text[:60]!r}: it is empty, or the tokenizer "
+                f"span {name!r} ({parts}) holds no token of the text {called(id, text)}: it is empty, or the tokenizer "
                 "keeps nothing of it. Widen it."
             )
     prompt = Prompt(

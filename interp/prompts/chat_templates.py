@@ -17,6 +17,8 @@ from typing import Any
 from jinja2 import Environment, TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension
 
+from interp.prompts.prompt import called
+
 System = str | bool | None
 """A system message; None leaves it to the template; False asks for none (True is refused)."""
 
@@ -122,7 +124,7 @@ class ChatTemplate:
     pictured: bool | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
 
-    def render(self, text: str, system: System = None) -> tuple[str, int]:
+    def render(self, text: str, system: System = None, id: str = "") -> tuple[str, int]:
         """The text for one user message, ready for the reply, and where the message starts in it.
 
         The template is taken apart by rendering a sentinel instead of the message, so the position is right even when
@@ -138,8 +140,8 @@ class ChatTemplate:
             kept = kept or rendered == text.join(self._apart(system))
         if not kept:
             raise ValueError(
-                f"the chat template alters the message {text[:60]!r} (by stripping spaces at its ends, for example), "
-                "so character positions would be off. Give the text as the template keeps it."
+                f"the chat template alters the message {called(id, text)} (by stripping spaces at its ends, for "
+                "example), so character positions would be off. Give the text as the template keeps it."
             )
         return head + text + tail, len(head)
 

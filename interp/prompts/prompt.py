@@ -14,6 +14,11 @@ SpanLike = CharSpan | Sequence[CharSpan]
 """Half-open character range(s) in the user's text."""
 
 
+def called(id: str, text: str) -> str:
+    """A prompt as errors call it: by its id; only where it has none by how its text begins, which may be harmful."""
+    return f"of prompt {id!r}" if id else repr(text[:60])
+
+
 @public
 @made_by("model.prompt(text)")
 @dataclass(frozen=True, repr=False)

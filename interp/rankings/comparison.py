@@ -45,7 +45,8 @@ class RankingComparison(Result, report="interp.rankings.comparison_report"):
     a reliability is unknown or not above 0. overlap: heads that the first k of both share, with the count expected by
     chance and its hypergeometric p. rbo: rank-biased overlap at p = 0.9, which weighs the top; rbo_expected and rbo_p
     are its mean and the share at least as high over 2,000 random orders. n_shared: examples that both rankings scored,
-    drawn together. unlike: in what the provenance of the two differs, in words.
+    drawn together. n_examples: of the ranking that has fewer; below 10 no verdict is given. unlike: in what the
+    provenance of the two differs, in words.
 
     Misleads: heads of one model are not independent, so spearman_p, overlap.p and rbo_p are too small. Examples that
     both rankings scored have common noise: the correlation may then pass the ceiling.
@@ -66,6 +67,7 @@ class RankingComparison(Result, report="interp.rankings.comparison_report"):
     rbo_expected: float
     rbo_p: float
     n_shared: int
+    n_examples: int
     n_heads: int
     unlike: tuple[str, ...]
     provenance: Mapping[str, Any]
@@ -128,6 +130,7 @@ def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
         rbo_expected=float(by_chance.mean()),
         rbo_p=float((1 + (by_chance >= rbo - 1e-12).sum()) / (1 + len(by_chance))),
         n_shared=len(set(a.example_ids) & set(b.example_ids)),
+        n_examples=min(a.n_examples, b.n_examples),
         n_heads=len(order_a),
         unlike=tuple(differences(a, b)),
         provenance=compared_provenance({"a": a, "b": b}, {"k": k}),

@@ -31,20 +31,22 @@ def findings_of(found: ComparedRankings | RankingComparison) -> Findings:
     if isinstance(found, RankingComparison):
         tables = {HEADS: _noted(found.to_frame(), _COLUMNS)}
         return Findings("Two head rankings compared", [by_head(found)], tables, {}, found.provenance)
-    tables, figures = {}, {MAPS: partial(_maps, found)}
+    tables, figures = {}, {MAPS: partial(_maps, found)} if found.ordered else {}
     if found.pairs:
         tables[HEADS] = _noted(found.to_frame().drop(columns=_IN_GIVEN), _COLUMNS)
         figures |= _rank_lines(found)
         moved, per_pair = found.moved(), max(1, _ROWS // len(found.pairs))
-        shown = moved.groupby(["a", "b"], sort=False).head(per_pair).reset_index(drop=True)
-        tables[MOVED] = _noted(
-            shown,
-            "Those that surely moved first, then by the size of the change. Rank 1 is the highest score; a change "
-            "below 0 is towards the top. Ranks in the middle, where scores are nearly equal, change easily.",
-        )
+        if len(moved):
+            tables[MOVED] = _noted(
+                moved.groupby(["a", "b"], sort=False).head(per_pair).reset_index(drop=True),
+                "Those that surely moved first, then by the size of the change. Rank 1 is the highest score; a change "
+                "below 0 is towards the top. Ranks in the middle, where scores are nearly equal, change easily.",
+            )
     if found.depth:
         profiles = found.profiles()
-        figures[DEPTH] = partial(comparison_figures.profile_lines, profiles, KINDS, found.same_scale)
+        drawn = profiles[profiles["ranking"].isin(found.ordered)]
+        if len(drawn):
+            figures[DEPTH] = partial(comparison_figures.profile_lines, drawn, KINDS, found.same_scale)
         tables[DEPTH] = _noted(
             found.by_depth(),
             f"Correlation of two profiles over {found.n_bins} bins of depth. chance from, to: 95 % of the "
@@ -60,7 +62,7 @@ def findings_of(found: ComparedRankings | RankingComparison) -> Findings:
 def _maps(found: ComparedRankings) -> go.Figure:
     scale = "One colour scale." if found.same_scale else "Different quantities: each has its own colour scale."
     note = {"note": f"{scale} Equal relative depth is at equal height."}
-    return comparison_figures.heatmaps(found.rankings, found.same_scale).update_layout(meta=note)
+    return comparison_figures.heatmaps(found.ordered, found.same_scale).update_layout(meta=note)
 
 
 def _rank_lines(found: ComparedRankings) -> dict[str, Callable[[], go.Figure]]:
@@ -68,7 +70,9 @@ def _rank_lines(found: ComparedRankings) -> dict[str, Callable[[], go.Figure]]:
     shapes = dict.fromkeys(found.rankings[pair.a].scores.shape[1:] for pair in found.pairs)
     figures = {}
     for n_layers, n_heads in shapes:
-        alike = {name: r for name, r in found.rankings.items() if r.scores.shape[1:] == (n_layers, n_heads)}
+        alike = {name: r for name, r in found.ordered.items() if r.scores.shape[1:] == (n_layers, n_heads)}
+        if len(alike) < 2:
+            continue
         name = HEADS if len(shapes) == 1 else f"{HEADS}, {n_layers} layers of {n_heads}"
         figures[name] = partial(_lines, alike, found.k)
     return figures

@@ -28,6 +28,7 @@ _ONE_NUMBER = (
     "Made from a table with one number for each head, without single examples: there are no intervals, no p-values and "
     "no reliability."
 )
+_NO_EXAMPLES = "all examples"  # the id that stands for them all there
 _RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
 
 
@@ -161,6 +162,12 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     def other_controls(self) -> tuple[str, ...]:
         """The controls that can speak of this order: all but the ranked score itself."""
         return tuple(name for name in self.controls if name != self.score)
+
+    @property
+    def is_too_few(self) -> bool:
+        """Whether there are too few examples (under 10) to say which heads come first: sentences then name none, and a
+        report has no figures. A table with one number for each head says nothing of examples, and is taken as it is."""
+        return self.n_examples < statistics.FEWEST and self.example_ids != (_NO_EXAMPLES,)
 
     @property
     def n_sign_flips(self) -> int:
@@ -318,7 +325,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
             )
         has_examples = "example" in frame.columns
         layers, heads = (_whole_numbers(frame[column]) for column in ("layer", "head"))
-        examples = frame["example"].astype(str) if has_examples else pd.Series("all examples", index=frame.index)
+        examples = frame["example"].astype(str) if has_examples else pd.Series(_NO_EXAMPLES, index=frame.index)
         ids = tuple(dict.fromkeys(examples))
         shape = (len(ids), int(layers.max()) + 1, int(heads.max()) + 1)
         cells = (examples.map({name: i for i, name in enumerate(ids)}).to_numpy(), layers, heads)
@@ -360,7 +367,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         values = self.scores.astype(np.float64).mean(axis=0)
         return figures.head_heatmap(
             values,
-            title=f"Mean {self.score} of each head",
+            title=f"Mean {self.score} of each head{self._few()}",
             unit=self.measure.meaning,
             hover=self._frame,
             examples=self._strongest_examples(texts),
@@ -372,8 +379,11 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         """The k best heads as bars with their intervals; the other measures as markers. texts: as in `plot`."""
         from interp.figures import heads as figures
 
-        title = f"{self.score}: the first {k} heads"
+        title = f"{self.score}: the first {k} heads{self._few()}"
         return figures.ranked_bars(self._frame, k, title, self.score, self._strongest_examples(texts))
+
+    def _few(self) -> str:
+        return f" (n = {self.n_examples}: too few to order heads)" if self.is_too_few else ""
 
     def _strongest_examples(self, texts: Mapping[str, str] | None) -> np.ndarray | None:
         from interp.figures import heads as figures
@@ -391,9 +401,9 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         return f"HeadRanking: {import_module('interp.rankings.report').headline(self)}"
 
     def _repr_html_(self) -> str:
-        first = html.escape(import_module("interp.rankings.report").headline(self))
-        heading = f"<p><b>{first}</b></p><p>The first 10 heads:</p>"
-        return heading + self.top(10).to_html(index=False, float_format="{:.4g}".format)
+        first = f"<p><b>{html.escape(import_module('interp.rankings.report').headline(self))}</b></p>"
+        table = self.top(0 if self.is_too_few else 10).to_html(index=False, float_format="{:.4g}".format)
+        return first if self.is_too_few else f"{first}<p>The first 10 heads:</p>{table}"
 
 
 def sign_verdict(

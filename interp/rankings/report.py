@@ -21,6 +21,7 @@ from interp.rankings.stability import consensus
 from interp.reports import Card, Figures, Findings, model_name, number, with_mass
 
 HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
+UNORDERED = "Heads, in no order"
 CONTROLS, OTHERS, MEASURES, STABILITY = "Controls", "Other measures", "Measures", "Stability"
 _KEEPERS = 20  # of so many top heads the report lists those that keep their sign under every control
 
@@ -31,11 +32,11 @@ def findings_of(ranking: HeadRanking) -> Findings:
         title=str(ranking.provenance.get("title") or f"Attention heads ranked by {ranking.score}"),
         statement=statement(ranking),
         tables=_tables(ranking),
-        figures=_figures(ranking),
+        figures={} if ranking.is_too_few else _figures(ranking),
         provenance=ranking.provenance,
         answer=plain_answer(ranking),
         cards=_cards(ranking),
-        views=ranking.views,
+        views=() if ranking.is_too_few else ranking.views,  # they show the first heads
     )
 
 
@@ -75,27 +76,30 @@ def _cards(ranking: HeadRanking) -> tuple[Card, ...]:
 def headline(ranking: HeadRanking) -> str:
     """The first sentence: which head is the highest. Quick: the statistics of the others are not computed for it."""
     means = ranking.scores.mean(axis=0, dtype=np.float64)
+    if ranking.is_too_few:
+        return (
+            f"{model_name(ranking.provenance)}: too few examples (n = {ranking.n_examples}; expected "
+            f"{statistics.FEWEST} or more) to say which of {means.size} heads has the highest mean {ranking.score}."
+        )
     layer, head = map(int, np.unravel_index(means.argmax(), means.shape))
-    interval = ""
-    if ranking.n_examples > 1:
-        low, high = statistics.mean_interval(ranking.scores[:, layer, head])
-        interval = f", 95 % interval {number(float(low))} to {number(float(high))}"
+    low, high = statistics.mean_interval(ranking.scores[:, layer, head])
+    highest = statistics.Estimate(float(means.max()), float(low), float(high))
     return (
         f"{model_name(ranking.provenance)}, {ranking.n_examples} examples: of {means.size} heads, "
-        f"{head_label(layer, head)} has the highest mean {ranking.score}, {number(float(means.max()))}{interval}."
+        f"{head_label(layer, head)} has the highest mean {ranking.score}, {highest.written(number)}."
     )
 
 
 def statement(ranking: HeadRanking) -> list[str]:
     """What the numbers say, as sentences."""
     sentences = [headline(ranking)]
-    last = ranking.to_frame().iloc[-1]
-    if ranking.measure.is_signed and last.ci_high < ranking.measure.base and ranking.n_layers * ranking.n_heads > 1:
-        which = "most negative" if ranking.measure.base == 0 else "lowest"
-        sentences.append(
-            f"The {which} is {last.label}, {number(last.score)}, 95 % interval {number(last.ci_low)} to "
-            f"{number(last.ci_high)}."
-        )
+    if ranking.is_too_few:
+        return with_mass(sentences, ranking.provenance)
+    last, base = ranking.to_frame().iloc[-1], ranking.measure.base
+    lowest = statistics.Estimate.from_row(last, "score", ("ci_low", "ci_high"))
+    if ranking.measure.is_signed and lowest.side_of(base) < 0 and ranking.n_layers * ranking.n_heads > 1:
+        which = "most negative" if base == 0 else "lowest"
+        sentences.append(f"The {which} is {last.label}, {lowest.written(number)}.")
     sentences += [*_control_sentences(ranking), *_other_measure_sentences(ranking)]
     beside = ranking.provenance.get("beside", [])  # what the ranking does not see, said by what made it
     sentences += [_tested_sentence(ranking), _reliability_sentence(ranking)]
@@ -245,6 +249,11 @@ def _plot_against(ranking: HeadRanking, x: str, y: str) -> go.Figure:
 
 def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
     frame = ranking.to_frame()
+    measures = pd.DataFrame([measure.row() for measure in ranking.descriptions.values()])
+    if ranking.is_too_few:
+        unordered = frame.sort_values(["layer", "head"]).drop(columns=["rank", "p", "q"])
+        unordered.attrs = {"note": "In no order: there are too few examples for one.", "rows": len(frame)}
+        return {UNORDERED: unordered.reset_index(drop=True), MEASURES: measures}
     frame.attrs = {"note": _table_note(ranking, len(frame)), "rows": len(frame)}
     tables = {TABLE: frame}
     summary, notes = control_summary(ranking), dict(zip((CONTROLS, OTHERS), _summary_notes(ranking), strict=True))
@@ -255,8 +264,7 @@ def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
             tables[name].attrs["note"] = notes[name]
     if ranking.n_examples >= statistics.FEWEST:
         tables[STABILITY] = _stability(ranking)
-    tables[MEASURES] = pd.DataFrame([measure.row() for measure in ranking.descriptions.values()])
-    return tables
+    return tables | {MEASURES: measures}
 
 
 def _stability(ranking: HeadRanking) -> pd.DataFrame:
@@ -292,8 +300,8 @@ def _table_note(ranking: HeadRanking, n_heads: int) -> str:
             "includes zero."
         )
     said.append(
-        "Reliability: Spearman correlation between random halves of the examples (50 splits), middle 95 % of the "
-        f"splits {number(reliability.low)} to {number(reliability.high)}. arrays.safetensors has each example's values."
+        "Reliability: Spearman correlation between random halves of the examples, mean and middle 95 % of 50 splits: "
+        f"{statistics.Estimate(*reliability[:3]).written(number)}. arrays.safetensors has each example's values."
     )
     return " ".join(said)
 

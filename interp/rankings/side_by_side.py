@@ -71,14 +71,22 @@ class ComparedRankings(Result, report="interp.rankings.comparison_report", figur
             parts.append(part)
         return pd.concat(parts, ignore_index=True)
 
+    @property
+    def ordered(self) -> dict[str, HeadRanking]:
+        """The rankings that have examples enough for an order; only these are drawn."""
+        return {name: ranking for name, ranking in self.rankings.items() if not ranking.is_too_few}
+
     def moved(self) -> pd.DataFrame:
-        """`interp.rankings.comparison.moved_heads` of each pair of one shape, after the columns a and b."""
+        """`interp.rankings.comparison.moved_heads` of each pair of one shape that has examples enough, after the
+        columns a and b."""
         return self._moved.copy()
 
     @cached_property
     def _moved(self) -> pd.DataFrame:
         parts = []
         for pair in self.pairs:
+            if not {pair.a, pair.b} <= self.ordered.keys():
+                continue
             part = moved_heads(self.rankings[pair.a], self.rankings[pair.b]).drop(columns=["layer", "head"])
             part.insert(0, "a", pair.a)
             part.insert(1, "b", pair.b)
@@ -96,6 +104,10 @@ class ComparedRankings(Result, report="interp.rankings.comparison_report", figur
             row |= {"n_examples": ranking.n_examples, "layers": ranking.n_layers, "heads_a_layer": ranking.n_heads}
             row |= {"reliability": ranking.reliability.spearman_brown, "best_head": head_label(*best)}
             row |= {"its_score": means[best], "its_score_low": float(low), "its_score_high": float(high)}
+            if ranking.is_too_few:
+                row |= {"best_head": "too few examples"} | dict.fromkeys(
+                    ("its_score", "its_score_low", "its_score_high"), np.nan
+                )
             rows.append(
                 row | {"largest": float(np.abs(means).max()), "run": str(ranking.provenance.get("run_id") or "")}
             )

@@ -31,6 +31,7 @@ from interp.reports.mass import with_mass
 from interp.reports.page import figure_entry, number, render_page
 from interp.reports.tables import is_missing, read_table, stored_table, tidy
 from interp.reports.token_views import shown_view
+from interp.statistics import bracketed
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -257,12 +258,13 @@ def _shown_table(table: pd.DataFrame) -> dict[str, Any]:
             }
         )
         low, high = intervals.get(name, (None, None))
-        lows = [_cell(value) for value in shown[low]] if low else [""] * len(shown)
-        highs = [_cell(value) for value in shown[high]] if high else [""] * len(shown)
+        below = [""] * len(shown)
+        if low:
+            below = [_ends(*row) for row in zip(shown[name], shown[low], shown[high], strict=True)]
         sort_keys = [""] * len(shown) if is_text else [_sort_key(value) for value in shown[name]]
         cells.append([
-            {"text": text, "interval": f"{a} to {b}" if a and text != "–" and (a, b) != ("–", "–") else "", "key": key}
-            for text, a, b, key in zip(texts, lows, highs, sort_keys, strict=True)
+            {"text": text, "interval": interval, "key": key}
+            for text, interval, key in zip(texts, below, sort_keys, strict=True)
         ])  # fmt: skip
     return {
         "columns": columns,
@@ -319,8 +321,13 @@ def _cell(value: Any, column: str = "") -> str:
 
 
 def _card(card: Card) -> dict[str, str]:
-    interval = f"{number(card.low)} to {number(card.high)}" if math.isfinite(card.low) else ""
+    interval = bracketed(card.low, card.high, number) if math.isfinite(card.low) else ""
     return {"name": card.name, "value": _cell(card.value), "note": ", ".join(filter(None, (interval, card.note)))}
+
+
+def _ends(value: Any, low: Any, high: Any) -> str:
+    """What stands below a value: its interval, nothing where there is none."""
+    return "" if is_missing(value) or (is_missing(low) and is_missing(high)) else bracketed(low, high, _cell)
 
 
 def _sort_key(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from interp.records.writing import write_atomically
+from interp.statistics import Estimate
 
 
 def write_page(path: Path, title: str, content: Mapping[str, list[str] | pd.DataFrame]) -> None:
@@ -45,10 +46,8 @@ def cells(frame: pd.DataFrame) -> dict[str, list[str]]:
             continue
         if all(end in frame for end in ends):
             low, high = (frame[end] for end in ends)
-            shown[str(column)] = [
-                text(v) if text(v) == "–" else f"{text(v)} [{text(a)}, {text(b)}]"
-                for v, a, b in zip(frame[column], low, high, strict=True)
-            ]
+            rows = zip(frame[column], low, high, strict=True)
+            shown[str(column)] = [Estimate(*row).written(text, unknown="–") for row in rows]
         else:
             shown[str(column)] = [text(v) for v in frame[column]]
     return shown

@@ -91,7 +91,8 @@ class Result:
         figures = self.to_findings().figures
         name = name or self._figure or next(iter(figures), "")
         if name not in figures:
-            raise KeyError(f"{type(self).__name__} has no figure {name!r}; it has {list(figures)}.")
+            why = "" if figures else f" {self.statement()[0]}"
+            raise KeyError(f"{type(self).__name__} has no figure {name!r}; it has {list(figures)}.{why}")
         return figures[name]
 
     @keeps_work

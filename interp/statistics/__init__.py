@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         FEWEST as FEWEST,
         FEWEST_DRAWS as FEWEST_DRAWS,
         Claim as Claim,
+        measured as measured,
+        too_few as too_few,
     )
     from interp.statistics.estimates import (
         CONFIDENCE as CONFIDENCE,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         UNKNOWN as UNKNOWN,
         Estimate as Estimate,
         Interval as Interval,
+        bracketed as bracketed,
         group_sums as group_sums,
     )
     from interp.statistics.means import (

@@ -15,6 +15,24 @@ FEWEST_DRAWS = 19  # of what means nothing: with fewer, none of which does as mu
 Verdict = Literal["too few", "too few draws", "above", "below", "not shown to differ"]
 
 
+def too_few(n: int, fewest: int = FEWEST) -> str:
+    """What is said in place of a number.
+
+    >>> too_few(4)
+    'too few (n = 4; expected 10 or more)'
+    """
+    return f"too few (n = {n}; expected {fewest} or more)"
+
+
+def measured(estimate: Estimate, n: int, form: str = ".2f") -> str:
+    """A number of ``n`` examples with its interval, for a sentence; of too few only that they are.
+
+    >>> measured(Estimate(0.8, 0.49, 0.94), 10, ".0%"), measured(Estimate(1.0, 0.5, 1.0), 4, ".0%")
+    ('80% [49%, 94%]', 'too few (n = 4; expected 10 or more)')
+    """
+    return f"{estimate:{form}}" if n >= FEWEST else too_few(n)
+
+
 @dataclass(frozen=True)
 class Claim:
     """What a number says of a sentence: whether its interval leaves out the value that would mean nothing.
@@ -53,9 +71,7 @@ class Claim:
             return "too few draws"
         if np.isfinite(self.p) and self.p > ALPHA + 1e-9:
             return "not shown to differ"
-        if self.estimate.low > self.null:
-            return "above"
-        return "below" if self.estimate.high < self.null else "not shown to differ"
+        return {1: "above", -1: "below", 0: "not shown to differ"}[self.estimate.side_of(self.null)]
 
     @property
     def is_shown(self) -> bool:
@@ -70,7 +86,7 @@ class Claim:
     def finding(self) -> str:
         """The number and the verdict, to go on a sentence with: '0.47 [0.06, 0.83], not shown to differ from 0.50'."""
         if self.verdict == "too few":
-            return f"too few (n = {self.n}; expected {self.fewest} or more)"
+            return too_few(self.n, self.fewest)
         if self.verdict == "too few draws":
             return f"{self.estimate:{self.form}}, too few draws ({self.draws}; expected {FEWEST_DRAWS} or more)"
         null = self.against or f"{self.null:{self.form.replace('+', '')}}"

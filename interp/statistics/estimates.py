@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from interp.door import as_items, as_numbers, as_real
 
@@ -20,6 +19,15 @@ class Interval(NamedTuple):
 
     low: Float[np.ndarray, "*cell"]
     high: Float[np.ndarray, "*cell"]
+
+
+def bracketed(low: float, high: float, number: Callable[[float], str]) -> str:
+    """Both ends in brackets, by what writes one number. Every interval of a text, a table or a figure is written here.
+
+    >>> bracketed(0.49, 0.94, "{:.1f}".format)
+    '[0.5, 0.9]'
+    """
+    return f"[{number(low)}, {number(high)}]"
 
 
 class Estimate(NamedTuple):
@@ -63,12 +71,31 @@ class Estimate(NamedTuple):
         """``name``, ``name_low`` and ``name_high``, for a row of a table."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
-    def __format__(self, form: str) -> str:
+    def side_of(self, null: float) -> Literal[-1, 0, 1]:
+        """1 where the whole interval lies above ``null``, -1 where below; 0 where it holds it, or is not known.
+
+        >>> Estimate(0.3, 0.1, 0.5).side_of(0), Estimate(0.3, 0.1, 0.5).side_of(0.2), UNKNOWN.side_of(0)
+        (1, 0, 0)
+        """
+        if not self.is_known:
+            return 0
+        return 1 if self.low > null else -1 if self.high < null else 0
+
+    def written(self, number: Callable[[float], str], unknown: str = "not known") -> str:
+        """The value and its interval; the value alone where there is no interval.
+
+        Args:
+            number: writes one number, where a format such as ".2f" would not do.
+            unknown: what stands for a value that is not known.
+        """
         if not np.isfinite(self.value):
-            return "not known"
-        if not np.isfinite([self.low, self.high]).all():
-            return f"{self.value:{form}}"
-        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+            return unknown
+        if not self.is_known:
+            return number(self.value)
+        return f"{number(self.value)} {bracketed(self.low, self.high, number)}"
+
+    def __format__(self, form: str) -> str:
+        return self.written(lambda value: f"{value:{form}}")
 
 
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
@@ -76,6 +103,8 @@ UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 def quantile_of(confidence: float, degrees: float = np.inf) -> float:
     """Half the width of the central ``confidence`` of a standard normal, or of Student's t."""
+    from scipy import stats
+
     return float(stats.t.ppf((1 + confidence) / 2, degrees))
 
 

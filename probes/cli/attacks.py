@@ -9,7 +9,7 @@ from probes.cli.estimate import Cost
 from probes.cli.harmfulness import BY_KIND, observed_cost
 from probes.cli.options import ChatModel
 from probes.cli.requests import EarlierRequests, RequestData, only_kind
-from probes.cli.study import ReportWithReplies, Shown, Study, print_result, say
+from probes.cli.study import ReportWithReplies, Shown, Study, print_result, say, with_caveats
 from probes.cli.vocabulary import FILES
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def jailbreaks(
     asked = f"{asking.said()}; {len(texts)} jailbreaks"
     found = study.run(work, asked, folders, cost=cost, template_arguments=asking.template)
     by_kind = [BY_KIND] if asking.by == "kind" else []
-    print_result([*by_kind, *found.statement()], [], folders, as_json)
+    print_result(with_caveats(found.statement(), by_kind), [], folders, as_json)
 
 
 def suffixes(
@@ -175,4 +175,4 @@ def fine_tuning(
     cost = observed_cost(asking, passes=2 * conditions + trained, new_tokens=new_tokens)
     found = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
     by_kind = [BY_KIND] if asking.by == "kind" else []
-    print_result([*by_kind, *found.statement()], [], folders, as_json)
+    print_result(with_caveats(found.statement(), by_kind), [], folders, as_json)

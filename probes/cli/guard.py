@@ -149,6 +149,7 @@ def predict(
     text: Annotated[list[str] | None, Option("A request; may be repeated.")] = None,
     as_json: bool = False,
     model: Annotated[str | None, Option("The model that the guard was fitted on.", shown="by the name it had")] = None,
+    include_replies: bool = False,
     batch_size: int = 16,
     dtype: Annotated[str | None, Option("float32, bfloat16, float16 or auto.", shown="the guard's")] = None,
     device: str | None = None,
@@ -156,6 +157,7 @@ def predict(
     """Which requests are harmful, by a saved guard: one line each, with its score (at least 0: harmful).
 
     What the guard's own test on other requests says of it is said first (on stderr with --json).
+    Requests are named by their ids or lines; their texts are withheld unless asked for.
     """
     reading = read_as(format, column)
     if file is None and reading:
@@ -186,18 +188,19 @@ def predict(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GuardWarning)  # it was said above
         scores = fitted.set_params(batch_size=batch_size).decision_function(texts)
+    shown = [{"text": t} if include_replies else {} for t in texts]
     if as_json:
         rows = [
-            {"id": i, "text": t, "harmful": bool(s >= 0), "score": float(s)}
-            for i, t, s in zip(ids, texts, scores, strict=True)
+            {"id": i, **text, "harmful": bool(s >= 0), "score": float(s)}
+            for i, text, s in zip(ids, shown, scores, strict=True)
         ]
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     table = Table(title=f"Latent Guard ({fitted.rule_}) of {of['name']}", title_justify="left")
-    for column in ("id", "request", "verdict", "score"):
+    for column in ("request", *shown[0], "verdict", "score"):
         table.add_column(column, justify="right" if column == "score" else "left", overflow="fold")
-    for i, t, s in zip(ids, texts, scores, strict=True):
-        table.add_row(Text(i), Text(t), "harmful" if s >= 0 else "harmless", f"{s:+.4f}")
+    for i, text, s in zip(ids, shown, scores, strict=True):
+        table.add_row(Text(i), *map(Text, text.values()), "harmful" if s >= 0 else "harmless", f"{s:+.4f}")
     Console().print(table)
 
 

@@ -14,7 +14,7 @@ from probes.cli.declaring import Option, taken
 from probes.cli.estimate import Cost
 from probes.cli.options import ChatModel
 from probes.cli.requests import Asking, EarlierRequests, GroupedRequests, first_of, only_kind
-from probes.cli.study import ReportWithReplies, Shown, Study, print_ranking, print_result
+from probes.cli.study import ReportWithReplies, Shown, Study, print_ranking, print_result, with_caveats
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -52,7 +52,7 @@ def harmfulness_directions(
         folders,
         cost=observed_cost(asking, passes=5),
     )
-    print_result([*behaviour.statement(), *found.statement], [], folders, as_json)
+    print_result([*found.statement, *behaviour.statement()], [], folders, as_json)
 
 
 def _fit(loaded: Model, study: Study, asking: Asking, batch_size: int):
@@ -87,7 +87,7 @@ def _fit(loaded: Model, study: Study, asking: Asking, batch_size: int):
     findings = _with_origin(fitted.to_findings(held_out), study, asking)
     findings = replace(
         findings,
-        statement=[*_by_kind(asking), *findings.statement],
+        statement=with_caveats(findings.statement, _by_kind(asking)),
         tables={**findings.tables, "Separation by position": by_position},
     )
     findings.save(study.out, overwrite=study.overwrite)
@@ -175,7 +175,7 @@ def steer(
     tested = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
     columns = {"kind": "requests", "arm": "arm", "condition": "beside", "n": "n", "refusal_rate": "refused"}
     shown = [Shown("arms", tested.comparison(), columns | {"change": "change"}, "Requests that chose nothing")]
-    print_result([*_by_kind(asking), *tested.statement()], shown, folders, as_json)
+    print_result(with_caveats(tested.statement(), _by_kind(asking)), shown, folders, as_json)
 
 
 def _save_steerings(study: SteeringStudy, fitted: HarmfulDirections, folder: Path) -> None:
@@ -246,7 +246,7 @@ def inversion(
 
     cost = observed_cost(asking, passes=len(asked) * (9 + 8 * (options["n_random"] + options["n_shuffled"] + 1) / 2))
     found = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
-    print_result([*_by_kind(asking), *found.statement()], [], folders, as_json)
+    print_result(with_caveats(found.statement(), _by_kind(asking)), [], folders, as_json)
 
 
 def refusal_writers(

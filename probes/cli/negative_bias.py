@@ -354,7 +354,8 @@ def knowledge(
             "verdict": "verdict",
         }
         tables.append(Shown("claims", claims, shown, "The claims of arXiv 2511.10881"))
-    print_result([], tables, folders, as_json)
+    said = [*known.statement(), *(by_scenario.statement() if by_scenario is not None else [])]
+    print_result(said, tables, folders, as_json)
 
 
 def _both_answers(questions: Sequence[Question], source: str) -> Sequence[Question]:

@@ -119,6 +119,11 @@ def say_where(*folders: Path) -> None:
     say(*(f"report: {folder / 'report.html'}" for folder in folders))
 
 
+def with_caveats(statement: Sequence[str], caveats: Sequence[str]) -> list[str]:
+    """What was found, and right after the verdict what a command did otherwise than usual."""
+    return [*statement[:1], *caveats, *statement[1:]]
+
+
 def print_result(
     statement: Sequence[str], tables: Sequence[Shown], folders: Sequence[Path] = (), as_json: bool = False
 ) -> None:
@@ -139,14 +144,18 @@ def print_result(
 
 
 def print_ranking(
-    ranking: HeadRanking, folders: Sequence[Path], as_json: bool, statement: Sequence[str] = (), k: int = 10
+    ranking: HeadRanking, folders: Sequence[Path], as_json: bool, caveats: Sequence[str] = (), k: int = 10
 ) -> None:
-    """The first heads of a ranking, and where its report is; as JSON, the table "top_heads" of `HeadRanking.top`."""
+    """What a ranking says, its first heads, and where its report is; as JSON, the table "top_heads" of
+    `HeadRanking.top`. Of too few examples there is no order, and no heads are named."""
+    statement = with_caveats(ranking.statement(), caveats)
+    k = 0 if ranking.is_too_few else k
     if as_json:
         print_result(statement, [Shown("top_heads", ranking.top(k), {}, "")], folders, as_json)
         return
     print_statement(statement)
-    print_top(ranking, k)
+    if k:
+        print_top(ranking, k)
     say_where(*folders)
 
 
@@ -179,15 +188,19 @@ def print_whole(table: Table) -> None:
 
 
 def print_top(ranking: HeadRanking, k: int = 10) -> None:
-    """The first heads of a ranking, with the means of its other measures."""
+    """The first heads of a ranking with their 95 % intervals, and the means of its other measures."""
+    from interp.statistics import Estimate
+
     others = [m for m in ranking.measures if m != ranking.score]
-    table = Table(title=f"Top {k} heads by {ranking.score}, n = {ranking.n_examples}", title_justify="left")
+    table = Table(
+        title=f"Top {k} heads by {ranking.score}, n = {ranking.n_examples}, 95 % intervals", title_justify="left"
+    )
     table.add_column("head")
-    for column in (ranking.score, "95 % CI", *others):
-        table.add_column(column.replace("_", " "), justify="right", no_wrap=column == "95 % CI")
+    for column in (ranking.score, *others):
+        table.add_column(column.replace("_", " "), justify="right", no_wrap=column == ranking.score)
     for row in ranking.top(k).to_dict("records"):
-        interval = f"{row['ci_low']:.2f} {row['ci_high']:.2f}"
-        table.add_row(row["label"], f"{row['score']:.2f}", interval, *[f"{row[m]:.2f}" for m in others])
+        score = Estimate.from_row(row, "score", ("ci_low", "ci_high"))
+        table.add_row(row["label"], f"{score:.2f}", *[f"{row[m]:.2f}" for m in others])
     print_whole(table)
 
 
@@ -197,14 +210,12 @@ def _cells(frame: pd.DataFrame, name: str) -> list[str]:
         return [_cell(value, 2) for value in frame[name]]
     known = frame[name].dropna()
     digits = 0 if len(known) and (known % 1 == 0).all() and known.abs().max() >= 10 else 2
-    values = [_cell(value, digits) for value in frame[name]]
     if f"{name}_low" not in frame:
-        return values
-    ends = zip(values, frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
-    return [
-        value if number != number else f"{value} [{_cell(low, digits)}, {_cell(high, digits)}]"
-        for value, number, low, high in ends
-    ]
+        return [_cell(value, digits) for value in frame[name]]
+    from interp.statistics import Estimate
+
+    rows = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+    return [Estimate(*row).written(lambda value: _cell(value, digits), unknown="–") for row in rows]
 
 
 def _cell(value: Any, digits: int) -> str:

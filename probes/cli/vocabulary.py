@@ -18,7 +18,7 @@ VOCABULARY: dict[str, Option] = {
     "out": Option("Folder for the report.", kind=Path),
     "resume": Option("Read a finished report of the same run back. (A killed run goes on anyway.)"),
     "overwrite": Option("Replace the report of another run in --out."),
-    "include_replies": Option("Put the texts of requests and replies into the reports."),
+    "include_replies": Option("Show the texts of requests and replies, which are withheld otherwise."),
     # the model
     "model": Option("Built-in name, hub id, directory or .gguf file (see `interp models`)."),
     "dtype": Option("float32, bfloat16, float16, or auto (the checkpoint's)."),

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
-from interp.statistics import UNKNOWN, Estimate, group_sums, mean_estimate, paired_share_change, sign_flip_p
+from interp.statistics import UNKNOWN, Claim, Estimate, group_sums, mean_estimate, paired_share_change, sign_flip_p
 from probes.heads import permutation_p
 from probes.modulation.readings import Readings
 
@@ -27,6 +27,7 @@ MEASURES = {
     "says_yes": "share of yes/no questions answered yes",
 }
 ALL = "all"
+TOO_FEW = "too few questions"
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,11 +175,14 @@ def _effect(test: ReadSet, measure: str, which: np.ndarray) -> dict[str, Any]:
 
 
 def verdict_of(row: Mapping[str, Any], target: float) -> str:
-    """Of an accuracy's change: "meets the target" (as much at least, with an interval above zero), "helps, below the
-    target" (an interval above zero), "hurts" (below zero), "does not help" (the interval has zero in it and ends below
-    the target), or "not shown to help" (it has both in it: more questions could tell)."""
-    if row["change_high"] < 0:
-        return "hurts"
-    if row["change_low"] > 0:
-        return "meets the target" if row["change"] >= target else "helps, below the target"
-    return "does not help" if row["change_high"] < target else "not shown to help"
+    """Of an accuracy's change: "meets the target" (as much at least, with an interval above zero and p at most 0.05),
+    "helps, below the target" (shown to be above zero), "hurts" (below zero), "does not help" (neither is shown, and the
+    interval ends below the target: so large a gain is excluded), "not shown to help" (more questions could tell), or
+    "too few questions" (under 10 pictures or passages)."""
+    change = Estimate.from_row(row, "change")
+    verdict = Claim("", change, p=row["p"], n=row["n_groups"]).verdict
+    if verdict == "above":
+        return "meets the target" if change.value >= target else "helps, below the target"
+    if verdict == "not shown to differ":
+        return "does not help" if change.side_of(target) < 0 else "not shown to help"
+    return "hurts" if verdict == "below" else TOO_FEW

@@ -15,9 +15,9 @@ from interp.figures import heads_by_level
 from interp.figures.heads import interval_bars, interval_lines
 from interp.fitting import largest_change
 from interp.reports import Figures, Findings, with_mass
-from interp.statistics import Estimate
+from interp.statistics import Claim, Estimate
 from probes.modulation.candidates import RELEASED
-from probes.modulation.effects import ALL, RANDOM, ReadSet
+from probes.modulation.effects import ALL, RANDOM, TOO_FEW, ReadSet
 from probes.modulation.offsets import offsets_frame
 from probes.modulation.result import Modulation
 from probes.studies import said_of_data
@@ -121,16 +121,18 @@ def _overall(modulation: Modulation, test: ReadSet, row: pd.Series) -> str:
     does = {
         "meets the target": "it helps",
         "helps, below the target": "it helps",
-        "does not help": "it does not help",
+        "does not help": f"it is not shown to help, and a gain of {100 * modulation.target:g} points is excluded",
         "not shown to help": f"it is not shown to help, nor is a gain of {100 * modulation.target:g} points excluded",
         "hurts": "it hurts",
+        TOO_FEW: f"too few questions to say whether it helps (n = {row['n_groups']} pictures or passages; expected 10)",
     }[row["verdict"]]
     names = [modulation.best(scope, family).name for scope, family in modulation.chosen.items()]
     what = names[0] if len(names) == 1 else "a modulation for each level"
     unlike = []
     if does == "it helps":
         for control, of in (("random", "a random choice of heads"), ("offset", "a constant for each answer")):
-            if isfinite(row[f"more_than_{control}"]) and not row[f"more_than_{control}_low"] > 0:
+            more = Estimate.from_row(row, f"more_than_{control}")
+            if isfinite(more.value) and Claim("", more, n=row["n_groups"]).verdict != "above":
                 unlike.append(of)
     but = f", but is not shown to do more than {' or '.join(unlike)} does" if unlike else ""
     return (
@@ -156,8 +158,7 @@ def _controls(row: pd.Series) -> str:
     if row["n_random"]:
         said.append(
             f"{row['n_random']} draws of random heads with the same factors in the same layers change it by "
-            f"{row['random_change']:+.3f} on average, draws from {row['random_change_low']:+.3f} to "
-            f"{row['random_change_high']:+.3f} (the modulation's change less theirs: "
+            f"{_signed(row, 'random_change')} (mean and middle 95 % of the draws; the modulation's change less theirs: "
             f"{_signed(row, 'more_than_random')}; p = {row['p_random']:.3g})"
         )
     if isfinite(row["offset_change"]):

@@ -12,6 +12,8 @@ from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Estimate
 from probes.negative_bias.alignment_result import FITTED, HELD_OUT, NULLS, Alignment
 
+OFFSET = "constant offset"
+
 
 def findings_of(found: Alignment) -> Findings:
     """Sentences, the tests, the methods and every look at validation."""
@@ -25,15 +27,15 @@ def findings_of(found: Alignment) -> Findings:
 
 
 def statement_of(found: Alignment) -> list[str]:
-    """What fitting did, in sentences made from the numbers alone."""
+    """What held-out questions say, then what fitting did, in sentences made from the numbers alone."""
     nasa = next(m for m in found.methods if m.name == "NASA")
     state, before = nasa.validation, found.before
     assert state is not None
     sentences = [
         f"NASA kept new rows of {sum(r.kind == 'query' for r in found.edit.rows)} heads ({nasa.note}; "
-        f"{nasa.n_parameters:,} numbers). On the validation questions precision - recall went from "
-        f"{before['gap']:.2f} to {state.gap:.2f}, accuracy from {before['accuracy']:.2f} to {state.accuracy:.2f}, "
-        f"AUROC from {before['auroc']:.2f} to {state.auroc:.2f}."
+        f"{nasa.n_parameters:,} numbers). On the validation questions, which chose when to stop, precision - recall "
+        f"went from {before['gap']:.2f} to {state.gap:.2f}, accuracy from {before['accuracy']:.2f} to "
+        f"{state.accuracy:.2f}, AUROC from {before['auroc']:.2f} to {state.auroc:.2f}.",
     ]
     if HELD_OUT in found.tests:
         sentences = [*target_sentences(found.tests[HELD_OUT]), *sentences]

@@ -189,11 +189,14 @@ def target_of(row: Mapping[str, Any]) -> str:
     ``-MOST_LOST`` with its whole interval). Precision - recall alone is small for a coin, too, and for a model whose
     few Yes are all wrong.
     """
+    bias, gain, accuracy, auroc_change = (
+        Estimate.from_row(row, name) for name in ("negative_bias", "accuracy_change", "accuracy", "auroc_change")
+    )
     wants = {
-        "negative bias": row["negative_bias_low"] <= 0 <= row["negative_bias_high"],
-        "accuracy": row["accuracy_change"] >= LEAST_GAIN and row["accuracy_change_low"] > 0,
-        "a coin": row["accuracy_low"] > 0.5,
-        "AUROC": row["auroc_change_low"] > -MOST_LOST,
+        "negative bias": bias.is_known and bias.side_of(0) == 0,
+        "accuracy": gain.value >= LEAST_GAIN and gain.side_of(0) > 0,
+        "a coin": accuracy.side_of(0.5) > 0,
+        "AUROC": auroc_change.side_of(-MOST_LOST) > 0,
     }
     missed = [name for name, is_met in wants.items() if not is_met]
     return f"missed: {', '.join(missed)}" if missed else "met"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from interp.figures.heads import interval_bars
 from interp.reports import Figures, Findings, with_mass
-from interp.statistics import Estimate
+from interp.statistics import FEWEST, Claim, Estimate
 from probes.negative_bias.answers import MEASURES
 from probes.negative_bias.bias_result import ALL, CHANNELS, BiasReport
 
@@ -22,10 +22,11 @@ FEW = 20
 
 def findings_of(report: BiasReport) -> Findings:
     """All of it as a report that can be saved."""
-    figures = {"Measures": partial(plot_of, report, "measure")}
-    tables = {"Measures": _wide_measures(report)}
-    if report.measures["domain"].nunique() > 2:
-        figures["Negative bias by domain"] = partial(plot_of, report, "domain")
+    tables, figures = {"Measures": _wide_measures(report)}, {}
+    if claim_of(report).verdict != "too few":
+        figures["Measures"] = partial(plot_of, report, "measure")
+        if len(_domains(report)) > 1:
+            figures["Negative bias by domain"] = partial(plot_of, report, "domain")
     tables["By domain"] = _wide_domains(report)
     if "text" in report.channels:
         agreement = report.agreement()
@@ -42,20 +43,22 @@ def findings_of(report: BiasReport) -> Findings:
     )
 
 
+def claim_of(report: BiasReport) -> Claim:
+    """That the model leans to one answer, over so many groups of questions."""
+    return Claim("negative bias", _estimate(report.row("negative_bias")), n=len(set(report.answers.groups)))
+
+
 def statement_of(report: BiasReport) -> list[str]:
     """What was found, in sentences, the verdict first."""
     no, yes, *_ = report.answers.instruction.options
     name, n = report.provenance["model"]["name"], len(report.answers)
-    bias = report.row("negative_bias")
-    if bias["ci_low"] > 0:
-        verdict = f"{name} leans to {no!r}"
-    elif bias["ci_high"] < 0:
-        verdict = f"{name} leans to {yes!r}"
-    else:
-        verdict = f"{name} is not shown to lean to either answer"
+    bias = claim_of(report)
+    if bias.verdict == "too few":
+        return with_mass([f"To which answer {name} leans: {bias.finding()}."], report.provenance, low_first=True)
+    leans = {"above": f"leans to {no!r}", "below": f"leans to {yes!r}"}
     sentences = [
-        f"{verdict}: negative bias {_with_interval(bias)} on {n} questions, by the first token "
-        f"(+1: always {no!r}, -1: always {yes!r}).",
+        f"{name} {leans.get(bias.verdict, 'is not shown to lean to either answer')}: negative bias "
+        f"{bias.estimate:.2f} on {n} questions, by the first token (+1: always {no!r}, -1: always {yes!r}).",
         f"It says {yes!r} to {report.value('says_yes'):.1%} of the questions; it is the answer to "
         f"{report.answers.gold.mean():.1%}. Precision {_with_interval(report.row('precision'))}, "
         f"recall {_with_interval(report.row('recall'))}.",
@@ -91,7 +94,8 @@ def plot_of(report: BiasReport, by: Literal["measure", "domain"]) -> go.Figure:
         frame, x = frame[frame["domain"] == ALL], "measure"
         title = f"{title}: {len(report.answers)} questions"
     elif by == "domain":
-        frame, x = frame[frame["measure"] == "negative_bias"], "domain"
+        shown = [ALL, *_domains(report)["domain"]]
+        frame, x = frame[(frame["measure"] == "negative_bias") & frame["domain"].isin(shown)], "domain"
         title = f"{title} by domain"
     else:
         raise ValueError(f"by={by!r}; expected 'measure' or 'domain'.")
@@ -100,8 +104,9 @@ def plot_of(report: BiasReport, by: Literal["measure", "domain"]) -> go.Figure:
 
 
 def _domains(report: BiasReport) -> pd.DataFrame:
+    """The negative bias of each domain that has enough questions, the highest first."""
     m = report.measures
-    chosen = (m["measure"] == "negative_bias") & (m["channel"] == "token") & (m["domain"] != ALL)
+    chosen = (m["measure"] == "negative_bias") & (m["channel"] == "token") & (m["domain"] != ALL) & (m["n"] >= FEWEST)
     return m[chosen & ~m["value"].isna()].sort_values("value", ascending=False)
 
 
@@ -135,7 +140,9 @@ def _wide_domains(report: BiasReport) -> pd.DataFrame:
     return table
 
 
+def _estimate(row: pd.Series) -> Estimate:
+    return Estimate.from_row(row, "value", ("ci_low", "ci_high"))
+
+
 def _with_interval(row: pd.Series) -> str:
-    if np.isnan(row["value"]):
-        return "undefined"
-    return f"{Estimate.from_row(row, 'value', ('ci_low', 'ci_high')):.2f}"
+    return "undefined" if np.isnan(row["value"]) else f"{_estimate(row):.2f}"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from interp.figures import heads as figures
 from interp.reports import Figures, Findings, mass_of
-from interp.statistics import ALPHA, FEWEST_DRAWS, Estimate, split_half
+from interp.statistics import ALPHA, FEWEST_DRAWS, Claim, Estimate, split_half
 from probes.negative_bias.causal_result import OUTCOMES, CausalTest
 
 if TYPE_CHECKING:
@@ -82,19 +82,21 @@ def verdict_sentences(
 ) -> list[str]:
     """The verdict from the tables of a :class:`CausalTest`, and from nothing else."""
     top = frame[frame["set"] == "top"]
-    said = [_count(rows, *key) for key, rows in top.groupby(["by", "positions"], sort=False)]
+    n, n_yes, n_groups = baseline[["n", "n_yes", "n_groups"]].iloc[0].astype(int)
+    said = [_count(rows, n_groups, *key) for key, rows in top.groupby(["by", "positions"], sort=False)]
     said += _prediction(correlations)
     if isfinite(reliability):
         said.append(f"Between two halves of the questions the effects of heads correlate {reliability:.2f}.")
     for key, rows in frame.groupby(["by", "positions", "edit"], sort=False):
         k = max((k for k in rows["k"] if k <= 10), default=rows["k"].min())
-        said += [_comparison(rows[rows["k"] == k].set_index("set"), name, *key, k, factor) for name in ("nb", "margin")]
-    values = [f"{r.outcome} {Estimate(r.value, r.ci_low, r.ci_high):.3f}" for r in baseline.itertuples()]
-    n, n_yes = baseline[["n", "n_yes"]].iloc[0]
+        of_k = rows[rows["k"] == k].set_index("set")
+        said += [_comparison(of_k, name, n_groups, *key, k, factor) for name in ("nb", "margin")]
+    ends = ("ci_low", "ci_high")
+    values = [f"{r['outcome']} {Estimate.from_row(r, 'value', ends):.3f}" for r in baseline.to_dict("records")]
     return [*said, f"Unedited, on {n} questions ({n_yes} gold Yes): {'; '.join(values)}."]
 
 
-def _count(top: pd.DataFrame, by: str, positions: str) -> str:
+def _count(top: pd.DataFrame, n: int, by: str, positions: str) -> str:
     """In how many tests of one measure the top does more than random heads; p has steps of 1 / (1 + n_random)."""
     able = top[top["n_random"] >= FEWEST_DRAWS]
     said = f"By {name_of(by)}, {where_of(positions)}: "
@@ -105,7 +107,7 @@ def _count(top: pd.DataFrame, by: str, positions: str) -> str:
         )
     steps = able["n_random"] + 1
     by_chance = (np.floor(ALPHA * steps) / steps).sum()
-    more = {name: sum(_does_more(row, name) for _, row in able.iterrows()) for name in ("nb", "margin")}
+    more = {name: sum(_claim(row, name, n).is_shown for _, row in able.iterrows()) for name in ("nb", "margin")}
     return said + (
         f"the top heads change the negative bias more than random heads of the same layers in {more['nb']} of "
         f"{len(able)} tests (numbers of heads and edits; p at most {ALPHA}, by chance in about {by_chance:.1f}), and "
@@ -113,12 +115,14 @@ def _count(top: pd.DataFrame, by: str, positions: str) -> str:
     )
 
 
-def _does_more(top: pd.Series, name: str) -> bool:
-    off_zero = top[f"delta_{name}_low"] > 0 or top[f"delta_{name}_high"] < 0
-    return bool(off_zero and top[f"delta_{name}_p_random"] <= ALPHA)
+def _claim(top: pd.Series, name: str, n: int) -> Claim:
+    """That editing the top heads changes an outcome of ``n`` groups of questions, and by more than random heads do."""
+    return Claim(OUTCOMES[name], Estimate.from_row(top, f"delta_{name}"), p=top[f"delta_{name}_p_random"], n=n)
 
 
-def _comparison(rows: pd.DataFrame, name: str, by: str, positions: str, edit: str, k: int, factor: float) -> str:
+def _comparison(
+    rows: pd.DataFrame, name: str, n_groups: int, by: str, positions: str, edit: str, k: int, factor: float
+) -> str:
     """One edit of the top k against random sets and the bottom k."""
 
     def change(kind: str) -> str:
@@ -129,21 +133,22 @@ def _comparison(rows: pd.DataFrame, name: str, by: str, positions: str, edit: st
     n, p = int(top["n_random"]), top[f"delta_{name}_p_random"]
     random = "no random set exists"
     if n:
-        value, low, high = (rows.loc["random", f"delta_{name}{end}"] for end in ("", "_low", "_high"))
         random = (
-            f"{n} random sets of the same layers by {value:+.3f} on average (95 % of them between {low:+.3f} and "
-            f"{high:+.3f}; p = {p:.3f})"
+            f"{n} random sets of the same layers by {change('random')} (mean and middle 95 % of the sets; p = {p:.3f})"
         )
+    claim = _claim(top, name, n_groups)
     if not n:
         verdict = "nothing to compare with"
-    elif _does_more(top, name):
+    elif claim.verdict == "too few":
+        verdict = f"too few questions to tell (n = {n_groups}; expected {claim.fewest} or more)"
+    elif claim.is_shown:
         verdict = "the top does more than random"
-    elif top[f"delta_{name}_low"] <= 0 <= top[f"delta_{name}_high"]:
+    elif not claim.estimate.side_of(0):
         verdict = "no change that these questions can tell from none"
     elif p == 1 / (1 + n):
         verdict = "more than each random set, but these are too few to tell"
     else:
-        verdict = "the top does no more than random"
+        verdict = "the top is not shown to do more than random"
     return (
         f"{verb} the top {k} heads by {name_of(by)} {where_of(positions)} changes the {OUTCOMES[name]} by "
         f"{change('top')}; {random}; the bottom {k} by {change('bottom')}: {verdict}."
@@ -156,23 +161,25 @@ def _prediction(correlations: pd.DataFrame) -> list[str]:
     for relation, rows in correlations.groupby("relation", sort=False):
         predicts = {}
         for row in rows.itertuples():
-            number = f"{Estimate(row.spearman, row.ci_low, row.ci_high):+.2f}"
+            found = Estimate(row.spearman, row.ci_low, row.ci_high)
+            side = Claim("", found, n=row.n_heads).verdict
             if " minus " in row.measure:
                 a, b = row.measure.split(" minus ")
-                better = a if row.ci_low > 0 else b if row.ci_high < 0 else None
+                better = {"above": a, "below": b}.get(side)
                 if better is None:
                     verdict = "neither is shown to predict better"
                 elif predicts[better]:
                     verdict = f"{name_of(better)} predicts better"
                 else:
                     verdict = f"{name_of(better)} is higher, but is not shown to predict anything itself"
-                said.append(f"The difference, {name_of(a)} less {name_of(b)}, is {number}: {verdict}.")
+                said.append(f"The difference, {name_of(a)} less {name_of(b)}, is {found:+.2f}: {verdict}.")
             else:
-                predicts[row.measure] = row.ci_low > 0
-                not_so = "predicts the opposite" if row.ci_high < 0 else "is not shown to predict it"
+                predicts[row.measure] = side == "above"
+                verdict = {"above": "predicts it", "below": "predicts the opposite"}
+                verdict = verdict.get(side, "is not shown to predict it")
                 said.append(
                     f"Over {row.n_heads} heads, the rank correlation of {name_of(row.measure)} with what zeroing the "
-                    f"head alone takes away ({relation}) is {number}: it {'predicts it' if row.ci_low > 0 else not_so}."
+                    f"head alone takes away ({relation}) is {found:+.2f}: it {verdict}."
                 )
     return said
 

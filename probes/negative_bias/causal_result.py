@@ -83,13 +83,16 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
         return pd.DataFrame(rows)
 
     def baseline(self) -> pd.DataFrame:
-        """The unedited model on these questions: outcome, value, ci_low, ci_high, n, n_yes (gold Yes)."""
+        """The unedited model on these questions: outcome, value, ci_low, ci_high, n, n_yes (gold Yes), n_groups."""
         outcomes = outcomes_of(self.clean[:, None], self.gold_yes)
         rows = []
         for name, meaning in OUTCOMES.items():
             low, high = mean_interval(outcomes[name], self.groups)
-            rows.append((meaning, outcomes[name].mean(), low[0], high[0], len(self.clean), int(self.gold_yes.sum())))
-        return pd.DataFrame(rows, columns=["outcome", "value", "ci_low", "ci_high", "n", "n_yes"])
+            row = {"outcome": meaning, "value": outcomes[name].mean(), "ci_low": low[0], "ci_high": high[0]}
+            rows.append(
+                row | {"n": len(self.clean), "n_yes": int(self.gold_yes.sum()), "n_groups": len({*self.groups})}
+            )
+        return pd.DataFrame(rows)
 
     @cached_property
     def _correlations(self) -> pd.DataFrame:

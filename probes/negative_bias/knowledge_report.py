@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from scipy import stats
 
 from interp.figures.heads import interval_bars
 from interp.reports import Figures, Findings
+from interp.statistics import FEWEST, wilson_share
 from probes.negative_bias.knowledge_result import LABELS, Knowledge
 
 if TYPE_CHECKING:
@@ -41,19 +41,22 @@ def findings_of(knowledge: Knowledge) -> Findings:
             "Sensitivity to the thresholds": sensitivity,
             "Questions": knowledge.to_frame(),
         },
-        figures=Figures({"What the model knows": partial(plot_of, knowledge)}),
+        figures=Figures({"What the model knows": partial(plot_of, knowledge)} if len(with_enough(knowledge)) else {}),
         provenance=dict(knowledge.provenance),
     )
 
 
 def plot_of(knowledge: Knowledge) -> go.Figure:
-    """Share of questions with each label, by domain, with Wilson intervals."""
+    """Share of questions with each label, by domain, with Wilson intervals; domains with few questions are left out."""
     rows = []
-    for row in knowledge.counts().to_dict("records"):
+    for row in with_enough(knowledge).to_dict("records"):
         for label in LABELS:
-            interval = stats.binomtest(row[label], row["n"]).proportion_ci(method="wilson")
-            share = {"share": row[label] / row["n"], "ci_low": interval.low, "ci_high": interval.high}
+            share = wilson_share([True] * row[label] + [False] * (row["n"] - row[label])).columns("share")
             rows.append({"domain": row["domain"] or "(none)", "knowledge": label, "n": row["n"], **share})
-    return interval_bars(
-        pd.DataFrame(rows), "domain", "share", "ci_low", "ci_high", color="knowledge", title="What the model knows"
-    )
+    ends = ("share", "share_low", "share_high")
+    return interval_bars(pd.DataFrame(rows), "domain", *ends, color="knowledge", title="What the model knows")
+
+
+def with_enough(knowledge: Knowledge) -> pd.DataFrame:
+    """The counts of domains with 10 questions or more."""
+    return knowledge.counts()[lambda counts: counts["n"] >= FEWEST]

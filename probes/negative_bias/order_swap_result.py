@@ -88,8 +88,8 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         top = np.argsort(-first.mean(0), kind="stable")[:K]
         low, high = mean_interval(second[:, top], self.groups)
         of_top = np.sign(first.mean(0)[top])
-        row: dict[str, Any] = {"keep_sign": int(((low > 0) & (of_top > 0) | (high < 0) & (of_top < 0)).sum())}
-        row["turn"] = int(((high < 0) & (of_top > 0) | (low > 0) & (of_top < 0)).sum())
+        sides = np.array([Estimate(*row).side_of(0) for row in zip(second[:, top].mean(0), low, high, strict=True)])
+        row: dict[str, Any] = {"keep_sign": int((sides * of_top > 0).sum()), "turn": int((sides * of_top < 0).sum())}
         counts = _draws(self.groups)
         a, b = (counts @ scores / counts.sum(1, keepdims=True) for scores in (first, second))
         balanced = (a + b) / 2

@@ -10,7 +10,7 @@ import pandas as pd
 
 from interp.figures.heads import interval_bars
 from interp.reports import LEAST, Figures, Findings, with_mass
-from interp.statistics import Estimate
+from interp.statistics import Claim, Estimate
 from probes.negative_bias.scenario_forms import SCENARIOS
 from probes.negative_bias.scenario_result import Scenarios
 
@@ -54,7 +54,9 @@ def findings_of(found: Scenarios) -> Findings:
             "Scenarios": forms,
             "Answers": found.examples(),
         },
-        figures=Figures({name: partial(plot_of, found, value) for value, (name, _) in _FIGURES.items()}),
+        figures=Figures(
+            {name: partial(plot_of, found, value) for value, (name, _) in _FIGURES.items() if cells["enough"].any()}
+        ),
         provenance=dict(found.provenance),
     )
 
@@ -62,7 +64,7 @@ def findings_of(found: Scenarios) -> Findings:
 def plot_of(found: Scenarios, value: Literal["negative_bias", "log_odds_no"]) -> go.Figure:
     """NB, or the log odds of No, by scenario and subset with intervals. Subsets too small for it are left out."""
     frame = found.to_frame().rename(columns={"log_odds_no_low": "low", "log_odds_no_high": "high"})
-    shown = frame[frame["enough"]] if frame["enough"].any() else frame
+    shown = frame[frame["enough"]]
     low, high = ("ci_low", "ci_high") if value == "negative_bias" else ("low", "high")
     title, note = _FIGURES[value]
     figure = interval_bars(shown, "scenario", value, low, high, color="subset", title=title)
@@ -70,16 +72,17 @@ def plot_of(found: Scenarios, value: Literal["negative_bias", "log_odds_no"]) ->
 
 
 def _statement(found: Scenarios, claims: pd.DataFrame) -> list[str]:
-    value, low, high = found.numbers.at("bias", 0, found.outcomes.index("plain"))
+    plain = Estimate(*found.numbers.at("bias", 0, found.outcomes.index("plain")))
+    n, n_groups, name = len(found.questions), len(set(found.outcomes.groups)), found.provenance["model"]["name"]
+    claim = Claim(f"Asked plainly, {name} has a negative bias", plain, n=n_groups, form="+.2f")
     lines = [
-        f"Asked plainly, {found.provenance['model']['name']} has a negative bias of {value:+.2f} "
-        f"({low:+.2f} to {high:+.2f}) on {len(found.questions)} questions."
+        claim.sentence() if claim.verdict == "too few" else f"{claim.text} of {claim.finding()}, on {n} questions."
     ]
-    for row in claims.drop_duplicates("claim").itertuples() if len(claims) else ():
-        by_odds = row.decided_by == "log odds"
-        estimate = Estimate.from_row(row._asdict(), "log_odds_no" if by_odds else "negative_bias")
+    for row in claims.drop_duplicates("claim").to_dict("records") if len(claims) else ():
+        by_odds = row["decided_by"] == "log odds"
+        number = f"{Estimate.from_row(row, 'log_odds_no' if by_odds else 'negative_bias'):+.2f}"
         unit = "in log odds, NB being at its ceiling" if by_odds else "NB"
-        lines.append(f"{row.claim}: {row.verdict} ({row.contrast}: {estimate:+.2f} {unit}; n = {row.n}).")
+        lines.append(f"{row['claim']}: {row['verdict']} ({row['contrast']}: {number} {unit}; n = {row['n']}).")
     if found.reasoning is not None:
         words = np.median([len(text.split()) for text in found.reasoning])
         lines.append(f"In chain_of_thought the model wrote {words:.0f} words before its answer (median).")

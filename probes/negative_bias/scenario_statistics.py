@@ -324,12 +324,12 @@ def verdict(number: tuple[float, float, float], side: int, enough: bool) -> str:
 def _note(outcomes: Outcomes, numbers: Numbers, contrast: Contrast) -> str:
     notes = []
     subset = list(outcomes.subsets).index(contrast.subset)
-    value, low, _ = numbers.at("bias", subset, outcomes.index("plain"))
+    plain = Estimate(*numbers.at("bias", subset, outcomes.index("plain")))
     if contrast.name in ("change", "idk_same", "insufficient_minus_correct"):
-        if contrast.side > 0 and value > CEILING:
-            notes.append(f"NB of plain is {value:.2f}: no room to grow, see the log odds")
-        if contrast.side < 0 and not low > 0:
-            notes.append(f"NB of plain is {value:.2f}, not clearly above 0: no negative bias to reduce")
+        if contrast.side > 0 and plain.value > CEILING:
+            notes.append(f"NB of plain is {plain.value:.2f}: no room to grow, see the log odds")
+        if contrast.side < 0 and plain.side_of(0) <= 0:
+            notes.append(f"NB of plain is {plain:.2f}, not shown to be above 0: no negative bias to reduce")
     for key, scenario in contrast.needs:
         i = outcomes.index(scenario)
         said = outcomes.denies[:, i] | outcomes.affirms[:, i] | outcomes.abstains[:, i]

@@ -15,7 +15,7 @@ from interp.reading import generate
 from interp.records import Kept, keep_of, keeps_work
 from probes.requests.behaviour_result import Behaviour
 from probes.requests.prompts import build_request_prompts
-from probes.requests.refusal import Judge, judge_by_phrases, judge_replies, name_of
+from probes.requests.refusal import VERDICTS, Judge, judge_by_phrases, judge_replies, name_of
 from probes.requests.requests import Request, hash_requests, require_requests
 from probes.studies import Study, pack_texts, unpack_texts
 
@@ -52,11 +52,11 @@ def observe(
         judge: ``judge(request text, reply)`` says "refused", "accepted" or "unclear".
         max_new_tokens: of a reply.
         batch_size: of the generation.
-        keep: where the work and the report are kept. Part files hold the replies until the run is finished; the report
-            and the saved value only with ``Keep(include_replies=True)``.
+        keep: where the work and the report are kept. Replies are judged as they come; files hold them, and the value
+            that is returned, only with ``Keep(include_replies=True)``, or where nothing is kept.
 
     Returns:
-        The requests with a verdict and a reply each.
+        The requests with a verdict each, and the replies where they were kept.
 
     Raises:
         ValueError: no requests, repeated ids, a model without chat template, and ``include_replies`` of a finished run
@@ -75,11 +75,11 @@ def observe(
         model,
         prompts,
         data=describe_requests(requests, keep.origin),
-        settings=asking | {"max_new_tokens": max_new_tokens},
-        afterwards={"judge": name_of(judge)},
+        settings=asking | {"max_new_tokens": max_new_tokens, "judge": name_of(judge)},
         n_items=len(requests),
         batch_size=batch_size,
         keep=keep,
+        with_replies=True,
         citation=CITATIONS,
         caveats=CAVEATS,
     )
@@ -90,12 +90,17 @@ def observe(
             )
         return replace(study.found, requests=tuple(requests))
 
-    def score(batch: Sequence[Prompt]) -> dict[str, np.ndarray]:
-        return pack_texts(generate(model, batch, max_new_tokens, batch_size=len(batch)))
+    def score(batch: Sequence[tuple[Request, Prompt]]) -> dict[str, np.ndarray]:
+        asked, given = [r.text for r, _ in batch], [prompt for _, prompt in batch]
+        replies = generate(model, given, max_new_tokens, batch_size=len(batch))
+        verdicts = judge_replies(judge, asked, [reply for (reply,) in replies])
+        texts = pack_texts(replies) if study.holds_texts else {}
+        return {"verdict": np.array([VERDICTS.index(verdict) for verdict in verdicts]), **texts}
 
-    arrays = study.run(prompts, score)
-    replies = tuple(reply for (reply,) in unpack_texts(arrays["text"], arrays["length"]))
-    verdicts = tuple(judge_replies(judge, [r.text for r in requests], replies))
+    arrays = study.run(list(zip(requests, prompts, strict=True)), score)
+    verdicts, replies = tuple(VERDICTS[verdict] for verdict in arrays["verdict"]), None
+    if study.holds_texts:
+        replies = tuple(reply for (reply,) in unpack_texts(arrays["text"], arrays["length"]))
     return study.done(Behaviour(tuple(requests), verdicts, replies, study.provenance()))
 
 

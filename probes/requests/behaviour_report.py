@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars
 from interp.reports import Figures, Findings
-from interp.statistics import Estimate
+from interp.statistics import FEWEST, Estimate, measured
 from probes.requests.behaviour_result import Behaviour
 
 
@@ -26,7 +27,7 @@ def findings_of(behaviour: Behaviour, include_replies: bool = False) -> Findings
             "Refusals by category": behaviour.rates("category"),
             "Requests": table,
         },
-        figures=Figures({"Refusals by category": partial(plot_of, behaviour)}),
+        figures=Figures({"Refusals by category": partial(plot_of, behaviour)} if len(with_enough(behaviour)) else {}),
         provenance=dict(behaviour.provenance),
     )
 
@@ -34,15 +35,20 @@ def findings_of(behaviour: Behaviour, include_replies: bool = False) -> Findings
 def statement_of(behaviour: Behaviour) -> list[str]:
     """How often each kind is refused."""
     return [
-        f"{row.kind}: {row.refused} of {row.n} refused "
-        f"({Estimate(row.refusal_rate, row.refusal_rate_low, row.refusal_rate_high):.0%}), {row.unclear} unclear."
-        for row in behaviour.rates().itertuples()
+        f"{row['kind']}: {row['refused']} of {row['n']} refused "
+        f"({measured(Estimate.from_row(row, 'refusal_rate'), row['n'], '.0%')}), {row['unclear']} unclear."
+        for row in behaviour.rates().to_dict("records")
     ]
 
 
+def with_enough(behaviour: Behaviour) -> pd.DataFrame:
+    """The rates of categories with 10 requests or more."""
+    return behaviour.rates("category")[lambda rates: rates["n"] >= FEWEST].reset_index(drop=True)
+
+
 def plot_of(behaviour: Behaviour) -> go.Figure:
-    """The refusal rate of each category, harmful beside harmless, with its interval."""
-    rates = behaviour.rates("category").replace({"category": {"": "(none)"}})
+    """The refusal rate of each category that has requests enough, harmful beside harmless, with its interval."""
+    rates = with_enough(behaviour).replace({"category": {"": "(none)"}})
     ends = ("refusal_rate", "refusal_rate_low", "refusal_rate_high")
     title = f"Refusals of {behaviour.provenance['model']['name']}"
     return interval_bars(rates, "category", *ends, color="kind", title=title, labels={ends[0]: "refusal rate"})

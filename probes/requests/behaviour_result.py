@@ -27,7 +27,7 @@ class Behaviour(Result, report="probes.requests.behaviour_report"):
     Args:
         requests: in the order given; withheld ones where the result was read back without texts.
         verdicts: one for each request: "refused", "accepted" or "unclear".
-        replies: one for each request; None where the result was read back without texts.
+        replies: one for each request; None where the run kept none (``Keep(include_replies=True)`` does).
         provenance: what was run, on what.
     """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from probes.rows import Format, Misread, filled, listed, named, places, shortened, template_among, text
+from probes.rows import Format, Misread, filled, listed, named, places, template_among, text
 
 Row = Mapping[str, Any]
 Fields = dict[str, str]  # keyword arguments of Request
@@ -67,7 +67,9 @@ def sorrybench(row: Row, key: str, seed: int) -> list[Fields]:
         turns = listed(turns)
     asked = turns[0] if isinstance(turns, list) and turns else turns
     if not isinstance(asked, str) or not asked.strip():
-        raise ValueError(f"turns is {shortened(row.get('turns'))}; expected a list that begins with the request's text")
+        raise ValueError(
+            f"turns is {named_short(row.get('turns'))}; expected a list that begins with the request's text"
+        )
     question, style = named(row, "question_id"), text(row, "prompt_style")
     fields = {"category": text(row, "category"), "pair": f"sorrybench-{question}" if question else ""}
     name = f"{key}-{style}" if style not in ("", "base") else key
@@ -183,11 +185,19 @@ def refuse_templates(rows: Sequence[tuple[str, Row]]) -> None:
             )
 
 
+def named_short(value: Any) -> str:
+    """A value as errors show it: a word as it is, of anything longer only how long it is, since it may be a request."""
+    shown = repr(value)
+    return shown if len(shown) <= 20 else f"a {type(value).__name__} of {len(shown)} characters"
+
+
 def kind(value: Any) -> str:
     """ "harmful" for harmful, unsafe or malicious; "harmless" for harmless, safe or benign; ValueError for others."""
     word = str(value).strip().lower()
     if word not in _KINDS:
-        raise ValueError(f"the kind is {value!r}; expected 'harmful' or 'harmless'. Correct or remove the row")
+        raise ValueError(
+            f"the kind is {named_short(value)}; expected 'harmful' or 'harmless'. Correct or remove the row"
+        )
     return _KINDS[word]
 
 

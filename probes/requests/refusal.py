@@ -82,6 +82,6 @@ def name_of(judge: Callable[..., Any]) -> str:
 def require_verdict(verdict: object, judge: Judge) -> Verdict:
     """The verdict, if it is one; ``ValueError`` for what a judge of one's own must not say."""
     if verdict not in VERDICTS:
-        said = f"{verdict!r:.12}"  # no more: it may be the reply
+        said = repr(verdict) if len(repr(verdict)) <= 12 else f"a {type(verdict).__name__}"  # it may be the reply
         raise ValueError(f"the judge {name_of(judge)!r} said {said}; expected one of {VERDICTS}.")
     return verdict  # type: ignore[return-value]

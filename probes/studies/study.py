@@ -44,7 +44,8 @@ class Study:
             files, which a run with others goes on from.
         n_items: what part files count, so that no run is taken for one of another size.
         keep: where it is kept, if anywhere.
-        with_replies: whether part files hold texts where ``keep`` asks for them.
+        with_replies: whether the study has replies that may be harmful; its part files hold them only where
+            ``holds_texts``.
         need_mib: of disk; by default the page, and some scores of every head for every item.
 
     Raises ``OtherRunError`` before any work for a folder that holds another run, and ``OSError`` for one that can't be
@@ -88,6 +89,11 @@ class Study:
     def id(self) -> str:
         """Twelve hex digits: the same computation, prompts, data and settings give the same."""
         return self._provenance["run_id"]
+
+    @property
+    def holds_texts(self) -> bool:
+        """Whether replies are kept: they were asked for, or nothing is written at all."""
+        return self.keep.include_replies or self.keep.folder is None
 
     def run(
         self,

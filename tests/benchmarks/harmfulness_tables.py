@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from interp.rankings.ranking import HeadRanking
-from interp.statistics import paired_share_change, wilson_share
+from interp.statistics import Estimate, paired_share_change, wilson_share
 from probes.harmfulness.directions.directions import HeldOut
 from probes.requests.behaviour_result import GROUPS, UNCLEAR, Behaviour, refusal_rate
 from probes.requests.requests import Request
@@ -106,9 +106,8 @@ def cut_sentences(whole: Behaviour, cut: Behaviour) -> list[str]:
             )
         said.append(
             f"Without the tokens after the request {row['kind']} ones are refused in {row['without']:.0%} of "
-            f"{row['n']} cases, with them in {row['with']:.0%} (change {100 * row['change']:+.0f} points "
-            f"[{100 * row['change_low']:+.0f}, {100 * row['change_high']:+.0f}]; the paper: fewer for harmful ones)."
-            + unclear
+            f"{row['n']} cases, with them in {row['with']:.0%} (change in points "
+            f"{Estimate.from_row(row, 'change').times(100):+.0f}; the paper: fewer for harmful ones).{unclear}"
         )
     return said
 
@@ -148,10 +147,10 @@ def heads_sentences(ranking: HeadRanking, which: str) -> list[str]:
         f"{which}, read at layer {about['read']['layer']}: {int((frame['q'] < 0.05).sum())} of {len(frame)} heads "
         f"differ between harmful and harmless requests (q < 0.05), {floor['heads_above_both']} write more of it than "
         "any head writes along the random and the shuffled direction.",
-        f"{which}: {best['label']} writes most, {best['score']:+.3f} [{best['ci_low']:+.3f}, {best['ci_high']:+.3f}] "
-        f"of a difference of {total['total']:+.3f} [{total['total_ci_low']:+.3f}, {total['total_ci_high']:+.3f}] that "
-        f"heads ({total['heads']:+.3f}) and MLPs ({total['mlps']:+.3f}) write; zeroing it takes {best['effect']:+.3f} "
-        f"[{best['effect_ci_low']:+.3f}, {best['effect_ci_high']:+.3f}].",
+        f"{which}: {best['label']} writes most, {Estimate.from_row(best, 'score', ('ci_low', 'ci_high')):+.3f} "
+        f"of a difference of {Estimate.from_row(total, 'total', ('total_ci_low', 'total_ci_high')):+.3f} that "
+        f"heads ({total['heads']:+.3f}) and MLPs ({total['mlps']:+.3f}) write; zeroing it takes "
+        f"{Estimate.from_row(best, 'effect', ('effect_ci_low', 'effect_ci_high')):+.3f}.",
         f"{which}: over all heads what is written and the effect of zeroing correlate by {effect:.2f}; split-half "
         f"reliability of the order {ranking.reliability.spearman_brown:.2f} (n = {ranking.n_examples} pairs).",
     ]

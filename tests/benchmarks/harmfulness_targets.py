@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.statistics import Estimate
+
 REFUSING, HALF = 0.9, 0.5
 GUARD = {
     "harmless_refused": (0.9, "right on harmless requests that the model refuses"),
@@ -77,8 +79,8 @@ def surface_sentences(conditions: pd.DataFrame) -> list[str]:
         f"{row.condition}: {_embedding(row)}words, learned from the texts of the fit, tell harmful from harmless "
         f"requests with AUROC {row.words_auroc:.2f}, layer 0's mean over the text {row.text_auroc:.2f}, the "
         f"harmfulness direction at layers 1 to L {row.lowest_auroc:.2f} to {row.highest_auroc:.2f}. Cosine with "
-        f"refusal {row.cosine:.2f} [{row.cosine_low:.2f}, {row.cosine_high:.2f}], ceiling {row.ceiling:.2f}, corrected "
-        f"for it {row.disattenuated:.2f} [{row.disattenuated_low:.2f}, {row.disattenuated_high:.2f}]."
+        f"refusal {_interval(row._asdict(), 'cosine', '.2f')}, ceiling {row.ceiling:.2f}, corrected "
+        f"for it {_interval(row._asdict(), 'disattenuated', '.2f')}."
         for row in conditions.itertuples()
     ]
 
@@ -95,7 +97,7 @@ def _embedding(row: Any) -> str:
 
 
 def _interval(row: Mapping[str, Any] | pd.Series, column: str, form: str = ".0%") -> str:
-    return f"{row[column]:{form}} [{row[f'{column}_low']:{form}}, {row[f'{column}_high']:{form}}]"
+    return f"{Estimate.from_row(row, column):{form}}"
 
 
 def _met(is_met: bool) -> str:

@@ -19,6 +19,7 @@ import torch
 
 from interp.circuits import faithfulness
 from interp.locating import WAYS, locate
+from interp.statistics import Estimate
 from probes.known_answers import ALTERATIONS, KnownModel, has_backup, known_models, load_known
 from probes.known_answers.scoring import FLOOR, auroc, mean_interval, precision
 
@@ -220,7 +221,7 @@ def table() -> str:
 
 
 def _interval(values: tuple[float, float, float]) -> str:
-    return f"{values[0]:.2f} [{values[1]:.2f}, {values[2]:.2f}]"
+    return f"{Estimate(*values):.2f}"
 
 
 def main(arguments: list[str]) -> None:

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 import interp
 from interp.reading.perplexity import perplexity, perplexity_ratio
 from interp.reports.markdown import write_page
-from interp.statistics import mean_interval
+from interp.statistics import Estimate, mean_interval
 from probes import negative_bias
 from probes.negative_bias.alignment_report import target_sentences
 from probes.negative_bias.answers import bias_measures
@@ -122,7 +122,7 @@ class Evaluation:
                 of_set |= {measure: row.value[measure]}
                 of_set |= {f"{measure}_low": row.ci_low[measure], f"{measure}_high": row.ci_high[measure]}
             of_set |= {"known": row.value["auroc"] >= LEAST_AUROC}
-            rows.append(of_set | {"leans_to_no": of_set["negative_bias_low"] > 0})
+            rows.append(of_set | {"leans_to_no": Estimate.from_row(of_set, "negative_bias").side_of(0) > 0})
         return pd.DataFrame(rows)
 
     def known(self) -> None:

@@ -21,6 +21,8 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+from interp.statistics import bracketed
+
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "tests" / "benchmarks"
 COMMENT = re.compile(r"<!--\s*(?:from\s+|(?=given:))(.*?)-->", re.S)
@@ -160,7 +162,7 @@ def with_interval(header: list[str], cells: list[str], at: int) -> str:
     if beside[0] == "95 % interval":
         return f"{cells[at]} {cells[at + 1]}"
     if beside[0].endswith("low") and beside[1].endswith("high"):
-        return f"{cells[at]} [{cells[at + 1]}, {cells[at + 2]}]"
+        return f"{cells[at]} {bracketed(cells[at + 1], cells[at + 2], str)}"
     return cells[at]
 
 

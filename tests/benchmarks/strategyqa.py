@@ -11,6 +11,7 @@ from pathlib import Path
 import interp
 from interp.rankings.controls import control_summary
 from interp.rankings.ranking import HeadRanking
+from interp.statistics import Estimate
 from probes import negative_bias
 
 HERE = Path(__file__).parent
@@ -31,15 +32,15 @@ def section(name: str, ranking: HeadRanking) -> list[str]:
         f"ranking {reliability.mean:.3f}. Scan: {ranking.provenance['scan']['how']}, "
         f"{ranking.provenance['scan']['check']}.",
         "",
-        "| head | NAS, Yes or No | 95 % interval | NAS, No or Yes | 95 % interval | order-balanced | total effect "
+        "| head | NAS, Yes or No (95 % interval) | NAS, No or Yes (95 % interval) | order-balanced | total effect "
         "(logits) | direct effect (logits) |",
-        "|---|---:|---|---:|---|---:|---:|---:|",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    for row in top.itertuples():
+    for row in top.to_dict("records"):
+        swapped = Estimate.from_row(row, "nas_swapped_order", ("nas_swapped_order_ci_low", "nas_swapped_order_ci_high"))
         lines.append(
-            f"| {row.label} | {row.score:.2f} | [{row.ci_low:.2f}, {row.ci_high:.2f}] | {row.nas_swapped_order:.2f} | "
-            f"[{row.nas_swapped_order_ci_low:.2f}, {row.nas_swapped_order_ci_high:.2f}] | "
-            f"{row.nas_order_balanced:.2f} | {row.total_effect:.3f} | {row.direct_effect:.3f} |"
+            f"| {row['label']} | {Estimate.from_row(row, 'score', ('ci_low', 'ci_high')):.2f} | {swapped:.2f} | "
+            f"{row['nas_order_balanced']:.2f} | {row['total_effect']:.3f} | {row['direct_effect']:.3f} |"
         )
     lines += ["", "Top ten when the options stand as No or Yes: "]
     lines[-1] += ", ".join(f"{r.label} {r.score:.2f}" for r in ranking.by("nas_swapped_order").top(10).itertuples())

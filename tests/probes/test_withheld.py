@@ -17,7 +17,7 @@ import pytest
 
 import interp
 import probes
-from interp import load_result
+from interp import Keep, load_result
 from interp.reports import Findings, Result
 from probes.harmfulness import (
     attack,
@@ -30,8 +30,10 @@ from probes.harmfulness import (
 )
 from probes.harmfulness.attacks import Recipe, finetuning, jailbreaks
 from probes.harmfulness.attacks.texts import Jailbreak
+from probes.harmfulness.steering import arms, inversion
 from probes.latent_guard import LatentGuard, compare_guards, load_guard
-from probes.requests import Request, behaviour as behaviour_module, observe, read_states
+from probes.requests import Request, behaviour as behaviour_module, judge_replies, observe, read_states
+from probes.requests.formats import kind
 from tests.tiny import tiny, tiny_tokenizer
 
 SECRET = "xyzzyplugh"  # in every request and in every reply
@@ -181,6 +183,34 @@ def test_nothing_is_said_or_left_behind(runs):
     assert holding(out) == []  # the sweep, the ranking and the guard among them
 
 
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_an_interrupted_study_holds_replies_only_if_asked_for(runs, tmp_path, monkeypatch, asked_for):
+    model, _, _ = runs["model"]
+    directions, batches = runs["HarmfulDirections"][0], []
+    answers = {
+        "observe": lambda keep: observe(model, ASKED, batch_size=4, keep=keep),
+        "sweep": lambda keep: steering_sweep(
+            model, directions, *FEW, layers=(1, 2), coefficients=(1,), n_layers=1, judge=judge, batch_size=1, keep=keep
+        ),
+        "invert": lambda keep: invert(model, directions, *FEW, layer=2, n_random=0, batch_size=2, keep=keep),
+    }
+
+    def said(model, prompts, *args, **more):
+        batches.append(prompts)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return [[NO] for _ in prompts]
+
+    for module in (behaviour_module, arms, inversion):
+        monkeypatch.setattr(module, "generate", said)
+    for name, run in answers.items():
+        batches.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run(Keep(tmp_path / name, include_replies=asked_for))
+        assert list((tmp_path / name).rglob("part-*")), name
+        assert bool(holding(tmp_path / name)) == asked_for, name
+
+
 def test_parts_of_a_study_have_short_reprs(runs):
     model, _, out = runs["model"]
     request = ASKED[0]
@@ -205,6 +235,8 @@ def test_errors_have_no_text_in_them(runs):
         lambda: observe(model, ASKED[:2], judge=lambda request, reply: reply),
         lambda: Request("", text, "harmful"),
         lambda: compare_guards(model, ASKED, None, {"s": runs["Behaviour"][0]}),
+        lambda: judge_replies(lambda request, reply: text, [text], [NO]),
+        lambda: kind(text),
     )
     for number, call in enumerate(wrong):
         with pytest.raises((ValueError, TypeError)) as caught:

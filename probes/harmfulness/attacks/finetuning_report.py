@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import interval_lines
 from interp.reports import Figures, Findings
-from interp.statistics import Estimate
+from interp.statistics import Claim, Estimate
 from probes.harmfulness.attacks.finetuning_result import ARMS, BELIEFS, FineTuningStudy
+from probes.harmfulness.attacks.statistics import blind_sentences
 
 NOISE = 4.0  # nats a token: a model's own greedy text is below 1
 
@@ -78,12 +79,7 @@ def statement_of(study: FineTuningStudy) -> list[str]:
     sentences.append(
         f"As a ranking of held-out harmful above harmless requests (AUROC, before and after): {', '.join(told)}."
     )
-    for row in study.gaps().itertuples():
-        if not row.gap_low > 0:
-            sentences.append(
-                f"Before training {BELIEFS[row.belief]} is not shown to tell held-out harmful from harmless requests "
-                f"(gap {Estimate(row.gap, row.gap_low, row.gap_high):+.4f}): its changes say little."
-            )
+    sentences += blind_sentences("Before training", study.gaps(), BELIEFS, "held-out")
     trained = study.training[study.training["n_pairs"] == n].set_index("trained_on")
     nats = trained["nats_before"]
     sentences.append(
@@ -139,7 +135,10 @@ def _moved(changes: Mapping[str, pd.Series]) -> str:
 
 def _which(changes: Mapping[str, pd.Series]) -> str:
     """What fell, by intervals below zero."""
-    refusal, belief = (bool(changes[b]["change_high"] < 0) for b in ("refuse", "harmful"))
+    claims = [Claim("", Estimate.from_row(changes[b], "change"), n=int(changes[b]["n"])) for b in ("refuse", "harmful")]
+    if any(claim.verdict == "too few" for claim in claims):
+        return claims[0].finding() if claims[0].verdict == "too few" else claims[1].finding()
+    refusal, belief = (claim.verdict == "below" for claim in claims)
     if refusal == belief:
         return "both fell" if refusal else "neither is shown to have fallen"
     signal, known = "the refusal signal", "the belief that the request is harmful"

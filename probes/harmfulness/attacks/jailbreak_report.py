@@ -12,8 +12,9 @@ from plotly.subplots import make_subplots
 from interp.figures import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, finish
 from interp.figures.heads import interval_bars
 from interp.reports import Figures, Findings
-from interp.statistics import Estimate
+from interp.statistics import Estimate, measured
 from probes.harmfulness.attacks.jailbreak_result import ATTACKS, BELIEFS, NAMES, JailbreakStudy, _parts
+from probes.harmfulness.attacks.statistics import blind_sentences
 from probes.harmfulness.attacks.texts import FAMILIES
 
 
@@ -62,12 +63,7 @@ def statement_of(study: JailbreakStudy) -> list[str]:
         f"{len(harmful)} harmful requests were asked without a jailbreak; the {refused} that were refused were put "
         f"into jailbreaks, with {int((study.plain['kind'] == 'harmless').sum())} harmless ones as control."
     )
-    for row in study.gaps().itertuples():
-        if not row.gap_low > 0:
-            sentences.append(
-                f"Without a jailbreak {NAMES[row.belief]} is not shown to tell refused harmful from harmless requests "
-                f"(gap {Estimate(row.gap, row.gap_low, row.gap_high):+.4f}): its changes say little."
-            )
+    sentences += blind_sentences("Without a jailbreak", study.gaps(), NAMES, "refused")
     n_other = int((~study.trials["same_ending"]).sum())
     if study.provenance["settings"]["ending"] is None:
         sentences.append(
@@ -82,7 +78,7 @@ def statement_of(study: JailbreakStudy) -> list[str]:
 def _sentence(name: str, success: pd.Series, fell: pd.DataFrame, auroc: pd.DataFrame) -> str:
     start = (
         f"{name}: {success['accepted']:.0f} of {success['n']:.0f} refused requests were accepted "
-        f"({Estimate.from_row(success, 'success'):.0%})."
+        f"({measured(Estimate.from_row(success, 'success'), int(success['n']), '.0%')})."
     )
     if name not in fell.index:
         return start + " None of the trials ends in the usual token, so beliefs can't be compared."

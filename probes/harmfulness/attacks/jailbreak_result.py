@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from interp.statistics import Estimate, auroc, auroc_estimate, mean_difference, mean_estimate, wilson_share
+from interp.statistics import Claim, Estimate, auroc, auroc_estimate, mean_difference, mean_estimate, wilson_share
 from probes.harmfulness.attacks.statistics import usable_gaps
 from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak
 from probes.requests import Request
@@ -114,15 +114,16 @@ class JailbreakStudy(
     def which_fell(self) -> pd.DataFrame:
         """Did jailbreaks lower the refusal signal or the belief that a request is harmful? By family, over refused
         harmful requests: the mean change of each with its interval, and how much further the refusal signal fell, each
-        in parts of its gap (NaN where a gap is not above zero). ``lowered`` is what follows: "refusal", "belief",
-        "both" or "neither" (an interval below zero), "both, refusal further" or "both, belief further"."""
+        in parts of its gap (NaN where a gap is not above zero). ``lowered`` is what follows: "refusal", "belief"
+        or "both" (an interval below zero), "both, refusal further" or "both, belief further", "neither shown", or "too
+        few" (under 10 requests)."""
         rows, unit = [], usable_gaps(self.gaps())
         for family, part in _parts(self.comparable(), "family"):
             part = part[part["kind"] == "harmful"]
             values = {b: (part[b] - part[f"{b}_before"]).to_numpy() for b in BELIEFS}
             values["further"] = values["harmful"] / unit["harmful"] - values["refuse"] / unit["refuse"]
             found = {name: mean_estimate(v, part["request"]) for name, v in values.items()}
-            row = {"family": family, "n": len(part), "lowered": _which(found)}
+            row = {"family": family, "n": len(part), "lowered": _which(found, part["request"].nunique())}
             for belief, name in (("refuse", "refusal"), ("harmful", "belief")):
                 row |= found[belief].columns(f"{name}_change")
                 row |= {f"{name}_fell_share": -found[belief].value / unit[belief]}
@@ -160,15 +161,17 @@ class JailbreakStudy(
         return kept
 
 
-def _which(changes: Mapping[str, Estimate]) -> str:
-    """What fell, by intervals that are below zero."""
-    fell = {name: changes[name].high < 0 for name in BELIEFS}
+def _which(changes: Mapping[str, Estimate], n: int) -> str:
+    """What fell, by intervals that are below zero, over ``n`` requests."""
+    verdicts = {name: Claim("", change, n=n).verdict for name, change in changes.items()}
+    fell = {name: verdicts[name] == "below" for name in BELIEFS}
+    if "too few" in [verdicts[name] for name in BELIEFS]:
+        return "too few"
     if not any(fell.values()):
-        return "neither"
+        return "neither shown"
     if not all(fell.values()):
         return "refusal" if fell["refuse"] else "belief"
-    _, low, high = changes["further"]
-    return "both, refusal further" if low > 0 else "both, belief further" if high < 0 else "both"
+    return {"above": "both, refusal further", "below": "both, belief further"}.get(verdicts["further"], "both")
 
 
 def _parts(trials: pd.DataFrame, by: str) -> Iterator[tuple[str, pd.DataFrame]]:

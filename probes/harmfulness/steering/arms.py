@@ -23,7 +23,7 @@ from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate, reply_nll
 from interp.records import run_batches
-from probes.requests import Judge, Kind, Request, hash_requests, require_verdict
+from probes.requests import VERDICTS, Judge, Kind, Request, hash_requests, name_of, require_verdict
 from probes.studies import pack_texts, unpack_texts
 
 Op = Literal["none", "add", "remove"]
@@ -86,11 +86,13 @@ def run_arms(
     batch_size: int,
     directory: Path | None = None,
     resume: bool = False,
+    holds_texts: bool = True,
     title: str = "steered replies",
 ) -> pd.DataFrame:
-    """One row for each arm and request: the arm's fields and name, ``id``, ``verdict``, ``reply``, ``nll`` (nats, of
-    the reply under the unsteered model), ``n_tokens``, ``repetition`` and ``kl`` (nats, KL(unsteered || steered) of
-    the first token, for the first 16 harmless requests).
+    """One row for each arm and request: the arm's fields and name, ``id``, ``verdict``, ``reply`` (empty unless
+    ``holds_texts``: replies are judged as they come, and part files have none), ``nll`` (nats, of the reply under
+    the unsteered model), ``n_tokens``, ``repetition`` and ``kl`` (nats, KL(unsteered || steered) of the first token,
+    for the first 16 harmless requests).
 
     An arm on harmful requests has rows of those too, with ``kl`` alone and no verdict. The directions must be
     known to fit the model. Part files under ``directory`` keep the work batch by batch.
@@ -125,7 +127,12 @@ def run_arms(
                 kl[row] = divergence(plain[batch[row][1]], after[place])
         nll, n_tokens, repetition = reply_quality(model, [prompts[i] for _, i, _ in batch], replies)
         measured = {"nll": nll, "n_tokens": n_tokens, "repetition": repetition, "kl": kl}
-        return pack_texts([[reply] for reply in replies]) | measured
+        judged = [
+            VERDICTS.index(require_verdict(judge(requests[i].text, reply), judge)) if is_asked else -1
+            for (_, i, is_asked), reply in zip(batch, replies, strict=True)
+        ]
+        texts = pack_texts([[reply] for reply in replies]) if holds_texts else {}
+        return {"verdict": np.array(judged), **measured, **texts}
 
     arrays = run_batches(
         items,
@@ -138,17 +145,18 @@ def run_arms(
             "positions": positions,
             "while_generating": while_generating,
             "max_new_tokens": max_new_tokens,
+            "judge": name_of(judge),
+            "holds_texts": holds_texts,
         },
         resume=resume,
         title=title,
     )
-    texts = unpack_texts(arrays.pop("text"), arrays.pop("length"))
+    replies = [""] * len(items)
+    if holds_texts:
+        replies = [reply for (reply,) in unpack_texts(arrays.pop("text"), arrays.pop("length"))]
     frame = pd.DataFrame([asdict(arms[a]) | {"arm": arms[a].name, "id": requests[i].id} for a, i, _ in items])
-    verdicts = [
-        require_verdict(judge(requests[i].text, reply), judge) if asked else ""
-        for (_, i, asked), (reply,) in zip(items, texts, strict=True)
-    ]
-    return frame.assign(verdict=verdicts, reply=[reply for (reply,) in texts], **arrays)
+    verdicts = ["" if verdict < 0 else VERDICTS[verdict] for verdict in arrays.pop("verdict")]
+    return frame.assign(verdict=verdicts, reply=replies, **arrays)
 
 
 def unchecked(steering: Steering) -> Steering:

@@ -45,6 +45,7 @@ from probes.requests import Request, describe_requests, require_disjoint, requir
 from probes.studies import Study, mass_read, pack_texts, unpack_texts
 
 MARGIN = LogitDifference(YES, NO)
+SAID = (YES, NO, "other")
 N_TOKENS = 4  # of a reply: enough for its first word
 CITATIONS = ["Zhao et al. (2025), LLMs Encode Harmfulness and Refusal Separately. arXiv:2507.11878."]
 CAVEATS = [
@@ -118,8 +119,8 @@ def invert(
         system: the system prompt; None: the template's own, False: none.
         seed: of the random and shuffled directions.
         batch_size: prompts in one pass.
-        keep: where the work and the report are kept; part files hold replies until the run is finished, the report and
-            the saved value only with ``Keep(include_replies=True)``.
+        keep: where the work and the report are kept; files hold replies, and the value that is returned, only with
+            ``Keep(include_replies=True)``, or where nothing is kept.
 
     Raises:
         ValueError: requests that fitted the directions, a layer out of range, and an answer that the template's tokens
@@ -163,6 +164,7 @@ def invert(
         n_items=len(prompts),
         batch_size=batch_size,
         keep=keep,
+        with_replies=True,
         citation=CITATIONS,
         caveats=CAVEATS,
     )
@@ -188,10 +190,14 @@ def invert(
             replies.append(said)
             margins.append(margin)
         of_each = [list(row) for row in zip(*replies, strict=True)]
-        return pack_texts(of_each) | {"margin": np.array(margins).T} | first.read(given)
+        texts = pack_texts(of_each) if study.holds_texts else {}
+        words = np.array([[SAID.index(first_word(reply)) for reply in row] for row in of_each])
+        return {"said": words, "margin": np.array(margins).T, **texts} | first.read(given)
 
     arrays = study.run(range(len(prompts)), score)
-    texts = unpack_texts(arrays["text"], arrays["length"])
+    texts = [[""] * len(conditions)] * len(prompts)
+    if study.holds_texts:
+        texts = unpack_texts(arrays["text"], arrays["length"])
     where = [
         {"question": questions[i // len(requests)].name, "id": r.id, "kind": r.kind}
         for i in range(len(prompts))
@@ -199,9 +205,9 @@ def invert(
     ]
     outcomes = pd.DataFrame(
         [
-            asdict(c) | place | {"said": first_word(text), "margin": margin, "reply": text}
-            for place, said, row in zip(where, texts, arrays["margin"], strict=True)
-            for c, text, margin in zip(conditions, said, row, strict=True)
+            asdict(c) | place | {"said": SAID[word], "margin": margin, "reply": text}
+            for place, said, words, row in zip(where, texts, arrays["said"], arrays["margin"], strict=True)
+            for c, text, word, margin in zip(conditions, said, words, row, strict=True)
         ]
     )
     draws = pd.DataFrame(

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from interp.figures.heads import interval_bars, interval_lines
 from interp.reports import Figures, Findings
-from interp.statistics import Claim, Estimate
+from interp.statistics import FEWEST, Claim, Estimate, measured, too_few
 from probes.harmfulness.steering.draws import shares_of_draws
 from probes.harmfulness.steering.rates import noise_note
 from probes.harmfulness.steering.result import SteeringStudy
@@ -116,6 +116,9 @@ def tested_sentences(comparison: pd.DataFrame, summary: pd.DataFrame) -> list[st
         direction, plain = rows["direction"], rows["unsteered"]
         controls = [f"{_REST[name]} {_points(rows[name])}" for name in ("random", "shuffled") if name in rows]
         verdict = ""
+        if direction["n"] < FEWEST:
+            sentences.append(f"{arm} on {kind} requests: {too_few(direction['n'])}.")
+            continue
         if arm == "+refusal":
             verdict = f" At least 90 %: {_yes(direction['refusal_rate'] >= 0.9)}."
         elif arm == "-refusal":
@@ -166,7 +169,7 @@ def _where(row: Any) -> str:
 
 
 def _rate(row: dict[str, Any]) -> str:
-    return f"{Estimate.from_row(row, 'refusal_rate'):.0%}"
+    return measured(Estimate.from_row(row, "refusal_rate"), row["n"], ".0%")
 
 
 def _points(row: dict[str, Any]) -> str:

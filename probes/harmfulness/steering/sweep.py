@@ -108,8 +108,8 @@ def sweep(
         fluency_factor: the most that steering may multiply the perplexity by.
         max_new_tokens: of a reply.
         batch_size: prompts in one pass.
-        keep: where work is kept batch by batch, then the report; part files hold replies until the study is finished,
-            the report and the saved value only with ``Keep(include_replies=True)``.
+        keep: where work is kept batch by batch, then the report; replies are judged as they come; files hold them, and
+            the value that is returned, only with ``Keep(include_replies=True)``, or where nothing is kept.
 
     Raises:
         ValueError: requests that fitted the directions, one kind missing, layers or coefficients out of range, and no
@@ -330,6 +330,7 @@ class _Runner:
             batch_size=self.study.batch_size,
             directory=self.study.step(part),
             resume=True,
+            holds_texts=self.study.holds_texts,
             title=f"{part} replies",
         )
 
@@ -343,7 +344,7 @@ def _study(
     batch_size: int,
     keep: Keep,
 ) -> Study:
-    more = {"batch_size": batch_size, "keep": keep, "citation": CITATIONS, "caveats": CAVEATS}
+    more = {"batch_size": batch_size, "keep": keep, "with_replies": True, "citation": CITATIONS, "caveats": CAVEATS}
     return Study(title, model, prompts, data=data, settings=settings, n_items=data["n"], **more)
 
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from interp.figures import head_label, heads_by_level, strongest_examples
 from interp.reports import Figures, Findings
-from interp.statistics import FEWEST, Estimate, mean_interval
+from interp.statistics import FEWEST, Estimate, mean_estimate
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.result import VisualHeads
 from probes.visual_semantics.heads.scores import NAMES, RELU, largest_by_chance
@@ -233,14 +233,12 @@ def gold_table(heads: VisualHeads, score: str, level: str | None, k: int = 10) -
         signs = []
         for gold, chosen in drops.items():
             row[f"score_{gold}"] = float(means[gold][layer, head])
-            drop = heads.drop[chosen][:, layer, head, None].astype(np.float64)
-            low, high = (float(end[0]) for end in mean_interval(drop, heads.pictures[chosen]))
-            row |= {f"drop_{gold}": float(drop.mean()), f"drop_{gold}_low": low, f"drop_{gold}_high": high}
-            signs.append(int(low > 0) - int(high < 0))
+            drop = heads.drop[chosen][:, layer, head].astype(np.float64)
+            change = mean_estimate(drop, heads.pictures[chosen])
+            row |= change.columns(f"drop_{gold}")
+            signs.append(change.side_of(0))
         row["score_balanced"] = (row[f"score_{YES}"] + row[f"score_{NO}"]) / 2
-        pushes = push[:, layer, head, None].astype(np.float64)
-        low, high = (float(end[0]) for end in mean_interval(pushes, heads.pictures[of_both]))
-        row |= {"yes_push": float(pushes.mean()), "yes_push_low": low, "yes_push_high": high}
+        row |= mean_estimate(push[:, layer, head].astype(np.float64), heads.pictures[of_both]).columns("yes_push")
         rows.append(row | {"verdict": _VERDICTS.get(tuple(signs), "unclear")})
     return pd.DataFrame(rows)
 

@@ -117,7 +117,8 @@ class HeadTraces:
         few = " (of so few pairs q can't be lower)" if 2 / 2**n >= 0.05 else ""
         beyond = ""
         if "beyond_control_low" in frame and n_back:
-            more = int(((clear["change"] > 0) & (clear["beyond_control_low"] > 0)).sum())
+            back = clear[clear["change"] > 0].to_dict("records")
+            more = sum(Estimate.from_row(row, "beyond_control").side_of(0) > 0 for row in back)
             beyond = f" (clearly more than with an unrelated picture's: {more})"
         most = f"{first['head']} brings most of the answer back"
         if not n_back:

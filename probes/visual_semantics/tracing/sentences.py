@@ -93,7 +93,7 @@ def beside_control(means: pd.DataFrame) -> str:
     judged = known[known["n_control"] >= LEAST_PAIRS]
     if judged.empty:
         return f"{sentence}; these are too few pairs (under {LEAST_PAIRS}) to say where the right picture's do more."
-    clear = int((judged["beyond_control_low"] > 0).sum())
+    clear = sum(Estimate.from_row(row, "beyond_control").side_of(0) > 0 for row in judged.to_dict("records"))
     return f"{sentence}; the right picture's do clearly more in {clear} of {len(judged)} places, each judged by itself."
 
 

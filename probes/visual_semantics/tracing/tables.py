@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp.scans.tracing import LEAST, Measured, Trace
-from interp.statistics import bootstrap_interval, mean_interval, ratio_interval
+from interp.statistics import Estimate, bootstrap_interval, mean_interval, ratio_interval
 from probes.visual_semantics.tracing.roles import CONCEPT, EDITED, LAST, PICTURE
 
 ALL = "all"
@@ -112,7 +112,10 @@ def peak_table(
                 row |= {"depth": best["layer"] / max(1, n_layers - 1), "depth_low": low, "depth_high": high}
                 names = ["change"] + ["beyond_control"] * (control is not None)
                 row |= {f"{name}{end}": best[f"{name}{end}"] for name in names for end in ("", "_low", "_high")}
-                row |= {"is_clear": not is_too_few(row) and all(best[f"{name}_low"] > 0 for name in names)}
+                row |= {
+                    "is_clear": not is_too_few(row)
+                    and all(Estimate.from_row(best, name).side_of(0) > 0 for name in names)
+                }
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -129,19 +132,20 @@ def claim_table(peaks: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     for claim in CLAIMS:
         if (claim.part, claim.role) not in getattr(found, "index", ()):
             continue
-        peak, (low, high) = found.loc[(claim.part, claim.role)], claim.depths
+        peak, (first, last) = found.loc[(claim.part, claim.role)], claim.depths
         row = {"claim_on": claim.model, "part": claim.part, "role": claim.role}
         row |= {"claimed_layers": f"{claim.first} to {claim.last} of {claim.n_layers}"}
-        row |= {"claimed_depth": f"{low:.2f} to {high:.2f}", "layer": peak["layer"]}
+        row |= {"claimed_depth": f"{first:.2f} to {last:.2f}", "layer": peak["layer"]}
         row |= {name: peak[name] for name in ("depth", "depth_low", "depth_high")}
         if is_too_few(peak):
             verdict = TOO_FEW
         elif not peak["is_clear"]:
             verdict = "no clear peak"
-        elif low - half <= peak["depth"] <= high + half:
+        elif first - half <= peak["depth"] <= last + half:
             verdict = "agrees"
         else:
-            apart = peak["depth_low"] > high + half or peak["depth_high"] < low - half
+            depth = Estimate.from_row(peak, "depth")
+            apart = depth.side_of(last + half) > 0 or depth.side_of(first - half) < 0
             verdict = "elsewhere" if apart else "undecided"
         rows.append(row | {"verdict": verdict})
     return pd.DataFrame(rows)

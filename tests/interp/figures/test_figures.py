@@ -151,7 +151,7 @@ def test_interval_bars_are_groups_with_asymmetrical_intervals(intervals):
     assert figure.layout.xaxis.ticktext == ("plain", "chain of<br>thought in<br>&lt;i&gt;")
     assert figure.layout.title.text == "&lt;u&gt;" and figure.layout.barmode == "group"
     assert figure.layout.shapes[0].y0 == figure.layout.shapes[0].y1 == 0.1
-    assert figure.data[1].hovertext[0] == "<b>plain, unknown &lt;b&gt;</b><br>bias 0.5  [0.45, 0.7]<br>n 40"
+    assert figure.data[1].hovertext[0] == "<b>plain, unknown &lt;b&gt;</b><br>bias 0.5 [0.45, 0.7]<br>n 40"
     assert figure.data[0].marker.color != figure.data[1].marker.color
 
 
@@ -160,7 +160,7 @@ def test_interval_bars_mark_what_is_not_defined(intervals):
     rows.loc[rows["scenario"] == "plain", ["bias", "low", "high"]] = np.nan
     trace = figures.interval_bars(rows, "scenario", "bias", "low", "high").data[0]
     assert trace.text[0] == "–" and trace.text[1] == "" and trace.y[0] == 0
-    assert "bias not defined<br>" in trace.hovertext[0] and not trace.showlegend
+    assert "bias not known<br>" in trace.hovertext[0] and not trace.showlegend
 
 
 def test_bars_whose_names_do_not_fit_lie_and_titles_are_wrapped():
@@ -194,7 +194,7 @@ def test_interval_lines_are_sorted_with_bands_or_bars_in_panels_of_one_scale(int
     assert list(bands[0].x) == [1, 5, 20, 20, 5, 1]
     np.testing.assert_allclose(bands[0].y, [0.05, 0.45, 1.95, 2.2, 0.7, 0.3])
     assert lines[0].line.dash != lines[1].line.dash and lines[0].marker.symbol != lines[1].marker.symbol
-    assert lines[0].hovertext[0] == "<b>k 1, known</b><br>bias &amp; &lt;more&gt; 0.1  [0.05, 0.3]<br>n 40"
+    assert lines[0].hovertext[0] == "<b>k 1, known</b><br>bias &amp; &lt;more&gt; 0.1 [0.05, 0.3]<br>n 40"
     assert figure.layout.yaxis2.matches == "y" and figure.layout.yaxis.title.text == "bias &amp; &lt;more&gt;"
     assert [a.text for a in figure.layout.annotations] == ["plain", "chain_of_thought in &lt;i&gt;"]
     assert len(figure.layout.shapes) == 2 and len(draw(reference=None).layout.shapes) == 0

@@ -157,6 +157,9 @@ def test_templates_that_change_the_text_are_refused(content, text, message):
     tokenizer = tiny_tokenizer(CHATML.replace("{{ m.content }}", content))
     with pytest.raises(ValueError, match=message):
         build_prompt(model(tokenizer), text)
+    with pytest.raises(ValueError) as caught:
+        build_prompt(model(tokenizer), text, id="request-7")  # named, so that its text stays out of logs
+    assert "Is it" not in str(caught.value)
 
 
 def test_a_trimming_template_takes_text_without_outer_spaces():

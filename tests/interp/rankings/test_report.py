@@ -94,7 +94,7 @@ def test_statement_follows_from_the_numbers():
     best = ranking.top(1).iloc[0]
     text = " ".join(report.statement(ranking))
     assert "tiny-model, 30 examples: of 12 heads, L2H1 has the highest mean nas" in text
-    assert f"{best.score:#.3g}, 95 % interval {best.ci_low:#.3g} to {best.ci_high:#.3g}" in text
+    assert f"{best.score:#.3g} [{best.ci_low:#.3g}, {best.ci_high:#.3g}]" in text
     assert "No control was named" in text
     alone = make_ranking(measures={"nas": ranking.scores}, descriptions={})
     assert "No control was named: the ranking stands on this one score." in report.statement(alone)
@@ -102,9 +102,7 @@ def test_statement_follows_from_the_numbers():
     assert "The most negative" not in " ".join(report.statement(above))
     negative = make_ranking(measures={"nas": -ranking.scores}, descriptions={})
     last = negative.to_frame().iloc[-1]
-    assert f"The most negative is L2H1, {report.number(last.score)}, 95 % interval" in " ".join(
-        report.statement(negative)
-    )
+    assert f"The most negative is L2H1, {report.number(last.score)} [" in " ".join(report.statement(negative))
 
 
 def test_statement_speaks_of_the_controls_before_other_measures():
@@ -192,7 +190,9 @@ def test_figures_are_valid_json_with_one_place_each(page):
 
 def test_all_heads_of_a_large_model_are_on_the_page_and_can_be_filtered():
     rng = np.random.default_rng(0)
-    text = render(HeadRanking("nas", {"nas": rng.normal(size=(3, 25, 24))}, ("a", "b", "c"), {}, {}).to_findings())
+    text = render(
+        HeadRanking("nas", {"nas": rng.normal(size=(12, 25, 24))}, tuple("abcdefghijkl"), {}, {}).to_findings()
+    )
     page = Page(text)
     labels = [a["data-label"] for tag, a in page.elements if tag == "tr" and "data-label" in a]
     assert len(labels) == 600 and "Filter heads" in " ".join(page.text)

@@ -59,7 +59,7 @@ def make_findings(run_id: str | None = "run-1", value: float = 0.25, **changes) 
 
 
 def make_ranking(run_id: str) -> HeadRanking:
-    return HeadRanking("nas", {"nas": np.ones((1, 1, 2))}, ("e0",), {}, {"run_id": run_id})
+    return HeadRanking("nas", {"nas": np.ones((10, 1, 2))}, tuple("abcdefghij"), {}, {"run_id": run_id})
 
 
 def assert_same(a: Findings, b: Findings) -> None:
@@ -103,8 +103,8 @@ def test_cells_are_values_with_intervals_three_digits_yes_and_no():
     page = Page(findings.render(make_findings()))
     assert [[cell.strip() for cell in row] for row in page.rows] == [
         ["subset", "bias", "n yes", "shown", "reply"],
-        ["known", "0.612 | 0.500 to 0.700", "12", "yes", "No.\nNot at all"],
-        ["unknown", "−0.200 | −0.310 to −0.100", "1200", "no", "yes"],
+        ["known", "0.612 | [0.500, 0.700]", "12", "yes", "No.\nNot at all"],
+        ["unknown", "−0.200 | [−0.310, −0.100]", "1200", "no", "yes"],
         ["none", "–", "–", "–", "–"],
     ]
     for expected in ("A study", "tiny · 3 examples · run run-1 · 2026-01-01", "The verdict.", "A caption.", "bias.csv"):

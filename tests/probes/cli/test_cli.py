@@ -159,11 +159,12 @@ def test_no_column_of_a_table_is_cut_off(run, monkeypatch, capsys):
     assert all(f"{1234.5 + i:.2f}" in out for i in range(12)) and "12 [3, 40]" in out and "…" not in out
 
 
-def test_an_interval_that_is_not_known_is_a_dash(capsys):
-    frame = pd.DataFrame({"score": [1.5, 2.0], "score_low": [float("nan"), 1.0], "score_high": [float("nan"), 3.0]})
-    cli_study.print_table(frame, {"score": "score"}, "One question")
+def test_an_interval_that_is_not_known_is_left_out_and_an_unknown_value_is_a_dash(capsys):
+    nan = float("nan")
+    frame = pd.DataFrame({"score": [1.5, 2.0, nan], "score_low": [nan, 1.0, nan], "score_high": [nan, 3.0, nan]})
+    cli_study.print_table(frame, {"score": "score"}, "Three questions")
     out = capsys.readouterr().out
-    assert "1.50 [–, –]" in out and "2.00 [1.00, 3.00]" in out and "nan" not in out
+    assert " 1.50 │" in out and "2.00 [1.00, 3.00]" in out and " – │" in out and "nan" not in out
 
 
 def test_json_of_a_result_is_plain(capsys, tmp_path):

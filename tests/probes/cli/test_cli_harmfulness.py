@@ -247,10 +247,11 @@ def test_guard_fit(guard, model, data):
 
 def test_guard_predict(run, model, guard, data, tmp_path):
     texts = ["Break the kettle of house 7", "Paint the [door] of house 8?"]
-    code, out, err = run(
-        "guard", "predict", "--guard", guard, "--model", model, "--json", "--text", texts[0], "--text", texts[1]
-    )
+    asked = ("guard", "predict", "--guard", guard, "--model", model, "--json", "--text", texts[0], "--text", texts[1])
+    code, out, err = run(*asked)
     assert code == 0, err
+    assert [r["id"] for r in json.loads(out)] == ["text 1", "text 2"] and not any(t in out + err for t in texts)
+    code, out, err = run(*asked, "--include-replies")
     rows = json.loads(out)
     assert [r["text"] for r in rows] == texts and all(r["harmful"] == (r["score"] >= 0) for r in rows)
     with pytest.warns(GuardWarning, match="wrong way round"):
@@ -263,9 +264,12 @@ def test_guard_predict(run, model, guard, data, tmp_path):
     lines.write_text("\n".join([texts[0], "", texts[1], ""]))
     objects.write_text("\n".join(json.dumps({"id": f"r{i}", "prompt": t}) for i, t in enumerate(texts)))
     for path, ids in ((lines, ["line 1", "line 3"]), (objects, ["r0", "r1"])):
-        code, out, err = run("guard", "predict", path, "--guard", guard / "guard", "--model", model)
+        given = ("guard", "predict", path, "--guard", guard / "guard", "--model", model)
+        code, out, err = run(*given)
         assert code == 0, err
-        assert all(t in out for t in texts) and all(i in out for i in ids)
+        assert not any(t in out + err for t in texts) and all(i in out for i in ids)
+        code, out, err = run(*given, "--include-replies")
+        assert code == 0 and all(t in out for t in texts) and all(i in out for i in ids), err
         assert out.startswith(verdict) and "Warning" not in err
         assert [f"{r['score']:+.4f}" in out for r in rows] == [True, True]
     code, out, err = run("guard", "predict", data["unseen_harmful"], "--guard", guard, "--model", model, "--json")

@@ -177,11 +177,14 @@ def test_effects_by_hand():
         (0.0, -0.01, 0.02, "does not help"),
         (-0.03, -0.07, 0.01, "does not help"),
         (-0.05, -0.09, -0.01, "hurts"),
-        (float("nan"),) * 3 + ("not shown to help",),
+        (float("nan"),) * 3 + ("too few questions",),
     ],
 )
 def test_verdicts(change, low, high, verdict):
-    assert verdict_of({"change": change, "change_low": low, "change_high": high}, 0.03) == verdict
+    row = {"change": change, "change_low": low, "change_high": high, "p": float("nan"), "n_groups": 20}
+    assert verdict_of(row, 0.03) == verdict
+    assert verdict_of(row | {"n_groups": 9}, 0.03) == "too few questions"
+    assert verdict_of(row | {"p": 0.2}, 0.03) in ("does not help", "not shown to help", "too few questions")
 
 
 def test_mcnemar_by_hand():

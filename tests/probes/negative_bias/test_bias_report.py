@@ -159,7 +159,10 @@ def test_options_that_are_not_used_are_warned_of_first(tmp_path):
     with pytest.warns(UserWarning, match=r"options 'No' and 'Yes' hold only \d\.\d% of the first token's probability"):
         report = measure(model, QUESTIONS[:6], generate_tokens=0)
     assert "these measures say little" in report.statement()[0]
-    assert "6 questions are few" in report.statement()[-1]
+    assert "too few (n = 6; expected 10 or more)" in report.statement()[-1]
+    assert not report.to_findings().figures
+    with pytest.raises(KeyError, match=r"it has \[\]\. .* say little"):
+        report.plot()
 
 
 def test_bad_questions_are_refused(model):

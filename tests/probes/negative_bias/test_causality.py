@@ -303,7 +303,8 @@ def correlations(*rows) -> pd.DataFrame:
 
 
 BASELINE = pd.DataFrame(
-    [("negative bias", 0.9, 0.8, 1.0, 50, 25)], columns=["outcome", "value", "ci_low", "ci_high", "n", "n_yes"]
+    [("negative bias", 0.9, 0.8, 1.0, 50, 25, 50)],
+    columns=["outcome", "value", "ci_low", "ci_high", "n", "n_yes", "n_groups"],
 )
 NOTHING = correlations((0.0, -0.1, 0.1))
 
@@ -314,7 +315,7 @@ NOTHING = correlations((0.0, -0.1, 0.1))
         (made_up(), "p = 0.048); the bottom 10 by +0.010 [-0.020, +0.040]: the top does more than random."),
         (
             made_up((-0.3, -0.4, -0.2, 0.4)),
-            "p = 0.400); the bottom 10 by +0.010 [-0.020, +0.040]: the top does no more",
+            "p = 0.400); the bottom 10 by +0.010 [-0.020, +0.040]: the top is not shown to do more",
         ),
         (made_up((-0.3, -0.8, 0.2, 0.048)), "no change that these questions can tell from none"),
         (made_up((-0.3, -0.4, -0.2, 0.25), n=3), "more than each random set, but these are too few to tell"),
@@ -324,7 +325,7 @@ def test_the_verdict_follows_the_numbers(frame, words):
     sentences = verdict_sentences(frame, NOTHING, BASELINE, factor=0.5)
     about = [s for s in sentences if s.startswith("Zeroing the top 10 heads by NAS at the answer changes the negative")]
     assert len(about) == 1 and words in about[0]
-    assert "20 random sets of the same layers by -0.010 on average" in about[0] or "3 random sets" in about[0]
+    assert "20 random sets of the same layers by -0.010 [-0.050, +0.030]" in about[0] or "3 random sets" in about[0]
     assert sentences[-1] == "Unedited, on 50 questions (25 gold Yes): negative bias 0.900 [0.800, 1.000]."
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import interp
 from interp import Keep, load_result
+from interp.records.work import OtherRunError
 from probes.requests import behaviour as module
 from probes.requests.behaviour import observe
 from probes.requests.behaviour_result import GROUPS, refusal_rate
@@ -83,7 +84,7 @@ def test_another_judge_can_be_plugged_in(model, scripted):
 
 def test_replies_stay_out_of_what_is_saved_unless_asked_for(model, scripted, tmp_path):
     found = observe(model, REQUESTS, keep=tmp_path / "without")
-    assert found.replies is not None and "SECRET" in found.replies[1]
+    assert found.replies is None
     again = load_result(tmp_path / "without")
     assert again.replies is None and again.verdicts == found.verdicts
     assert again.requests == tuple(r.withheld() for r in found.requests)
@@ -94,7 +95,8 @@ def test_replies_stay_out_of_what_is_saved_unless_asked_for(model, scripted, tmp
         assert "bad thing" not in path.read_text()  # nor do requests stand in the tables
 
     observe(model, REQUESTS, keep=Keep(tmp_path / "with", include_replies=True))
-    assert load_result(tmp_path / "with").replies == found.replies
+    in_memory = observe(model, REQUESTS)  # where nothing is written, they are there
+    assert "SECRET" in in_memory.replies[1] and load_result(tmp_path / "with").replies == in_memory.replies
     assert any(b"SECRET" in path.read_bytes() for path in (tmp_path / "with").glob("*.html"))
 
 
@@ -129,8 +131,10 @@ def test_an_interrupted_run_goes_on(model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         observe(model, REQUESTS, **settings, keep=tmp_path)
     monkeypatch.setattr(module, "generate", real)
+    with pytest.raises(OtherRunError, match="include_replies"):  # what is there has no replies to go on with
+        observe(model, REQUESTS, **settings, keep=Keep(tmp_path, resume=True, include_replies=True))
     resumed = observe(model, REQUESTS, **settings, keep=tmp_path)
-    assert resumed.replies == whole.replies and resumed.verdicts == whole.verdicts
+    assert resumed.replies is None and resumed.verdicts == whole.verdicts
     assert not (tmp_path / "parts").exists()
 
 

@@ -205,7 +205,7 @@ def planted(refuse: float, harmful: float, everybody: float = 0.0, ending: str |
         (-0.8, -0.2, "both, refusal further"),
         (-0.2, -0.8, "both, belief further"),
         (-0.5, -0.5, "both"),
-        (0.2, 0.2, "neither"),
+        (0.2, 0.2, "neither shown"),
     ],
 )
 def test_what_fell_is_found_and_named(refuse, harmful, expected):

@@ -41,7 +41,7 @@ def judge(request: str, reply: str) -> str:
 
 
 VALIDATION = (requests("harmful", 30, 4), requests("harmless", 30, 4))
-TEST = (requests("harmful", 50, 4), requests("harmless", 50, 4))
+TEST = (requests("harmful", 50, 10), requests("harmless", 50, 10))
 SMALL = dict(layers=(1, 2, 3), coefficients=(1, 2), n_layers=1, max_new_tokens=6, judge=judge)
 
 
@@ -82,14 +82,14 @@ def test_the_planted_direction_is_chosen_and_holds_on_other_requests(study, test
     assert rows.loc[("harmless", "+refusal", "direction"), "refusal_rate"] == 1
     for control in ("unsteered", "random", "shuffled"):
         row = rows.loc[("harmless", "+refusal", control)]
-        assert row["refusal_rate"] == 0 and row["beyond"] == 1 and row["n"] == 4
+        assert row["refusal_rate"] == 0 and row["beyond"] == 1 and row["n"] == 10
         assert 0 < row["beyond_low"] < 1 and row["refusal_rate_high"] < 0.5
     arms = set(rows.index.get_level_values("arm"))
     assert arms == {
         "+refusal", "+harmfulness", "-refusal", "-harmfulness", "ablate refusal", "ablate harmfulness"
     }  # fmt: skip
     first = tested.statement()[0]
-    assert first.startswith("+refusal on 4 harmless requests: 100%") and "At least 90 %: yes" in first
+    assert first.startswith("+refusal on 10 harmless requests: 100%") and "At least 90 %: yes" in first
     assert "KL on harmless requests" in first
     drawn = tested.first_tokens().set_index(["kind", "arm"])
     assert set(drawn.index.get_level_values("arm")) == {"+refusal", "-refusal", "+harmfulness", "-harmfulness"}
@@ -120,7 +120,7 @@ def test_the_screen_is_what_steering_does(model, planted, study):
 
 
 def test_the_quality_of_replies(model):
-    prompts = build_request_prompts(model, TEST[0])
+    prompts = build_request_prompts(model, TEST[0][:4])
     replies = ["The kettle", "", "boils boils boils boils boils boils", "x\ufffd"]
     nll, n_tokens, repetition = reply_quality(model, prompts, replies, batch_size=3)
     tokens = [model.tokenizer(r.rstrip("\ufffd"), add_special_tokens=False)["input_ids"] if r else [] for r in replies]
@@ -231,7 +231,7 @@ def test_layers_of_the_default_grid(model):
 
 
 def test_opening_tokens_come_from_the_replies(model):
-    prompts = build_request_prompts(model, [*TEST[0], *TEST[1]])
+    prompts = build_request_prompts(model, [*TEST[0][:4], *TEST[1][:4]])
     first = model.final_logits(prompts).argmax(-1).tolist()
     verdicts = ["refused" if token == first[0] else "accepted" for token in first]
     if verdicts.count("refused") >= 3 and verdicts.count("accepted"):
@@ -330,10 +330,10 @@ def test_a_killed_run_goes_on(model, planted, study, tmp_path, monkeypatch):
 
 
 def test_steering_at_the_answer_alone_is_one_screen(model, planted):
-    behaviour = Behaviour(tuple(TEST[1]), ("accepted",) * 4, None, {"run_id": "other"})
+    behaviour = Behaviour(tuple(TEST[1]), ("accepted",) * 10, None, {"run_id": "other"})
     found = sweep(model, planted, *VALIDATION, **SMALL, positions="answer", behaviour=behaviour)
     assert set(found.screen["positions"]) == {"answer"} and found.chosen["+refusal"]["refusal_rate"] == 1
-    assert found.provenance["settings"]["behaviour"] == "other" and "refused 0 of 4" in found.openings.how
+    assert found.provenance["settings"]["behaviour"] == "other" and "refused 0 of 10" in found.openings.how
 
 
 def test_refusals(model, planted, fitted, study):
@@ -362,7 +362,7 @@ def test_refusals(model, planted, fitted, study):
     )
     with pytest.raises(ValueError, match="Use the weights"):
         sweep(stranger, planted, *VALIDATION, **SMALL)
-    behaviour = Behaviour(tuple(TEST[1]), ("accepted",) * 4, None, {"run_id": "b", "settings": {"system": "Be kind."}})
+    behaviour = Behaviour(tuple(TEST[1]), ("accepted",) * 10, None, {"run_id": "b", "settings": {"system": "Be kind."}})
     with pytest.raises(ValueError, match=r"observed with \{'system': 'Be kind.'\}"):
         sweep(model, planted, *VALIDATION, **SMALL, behaviour=behaviour)
     with pytest.raises(KeyError, match="no figure 'Refusals in the test'"):
