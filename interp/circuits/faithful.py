@@ -249,14 +249,14 @@ def minimal_set(
         raise ValueError(f"share={share}; expected more than 0, and 1 at most.")
     asked, heads = _asked(model, pairs, metric, positions, 0), _order(order)
     kept = _kept_share(asked)
-    low, high = 0, len(heads)
+    least, most = 0, len(heads)
     if kept(heads) < share:
         raise ValueError(f"the {len(heads)} heads given keep {kept(heads):.0%} together; {share:.0%} was asked for.")
-    while high - low > 1:  # keeping more heads keeps more, most of the time; what is found does keep the share
-        middle = (low + high) // 2
-        low, high = (low, middle) if kept(heads[:middle]) >= share else (middle, high)
-    chosen = heads[:high]
-    for head in reversed(heads[:high]):
+    while most - least > 1:  # keeping more heads keeps more, most of the time; what is found does keep the share
+        middle = (least + most) // 2
+        least, most = (least, middle) if kept(heads[:middle]) >= share else (middle, most)
+    chosen = heads[:most]
+    for head in reversed(heads[:most]):
         fewer = [h for h in chosen if h != head]
         if fewer and kept(fewer) >= share:
             chosen = fewer
