@@ -64,7 +64,7 @@ texts = {question.id: question.text for question in questions}
 ranking.plot(texts=texts)
 
 # %%
-ranking.top(6)[["label", "score", "ci_low", "ci_high", "q", "nas_swapped_order", "total_effect"]].round(3)
+ranking.top(5)[["label", "score", "ci_low", "ci_high", "q", "nas_swapped_order", "total_effect"]].round(3)
 
 # %% [markdown]
 # *nas_swapped_order* is the control: the same question as "No or Yes". *total_effect* is what the head adds to
@@ -118,8 +118,8 @@ for name, text in {**names, "option_mass": "probability of Yes and No together"}
     print(f"{text}: {before:.2f} untouched, {after:.2f} with the edit (n = {len(parts['test'])})")
 
 # %% [markdown]
-# The bias moves, and what the model can tell apart (AUROC) hardly does: it knows little of these questions either way. Some of the
-# probability goes to other words than Yes and No. Two random pairs are a glance, not a test. Deeper: [every head in both
+# An edit that moves the bias and leaves accuracy and AUROC (what the model can tell apart) where they were has moved answers, not
+# knowledge; the last line says how much of the probability still goes to Yes and No. Two random pairs are a glance, not a test. Deeper: [every head in both
 # orders](01_negative_attention_heads.ipynb); [a test against 20 random sets, and NASA, which tunes the heads](02_nasa.ipynb).
 #
 # ## 2. Knowledge: does the bias follow what the model knows, or how it is asked?
@@ -131,7 +131,7 @@ for name, text in {**names, "option_mass": "probability of Yes and No together"}
 facts = [question for question in negative_bias.load_questions(seed=1) if question.domain == "facts"][:N_ASKED]
 knowledge = negative_bias.sort_by_knowledge(model, facts, n_samples=1 if FAST else 2)
 print(knowledge.counts().tail(1).to_string(index=False))
-knowledge.to_frame()[["open_question", "open_answer", "greedy", "label"]].head(6)
+knowledge.to_frame()[["open_question", "open_answer", "greedy", "label"]].head(5)
 
 # %% [markdown]
 # Then the yes/no question is put in several ways: with the fact that answers it (*relevant passage*), with "I don't know" as a third option
@@ -156,9 +156,8 @@ for name in ("word", "meaning"):
     print(f"{name} part of NB: {value:.2f} (n = {len(facts)}; 1: it always denies, -1: it always affirms)")
 
 # %% [markdown]
-# The verdicts are of the paper's claims, on this model. The bias follows the word "No" wherever the form puts it. What the model
-# knows and what it does not are biased alike, as far as so few questions can tell: see the first row's interval. An interval of no width
-# means that all answers agree, not that the number is certain. Deeper: [fifteen ways to ask](03_negative_bias_and_knowledge.ipynb).
+# The verdicts are of the paper's claims, on this model: the log odds do not saturate, NB does. A word part of 1 and a meaning part of 0
+# is a model that says No whatever is asked. Deeper: [fifteen ways to ask](03_negative_bias_and_knowledge.ipynb).
 #
 # ## 3. Pictures: which heads read what?
 #
@@ -191,7 +190,7 @@ report.figures["D of each head, by level"]
 # %%
 tables = [heads.table("signed_drop", level).head(2).assign(level=level) for level in heads.levels]
 best = pd.concat(tables, ignore_index=True)
-best[["level", "label", "n", "score", "score_low", "score_high", "q"]].round(3)
+best[["level", "label", "n", "score", "score_low", "score_high", "q"]].head(5).round(3)
 
 # %% [markdown]
 # Where on the picture do heads look, and what do they read there? Of all heads, the two that read most for the answer to the first
@@ -251,7 +250,7 @@ score = guard.decision_states(states)
 table = pd.DataFrame({"pair": [r.pair for r in sets.held_out], "request": [r.text for r in sets.held_out]})
 table = table.assign(harmful=harmful, guard=score.round(2))
 twins = table[table.duplicated("pair", keep=False) & (table["pair"] != "")].sort_values("pair", kind="stable")
-twins.head(6).drop(columns="pair").reset_index(drop=True)
+twins.head(5).drop(columns="pair").reset_index(drop=True)
 
 # %%
 mean = directions.agreement.mean
@@ -263,7 +262,7 @@ print(
 )
 print(f"guard, held out: {caught:.0%} of {int(harmful.sum())} harmful requests called harmful,")
 print(f"{spared:.0%} of {int((~harmful).sum())} harmless ones called harmless")
-print(next(sentence for sentence in report.statement if "words alone" in sentence))
+print(report.statement[0], next(sentence for sentence in report.statement if "words alone" in sentence), sep="\n")
 
 # %% [markdown]
 # The upper line of the first figure is of all requests at once: both directions come from the same requests, and what is noise in one is

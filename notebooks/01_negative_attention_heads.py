@@ -61,7 +61,8 @@ print({name: [prompt.tokens[i] for i in prompt.span(name)] for name in ("positiv
 
 # %%
 ranking = negative_bias.rank_heads(model, questions, effects="zero")
-ranking.top(10)[["label", "score", "ci_low", "ci_high", "q", "nas_swapped_order", "nas_order_balanced", "total_effect"]]
+columns = ["label", "score", "ci_low", "ci_high", "q", "nas_swapped_order", "nas_order_balanced", "total_effect"]
+ranking.top(5)[columns].round(3)
 
 # %%
 ranking.plot()
@@ -80,10 +81,8 @@ frame = ranking.to_frame()
 scatter(frame, "score", "nas_swapped_order")
 
 # %%
-top = frame.head(10)
-turned = int((top["score"] * top["nas_swapped_order"] < 0).sum())
-print(f"{turned} of the top 10 heads change sign when the options change places (n = {ranking.n_examples} questions).")
-ranking.by("nas_order_balanced").top(10)[["label", "score", "ci_low", "ci_high", "nas", "nas_swapped_order"]]
+balanced = ranking.by("nas_order_balanced")
+balanced.top(5)[["label", "score", "ci_low", "ci_high", "nas", "nas_swapped_order"]].round(3)
 
 # %% [markdown]
 # ## What the heads do
@@ -104,7 +103,7 @@ head_heatmap(
 
 # %%
 strongest = ranking.by("total_effect").top(5)
-strongest[["label", "score", "ci_low", "ci_high", "q", "nas", "direct_effect"]]
+strongest[["label", "score", "ci_low", "ci_high", "q", "nas", "direct_effect"]].round(3)
 
 # %% [markdown]
 # ## Signed reasons on a prompt
@@ -117,23 +116,18 @@ layer, head = ranking.select(top=1)[0]
 token_bars(ranking.views[0], (layer, head))
 
 # %% [markdown]
-# ## Reading
+# ## What came out
 
 # %%
-from scipy.stats import spearmanr
-
-plain, balanced = (spearmanr(frame[measure], frame["total_effect"]) for measure in ("score", "nas_order_balanced"))
-print(
-    f"over {len(frame)} heads, Spearman with the total effect: NAS {plain.statistic:.2f} (p = {plain.pvalue:.2g}), "
-    f"order-balanced NAS {balanced.statistic:.2f} (p = {balanced.pvalue:.2g})"
-)
-print(f"split-half reliability of the ranking: {ranking.reliability.mean:.3f}")
-print(f"the unedited model: {ranking.provenance['behaviour']}")
+print(*ranking.to_findings().statement, sep="\n")
+print("\nDo heads that look at 'No' push there?")
+for order in (ranking, balanced):
+    print(interp.compare_rankings([order, ranking.by("total_effect")]).statement()[0])
 
 # %% [markdown]
-# A reliable ranking is not yet an explanation. The split-half reliability says that the same heads would come out on
+# **How to read it.** A reliable ranking is not yet an explanation. The split-half reliability says that the same heads would come out on
 # other questions; the swapped order says how much of that is a preference for the later option; and the effects say
-# how little attention to a word tells of what a head adds to the answer. Read the three together.
+# whether attention to a word tells of what a head adds to the answer. Read the three together.
 #
 # ## Limits
 #

@@ -48,9 +48,8 @@ from probes import harmfulness
 model = interp.load(MODEL)
 sets = harmfulness.divide_requests(limit=N_REQUESTS, seed=0)
 fitted, held_out = (harmfulness.with_ending(part) for part in (sets.fit, sets.held_out))
-pd.DataFrame([{"id": r.id, "kind": r.kind, "source": r.source, "request": r.text} for r in sets.fit]).groupby(
-    ["kind", "source"]
-).head(2)
+shown = pd.DataFrame([{"kind": r.kind, "source": r.source, "request": r.text} for r in sets.fit])
+shown.groupby(["kind", "source"]).head(2).head(5)
 
 # %% [markdown]
 # ## What it refuses
@@ -60,7 +59,7 @@ pd.DataFrame([{"id": r.id, "kind": r.kind, "source": r.source, "request": r.text
 # %%
 seen = harmfulness.observe(model, fitted, max_new_tokens=N_TOKENS)
 tested = harmfulness.observe(model, held_out, max_new_tokens=N_TOKENS)
-seen.rates()
+seen.rates()[["kind", "n", "refused", "accepted", "unclear"]]
 
 # %%
 refused, accepted = seen.group("harmful-refused"), seen.group("harmless-accepted")
@@ -103,14 +102,12 @@ main.baselines.round(2)
 # %% [markdown]
 # ## One direction or two?
 #
-# The cosine of harmfulness (at $t_{inst}$) and refusal (at $t_{post}$), its interval, and the ceiling: how close two estimates of the same
-# direction, from disjoint halves of the requests, are.
+# The cosine of harmfulness (at $t_{inst}$) and refusal (at $t_{post}$) from the same requests has what is noise in both, so it can stand
+# above the ceiling: how close two estimates of *one* direction, from disjoint halves of the requests, are. The cosine across such
+# halves is the one to hold against it.
 
 # %%
 report.figures["Cosine by layer"]
-
-# %%
-pd.Series(directions.agreement.mean).round(2).to_frame("mean of layers 1 to L")
 
 # %% [markdown]
 # ## What it believes of each request
@@ -122,7 +119,7 @@ pd.Series(directions.agreement.mean).round(2).to_frame("mean of layers 1 to L")
 report.figures["Beliefs"]
 
 # %%
-report.tables["Beliefs by group"].round(3)
+report.tables["Beliefs by group"].query("condition == 'endings matched'").round(3).drop(columns="condition")
 
 # %% [markdown]
 # ## What the directions do
@@ -147,20 +144,32 @@ swept = harmfulness.steering_sweep(
     behaviour=seen,
     max_new_tokens=N_TOKENS,
 )
-beside = {"n_random": 0, "n_shuffled": 0, "ablate": ()} if FAST else {"ablate": ("refusal",)}
+few = {"n_random": 0, "n_shuffled": 0, "ablate": ()}
+beside = few if FAST else {"n_random": 20, "n_shuffled": 10, "ablate": ("refusal",)}
 steered = harmfulness.steering_test(model, swept, directions, *rest, **beside)
 steered.plot()
 
+# %% [markdown]
+# ## What came out
+
 # %%
-print("\n".join(steered.statement()))
+print("Two directions, or one?", *directions.statement()[:2], sep="\n")
+print(
+    "\nIs it the request, or its full stop?",
+    *(s for s in report.statement if "CONFOUNDED" in s or "words alone" in s),
+    sep="\n",
+)
+print("\nWhat do they do?", *steered.statement()[:5], sep="\n")
 
 # %% [markdown]
-# ## Reading
+# **How to read it.**
 #
-# - Layer 0 at 0.5 and later layers far above: what is read at $t_{inst}$ is not how the request ends. Where the paper's protocol has 1.00 at
-#   layer 0, its direction is in part one for a full stop.
-# - A cosine well under the ceiling says two directions; a cosine near it says one, measured twice.
-# - A steered refusal rate means something beside what the random and the shuffled directions do, and where the text stays fluent.
+# - Layer 0 at 0.5 and later layers far above: what is read at $t_{inst}$ is not how the request ends. Far above it under the paper's
+#   protocol: its direction is in part one for a full stop.
+# - Two directions are shown only where the corrected cosine's interval lies below 1. Where the ceiling is low, too few requests were
+#   fitted on to say.
+# - A steered refusal rate means something beside those of random and shuffled directions, and where the text stays fluent. Where both
+#   directions do the same, steering does not tell them apart.
 #
 # **Limits.** Few requests, whose harm is what their author says; refusal judged by phrases; small models, which may lack what a 7B model
 # has. The whole study, with reply inversion, jailbreaks, fine-tuning and the heads that write both directions:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import jupytext
 import nbformat
 import pytest
 
+from tests.benchmarks.numbers import numbers_in, plain
 from tests.notebooks import execute, sources
 
 
@@ -23,3 +26,32 @@ def test_the_executed_notebook_has_the_text_of_its_pair(source):
     outputs = [o for c in executed.cells for o in c.get("outputs", [])]
     assert outputs, "run `make notebooks`"
     assert not [o for o in outputs if o.output_type == "error"]
+
+
+def text_of(cell) -> str:
+    """What a cell says when it has run, without its figures."""
+    said = [o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in cell.get("outputs", [])]
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("source", sources()[1:6], ids=lambda s: s.stem)
+def test_the_question_of_the_title_is_answered_by_the_result(source):
+    """Sentences that the result made, with intervals and n, and none of them an interval without width."""
+    cells = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells
+    start = next(i for i, cell in enumerate(cells) if cell.source.startswith("## What came out"))
+    said = text_of(cells[start + 1])
+    if not said:
+        pytest.skip("not executed in full since its text changed: make notebooks")
+    assert re.search(r"\[[+−-]?\d[^\]]*, [^\]]*\d%?\]", said) and re.search(r"\bn = \d|\bof \d|\bon \d", said)
+    assert not re.search(r"0\.00 \[0\.00, 0\.00\]", "".join(map(text_of, cells)))
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda s: s.stem)
+def test_numbers_in_the_text_are_numbers_that_were_set_or_came_out(source):
+    cells = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells
+    known = [n for cell in cells if cell.cell_type == "code" for n in numbers_in(cell.source + "\n" + text_of(cell))]
+    told = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    told = re.sub(r"\$\$?.*?\$\$?|et al\. \d{4}|Tables? \d+( and \d+)?", " ", told, flags=re.S)  # formulas, sources
+    told = re.sub(r"arXiv\s+", "arXiv ", told)
+    unknown = [n.text for n in numbers_in(plain(told)) if not any(n.rounds(other, percent=True) for other in known)]
+    assert not unknown, unknown

@@ -30,7 +30,7 @@ CAVEATS = [
     "Bias and knowledge are entangled in every measure but AUROC: a model that knows little and leans to No, and one "
     "that knows the No answers only, can look the same.",
     "All of it is of one wording and one order of the options.",
-    "Intervals are of these questions, drawn by whole pairs and passages; they have no width where all answers agree.",
+    "Intervals are of these questions, drawn by whole pairs and passages.",
     "Generated text is read by a rule: the first option word it names.",
 ]
 

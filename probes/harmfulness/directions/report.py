@@ -164,14 +164,30 @@ def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _sentences(directions: HarmfulDirections) -> Iterator[str]:
     mean, data = directions.agreement.mean, directions.provenance["data"]
+    yield _one_or_two(mean, data["n"])
     yield (
-        f"Harmfulness (t_inst) and refusal (t_post) have a cosine of "
-        f"{Estimate.from_row(mean, 'cosine'):.2f} (mean of layers 1 to L), where two estimates of one direction reach "
-        f"{mean['ceiling']:.2f}; corrected for that, {Estimate.from_row(mean, 'disattenuated'):.2f}. Fitted on "
-        f"{data['n_positive']} positive and {data['n'] - data['n_positive']} negative requests."
+        f"From the same requests, whose noise both share, the cosine of harmfulness (t_inst) and refusal (t_post) is "
+        f"{Estimate.from_row(mean, 'cosine'):.2f} (mean of layers 1 to L). Fitted on {data['n_positive']} positive and "
+        f"{data['n'] - data['n_positive']} negative requests."
     )
     if directions.is_confounded:
         yield _confounded("the requests that the directions were fitted on", directions.layer0_auroc)
+
+
+def _one_or_two(mean: Mapping[str, float], n: int) -> str:
+    """Whether two directions are told from one, across disjoint halves of the requests, which share no noise."""
+    corrected = Estimate.from_row(mean, "disattenuated")
+    of_one, of_none = (Claim("", corrected, null, n=n).verdict for null in (1.0, 0.0))
+    verdict = {"below": "Two directions", "too few": "Too few requests to tell two directions from one"}.get(
+        of_one, "Two directions are not told from one"
+    )
+    holds = {"below": "below 1", "too few": "of too few"}.get(of_one, "which holds 1 (one direction)")
+    angle = {"above": " and above 0 (not at right angles)", "not shown to differ": " and holds 0 (right angles)"}
+    return (
+        f"{verdict}: across disjoint halves of {n} requests harmfulness and refusal have a cosine of "
+        f"{mean['across_halves']:.2f}, where two estimates of one direction reach {mean['ceiling']:.2f}; corrected for "
+        f"that, {corrected:.2f}, {holds}{angle.get(of_none, '') if of_one == 'below' else ''}."
+    )
 
 
 def _held_out_sentences(condition: str, held: HeldOut) -> Iterator[str]:
