@@ -119,6 +119,8 @@ ORDER = "negative_bias/{model}/order.md"
 SHARE = f"{ORDER} > Where the variance lies > {{part}} > nas"
 AGREE = f"{ORDER} > Rankings that differ in one thing > {{score}} / {{facet}} > spearman"
 SMOL, HALF = "smollm2-135m", "qwen2.5-coder-0.5b"
+ALIGNED = f"negative_bias/{SMOL}/alignment.md > Held-out questions > StrategyQA"
+KNOWN = f"negative_bias/{HALF}/known.md > Held-out questions"
 SHORTCUT = f"negative_bias/{SMOL}/insufficient.md > Claims of the paper"
 SHIPPED = "negative_bias/{}/knowledge.md > Claims of the paper, on the shipped questions"
 FORM = "|word part| less |meaning part| (wrapped, turned_round) / all"
@@ -207,6 +209,32 @@ FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
                     ),
                 ),
                 (0.5, "by chance"),
+            ),
+        ),
+    ),
+    "nasa": (
+        "NASA beside a constant and a coin, on held-out questions",
+        (
+            Panel(
+                "NB of SmolLM2 on StrategyQA",
+                tuple(
+                    (name, f"{ALIGNED} / {name} > negative bias")
+                    for name in ("untouched", "NASA", "constant offset", "LoRA", "random heads", "a coin")
+                ),
+                (0.0, "no bias"),
+            ),
+            Panel(
+                "NB of Qwen-0.5B on sets that it can tell apart",
+                tuple(
+                    (f"{label}: {name}", f"{KNOWN} > {label} / {method} > negative bias")
+                    for label in ("letters as candidates", "numbers as candidates", "kinds")
+                    for name, method in (
+                        ("untouched", "untouched"),
+                        ("NASA", "NASA, seed 0"),
+                        ("a constant", "constant offset"),
+                    )
+                ),
+                (0.0, "no bias"),
             ),
         ),
     ),
