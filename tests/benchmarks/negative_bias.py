@@ -132,11 +132,10 @@ class Evaluation:
         known = by_set[by_set["known"]].sort_values("auroc", ascending=False)
         leaning, others = (list(known["set"][known["leans_to_no"] == leans]) for leans in (True, False))
         chosen = [*leaning[:4], *others[:2]] if leaning else []
+        knows = "What the untouched model knows, on validation"
+        found = f"Of {len(by_set)} sets {self.name} knows {len(known)} (AUROC of {LEAST_AUROC} or more)"
+        self.write("known", {"Verdict": [f"{found}; {len(leaning)} of them lean to No."], knows: by_set})
         if not chosen:
-            none = (
-                f"On none of {len(by_set)} sets {self.name} knows something (AUROC of {LEAST_AUROC}) and leans to No."
-            )
-            self.write("known", {"Verdict": [none], "What the untouched model knows, on validation": by_set})
             return
         sets = known_sets(self.data, self.size.known_set)
         parts = {
@@ -168,7 +167,7 @@ class Evaluation:
                 "known",
                 {
                     "Verdict": target_sentences(pd.concat(tables)),
-                    "What the untouched model knows, on validation": by_set,
+                    knows: by_set,
                     "Held-out questions": pd.concat(tables).sort_values("set", kind="stable"),
                     "Methods": pd.concat(methods),
                 },
