@@ -25,16 +25,17 @@ def findings_of(found: OrderSwap) -> Findings:
         f"Of the {K} heads of highest NAS as the wording stands: how many keep their sign in the other order, turn it "
         f"(by 95 % intervals), and stay among the first {K} when both orders are averaged."
     )
+    tables = {
+        "Instruction by instruction": frame,
+        "Where the variance lies": found.variance(),
+        "Rankings that differ in one thing": found.agreement(),
+        "NAS and effect": found.correlations(),
+        "The first ten heads": found.heads(),
+    }
     return Findings(
         title=found.provenance["title"],
         statement=statement_of(found),
-        tables={
-            "Instruction by instruction": frame,
-            "Where the variance lies": found.variance(),
-            "Rankings that differ in one thing": found.agreement(),
-            "NAS and effect": found.correlations(),
-            "The first ten heads": found.heads(),
-        },
+        tables={name: table for name, table in tables.items() if len(table)},
         figures=Figures({"Where the variance lies": partial(plot_of, found)}),
         provenance=dict(found.provenance),
     )

@@ -118,7 +118,7 @@ MOVED = f"{QWEN.format('0.5')}/guard_pairs.md > Thresholds between data sets"
 ORDER = "negative_bias/{model}/order.md"
 SHARE = f"{ORDER} > Where the variance lies > {{part}} > nas"
 AGREE = f"{ORDER} > Rankings that differ in one thing > {{score}} / {{facet}} > spearman"
-SMOL, HALF = "smollm2-135m", "qwen2.5-coder-0.5b"
+SMOL, HALF, LARGER = "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"
 ALIGNED = f"negative_bias/{SMOL}/alignment.md > Held-out questions > StrategyQA"
 KNOWN = f"negative_bias/{HALF}/known.md > Held-out questions"
 SHORTCUT = f"negative_bias/{SMOL}/insufficient.md > Claims of the paper"
@@ -245,12 +245,11 @@ FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
                 "Share of the variance of NAS between heads, %",
                 tuple(
                     (f"{name}: {label}", SHARE.format(model=model, part=part))
-                    for name, model in (("SmolLM2-135M", SMOL), ("Qwen2.5-0.5B", HALF))
+                    for name, model in (("SmolLM2-135M", SMOL), ("Qwen2.5-0.5B", HALF), ("Qwen2.5-1.5B", LARGER))
                     for label, part in (
                         ("the order of options", "order, alone or with others"),
                         ("the head itself", "the head"),
                         ("the wording", "wording"),
-                        ("the questions", "questions"),
                     )
                 ),
                 scale=100,
