@@ -19,9 +19,9 @@ demo: $(SETUP)
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-SHAPES ?= tests/interp/edits tests/interp/reading tests/interp/overlays
+SHAPES ?= $(addprefix tests/interp/,architecture edits figures models passes prompts rankings reading scans statistics vision)
 shapes: $(SETUP)  ## those tests with every array held to the shape in its annotation, by beartype
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(SHAPES) -p tests.shapes --jaxtyping-packages=interp,probes,tests.shapes.checked
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_shapes.py $(SHAPES) -p tests.shapes --jaxtyping-packages=interp,probes,tests.shapes.checked
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

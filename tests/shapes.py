@@ -1,4 +1,4 @@
-"""Arrays are held to the shapes in their annotations, in every test: pytest's options name :func:`checked`.
+"""Arrays are held to the shapes in their annotations while tests run: `make shapes` names :func:`checked`.
 
 jaxtyping's hook hands every function of the two packages to it, and beartype checks arguments and result of those that
 name a shape (``Float[Tensor, "batch seq"]``): kind, axes, and that a name is one size throughout a call. Other
@@ -15,6 +15,7 @@ import inspect
 import re
 import sys
 import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturnViolation
 
 SHAPE = re.compile(r"\b(Bool|Float|Int|Num|UInt8)\[")
+WORD = re.compile(r"[A-Z]\w+")
 SHAPED: dict[tuple[str, str, int], Shaped] = {}
 _by_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 _told_by_jaxtyping = jaxtyping.jaxtyped
@@ -72,7 +74,8 @@ def checked(function: Any) -> Any:
 
 
 def _checked(function: types.FunctionType, modules: dict[str, str]) -> Callable[..., Any]:
-    annotations = {name: told for name, told in function.__annotations__.items() if SHAPE.search(str(told))}
+    names = function.__globals__
+    annotations = {name: told for name, told in function.__annotations__.items() if _names_a_shape(str(told), names)}
     if not annotations:
         return function
     made = (function.__module__, function.__qualname__, function.__code__.co_firstlineno)
@@ -94,3 +97,13 @@ def _checked(function: types.FunctionType, modules: dict[str, str]) -> Callable[
         raise wrong
 
     return wrapped
+
+
+def _names_a_shape(annotation: str, names: dict[str, Any]) -> bool:
+    """Whether there is a shape in it, or a name for one (``Factors = Float[np.ndarray, "layer head"]``)."""
+    return bool(SHAPE.search(annotation)) or any(_has_shape(names.get(name)) for name in WORD.findall(annotation))
+
+
+def _has_shape(value: Any) -> bool:
+    is_shape = isinstance(value, type) and issubclass(value, jaxtyping.AbstractArray)
+    return is_shape or any(map(_has_shape, typing.get_args(value)))

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from interp.door import public
@@ -124,7 +124,7 @@ class Answers:
         """
         return "outside" if said == OUTSIDE else self.instruction.options[said]
 
-    def select(self, which: Bool[np.ndarray, " example"] | Sequence[int]) -> Answers:
+    def select(self, which: Bool[np.ndarray, " example"] | Int[np.ndarray, " row"] | Sequence[int]) -> Answers:
         """The answers where a mask is True, or at these positions, in their order.
 
         ``which``: the mask, or the positions.
@@ -366,7 +366,7 @@ def _estimates(answers: Answers, said: Int[np.ndarray, " example"]) -> dict[str,
 
 def _bootstrapped(
     gold: Bool[np.ndarray, " example"],
-    said: Int[np.ndarray, " example"],
+    said: Num[np.ndarray, " example"],
     log_probs: Float[np.ndarray, "example option"],
     counts: Float[np.ndarray, "draw example"],
 ) -> Float[np.ndarray, "draw 3"]:

@@ -43,8 +43,8 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
     groups: tuple[str, ...]
     gold_yes: Bool[np.ndarray, " example"]
     nas: Scores
-    effects: Scores
-    log_probs: Float[np.ndarray, "example wording pair order option"]
+    effects: Float[np.ndarray, "measured wording pair order layer head"]
+    log_probs: Float[np.ndarray, "measured wording pair order option"]
     n_tokens: Int[np.ndarray, "pair 2"]
     provenance: Mapping[str, Any]
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Num
 
 from interp.statistics import Claim, Estimate, bootstrap_interval
 
@@ -111,7 +111,7 @@ def _numbers(
     affirms: Bool[np.ndarray, "example scenario"],
     abstains: Bool[np.ndarray, "example scenario"],
     log_odds: Float[np.ndarray, "example scenario"],
-    cells: Int[np.ndarray, " example"],
+    cells: Num[np.ndarray, " example"],
 ) -> dict[str, np.ndarray]:
     yes, no = (masks & gold[:, None]).T.astype(float), (masks & ~gold[:, None]).T.astype(float)
     answered = (~abstains).astype(float)
@@ -146,7 +146,7 @@ def _within(
     values: Float[np.ndarray, "example scenario"],
     first: Float[np.ndarray, " example"],
     second: Float[np.ndarray, " example"],
-    cells: Int[np.ndarray, " example"],
+    cells: Num[np.ndarray, " example"],
 ) -> Float[np.ndarray, " scenario"]:
     """The mean of the first less that of the second within cells (a domain and a gold answer), averaged over the cells
     that have both, by n1 n2 / (n1 + n2): the least-squares coefficient with a constant for each cell."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -75,7 +75,7 @@ class RequestStates:
         ``positive``: whether each is of the first class."""
         return embedding_auroc(self.t_inst[:, 0].numpy(), np.asarray(positive), [r.group for r in self.requests])
 
-    def select(self, which: Sequence[int] | Bool[np.ndarray, " example"]) -> RequestStates:
+    def select(self, which: Sequence[int] | Bool[np.ndarray, " example"] | Int[np.ndarray, " row"]) -> RequestStates:
         """The states of some requests. ``which``: a mask [example], or their numbers from 0."""
         which = np.asarray(which)
         rows = np.flatnonzero(which) if which.dtype == bool else which.astype(int)
@@ -307,8 +307,8 @@ def _crossed(model: Any, texts: list[str], positive: np.ndarray, groups: list[st
 
 
 def difference_of_means(
-    states: Float[Tensor, "example ..."], positive: Bool[np.ndarray, " example"]
-) -> Float[Tensor, ...]:
+    states: Float[Tensor, " example *feature"], positive: Bool[np.ndarray, " example"]
+) -> Float[Tensor, "*feature"]:
     """The mean of the positive examples less that of the others, float64; over whole pairs it is the mean of their
     differences."""
     mask = torch.from_numpy(np.asarray(positive, dtype=bool))

@@ -73,8 +73,8 @@ class FirstTokens:
         shortest = min(prompts, key=len)
         self.how, _ = check_once(model, [shortest], self._branches(shortest), metric, place)
 
-    def read(self, prompts: Sequence[Prompt]) -> dict[str, Float[np.ndarray, ...]]:
-        """``plain`` [example] and ``margin`` [example, drawn], in nats."""
+    def read(self, prompts: Sequence[Prompt]) -> dict[str, Float[np.ndarray, " example *drawn"]]:
+        """``plain`` [example] and ``drawn`` [example, drawn], in nats."""
         plain, margins = np.full(len(prompts), np.nan), np.full((len(prompts), len(self.drawn)), np.nan)
         for i, prompt in enumerate(prompts):
             branches = self._branches(prompt)
