@@ -324,7 +324,11 @@ def test_loading_says_what_is_wrong(tmp_path):
         load_findings(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no findings.json, so it is not a finished, saved study"):
         load_findings(tmp_path)
-    assert list(load_findings(make_ranking("r").save(tmp_path / "ranking")).tables) == ["Ranking", "Stability", "Measures"]
+    assert list(load_findings(make_ranking("r").save(tmp_path / "ranking")).tables) == [
+        "Ranking",
+        "Stability",
+        "Measures",
+    ]
     arrays = make_findings().save(tmp_path / "run") / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-2] + b"\7\7")
     with pytest.raises(ValueError, match=r"is not the file that the record beside it describes"):
