@@ -52,7 +52,8 @@ CAVEATS = [
     "Whether a request is harmful is what its source says; a guard can be no better than that.",
     "Accuracy on harmful-accepted and harmless-refused is on requests that this model misjudges: other models have "
     "others, and their numbers are not to be compared.",
-    "The best of many rules on the test requests is flattered; rivals are held against one rule, which is to be named beforehand.",
+    "The best of many rules on the test requests is flattered; rivals are held against one rule, which is to be named "
+    "beforehand.",
 ]
 
 
