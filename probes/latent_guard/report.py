@@ -57,21 +57,31 @@ def findings_of(study: GuardStudy) -> Findings:
         statement=said,
         tables=tables | {"Each request": study.decisions_frame()},
         figures=Figures(
-            {head: partial(plot_of, frame[frame["set"] == name], study.main, name) for name, head in names.items()}
+            {
+                head: partial(plot_of, frame[frame["set"] == name], study.main, name)
+                for name, head in names.items()
+                if _has_enough(frame[frame["set"] == name])
+            }
         ),
         provenance=dict(study.provenance),
     )
 
 
+def _has_enough(frame: pd.DataFrame) -> bool:
+    """Whether a group has as many requests as a figure needs."""
+    return bool((frame[[f"n_{group.replace('-', '_')}" for group in GROUPS]] >= FEWEST).any(axis=None))
+
+
 def plot_of(frame: pd.DataFrame, main: str, title: str) -> go.Figure:
-    """Accuracy on the four groups of one test set: the main rule, logistic, t_post and the rivals."""
+    """Accuracy on the groups of one test set that have enough requests: the main rule, logistic, t_post, the rivals."""
     shown = (main, "logistic", AT_T_POST.format(main), WORDS, ASKED_CALIBRATED, OWN)
     rows = []
     for row in frame[frame["guard"].isin(shown)].to_dict("records"):
         for group in GROUPS:
             key = group.replace("-", "_")
             interval = {"low": row[f"{key}_low"], "high": row[f"{key}_high"], "n": row[f"n_{key}"]}
-            rows.append({"group": group, "guard": row["guard"], "accuracy": row[key], **interval})
+            if interval["n"] >= FEWEST:
+                rows.append({"group": group, "guard": row["guard"], "accuracy": row[key], **interval})
     labels = {"accuracy": "judged rightly"}
     return interval_bars(
         pd.DataFrame(rows), "group", "accuracy", "low", "high", color="guard", title=title, labels=labels
