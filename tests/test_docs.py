@@ -53,14 +53,32 @@ def test_examples_are_python(page):
 
 
 def test_the_study_of_your_own_runs_as_written(tmp_path):
-    """Under 60 lines, on the default model; its ranking is read back, by the command itself too."""
-    code, _ = code_blocks(STUDY)
-    assert len(code.splitlines()) < 60
-    script = tmp_path / "letter_bias.py"
-    script.write_text(code, encoding="utf-8")
+    """One folder and one row, under 60 lines, on the default model; its ranking is read back, by the command too."""
+    code, row, _ = code_blocks(STUDY)
+    assert len(code.splitlines()) + len(row.splitlines()) < 60
+    (tmp_path / "probes" / "letter_bias").mkdir(parents=True)
+    (tmp_path / "probes" / "letter_bias" / "study.py").write_text(code, encoding="utf-8")
+    script = tmp_path / "interp_with_a_row.py"
+    script.write_text(
+        f"""import sys
+import probes
+probes.__path__.append({str(tmp_path / "probes")!r})
+from probes.cli import commands
+commands.COMMANDS += (eval({row!r}, vars(commands)),)
+from probes.cli.app import main
+if "--help" in sys.argv:
+    sys.modules["torch"] = None
+main()
+"""
+    )
+    told = subprocess.run(
+        [sys.executable, str(script), "rank", "letter-bias", "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert told.returncode == 0, told.stderr
+    assert all(word in told.stdout for word in ("whatever stands there", "--forgiving", "--batch-size", "--resume"))
     said = []
     for flags in ([], ["--resume"]):
-        command = [sys.executable, str(script), *flags]
+        command = [sys.executable, str(script), "rank", "letter-bias", "--out", "reports/letter-bias", *flags]
         ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
         said.append(ran.stdout)

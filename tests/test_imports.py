@@ -15,16 +15,11 @@ import interp
 from interp.rankings import HeadRanking
 
 ROOT = Path(__file__).parents[1]
-NEED_TORCH = {  # classes of results whose modules also hold what runs a model; `load_findings` reads them without
+NEED_TORCH = {  # these hold tensors: directions and tuned rows, to act in a model; `load_findings` reads them without
     "probes.harmfulness.directions.directions",
-    "probes.modulation.result",
+    "probes.harmfulness.directions.report",
+    "probes.negative_bias.alignment_report",
     "probes.negative_bias.alignment_result",
-    "probes.negative_bias.bias_result",
-    "probes.negative_bias.scenario_result",
-    "probes.visual_semantics.heads.ablation_result",
-    "probes.visual_semantics.heads.levels",
-    "probes.visual_semantics.heads.result",
-    "probes.visual_semantics.tracing.result",
 }
 WITHOUT_TORCH = """
 import sys
@@ -45,13 +40,15 @@ def run(code: str, *arguments: str) -> str:
     return ran.stdout
 
 
-def modules_of_results() -> list[str]:
-    """Modules that define a class of results."""
-    found = []
+def modules_of_results() -> dict[str, list[str]]:
+    """Modules that define a class of results, each with the modules of their reports."""
+    found = {}
     for path in sorted(p for package in ("interp", "probes") for p in (ROOT / package).rglob("*.py")):
         classes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)]
-        if any(isinstance(base, ast.Name) and base.id == "Result" for c in classes for base in c.bases):
-            found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        results = [c for c in classes if any(isinstance(b, ast.Name) and b.id == "Result" for b in c.bases)]
+        if results:
+            reports = [ast.literal_eval(k.value) for c in results for k in c.keywords if k.arg == "report"]
+            found[".".join(path.relative_to(ROOT).with_suffix("").parts)] = reports
     return found
 
 
@@ -79,9 +76,11 @@ print(interp.load_ranking(sys.argv[2]).top(1)['label'].item())
     assert printed == ["There are beans.", "There are beans.", "L1H1"]
 
 
-def test_other_classes_of_results_are_there_without_torch():
-    others = sorted(set(modules_of_results()) - NEED_TORCH)
-    assert others
+def test_other_classes_of_results_and_their_reports_are_there_without_torch():
+    both = {name for module, reports in modules_of_results().items() for name in (module, *reports)}
+    assert both >= NEED_TORCH
+    others = sorted(both - NEED_TORCH)
+    assert len(others) > 30
     run(f"{WITHOUT_TORCH}\nfrom importlib import import_module\nfor module in {others}: import_module(module)")
 
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
 from interp.architecture.hooks import AttentionCalls, HookNotCalled, attached, run_pass
 
@@ -179,12 +178,15 @@ def _forward(
     return (ordinary_attention(call) if out is None else out), None
 
 
-def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    return sdpa_mask(*args, **kwargs)
+@cache
+def _registered() -> str:
+    """The name under which transformers finds these functions. (It is told late: this import of it takes a second.)"""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
 
-
-AttentionInterface.register(NAME, _forward)
-AttentionMaskInterface.register(NAME, _mask)
+    AttentionInterface.register(NAME, _forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return NAME
 
 
 @contextmanager
@@ -199,7 +201,7 @@ def attention_handler(model: Hooked, handler: Handler | None) -> Iterator[None]:
         token = _handling.set((handler, calls))
         try:
             for config, _ in before:
-                config._attn_implementation_internal = NAME
+                config._attn_implementation_internal = _registered()
             yield
         finally:
             for config, implementation in before:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         describe_model as describe_model,
         named_adapters as named_adapters,
         require_edits as require_edits,
+        require_made_on as require_made_on,
         require_weights as require_weights,
     )
     from interp.edits.steering import (

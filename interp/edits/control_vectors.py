@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from interp.door import public
 from interp.edits.directions import Direction
@@ -153,5 +152,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[int, Tensor]]:
 
 def _model_type(architecture: Any) -> str:
     """transformers' name of an architecture: "llama" for LlamaForCausalLM."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     names = {classes: kind for kind, classes in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if isinstance(classes, str)}
     return names.get(architecture, str(architecture))

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 from interp.edits.identity import describe_model
 from interp.models.loading import _quiet_unless_terminal
@@ -104,7 +104,7 @@ def read_plainly(model: Model, directory: Path) -> nn.Module:
 
 def loader(model: Model) -> type:
     """transformers' class that reads such a model from a directory."""
-    return AutoModelForImageTextToText if model.has_vision else AutoModelForCausalLM
+    return transformers.AutoModelForImageTextToText if model.has_vision else transformers.AutoModelForCausalLM
 
 
 def card(
@@ -192,7 +192,11 @@ def _candidates(hf: nn.Module) -> Iterator[tuple[type, Any, Sequence[str]]]:
     if config.model_type in _SAME_AS_LLAMA and not has_windows:
         fields = {name: getattr(config, name) for name in _LLAMA_FIELDS if hasattr(config, name)}
         for chosen in (("mlp_bias",), ("attention_bias",), _SWITCHES):
-            yield LlamaForCausalLM, LlamaConfig(**fields, **dict.fromkeys(chosen, True)), chosen
+            yield (
+                transformers.LlamaForCausalLM,
+                transformers.LlamaConfig(**fields, **dict.fromkeys(chosen, True)),
+                chosen,
+            )
 
 
 def _blank(kind: type, config: Any) -> nn.Module:

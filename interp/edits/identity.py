@@ -51,6 +51,25 @@ def require_weights(model: Model, described: Mapping[str, Any], what: str) -> No
     require_edits({"edits": active_edits(model.hf)}, described, what)
 
 
+def require_made_on(model: Model, made: Any, what: str = "the ranking") -> None:
+    """Raise ``ValueError`` if what was ``made`` (a ranking of heads, with ``n_layers``, ``n_heads`` and ``provenance``)
+    is of a model of other sizes, of other weights where it names them, or with edits that are not applied now."""
+    if (made.n_layers, made.n_heads) != (model.n_layers, model.n_heads):
+        raise ValueError(
+            f"{what} is of {made.n_layers} layers with {made.n_heads} heads, {model.name} has {model.n_layers} with "
+            f"{model.n_heads}: it is of another model. Rank this one first."
+        )
+    of = made.provenance.get("model")
+    of, now = of if isinstance(of, Mapping) else {}, describe_model(model)
+    there, here = of.get("weights_sha256"), now["weights_sha256"]
+    if there is not None and there != here:
+        raise ValueError(
+            f"{what} is of {of.get('name')!r} with weights {there[:12]}; this is {model.name!r} with {here[:12]}: it "
+            "is not of this model. Rank the heads of this model (an edited model is another one)."
+        )
+    require_edits(now, of, what)
+
+
 def require_edits(now: Mapping[str, Any], described: Mapping[str, Any], what: str) -> None:
     """Raise ``ValueError`` unless the edits that ``described`` names, of a model then, are applied now, in their order.
     Others may be applied, too."""

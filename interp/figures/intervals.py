@@ -27,8 +27,8 @@ def interval_bars(
     frame: pd.DataFrame,
     x: str,
     y: str,
-    low: str,
-    high: str,
+    low: str | None = None,
+    high: str | None = None,
     color: str | None = None,
     facet: str | None = None,
     title: str = "",
@@ -37,15 +37,16 @@ def interval_bars(
 ) -> go.Figure:
     """Bars with intervals: a group of bars for each x (categories), a colour for each value of `color`.
 
-    All names are columns of the frame; `low` and `high` are the ends of the interval (NaN: none is drawn). Bars start
-    at `reference` (None: at zero), and lie where the names of x can't stand side by side. A value that is NaN has no
-    bar but a word or a dash, so that it is not taken for zero. Each value of `facet` gets a panel, one below the
-    other, on one scale. Categories, colours and panels come in the
-    order of their first rows. labels: what to print for a column; "": nothing. A column "n" is shown on hover.
+    All names are columns of the frame; `low` and `high` are the ends of the interval, by default `y` with `_low` and
+    `_high` (NaN: none is drawn). Bars start at `reference` (None: at zero), and lie where the names of x can't stand
+    side by side. A value that is NaN has no bar but a word or a dash, so that it is not taken for zero. Each value of
+    `facet` gets a panel, one below the other, on one scale. Categories, colours and panels come in the order of their
+    first rows. labels: what to print for a column; "": nothing. A column "n" is shown on hover.
 
     Raises:
         ValueError: a column that is not there, or two rows with the same x, colour and facet.
     """
+    low, high = low or f"{y}_low", high or f"{y}_high"
     _require_columns(frame, [x, y, low, high, color, facet])
     keys = [name for name in (x, color, facet) if name]
     if (doubled := frame.duplicated(keys)).any():
@@ -100,8 +101,8 @@ def interval_lines(
     frame: pd.DataFrame,
     x: str,
     y: str,
-    low: str,
-    high: str,
+    low: str | None = None,
+    high: str | None = None,
     color: str | None = None,
     facet: str | None = None,
     title: str = "",
@@ -118,6 +119,7 @@ def interval_lines(
     Raises:
         ValueError: a column that is not there, and a frame without rows.
     """
+    low, high = low or f"{y}_low", high or f"{y}_high"
     _require_columns(frame, [x, y, low, high, color, facet])
     panels = _split(frame, facet)
     colors = _split(frame, color)

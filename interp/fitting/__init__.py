@@ -11,16 +11,16 @@ if TYPE_CHECKING:
         FactorSearch as FactorSearch,
         coordinate_search as coordinate_search,
     )
-    from interp.fitting.modulation import (
+    from interp.fitting.factors import (
         Factors as Factors,
         changed_heads as changed_heads,
         factors_by_rule as factors_by_rule,
         factors_top_k as factors_top_k,
         largest_change as largest_change,
         random_factors as random_factors,
-        require_shape as require_shape,
         strength_for as strength_for,
     )
+    from interp.fitting.modulation import require_shape as require_shape
     from interp.fitting.tuning import (
         HeadTuner as HeadTuner,
         KeptAnswers as KeptAnswers,

@@ -19,7 +19,8 @@ from torch import Tensor
 from interp.architecture import attached, input_of
 from interp.edits import heads_scaled
 from interp.fitting.factor_search import FactorSearch, kept, look, save_state, start_of, strikes
-from interp.fitting.modulation import HIGH, LOW, Factors, changed_heads, require_heads, require_limits
+from interp.fitting.factors import HIGH, LOW, Factors, changed_heads, require_limits
+from interp.fitting.modulation import require_heads
 from interp.fitting.tuning import LossNotFinite, frozen, gold_loss
 from interp.passes import by_picture, in_order, logits_by_batch
 

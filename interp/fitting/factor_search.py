@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from interp.fitting.modulation import Factors, branch_of, largest_change, require_heads, require_shape
+from interp.fitting.factors import Factors, largest_change
+from interp.fitting.modulation import branch_of, require_heads, require_shape
 from interp.reading import Probability
 from interp.records import load_artefact, save_artefact
 from interp.scans import Method, Positions

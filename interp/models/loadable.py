@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 _HEADS = {
     "ForSequenceClassification": "a classifier of texts",
@@ -42,6 +41,8 @@ def require_language_model(hf: nn.Module) -> None:
 
 
 def _remedy(config: Any) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return "Load the same weights with a language model's head: AutoModelForCausalLM.from_pretrained."
     return "Load a causal language model (Llama, Qwen, Gemma, GPT-2 ...): this architecture has none."

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from interp.architecture import Twin, find_components, why_compiled, why_not_supported
 from interp.door import described, public
 from interp.models.acting import require_hooks_act
-from interp.models.adapter_repairs import register_repairs
 from interp.models.loadable import require_language_model, require_tokenizer
 from interp.models.model import Model
 from interp.passes import lengths_of, plain_logits, text_probe, why_attention_differs
 from interp.prompts import Prompt
 from interp.sources import BUILTIN
 from interp.sources.resolve import resolve
-from interp.vision import image_encoder, load_processor, register_adapter_for, torchvision_not_asked_for
+from interp.vision import image_encoder, load_processor
 
 
 @public
@@ -222,6 +221,9 @@ def _bridge(hf: nn.Module, tokenizer: Any, name: str) -> Any:
     """TransformerLens's bridge around a copy of the module tree that shares the parameters and buffers of ``hf``."""
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    from interp.models.adapter_repairs import register_repairs
+    from interp.vision import register_adapter_for, torchvision_not_asked_for
 
     architecture = type(hf).__name__
     register_adapter_for(hf)

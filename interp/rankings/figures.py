@@ -161,7 +161,7 @@ def profile_lines(profiles: pd.DataFrame, kinds: Sequence[str], same_scale: bool
         parts.append(part)
     labels = {"score": "score" if same_scale else "score, relative", "depth": "relative depth"}
     frame = pd.concat(parts, ignore_index=True)
-    figure = interval_lines(frame, "depth", "score", "score_low", "score_high", "ranking", "kind", labels=labels)
+    figure = interval_lines(frame, "depth", "score", color="ranking", facet="kind", labels=labels)
     for axis in list(figure.select_yaxes())[1:]:  # a maximum is far above a mean
         axis.update(matches=None, showticklabels=True)
     width = (1 - 0.08 * (len(kinds) - 1)) / len(kinds)  # which leaves room for the numbers of an axis

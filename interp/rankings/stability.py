@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from interp.door import public
 from interp.rankings.ranking import HeadRanking
@@ -78,7 +78,7 @@ def sources_of_variance(rankings: Sequence[tuple[Mapping[str, str], HeadRanking]
             f"{len(ranked)} rankings of {len(shapes)} shapes, with {len(names)} lists of factors, were given; expected "
             "two at least, of one shape, with the same factors."
         )
-    ranks = np.stack([stats.rankdata(-ranking.scores.mean(0).ravel()) for ranking in ranked])
+    ranks = np.stack([scipy.stats.rankdata(-ranking.scores.mean(0).ravel()) for ranking in ranked])
     apart = ranks - ranks.mean(0)
     total = float((apart**2).sum())
     rows, explained = [], 0.0

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors, save as save_tensors
-from torch import Tensor
 
 from interp.records.folder_lock import holding_unless_held
 from interp.records.provenance import versions
 from interp.records.records import RecordError, read_record, understood, write_record
 from interp.records.writing import explained, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 
@@ -25,9 +26,11 @@ def save_artefact(directory: str | Path, stem: str, record: Mapping[str, Any], t
     The record gets ``format_version``, ``versions``, the SHA-256 of the tensors' file and its own. It is written last,
     so a crash between the two is seen by :func:`load_artefact`. What JSON has no form for is written as its text.
     """
+    from safetensors.torch import save
+
     directory = Path(directory)
     on_cpu = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}  # one storage for each
-    content = save_tensors(on_cpu, metadata={"format": f"headscope {stem}"})
+    content = save(on_cpu, metadata={"format": f"headscope {stem}"})
     whole = {
         "format_version": FORMAT_VERSION,
         "artefact": stem,
@@ -48,6 +51,8 @@ def load_artefact(directory: str | Path, stem: str) -> tuple[dict[str, Any], dic
     Raises ``FileNotFoundError`` for a missing file, ``ValueError`` for one that was changed or damaged, another format
     version, or tensors that are not those of the record.
     """
+    from safetensors.torch import load
+
     directory = Path(directory)
     record_file, tensors_file = directory / f"{stem}.json", directory / f"{stem}.safetensors"
     for file in (record_file, tensors_file):
@@ -66,6 +71,6 @@ def load_artefact(directory: str | Path, stem: str) -> tuple[dict[str, Any], dic
             )
     with understood(tensors_file):
         try:
-            return record, load_tensors(content)
+            return record, load(content)
         except SafetensorError as error:
             raise RecordError(f"{directory} holds a damaged {stem} ({error}). Copy or save it again.") from error

@@ -11,7 +11,6 @@ Layer index l is the input of block l (0: the embedding); n_layers is the output
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +25,11 @@ from torch import Tensor
 from interp.architecture import alone, attached, input_of, one_at_a_time, output_of, run_pass
 from interp.door import public
 from interp.interventions import Branch, HeadEdit, edited, stream_hook, stream_rewritten
-from interp.passes import passes, text_from, to_check
+from interp.passes import passes, text_from
 from interp.reading import pull_back, pull_back_through_norm
+from interp.scans.agreement import Method, difference_within_rounding, planned, require_method, spread
 from interp.scans.fanout import fan_out_logits
-from interp.scans.scan import FanOutDisagreement, Method, ScanResult
+from interp.scans.scan import ScanResult
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -189,6 +189,7 @@ def scan_projection(
     """
     vector = torch.as_tensor(vector).detach().float().cpu()
     _require(model, prompts, vector[None], [p.answer_position for p in prompts])
+    require_method(method)
     if not 0 <= layer <= model.n_layers:
         raise ValueError(f"layer={layer}; expected 0 to {model.n_layers} ({model.name} has {model.n_layers} layers).")
     for edit in (e for b in branches for e in b.edits):
@@ -200,9 +201,15 @@ def scan_projection(
     chosen.sort(key=lambda i: branches[i].first_layer)  # the order in which rows join the fan-out
     lower = [branches[i] for i in chosen]
     read = partial(_ask, model, vector=vector, layer=layer, memory_mib=memory_mib)
+
+    def difference(i: int) -> float:
+        fast, slow = (read(prompts[i], spread(lower, check), how=how) for how in ("fan-out", "loop"))
+        what = "the fan-out's projections differ"
+        return difference_within_rounding(model, prompts[i], fast, slow, what, unit="")
+
     values = np.full((len(prompts), 1 + len(branches)), np.nan, dtype=np.float32)
     with alone(model.hf):
-        how, note = _plan(model, prompts, lower, read, method, check)
+        how, note = planned(model, prompts, method, check, difference, unit="")
         for row, prompt in zip(values, prompts, strict=True):
             found = read(prompt, lower, how=how).numpy()
             row[:] = found[0]
@@ -219,35 +226,6 @@ def scan_projection(
         check=note,
         seconds=time.perf_counter() - began,
     )
-
-
-def _plan(model: Model, prompts, branches, read, method: Method, check: int) -> tuple[str, str]:
-    """Fan-out or loop, and what was checked, on prompts of all lengths that matter."""
-    if method not in ("auto", "fan-out", "loop"):
-        raise ValueError(f"method={method!r}; expected 'auto', 'fan-out' or 'loop'.")
-    if method == "loop":
-        return "loop", "not needed: this is the reference"
-    picks = np.unique(np.linspace(0, len(branches) - 1, check).round().astype(int)) if branches and check else []
-    tried = [branches[i] for i in picks]
-    errors = []
-    try:
-        model.require_attention()
-        for i in to_check(model, prompts) if check > 0 else ():
-            fast, slow = (read(prompts[i], tried, how=how) for how in ("fan-out", "loop"))
-            errors.append((fast - slow).abs().max().item())
-            tolerance = (1e-3 if model.dtype == torch.float32 else 5e-2) * max(1.0, slow.abs().max().item())
-            if not errors[-1] <= tolerance:
-                raise FanOutDisagreement(
-                    f"on prompt {prompts[i].id or i!r} the fan-out's projections differ from plain passes by "
-                    f"{errors[-1]:.3g}; expected at most {tolerance:.2g}"
-                )
-    except RuntimeError as error:
-        if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
-            raise
-        warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=4)
-        return "loop", f"fan-out refused: {error}"
-    note = f"largest difference from plain passes {max(errors):.2g}" if errors else "skipped by the caller"
-    return "fan-out", note
 
 
 def _ask(model, prompt, branches, *, how: str, vector: Tensor, layer: int, memory_mib: float) -> Float[Tensor, " row"]:

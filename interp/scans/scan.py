@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from interp.architecture import alone, require_in_place, run_pass
 from interp.door import public
 from interp.interventions import Branch, EachHead, HeadEdit, edited, unembed_only
 from interp.models import measured_mass
-from interp.passes import plain_logits, to_check
+from interp.passes import plain_logits
 from interp.reading import (
     LogitDifference,
     Metric,
@@ -31,18 +31,21 @@ from interp.reading import (
 )
 from interp.records import showing_progress
 from interp.reports import AnswerMass
-from interp.scans.fanout import fan_out_logits, require_edits_act, require_fan_out
+from interp.scans.agreement import (
+    FanOutDisagreement as FanOutDisagreement,
+    Method as Method,
+    difference_within_rounding,
+    planned,
+    require_method,
+    spread,
+)
+from interp.scans.fanout import fan_out_logits, require_edits_act
 
 if TYPE_CHECKING:
     from interp.models import Model
     from interp.prompts import Prompt
 
 Positions = Literal["answer", "text", "all"] | int
-Method = Literal["auto", "fan-out", "loop"]
-
-
-class FanOutDisagreement(RuntimeError):
-    """The fan-out's logits differ from a plain pass's: its numbers would be wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +157,9 @@ def scan(
     with alone(model.hf):
         mass = measured_mass(model, prompts, _words(metric), most=8, warn=True) if read_mass and check > 0 else None
         branches = _Branches(model, prompts, edits, positions)
-        how, note = _plan(model, prompts, branches, metric, positions, method, check, memory_mib)
+        how, note = planned(
+            model, prompts, method, check, lambda i: _difference(model, prompts, i, branches, metric, check, memory_mib)
+        )
         values = np.full((len(prompts), 1 + branches.n), np.nan, dtype=np.float32)
         score = _fan_out if how == "fan-out" else _loop
         with showing_progress("scan", len(prompts) * branches.n, after_s=3) as advance:
@@ -202,8 +207,7 @@ def _has_text(prompt: Prompt) -> bool:
 def _require(model, prompts, edits, metric, positions, method) -> None:
     if not prompts:
         raise ValueError("no prompts were given; a scan needs at least one.")
-    if method not in ("auto", "fan-out", "loop"):
-        raise ValueError(f"method={method!r}; expected 'auto', 'fan-out' or 'loop'.")
+    require_method(method)
     shortest = min(map(len, prompts))
     if positions not in ("answer", "text", "all") and not (
         isinstance(positions, int) and not isinstance(positions, bool) and 1 <= positions <= shortest
@@ -245,7 +249,7 @@ class _Branches:
     """The branches for each prompt: the same for all, or, for a patch, set from another run prompt by prompt."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt], edits, positions: Positions) -> None:
-        self._model, self._prompts, self._edits, self._positions = model, prompts, edits, positions
+        self._model, self._prompts, self._edits, self.positions = model, prompts, edits, positions
         self._fixed: list[Branch] | None = None
         if not isinstance(edits, EachHead):
             self._fixed = list(edits)
@@ -279,64 +283,22 @@ class _Branches:
     def of(self, index: int) -> list[Branch]:
         if self._fixed is not None:
             return self._fixed
-        m = span_length(self._prompts[index], self._positions)
+        m = span_length(self._prompts[index], self.positions)
         z = head_outputs(self._model, [self._edits.sources[index]], last=m)[0]
         return self._edits.branches(self._model, rearrange(z, "layer pos head d_head -> layer head pos d_head"))
 
 
-def _plan(model, prompts, branches, metric, positions, method, check, memory_mib) -> tuple[str, str]:
-    """Fan-out or loop, and what was checked; decided on prompts of all lengths that matter."""
-    if method == "loop":
-        return "loop", "not needed: this is the reference"
-    try:
-        require_fan_out(model)
-        if check > 0:
-            require_edits_act(model, prompts[0])
-        errors = [
-            _disagreement(model, prompts[i], branches.of(i), positions, metric, check, memory_mib)
-            for i in to_check(model, prompts)
-            if check > 0
-        ]
-        if not errors:
-            return "fan-out", "skipped by the caller"
-        return "fan-out", f"largest difference from plain passes {max(errors):.2g} nats"
-    except (RuntimeError, IndexError) as error:  # the loop needs none of what a fan-out asks of an architecture
-        if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
-            raise
-        warnings.warn(f"the scan falls back to one pass for each edit: {error}", stacklevel=4)
-        return "loop", f"fan-out refused: {error}"
-
-
-def _disagreement(model, prompt, branches, positions, metric, check, memory_mib) -> float:
-    """Largest difference between fan-out and plain passes; raises if it is more than rounding."""
-    picks = np.unique(np.linspace(0, len(branches) - 1, check).round().astype(int))
-    chosen = [branches[i] for i in picks]
-    m = span_length(prompt, positions)
-    fast = _fan_out(model, prompt, chosen, m, metric, memory_mib)
-    slow = _loop(model, prompt, chosen, m, metric, memory_mib)
+def _difference(model, prompts, i: int, branches: _Branches, metric, check, memory_mib) -> float:
+    """How far fan-out and plain passes are apart on one prompt, in the metric's unit or (of probabilities) in nats."""
+    require_edits_act(model, prompts[0])
+    prompt, chosen = prompts[i], spread(branches.of(i), check)
+    m = span_length(prompt, branches.positions)
+    fast, slow = (run(model, prompt, chosen, m, metric, memory_mib) for run in (_fan_out, _loop))
     model.require_finite(slow[None], [prompt])
     if isinstance(metric, Probability):  # a difference of small probabilities would always pass
         fast, slow = fast.log(), slow.log()
-    error = (fast - slow).abs().max().item()
-    half = model.dtype != torch.float32
-    tolerance = (5e-2 if half else 1e-3) * max(1.0, slow.abs().max().item())
-    if half:
-        tolerance = max(tolerance, 4 * torch.finfo(model.dtype).eps * plain_logits(model, prompt).abs().max().item())
-    if not error <= tolerance:
-        raise FanOutDisagreement(
-            f"on prompt {prompt.id or prompt.text[:40]!r} ({len(prompt)} tokens) the fan-out differs from plain "
-            f"passes by {error:.3g} nats; expected at most {tolerance:.2g}. "
-            f"{type(model.hf).__name__} can't take a fan-out"
-        )
-    effect = (slow[1:] - slow[0]).abs().max().item()
-    if half and error > effect / 2:
-        warnings.warn(
-            f"in {str(model.dtype).removeprefix('torch.')} rounding ({error:.2g} nats) is as large as effects "
-            f"({effect:.2g} nats in {len(chosen)} edits tried): single effects mean little. "
-            "Load with dtype=torch.float32.",
-            stacklevel=6,
-        )
-    return error
+    logits = partial(plain_logits, model, prompt)
+    return difference_within_rounding(model, prompt, fast, slow, "the fan-out differs", "edits", logits)
 
 
 def _fan_out(model, prompt, branches, m, metric, memory_mib, advance=None) -> Float[Tensor, " row"]:

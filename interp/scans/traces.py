@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 
 from interp.figures import tracing_heatmap
@@ -154,6 +153,8 @@ class Trace:
 
     def save(self, directory: str | Path) -> Path:
         """``trace.safetensors`` and ``trace.json``, which :func:`load_trace` reads."""
+        import torch
+
         names = ("parts", "layers", "regions", "example_ids", "window", "how", "check", "seconds")
         record = {name: getattr(self, name) for name in names}
         record["measures"] = [{"name": m.name, "unit": m.unit} for m in self.measured]

@@ -9,7 +9,6 @@ same text, another picture).
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,12 +20,10 @@ from torch import Tensor
 
 from interp.architecture import alone
 from interp.door import public
-from interp.passes import to_check
 from interp.prompts import Prompt
 from interp.reading import Metric, Probability, metric_values
-from interp.scans.fanout import require_fan_out
+from interp.scans.agreement import Method, difference_within_rounding, planned, require_method, spread
 from interp.scans.regions import Regions, each_position, require_regions
-from interp.scans.scan import FanOutDisagreement, Method
 from interp.scans.state_patches import (
     PARTS,
     Part,
@@ -133,7 +130,14 @@ def trace(
     values = np.full((len(metrics), *shape), np.nan, dtype=np.float32)
     ends = np.full((len(metrics), 2, len(clean)), np.nan, dtype=np.float32)
     with alone(model.hf):
-        how, note = _plan(model, clean, corrupt, plans, metrics, method, check, memory_mib)
+        how, note = planned(
+            model,
+            clean,
+            method,
+            check,
+            lambda i: _difference(model, clean[i], corrupt[i], plans[i], metrics, check, memory_mib),
+            "the trace falls back to one pass for each patch",
+        )
         for i, (source, target, patches) in enumerate(zip(clean, corrupt, plans, strict=True)):
             states = _states(model, source, patches)
             logits = _logits(model, target, list(patches.values()), states, how, memory_mib)
@@ -212,59 +216,17 @@ def _groups(corrupt: Prompt, patches: Sequence[StatePatch]) -> list[list[int]]:
     return groups
 
 
-def _plan(model, clean, corrupt, plans, metrics, method, check, memory_mib) -> tuple[str, str]:
-    """Fan-out or loop, and what was checked; decided on pairs of all lengths that matter."""
-    if method == "loop":
-        return "loop", "not needed: this is the reference"
-    try:
-        require_fan_out(model)
-        errors = [
-            _disagreement(model, clean[i], corrupt[i], plans[i], metrics, check, memory_mib)
-            for i in to_check(model, clean)
-            if check > 0
-        ]
-        if not errors:
-            return "fan-out", "skipped by the caller"
-        return "fan-out", f"largest difference from plain passes {max(errors):.2g} nats"
-    except RuntimeError as error:  # the loop needs none of what a fan-out asks of an architecture
-        if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
-            raise
-        warnings.warn(f"the trace falls back to one pass for each patch: {error}", stacklevel=4)
-        return "loop", f"fan-out refused: {error}"
-
-
-def _disagreement(model, clean, corrupt, patches, metrics, check, memory_mib) -> float:
-    """Largest difference of the answers' log-probabilities between fan-out and plain passes; raises if it is more than
-    rounding."""
-    picks = np.unique(np.linspace(0, len(patches) - 1, check).round().astype(int))
-    cells = [list(patches)[i] for i in picks]
-    chosen = {cell: patches[cell] for cell in cells}
+def _difference(model, clean, corrupt, patches, metrics, check, memory_mib) -> float:
+    """How far the answers' log-probabilities by fan-out and by plain passes are apart, of one pair."""
+    chosen = {cell: patches[cell] for cell in spread(list(patches), check)}
     states = _states(model, clean, chosen)
     tokens = sorted({t for metric in metrics for group in metric.tokens(clean) for t in group})
     fast, slow = (
         _logits(model, corrupt, list(chosen.values()), states, how, memory_mib).log_softmax(-1)[:, tokens]
         for how in ("fan-out", "loop")
     )
-    error = (fast - slow).abs().max().item()
-    half = model.dtype != torch.float32
-    tolerance = (5e-2 if half else 1e-3) * max(1.0, slow.abs().max().item())
-    if half:
-        tolerance = max(tolerance, 4 * torch.finfo(model.dtype).eps * states.logits.abs().max().item())
-    if not error <= tolerance:
-        raise FanOutDisagreement(
-            f"on prompt {corrupt.id or corrupt.text[:40]!r} ({len(corrupt)} tokens) patches by fan-out differ from "
-            f"plain passes by {error:.3g} nats; expected at most {tolerance:.2g}. {type(model.hf).__name__} can't take "
-            "a fan-out"
-        )
-    effect = (slow[1:] - slow[0]).abs().max().item()
-    if half and error > effect / 2:
-        warnings.warn(
-            f"in {str(model.dtype).removeprefix('torch.')} rounding ({error:.2g} nats) is as large as effects "
-            f"({effect:.2g} nats in {len(chosen)} patches tried): single effects mean little. Load with "
-            "dtype=torch.float32.",
-            stacklevel=6,
-        )
-    return error
+    what = "patches by fan-out differ"
+    return difference_within_rounding(model, corrupt, fast, slow, what, "patches", lambda: states.logits)
 
 
 def _metrics(given: Traced | Sequence[Traced] | None) -> list[Traced]:
@@ -297,8 +259,7 @@ def _require_pairs(model: Model, clean: list[Prompt], corrupt: list[Prompt], met
 
 
 def _require_places(model: Model, parts: Sequence[Part], layers: Sequence[int], window: int, method: str) -> None:
-    if method not in ("auto", "fan-out", "loop"):
-        raise ValueError(f"method={method!r}; expected 'auto', 'fan-out' or 'loop'.")
+    require_method(method)
     if not parts or not set(parts) <= set(PARTS) or len(set(parts)) < len(parts):
         raise ValueError(f"parts={tuple(parts)}; expected some of {', '.join(PARTS)}, each once.")
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < model.n_layers:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from interp.statistics.estimates import (
     CONFIDENCE,
@@ -160,9 +160,9 @@ def _placed(scores: ArrayLike, positive: ArrayLike) -> tuple[np.ndarray, np.ndar
         return value, residuals, shape
     size = np.abs(cells[:, finite]).max(axis=0)
     tied = np.rint(cells[:, finite] / np.where(size > 0, size, 1.0) / TIE)
-    ranks = stats.rankdata(tied, axis=0)
-    above = (ranks[positive] - stats.rankdata(tied[positive], axis=0)) / n_below  # share of negatives below each
-    below = 1 - (ranks[~positive] - stats.rankdata(tied[~positive], axis=0)) / n_above  # of positives above each
+    ranks = scipy.stats.rankdata(tied, axis=0)
+    above = (ranks[positive] - scipy.stats.rankdata(tied[positive], axis=0)) / n_below  # share of negatives below each
+    below = 1 - (ranks[~positive] - scipy.stats.rankdata(tied[~positive], axis=0)) / n_above  # of positives above each
     value[finite] = above.mean(axis=0)
     own = np.zeros(tied.shape)
     own[positive], own[~positive] = (above - value[finite]) / n_above, (below - value[finite]) / n_below

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy import stats
 
 from interp.door import as_integer, as_numbers
 from interp.statistics.estimates import (
@@ -103,7 +103,7 @@ def _corrected(
     with np.errstate(invalid="ignore", divide="ignore"):
         near = _SAME * np.maximum(np.abs(value), 1e-300)
         below = ((draws < value - near).sum(0) + (np.abs(draws - value) <= near).sum(0) / 2) / n_known
-        bias = stats.norm.ppf(np.where(np.isfinite(below), below, 0.5).clip(_LEAST_TAIL, 1 - _LEAST_TAIL))
+        bias = scipy.stats.norm.ppf(np.where(np.isfinite(below), below, 0.5).clip(_LEAST_TAIL, 1 - _LEAST_TAIL))
         pulls = left_out.mean(axis=0) - left_out  # NaN where one is: no acceleration then
         squares = (pulls**2).sum(axis=0)
         skewed = np.isfinite(squares) & (squares > 0)
@@ -112,7 +112,7 @@ def _corrected(
     ends = []
     for z in (-half, half):
         moved = bias + z
-        level = stats.norm.cdf(bias + moved / np.maximum(1 - lean * moved, _LEAST_TAIL))
+        level = scipy.stats.norm.cdf(bias + moved / np.maximum(1 - lean * moved, _LEAST_TAIL))
         place = level * np.maximum(n_known - 1, 0)
         lower = np.floor(place).astype(int)
         upper = np.minimum(lower + 1, np.maximum(n_known - 1, 0))

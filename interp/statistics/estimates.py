@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
 
 from interp.door import as_items, as_numbers, as_real
@@ -103,9 +104,7 @@ UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 def quantile_of(confidence: float, degrees: float = np.inf) -> float:
     """Half the width of the central ``confidence`` of a standard normal, or of Student's t."""
-    from scipy import stats
-
-    return float(stats.t.ppf((1 + confidence) / 2, degrees))
+    return float(scipy.stats.t.ppf((1 + confidence) / 2, degrees))
 
 
 def as_cells(scores: Any) -> tuple[Float[np.ndarray, "example cell"], tuple[int, ...]]:

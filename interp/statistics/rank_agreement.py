@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from interp.door import as_integer, as_items, as_numbers, as_real
 from interp.statistics.estimates import CONFIDENCE, N_BOOTSTRAP, SEED, Estimate, as_cells, as_share
@@ -119,7 +119,7 @@ def top_k_overlap(a: Sequence[Hashable], b: Sequence[Hashable], k: int, populati
     if len(set(a[:k])) < k or len(set(b[:k])) < k:
         raise ValueError("A ranking names an item twice; expected each item once.")
     count = len(set(a[:k]) & set(b[:k]))
-    p = float(stats.hypergeom.sf(count - 1, population, k, k))
+    p = float(scipy.stats.hypergeom.sf(count - 1, population, k, k))
     return TopKOverlap(count, count / k, k * k / population, p)
 
 
@@ -185,13 +185,13 @@ def spearman(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
     a, b = as_numbers(a, "a", 1), as_numbers(b, "b", 1)
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return np.nan, np.nan
-    found = stats.spearmanr(a, b)
+    found = scipy.stats.spearmanr(a, b)
     return float(found.statistic), float(found.pvalue)
 
 
 def ranks(values: ArrayLike) -> Float[np.ndarray, "... cell"]:
     """1 for the highest of values [..., cell]; equal values share their mean rank."""
-    return stats.rankdata(-as_numbers(values, "values"), axis=-1)
+    return scipy.stats.rankdata(-as_numbers(values, "values"), axis=-1)
 
 
 def around(value: float, draws: ArrayLike) -> Estimate:
@@ -207,7 +207,7 @@ def around(value: float, draws: ArrayLike) -> Estimate:
     known = draws[np.isfinite(draws)]
     if not np.isfinite(value) or 2 * len(known) < len(draws) or len(known) < 2:
         return Estimate(value, np.nan, np.nan)
-    half = stats.norm.ppf((1 + CONFIDENCE) / 2) * np.arctanh(known.clip(-_NEARLY_ONE, _NEARLY_ONE)).std()
+    half = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * np.arctanh(known.clip(-_NEARLY_ONE, _NEARLY_ONE)).std()
     middle = np.arctanh(np.clip(value, -_NEARLY_ONE, _NEARLY_ONE))
     low, high = np.tanh([middle - half, middle + half])
     return Estimate(value, min(float(low), value), max(float(high), value))
@@ -225,7 +225,9 @@ def shift_q(change: ArrayLike, draws: ArrayLike, n: int) -> Float[np.ndarray, " 
     spread = draws.std(axis=0)
     sure = np.where(change == 0, 0.0, np.inf)
     t = np.divide(np.abs(change), spread, out=sure, where=spread > 0)
-    return np.maximum(stats.false_discovery_control(2 * stats.t.sf(t, n - 1), method="bh"), 1 / (len(draws) + 1))
+    return np.maximum(
+        scipy.stats.false_discovery_control(2 * scipy.stats.t.sf(t, n - 1), method="bh"), 1 / (len(draws) + 1)
+    )
 
 
 def rank_biased_overlap_by_chance(

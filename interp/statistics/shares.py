@@ -6,9 +6,9 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Int
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from interp.door import as_integer
 from interp.statistics.estimates import (
@@ -192,5 +192,5 @@ def within_pairs(scores: ArrayLike, positive: ArrayLike, groups: Sequence[Hashab
         return WithinPairs(UNKNOWN, np.nan, len(pairs))
     wins = (np.sign(above - below) + 1) / 2
     n_won, n_lost = int((wins == 1).sum()), int((wins == 0).sum())
-    p = float(stats.binomtest(n_won, n_won + n_lost).pvalue) if n_won + n_lost else 1.0
+    p = float(scipy.stats.binomtest(n_won, n_won + n_lost).pvalue) if n_won + n_lost else 1.0
     return WithinPairs(wilson_share(wins), p, len(pairs))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from interp.door import as_integer
 from interp.statistics.estimates import MAX_BYTES, SEED, as_cells, as_shares
@@ -53,7 +53,7 @@ def sign_flip_p(scores: ArrayLike, n_resamples: int = 9999, seed: int = SEED) ->
             signs = np.moveaxis(signs, axis, -1)
             return _transformed(signs @ scaled / n, signs @ cubes / n, squares, n)
 
-        result = stats.permutation_test(
+        result = scipy.stats.permutation_test(
             (np.ones(n),),
             statistic,
             permutation_type="samples",
@@ -84,7 +84,7 @@ def benjamini_hochberg(p: ArrayLike) -> Float[np.ndarray, "*cell"]:
     known = ~np.isnan(p)
     q = np.full(p.shape, np.nan)
     if known.any():
-        q[known] = stats.false_discovery_control(p[known], method="bh")
+        q[known] = scipy.stats.false_discovery_control(p[known], method="bh")
     return q
 
 

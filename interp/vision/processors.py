@@ -13,9 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoProcessor, ProcessorMixin
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.utils import is_torchvision_available
 
 
 def load_processor(location: str, **options: Any) -> Any:
@@ -25,8 +22,9 @@ def load_processor(location: str, **options: Any) -> Any:
     """
     try:
         kind = _processor_class(location, options)
-        if kind is None or "video_processor" not in kind.get_attributes() or is_torchvision_available():
-            return AutoProcessor.from_pretrained(location, backend="pil", **options)
+        videos = kind is not None and "video_processor" in kind.get_attributes()
+        if not videos or transformers.utils.is_torchvision_available():
+            return transformers.AutoProcessor.from_pretrained(location, backend="pil", **options)
         with _numbers_without_words(kind):
             return for_pictures_only(kind).from_pretrained(location, backend="pil", **options)
     except (OSError, ValueError, TypeError, ImportError, AttributeError) as error:
@@ -50,7 +48,8 @@ def for_pictures_only(kind: type) -> type:
             return super().from_args_and_dict([*args, None], processor_dict, **kwargs)
 
         def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
-            return ProcessorMixin.apply_chat_template(self, *args, **kwargs)  # SmolVLM's asks the video processor
+            # SmolVLM's own asks the video processor
+            return transformers.ProcessorMixin.apply_chat_template(self, *args, **kwargs)
 
     PicturesOnly.__name__ = PicturesOnly.__qualname__ = kind.__name__
     return PicturesOnly
@@ -58,8 +57,10 @@ def for_pictures_only(kind: type) -> type:
 
 def _processor_class(location: str, options: dict[str, Any]) -> type | None:
     """transformers' class; None for one of the repository's own."""
-    config = AutoConfig.from_pretrained(location, **options)
-    settings, _ = ProcessorMixin.get_processor_dict(location, **options)
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    config = transformers.AutoConfig.from_pretrained(location, **options)
+    settings, _ = transformers.ProcessorMixin.get_processor_dict(location, **options)
     name = settings.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(config.model_type)
     if name is None:
         raise ValueError(f"transformers knows no processor for {config.model_type}")

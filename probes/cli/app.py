@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from probes.cli.building import built
 from probes.cli.commands import COMMANDS, GROUPS
+from probes.cli.own import command_of
 from probes.cli.wording import as_typed, options_of
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -65,6 +66,7 @@ def made(typed: Sequence[str] | None = None) -> typer.Typer:
                 groups[group] = typer.Typer(help=GROUPS[group], no_args_is_help=True, context_settings=HELP)
                 app.add_typer(groups[group], name=group, rich_help_panel=panel)
             parent = groups[group]
+        function = command_of(function) if isinstance(function, str) else function
         own = {} if first else {"rich_help_panel": panel}
         is_run = typed is None or {*first, last} <= {*typed}
         parent.command(last, context_settings=HELP, **own)(built(function) if is_run else _without_options(function))

@@ -1,4 +1,5 @@
-"""The commands: what is typed, the function, and the heading it stands under in `interp --help`. A command is a row."""
+"""The commands: what is typed, the function, and the heading it stands under in `interp --help`. A command is a row; of
+a study named as "module:function", the command is made from the study (:mod:`probes.cli.own`)."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class Command(NamedTuple):
     """A row: what is typed after `interp`, what it does, and under which heading it is listed."""
 
     name: str
-    function: Callable[..., Any]
+    function: Callable[..., Any] | str
     panel: str
 
 

@@ -123,6 +123,8 @@ class Data:
 
     def origin(self) -> dict[str, Any]:
         """Where the data come from, for provenance: the same on another machine."""
+        if not self.sources:
+            return {}
         names = [source if source == "builtin" else Path(source).name for source in self.sources]
         given = {"source": names[0] if len(names) == 1 else names}
         given |= {name: getattr(self, name) for name in ("limit", "seed")}

@@ -32,12 +32,20 @@ class Taken(NamedTuple):
 @cache
 def parameters_at(place: str) -> dict[str, Taken]:
     """The parameters of "module:function", or the fields of "module:dataclass"."""
+    node, names = _defined_at(place), _Names(place.partition(":")[0])
+    return _of_function(node, names) if isinstance(node, ast.FunctionDef) else _of_class(node, names)
+
+
+def docstring_at(place: str) -> str:
+    """The docstring of "module:function"; "" where it has none."""
+    return ast.get_docstring(_defined_at(place)) or ""
+
+
+def _defined_at(place: str) -> ast.FunctionDef | ast.ClassDef:
     module, _, name = place.partition(":")
     for node in _tree(module).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return _of_function(node, _Names(module))
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return _of_class(node, _Names(module))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return node
     raise LookupError(
         f"{module} has no function or class {name!r}; expected 'module:name' of one that is defined there."
     )

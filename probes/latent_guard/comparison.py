@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from interp.door import public
 from interp.models import MOST_PROMPTS, Model
 from interp.prompts import Prompt, System
-from interp.records import Kept, hash_json, keep_of, keeps_work
+from interp.records import Kept, hash_json, keeps_work
 from probes.latent_guard.classifier import LatentGuard, describe_fitted, harmful, load_guard
 from probes.latent_guard.held_out import held_out_test
 from probes.latent_guard.measures import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, LAYER_0_TEXT, OWN
@@ -106,7 +106,6 @@ def compare_guards(
     Misleads: requests of one data set test no other; where ``layer 0`` does well, endings tell the sets apart.
     Source: arXiv 2507.11878; the rules, rivals and controls beside the paper's are ours.
     """
-    keep = keep_of(keep)
     if "{request}" not in question:
         raise ValueError(f"question={question!r} has no '{{request}}' for the request to stand in; add it.")
     if main not in RULES:
@@ -119,7 +118,7 @@ def compare_guards(
     used = [hash_requests(fit_requests), None if validation is None else hash_requests(validation)]
     tested = {name: [hash_requests(b.requests), list(b.verdicts)] for name, b in tests.items()}
     data = {
-        **describe_requests(requests, keep.origin),
+        **describe_requests(requests),
         "sha256": hash_json([used, tested]),
         "n_fitted": len(fit_requests),
         "n_validation": len(validation or ()),
@@ -133,7 +132,6 @@ def compare_guards(
         read,
         data=data,
         settings=settings,
-        n_items=len(requests),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,
@@ -251,7 +249,6 @@ def cross_compare_guards(
     Misleads: folds share most of what they were fitted on, so the interval is a little too narrow for another draw of
     requests to fit on; between entries, which share the folds, it is paired.
     """
-    keep = keep_of(keep)
     if main not in RULES:
         raise ValueError(f"main={main!r}; expected one of {RULES}.")
     require_enough(harmful(behaviour.requests), "to compare on")
@@ -260,7 +257,7 @@ def cross_compare_guards(
     texts = base.prepared([*behaviour.requests, *also])
     settings = {"main": main, "question": question, "is_scary": name_of(is_scary), "n_folds": n_folds}
     settings |= {"ending": ending, "system": system, "seed": seed}
-    data = {**describe_requests(behaviour.requests, keep.origin), "n_folds": n_folds, "n_also": len(also)}
+    data = {**describe_requests(behaviour.requests), "n_folds": n_folds, "n_also": len(also)}
     data["sha256"] = hash_json([data["sha256"], list(behaviour.verdicts), hash_requests(also)])
     study = Study(
         "Latent Guard, across folds",

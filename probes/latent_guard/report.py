@@ -23,7 +23,7 @@ from probes.latent_guard.measures import (
     WORDS,
 )
 from probes.latent_guard.result import GuardStudy
-from probes.requests import CONFOUNDED, GROUPS
+from probes.requests import GROUPS, is_confounded
 
 
 def findings_of(study: GuardStudy) -> Findings:
@@ -198,7 +198,7 @@ def _surface(row: pd.Series, n: int) -> str:
     claim = Claim("layer 0 alone", auroc, null=0.5, n=n)
     if claim.verdict == "too few":
         return claim.sentence()
-    if abs(auroc.value - 0.5) > CONFOUNDED - 0.5:
+    if is_confounded(auroc.value):
         return (
             f"layer 0 alone, which knows only the last token, has an AUROC of {claim.finding()}: the classes end "
             "differently and what is read at t_inst is confounded with that."

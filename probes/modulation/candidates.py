@@ -15,13 +15,11 @@ from jaxtyping import Float
 
 from interp.fitting import (
     VALUES,
-    Factors,
     FactorSearch,
     coordinate_search,
     factors_by_rule,
     factors_top_k,
     gradient_search,
-    largest_change,
     strength_for,
 )
 from interp.models import Model
@@ -29,16 +27,10 @@ from interp.rankings import HeadRanking
 from interp.records import load_artefact, save_artefact, understood
 from interp.scans import Positions
 from probes.modulation.readings import ItemSet
+from probes.modulation.result import RELEASED, Candidate
 
 Rule = Literal["released", "top-k", "search"]
 RULES: tuple[Rule, ...] = ("released", "top-k", "search")
-RELEASED = "released rule, λ = 1"
-FAMILIES = {
-    RELEASED: "V-SEAM's released rule, 1 + λ D clipped to [0, 2] for every head, at its own λ = 1",
-    "rule": "the same rule at the other strengths tried",
-    "top-k": "the k best heads up, the k worst down",
-    "search": "factors searched on the questions to fit on",
-}
 HURTS = ("nas", "nas_order_balanced", "nas_swapped_order", "s_minus")
 """Measures of this package whose high values mark heads that hurt."""
 
@@ -147,22 +139,6 @@ class ModulationSettings:
             raise ValueError(f"held_back={self.held_back}; expected a share between 0 and 1, such as 0.25.")
         if self.n_random < 0 or min((*self.ks, self.heads, self.rounds, self.steps)) < 1:
             raise ValueError("ks, heads, rounds and steps must be 1 or more, and n_random 0 or more.")
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A table of factors that may be chosen. ``scope``: the questions it is for, "all" or a level."""
-
-    scope: str
-    family: str
-    name: str
-    factors: Factors
-    note: str = ""
-
-    def described(self) -> dict[str, Any]:
-        n = int((self.factors != 1).sum())
-        row = {"scope": self.scope, "family": self.family, "candidate": self.name, "n_heads": n}
-        return row | {"largest_change": largest_change(self.factors), "note": self.note}
 
 
 def planned(scope: str, scores: HeadScores, settings: ModulationSettings) -> list[Candidate]:

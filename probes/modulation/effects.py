@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from jaxtyping import Float, Int
-from scipy import stats
 
 from interp.statistics import UNKNOWN, Claim, Estimate, group_sums, mean_estimate, paired_share_change, sign_flip_p
 from probes.heads import permutation_p
@@ -126,7 +126,7 @@ def no_change_p(change: Float[np.ndarray, " example"], groups: np.ndarray) -> fl
 def mcnemar_p(after: Float[np.ndarray, " example"], before: Float[np.ndarray, " example"]) -> float:
     """Two-sided exact p of "as many became right as became wrong" (McNemar 1947, Psychometrika 12)."""
     gained, lost = int((after > before).sum()), int((after < before).sum())
-    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return float(scipy.stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def _effects(test: ReadSet, level: str, kind: str, which: np.ndarray) -> list[dict[str, Any]]:

@@ -16,10 +16,9 @@ from interp.figures.heads import interval_bars, interval_lines
 from interp.fitting import largest_change
 from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Claim, Estimate
-from probes.modulation.candidates import RELEASED
 from probes.modulation.effects import ALL, RANDOM, TOO_FEW, ReadSet
 from probes.modulation.offsets import offsets_frame
-from probes.modulation.result import Modulation
+from probes.modulation.result import RELEASED, Modulation
 from probes.studies import said_of_data
 
 CANDIDATES, EFFECTS, CONDITIONS = "Candidates on validation", "Before and after", "Every condition"
@@ -98,7 +97,7 @@ def plot_changes(modulation: Modulation, name: str) -> go.Figure:
     parts = []
     for label, (of, column) in series.items():
         if len(of) and of[column].notna().any():
-            ends = {end: of[f"{column}_{end}"] for end in ("low", "high")}
+            ends = {f"change_{end}": of[f"{column}_{end}"] for end in ("low", "high")}
             parts.append(of[["level", "kind", "n"]].assign(condition=label, change=of[column], **ends))
     both = pd.concat(parts, ignore_index=True)
     both["kind"] = both["kind"].str.replace("_", "/")
@@ -106,8 +105,6 @@ def plot_changes(modulation: Modulation, name: str) -> go.Figure:
         both,
         x="level",
         y="change",
-        low="low",
-        high="high",
         color="condition",
         facet="kind" if both["kind"].nunique() > 1 else None,
         title=f"Change of accuracy on {name}",
@@ -258,8 +255,6 @@ def _plot_candidates(modulation: Modulation) -> go.Figure:
         frame,
         x="candidate",
         y="accuracy_change",
-        low="accuracy_change_low",
-        high="accuracy_change_high",
         color="family",
         facet="scope" if frame["scope"].nunique() > 1 else None,
         title="Candidates: change of accuracy on the validation questions",
@@ -268,13 +263,11 @@ def _plot_candidates(modulation: Modulation) -> go.Figure:
 
 
 def _plot_history(history: pd.DataFrame) -> go.Figure:
-    frame = history.assign(low=np.nan, high=np.nan)
+    frame = history.assign(held_back_low=np.nan, held_back_high=np.nan)
     return interval_lines(
         frame,
         x="step",
         y="held_back",
-        low="low",
-        high="high",
         color="candidate",
         facet="scope" if frame["scope"].nunique() > 1 else None,
         title="Searches: loss of the questions held back, look by look",

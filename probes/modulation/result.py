@@ -6,18 +6,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from interp.edits import ScaledHeads
-from interp.fitting import changed_heads
+from interp.fitting import Factors, changed_heads, largest_change
 from interp.records import keeps_work
 from interp.reports import Result
-from probes.modulation.candidates import Candidate
 from probes.modulation.effects import ReadSet, conditions_frame, effects_frame, verdict_of
 from probes.modulation.offsets import Offsets
+
+if TYPE_CHECKING:
+    from interp.edits import ScaledHeads
+
+RELEASED = "released rule, λ = 1"
+FAMILIES = {
+    RELEASED: "V-SEAM's released rule, 1 + λ D clipped to [0, 2] for every head, at its own λ = 1",
+    "rule": "the same rule at the other strengths tried",
+    "top-k": "the k best heads up, the k worst down",
+    "search": "factors searched on the questions to fit on",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A table of factors that may be chosen. ``scope``: the questions it is for, "all" or a level."""
+
+    scope: str
+    family: str
+    name: str
+    factors: Factors
+    note: str = ""
+
+    def described(self) -> dict[str, Any]:
+        n = int((self.factors != 1).sum())
+        row = {"scope": self.scope, "family": self.family, "candidate": self.name, "n_heads": n}
+        return row | {"largest_change": largest_change(self.factors), "note": self.note}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,6 +70,8 @@ class Modulation(Result, report="probes.modulation.report"):
     @cached_property
     def edits(self) -> Mapping[str, ScaledHeads]:
         """Of each scope the chosen factors as an edit of the weights that they were chosen on."""
+        from interp.edits import ScaledHeads
+
         edits = {}
         for scope, family in self.chosen.items():
             candidate = self.best(scope, family)

@@ -16,11 +16,11 @@ from interp.door import public
 from interp.edits import describe_model
 from interp.fitting import require_shape
 from interp.models import Model
-from interp.records import Keep, Kept, hash_json, keep_of, keeps_work
-from probes.modulation.candidates import FAMILIES, HeadScores, ModulationSettings
+from interp.records import Kept, hash_json, keeps_work
+from probes.modulation.candidates import HeadScores, ModulationSettings
 from probes.modulation.effects import ALL
 from probes.modulation.readings import Item, ItemSet, width_of
-from probes.modulation.result import Modulation
+from probes.modulation.result import FAMILIES, Modulation
 from probes.modulation.work import ModulationWork, require_apart
 from probes.questions import Instruction, Question, build_prompts, hash_questions, marks
 from probes.studies import Study, mass_read
@@ -88,7 +88,7 @@ def modulate_items(
     by_scope = dict(scores) if isinstance(scores, Mapping) else {ALL: scores}
     sets = {"fit": fit, "validation": validation, **tests}
     _require(model, by_scope, sets, tests)
-    study = _study_of(model, by_scope, sets, settings, title, batch_size, keep_of(keep))
+    study = _study_of(model, by_scope, sets, settings, title, batch_size, keep)
     if study.found is not None:
         return study.found
     mass = mass_read(model, validation.prompts, batch_size)
@@ -137,7 +137,7 @@ def question_items(
     return ItemSet(items, build_prompts(model, questions, instruction, forms=forms), described)
 
 
-def _study_of(model, by_scope, sets, settings, title, batch_size, keep: Keep) -> Study:
+def _study_of(model, by_scope, sets, settings, title, batch_size, keep: Kept) -> Study:
     here = describe_model(model)["weights_sha256"]
     for scope, s in by_scope.items():
         there = s.about.get("weights_sha256")
@@ -147,7 +147,6 @@ def _study_of(model, by_scope, sets, settings, title, batch_size, keep: Keep) ->
                 "the heads of this model (an edited model is another one)."
             )
     data = {
-        **(keep.origin or {}),
         "sha256": hash_json({name: given.described.get("sha256", "") for name, given in sets.items()}),
         "n": sum(map(len, sets.values())),
         "sets": {name: given.described | {"n": len(given)} for name, given in sets.items()},
@@ -163,7 +162,6 @@ def _study_of(model, by_scope, sets, settings, title, batch_size, keep: Keep) ->
         (prompt for given in sets.values() for prompt in given.prompts),
         data=data,
         settings=described,
-        n_items=data["n"],
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

@@ -13,10 +13,12 @@ import pandas as pd
 from interp.fitting import Factors, random_factors
 from interp.models import Model
 from interp.records import count_left, hash_json
-from probes.modulation.candidates import FAMILIES, Candidate, HeadScores, ModulationSettings, planned, searched
+from probes.modulation.candidates import HeadScores, ModulationSettings, planned, searched
 from probes.modulation.effects import ALL, OFFSET, RANDOM, UNMODULATED, ReadSet, paired
 from probes.modulation.offsets import Offsets, fit_offsets, offsets_of
-from probes.modulation.readings import Arrays, ItemSet, Readings, read_answers
+from probes.modulation.passes import read_answers
+from probes.modulation.readings import Arrays, ItemSet, Readings
+from probes.modulation.result import FAMILIES, Candidate
 from probes.studies import Study
 
 _TIMED = 2  # questions that a time estimate is measured on

@@ -10,7 +10,8 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from probes.negative_bias.alignment_result import Alignment as Alignment
-    from probes.negative_bias.answers import Answers as Answers, answer as answer, bias_measures as bias_measures
+    from probes.negative_bias.answers import Answers as Answers, bias_measures as bias_measures
+    from probes.negative_bias.asking import answer as answer
     from probes.negative_bias.bias_result import BiasReport as BiasReport
     from probes.negative_bias.causality import causal_test as causal_test
     from probes.negative_bias.knowledge import sort_by_knowledge as sort_by_knowledge

@@ -15,7 +15,8 @@ from interp.models import Model
 from interp.records import keeps_work
 from interp.reports import Result, refuse_other_run
 from interp.statistics import SEED, Estimate, auroc, auroc_difference, paired_share_change
-from probes.negative_bias.answers import LEAST_MASS, Answers, answer, bias_measures
+from probes.negative_bias.answers import LEAST_MASS, Answers, bias_measures
+from probes.negative_bias.asking import answer
 from probes.negative_bias.methods import Method
 from probes.questions import Instruction, Question, overlap
 

@@ -68,8 +68,6 @@ def plot_of(test: CausalTest, outcome: str, positions: str) -> go.Figure:
         frame.dropna(subset=y).assign(panel=panel),
         x="k",
         y=y,
-        low=f"{y}_low",
-        high=f"{y}_high",
         color="set",
         facet="panel",
         title=f"Change of {what} when k heads are edited together, {where_of(positions)}",

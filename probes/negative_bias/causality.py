@@ -7,7 +7,7 @@ the same layers (how deep a head sits decides much of what removing it does) and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import isfinite
 from typing import Literal
@@ -15,13 +15,13 @@ from typing import Literal
 import numpy as np
 
 from interp.door import public
-from interp.edits import describe_model, require_edits
+from interp.edits import require_made_on
 from interp.interventions import Branch, HeadEdit
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking
 from interp.reading import LogitDifference, mean_head_outputs
-from interp.records import Kept, hash_json, keep_of, keeps_work
+from interp.records import Kept, hash_json, keeps_work
 from interp.scans.scan import scan
 from probes.heads import Case, Head, check_once, plan_cases
 from probes.negative_bias.causal_result import CausalTest
@@ -77,10 +77,6 @@ def causal_test(
     that attend most to "Yes"), and random sets from the layers of the top. Beside them every head alone is zeroed at
     the answer, for the correlation between score and effect.
 
-    ``ks``: sizes of the sets at the answer. ``instruction``: how questions are put; None: the default
-    :class:`Instruction`. ``forms``: which spellings of an answer count, as of :meth:`interp.Model.prompt`.
-    ``batch_size``: prompts in one pass. ``seed``: of the random sets.
-
     Cost: about 5 scans of all single heads. Measured on SmolLM2 (270 heads, prompts of 50 to 70 tokens, one CPU core):
     850 distinct edits and 3.5 s a question, 6 minutes for 100 questions; "all" adds 90 edits and 15 s a question, 25
     minutes for 100. Misleads where no answer changes: read the margin beside the bias.
@@ -118,7 +114,7 @@ def causal_test(
     _require(model, questions, ranking, by, edits, grid, factor)
     instruction = instruction or Instruction()
     prompts = build_prompts(model, questions, instruction, forms=forms)
-    _require_same_weights(model, ranking)
+    require_made_on(model, ranking)
     cases = plan_cases(ranking, by, edits, grid, seed)
     settings = {
         "instruction": asdict(instruction),
@@ -131,14 +127,12 @@ def causal_test(
         "seed": seed,
         "cases_sha256": hash_json([asdict(case) for case in cases]),
     }
-    keep = keep_of(keep)
     study = Study(
         "Causal test of heads",
         model,
         prompts,
-        data=describe_questions(questions, keep.origin),
+        data=describe_questions(questions),
         settings=settings,
-        n_items=len(questions),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,
@@ -229,11 +223,6 @@ def _require(model, questions, ranking, by, edits, grid, factor) -> None:
         raise ValueError(f"by={by}, edits={edits}, positions={tuple(grid)}; expected at least one of each.")
     if not isfinite(factor) or ("scale" in edits and factor == 1):
         raise ValueError(f"factor={factor}; expected a number that changes something, such as 0.5.")
-    if (ranking.n_layers, ranking.n_heads) != (model.n_layers, model.n_heads):
-        raise ValueError(
-            f"the ranking is of {ranking.n_layers} layers with {ranking.n_heads} heads, {model.name} has "
-            f"{model.n_layers} with {model.n_heads}: it is of another model. Rank this one first."
-        )
     for positions, (ks, n_random) in grid.items():
         n_heads = model.n_layers * model.n_heads
         if not ks or min(ks) < 1 or max(ks) > n_heads:
@@ -252,15 +241,3 @@ def _require(model, questions, ranking, by, edits, grid, factor) -> None:
             f"{len(shared)} questions made the ranking: {', '.join(shared)}. Heads chosen on a question look better on "
             "it; test on others (probes.questions.split_questions)."
         )
-
-
-def _require_same_weights(model: Model, ranking: HeadRanking) -> None:
-    described = describe_model(model)
-    of = ranking.provenance.get("model") or {}
-    there, here = of.get("weights_sha256"), described["weights_sha256"]
-    if there is not None and there != here:
-        raise ValueError(
-            f"the ranking is of {of.get('name')!r} with weights {there[:12]}; this is {described['name']!r} with "
-            f"{here[:12]}. Rank the heads of this model (an edited model is another one)."
-        )
-    require_edits(described, of if isinstance(of, Mapping) else {}, "the ranking")

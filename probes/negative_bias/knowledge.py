@@ -17,7 +17,7 @@ from interp.door import public
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from probes.negative_bias.knowledge_result import Knowledge, require_thresholds, sorted_replies
 from probes.questions import Judged, Match, Question, describe_questions, judge
 from probes.studies import Study, pack_texts, unpack_texts
@@ -91,7 +91,6 @@ def sort_by_knowledge(
     Misleads: a right answer in words that no alias has counts as wrong, and a lucky guess as known.
     Source: the subsets of arXiv 2511.10881; the criteria are ours.
     """
-    keep = keep_of(keep)
     require_thresholds(correct_share, agreement, match)
     if n_samples < 1 or temperature <= 0 or max_new_tokens < 1:
         raise ValueError(
@@ -106,7 +105,7 @@ def sort_by_knowledge(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    data = describe_questions(kept, keep.origin) | {"n_without_open_form": len(questions) - len(kept)}
+    data = describe_questions(kept) | {"n_without_open_form": len(questions) - len(kept)}
     forms = list({(q.context, q.open_question): q for q in reversed(kept)}.values())[::-1]  # the first of each
     study = Study(
         "Parametric knowledge",

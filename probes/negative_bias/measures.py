@@ -11,9 +11,10 @@ import pandas as pd
 
 from interp.door import public
 from interp.models import Model
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from interp.reports import mass_of
-from probes.negative_bias.answers import Answers, answers_from_arrays, bias_measures, by_length, score_prompts
+from probes.negative_bias.answers import Answers, answers_from_arrays, bias_measures
+from probes.negative_bias.asking import by_length, score_prompts
 from probes.negative_bias.bias_result import ALL, CHANNELS, BiasReport
 from probes.questions import Instruction, Question, build_prompts, describe_questions
 from probes.studies import Study, mass_read
@@ -74,7 +75,6 @@ def measure(
     Misleads: a model that says neither option is measured by what little it says of them: read ``option_mass``.
     Source: negative bias as a gap of precision and recall, arXiv 2408.00137; the others: :func:`bias_measures`.
     """
-    keep = keep_of(keep)
     instruction = instruction or Instruction()
     _require_both_answers(questions)
     if generate_tokens < 0:
@@ -84,9 +84,8 @@ def measure(
         "Negative bias",
         model,
         prompts,
-        data=describe_questions(questions, keep.origin),
+        data=describe_questions(questions),
         settings={"instruction": asdict(instruction), "forms": forms, "generate_tokens": generate_tokens},
-        n_items=len(questions),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

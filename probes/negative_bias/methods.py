@@ -34,7 +34,8 @@ from interp.fitting import HeadTuner, KeptAnswers
 from interp.models import Model
 from interp.passes import UpperLayers
 from interp.statistics import auroc
-from probes.negative_bias.answers import YES, Answers, answers_from_arrays, arrays_of_logits
+from probes.negative_bias.answers import YES, Answers, answers_from_arrays
+from probes.negative_bias.asking import arrays_of_logits
 from probes.negative_bias.knowledge import open_prompts
 from probes.negative_bias.nas import score_prompts
 from probes.questions import Instruction, Question, build_prompts

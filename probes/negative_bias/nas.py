@@ -23,7 +23,7 @@ from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking, Measure, register
 from interp.reading import LogitDifference, attention_log_probs
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from interp.scans import Positions
 from probes.heads import Ablation, HeadEffects, token_views, why_no_attribution
 from probes.questions import Instruction, Question, build_prompts, describe_questions
@@ -328,14 +328,12 @@ def _both_orders(model, questions, instruction, forms) -> tuple[list[Prompt], li
 
 def _study(title, model, plain, swapped, questions, settings, batch_size, keep: Kept) -> Study:
     """The run of a ranking: it reads each question in both orders."""
-    keep = keep_of(keep)
     return Study(
         title,
         model,
         [*plain, *swapped],
-        data=describe_questions(questions, keep.origin),
+        data=describe_questions(questions),
         settings=settings,
-        n_items=len(questions),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

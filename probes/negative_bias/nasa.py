@@ -12,12 +12,11 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from interp.architecture import weights_sha256
 from interp.door import public
-from interp.edits import describe_model, require_edits
+from interp.edits import require_made_on
 from interp.models import Model, measured_mass
 from interp.rankings import HeadRanking
-from interp.records import Kept, hash_json, keep_of, keeps_work
+from interp.records import Kept, hash_json, keeps_work
 from interp.statistics.rank_agreement import ranks
 from probes.negative_bias.alignment_result import HELD_OUT, Alignment
 from probes.negative_bias.answers import require_options_used
@@ -81,7 +80,6 @@ def align(
 
     Source: arXiv 2408.00137; the stop, the rivals and ``keep`` are ours.
     """
-    keep = keep_of(keep)
     instruction, settings = instruction or Instruction(), settings or Settings()
     require_probing_set("training", training)
     require_probing_set("validation", validation)
@@ -90,7 +88,6 @@ def align(
         raise ValueError(f"rivals {sorted(unknown)}; expected some of {RIVALS}.")
     bench = Bench(model, training, validation, instruction, settings)
     data = {
-        **(keep.origin or {}),
         "sha256": hash_json([hash_questions(training), hash_questions(validation)]),
         "n_training": len(training),
         "n_validation": len(validation),
@@ -222,13 +219,4 @@ def require_ranking_of(ranking: HeadRanking, model: Model) -> None:
     """Raise ``ValueError`` if the ranking has no NAS or is of other weights."""
     if "nas" not in ranking.measures:
         raise ValueError(f"the ranking has the measures {list(ranking.measures)}; NASA needs 'nas' (rank_heads).")
-    known = ranking.provenance.get("model")
-    was = known.get("weights_sha256") if isinstance(known, dict) else None
-    shape = (ranking.n_layers, ranking.n_heads)
-    if shape != (model.n_layers, model.n_heads) or (was is not None and was != weights_sha256(model.hf)):
-        name = known.get("name") if isinstance(known, dict) else known
-        raise ValueError(
-            f"the ranking is of {name!r} ({shape[0]} x {shape[1]} heads, weights {str(was)[:12]}), not of "
-            f"{model.name!r} ({model.n_layers} x {model.n_heads}). Rank this model's heads, or leave out ranking=."
-        )
-    require_edits(describe_model(model), known if isinstance(known, dict) else {}, "the ranking")
+    require_made_on(model, ranking)

@@ -17,9 +17,9 @@ from interp.door import public
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import LogitDifference
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from probes.heads import Ablation, HeadEffects
-from probes.negative_bias.answers import arrays_of_logits
+from probes.negative_bias.asking import arrays_of_logits
 from probes.negative_bias.nas import CITATIONS as NAS_CITATIONS, QuerySpan, require_query_span, score_prompts
 from probes.negative_bias.order_swap_result import OrderSwap
 from probes.questions import Instruction, Question, build_prompts, describe_questions
@@ -89,7 +89,6 @@ def order_swap(
 
     Source: NAS of arXiv 2408.00137; the design is ours.
     """
-    keep = keep_of(keep)
     questions, wordings, pairs = list(questions), tuple(wordings), tuple((str(a), str(b)) for a, b in pairs)
     n_effects = min(n_effects, len(questions))
     _require(questions, wordings, pairs, n_effects)
@@ -103,9 +102,8 @@ def order_swap(
         "Order of the options",
         model,
         itertools.chain(*prompts.values()),
-        data=describe_questions(questions, keep.origin),
+        data=describe_questions(questions),
         settings=settings,
-        n_items=len(questions),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

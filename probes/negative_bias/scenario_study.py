@@ -19,8 +19,8 @@ from interp.edits import describe_model, require_edits
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate
-from interp.records import Kept, hash_json, keep_of, keeps_work
-from probes.negative_bias.answers import answers_of_prompts
+from interp.records import Kept, hash_json, keeps_work
+from probes.negative_bias.asking import answers_of_prompts
 from probes.negative_bias.knowledge_result import Knowledge
 from probes.negative_bias.scenario_forms import (
     ALL,
@@ -100,7 +100,6 @@ def scenarios(
     Misleads: a scenario also makes the prompt longer and other words likely; its control is the plain question.
     Source: arXiv 2511.10881.
     """
-    keep = keep_of(keep)
     which, questions = tuple(which), tuple(questions)
     _require(questions, which, n_reasoning_tokens, channel, min_per_class)
     wordings = describe_scenarios(which)
@@ -125,7 +124,7 @@ def scenarios(
         "Negative bias by scenario",
         model,
         prompts,
-        data=describe_questions(questions, keep.origin),
+        data=describe_questions(questions),
         settings=asked_with,
         afterwards=read_by,
         n_items=len(items),

@@ -11,7 +11,18 @@ from typing import Any
 from interp.door import made_by, public
 from interp.records import hash_text
 from probes.questions.formats import FORMATS
-from probes.rows import Cells, Format, Reading, deal, hash_items, known, read_items, require_fractions, stem_of
+from probes.rows import (
+    Cells,
+    Format,
+    Reading,
+    deal,
+    hash_items,
+    known,
+    read_items,
+    require_fractions,
+    shipped_or,
+    stem_of,
+)
 from probes.rows.formats import Fields
 
 BUILTIN = Path(__file__).with_name("questions.jsonl")
@@ -100,16 +111,9 @@ def load_questions(
         >>> [q.answer for q in load_questions("questions.csv", limit=2)]  # doctest: +SKIP
         ['Yes', 'No']
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}; expected 1 or more questions, or None for all")
     if format is not None:
         known(f"format={format!r}", format, list(FORMATS))
-    builtin = source == "builtin"
-    if builtin and (format or columns):
-        raise ValueError("a format and columns are for files; leave them out to read the built-in questions")
-    if builtin and not BUILTIN.is_file():
-        raise FileNotFoundError(f"the built-in questions are missing ({BUILTIN}); install headscope again")
-    path = BUILTIN if builtin else source
+    path = shipped_or(source, BUILTIN, "questions", Reading(format, columns or {}), limit)
     theirs = {"question" if name == "text" else name: column for name, column in (columns or {}).items()}
     questions = read_items(
         path,
@@ -232,10 +236,9 @@ def _tilt(questions: Sequence[Question], unit: list[int]) -> int:
     return (2 * yes > len(unit)) - (2 * yes < len(unit))
 
 
-def describe_questions(questions: Sequence[Question], origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What provenance says of the data: hash, counts, domains, and ``origin`` (file, limit, seed of the sample)."""
+def describe_questions(questions: Sequence[Question]) -> dict[str, Any]:
+    """What provenance says of the data: hash, counts, domains."""
     return {
-        **(origin or {}),
         "sha256": hash_questions(questions),
         "n": len(questions),
         "n_yes": sum(q.answer == "Yes" for q in questions),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.door import public
-from probes.rows import Cells, Format, Reading, named, read_items
+from probes.rows import Cells, Format, Reading, named, read_items, shipped_or
 from probes.rows.formats import Fields
 
 BUILTIN = Path(__file__).with_name("texts.jsonl")
@@ -46,17 +46,10 @@ def load_texts(
         >>> [t.kind for t in load_texts(limit=2)]
         ['news', 'recipe']
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}; expected 1 or more texts, or None for all")
-    if source == "builtin" and not BUILTIN.is_file():
-        raise FileNotFoundError(f"the built-in texts are missing ({BUILTIN}); install headscope again")
-    if source == "builtin" and columns:
-        raise ValueError("columns are for files; leave them out to read the built-in texts")
-    path = BUILTIN if source == "builtin" else source
     reading = Reading(columns=columns or {})
-    return read_items(path, FORMATS, lambda _, cells: Text(**cells), reading, otherwise="plain", ours=("id", "kind"))[
-        :limit
-    ]
+    path = shipped_or(source, BUILTIN, "texts", reading, limit)
+    found = read_items(path, FORMATS, lambda _, cells: Text(**cells), reading, otherwise="plain", ours=("id", "kind"))
+    return found[:limit]
 
 
 def passage(row: Cells, key: str, seed: int) -> list[Fields]:

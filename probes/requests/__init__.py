@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         bare as bare,
         hash_of as hash_of,
         hash_requests as hash_requests,
+        is_confounded as is_confounded,
         load_requests as load_requests,
         read_texts as read_texts,
         require_disjoint as require_disjoint,
@@ -44,11 +45,9 @@ if TYPE_CHECKING:
     )
     from probes.requests.sets import RequestSets as RequestSets, divide_requests as divide_requests
     from probes.requests.states import (
-        CONFOUNDED as CONFOUNDED,
         TEXT_CLASSIFIERS as TEXT_CLASSIFIERS,
         RequestStates as RequestStates,
         difference_of_means as difference_of_means,
-        is_confounded as is_confounded,
         read_states as read_states,
         require_both as require_both,
         separation as separation,

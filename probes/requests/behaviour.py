@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from interp.door import public
 from interp.models import Model
 from interp.prompts import Prompt, System
 from interp.reading import generate
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from probes.requests.behaviour_result import Behaviour
 from probes.requests.prompts import build_request_prompts
 from probes.requests.refusal import VERDICTS, Judge, judge_by_phrases, judge_replies, name_of
@@ -66,7 +66,6 @@ def observe(
     Misleads: as its judge does: see :func:`probes.requests.refusal.judge_by_phrases`.
     Source: the four groups of arXiv 2507.11878.
     """
-    keep = keep_of(keep)
     require_requests(requests)
     asking = {"system": system, "post_instruction": post_instruction}
     prompts = build_request_prompts(model, requests, **asking)
@@ -74,9 +73,8 @@ def observe(
         "Behaviour",
         model,
         prompts,
-        data=describe_requests(requests, keep.origin),
+        data=describe_requests(requests),
         settings=asking | {"max_new_tokens": max_new_tokens, "judge": name_of(judge)},
-        n_items=len(requests),
         batch_size=batch_size,
         keep=keep,
         with_replies=True,
@@ -84,9 +82,9 @@ def observe(
         caveats=CAVEATS,
     )
     if study.found is not None:
-        if keep.include_replies and study.found.replies is None:
+        if study.keep.include_replies and study.found.replies is None:
             raise ValueError(
-                f"the finished run in {keep.out} was saved without replies; give overwrite=True, not resume=True."
+                f"the finished run in {study.keep.out} was saved without replies; give overwrite=True, not resume=True."
             )
         return replace(study.found, requests=tuple(requests))
 
@@ -104,11 +102,10 @@ def observe(
     return study.done(Behaviour(tuple(requests), verdicts, replies, study.provenance()))
 
 
-def describe_requests(requests: Sequence[Request], origin: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def describe_requests(requests: Sequence[Request]) -> dict[str, Any]:
     """What provenance says of requests: hash, counts by kind, categories."""
     kinds = [r.kind for r in requests]
     return {
-        **(origin or {}),
         "sha256": hash_requests(requests),
         "n": len(requests),
         "kinds": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},

@@ -23,11 +23,13 @@ from probes.rows import (
     known,
     read_items,
     require_fractions,
+    shipped_or,
     stem_of,
 )
 from probes.rows.formats import Fields
 
 LEAST_REQUESTS = 10  # requests in a class
+CONFOUNDED = 0.6  # an AUROC at the embedding above this (or below 1 minus it): the classes end in other tokens
 
 Kind = Literal["harmful", "harmless"]
 
@@ -137,19 +139,13 @@ def load_requests(
     >>> len(load_requests(kind="harmful", limit=10))
     10
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}; expected 1 or more requests, or None for all.")
     if kind is not None:
         known(f"kind={kind!r}", kind, list(get_args(Kind)))
     if format is not None:
         known(f"format={format!r}", format, list(FORMATS))
-    builtin = source == "builtin"
-    if builtin and (format or columns):
-        raise ValueError("format= is for files, and so are columns; leave them out to read the built-in requests.")
-    path = BUILTIN if builtin else source
-    if builtin and not BUILTIN.is_file():
-        raise FileNotFoundError(f"the built-in requests are missing ({path}); install headscope again.")
-    requests = _read(path, Reading(format, columns or {}), lambda form, cells: _made(form, cells, path, kind))
+    reading = Reading(format, columns or {})
+    path = shipped_or(source, BUILTIN, "requests", reading, limit)
+    requests = _read(path, reading, lambda form, cells: _made(form, cells, path, kind))
     kept = [r for r in requests if kind in (None, r.kind)]
     if not kept:
         raise ValueError(f"{path} has no {kind} requests, only {len(requests)} of the other kind; give another kind=.")
@@ -340,6 +336,12 @@ def _units(requests: Sequence[Request]) -> list[list[int]]:
         unit_of.update(dict.fromkeys(keys, unit))
         units[unit[0]] = unit
     return list(units.values())
+
+
+def is_confounded(layer0_auroc: float) -> bool:
+    """Whether the classes differ at the embedding already (an AUROC above 0.6): in the token that ends the request.
+    What separates them at later layers may then be no more than that."""
+    return abs(layer0_auroc - 0.5) > CONFOUNDED - 0.5
 
 
 __all__ = [

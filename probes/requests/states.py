@@ -25,10 +25,9 @@ from interp.prompts import Prompt, System
 from interp.reading import residual_states, residual_sums
 from interp.statistics import auroc, auroc_estimate, auroc_interval, within_pairs
 from probes.requests.prompts import build_request_prompts, positions_of, same_ending
-from probes.requests.requests import Request, require_disjoint
+from probes.requests.requests import Request, is_confounded, require_disjoint
 
 RIDGE = 1.0  # of a whitened difference, in mean variances within the classes
-CONFOUNDED = 0.6  # an AUROC at the embedding above this (or below 1 minus it): the classes end in other tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -237,12 +236,6 @@ def embedding_auroc(
             length = np.linalg.norm(above - below)
             scores[test] = (embedded[test] - (above + below) / 2) @ (above - below) / (length or 1.0)
     return max(0.5, float(auroc(scores, positive)))
-
-
-def is_confounded(layer0_auroc: float) -> bool:
-    """Whether the classes differ at the embedding already (an AUROC above 0.6): in the token that ends the request.
-    What separates them at later layers may then be no more than that."""
-    return abs(layer0_auroc - 0.5) > CONFOUNDED - 0.5
 
 
 @public

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
         read_items as read_items,
         rename as rename,
     )
-    from probes.rows.item_sets import deal as deal, hash_items as hash_items, require_fractions as require_fractions
+    from probes.rows.item_sets import (
+        deal as deal,
+        hash_items as hash_items,
+        require_fractions as require_fractions,
+        shipped_or as shipped_or,
+    )
     from probes.rows.placeholders import (
         PLACE as PLACE,
         ours as ours,

@@ -7,9 +7,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from interp.records import hash_text
+from probes.rows.formats import Reading
 
 
 def hash_items(items: Iterable[Any]) -> str:
@@ -35,3 +37,19 @@ def require_fractions(fractions: Mapping[str, float]) -> None:
     shares = list(fractions.values())
     if not shares or not min(shares) > 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"fractions={dict(fractions)}; expected positive numbers that add up to 1.")
+
+
+def shipped_or(source: str | Path, shipped: Path, what: str, reading: Reading, limit: int | None) -> str | Path:
+    """The file of ``what`` that is meant: ``shipped`` for "builtin". Raises ``ValueError`` for words on its columns or
+    format, which it has, and for a limit below 1; ``FileNotFoundError`` where it is missing."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}; expected 1 or more {what}, or None for all.")
+    if source != "builtin":
+        return source
+    if reading:
+        raise ValueError(
+            f"format= is for files, and columns are for files too; leave them out to read the built-in {what}."
+        )
+    if not shipped.is_file():
+        raise FileNotFoundError(f"the built-in {what} are missing ({shipped}); install headscope again.")
+    return shipped

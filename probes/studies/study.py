@@ -2,7 +2,7 @@
 
 The science of a study is a function of a batch. All else is here, once:
 
->>> study = Study("Jailbreaks", model, prompts, data=data, settings=settings, n_items=len(requests), keep=keep)
+>>> study = Study("Jailbreaks", model, prompts, data=data, settings=settings, keep=keep)
 >>> if study.found is not None:  # these very settings, finished before
 ...     return study.found
 >>> arrays = study.run(requests, look)
@@ -38,11 +38,11 @@ class Study:
     Args:
         title: of the study; with the model's name that of its report.
         prompts: all that the model reads: their token ids are a part of what the run is.
-        data: what provenance says of the data; ``sha256`` and ``n`` at least.
+        data: what provenance says of the data, beside the ``origin`` of ``keep``; ``sha256`` and ``n`` at least.
         settings: what changes a number. Sizes of batches do not.
         afterwards: settings of what is made of the numbers, once all are there: a part of the run, not of its part
             files, which a run with others goes on from.
-        n_items: what part files count, so that no run is taken for one of another size.
+        n_items: what part files count, so that no run is taken for one of another size; by default the data's ``n``.
         keep: where it is kept, if anywhere.
         with_replies: whether the study has replies that may be harmful; its part files hold them only where
             ``holds_texts``.
@@ -60,8 +60,8 @@ class Study:
         *,
         data: Mapping[str, Any],
         settings: Mapping[str, Any],
-        n_items: int,
         afterwards: Mapping[str, Any] | None = None,
+        n_items: int | None = None,
         batch_size: int = 8,
         keep: Kept = None,
         with_replies: bool = False,
@@ -73,10 +73,12 @@ class Study:
         self.title, self.model, self.batch_size = title, model, batch_size
         self.keep: Keep = keep_of(keep)
         self.settings = {**settings, **(afterwards or {})}
+        data = {**(self.keep.origin or {}), **data}
         self._provenance = study_provenance(
-            title, model, prompts, dict(data), self.settings, citation, caveats, self.began, self.keep.folder
+            title, model, prompts, data, self.settings, citation, caveats, self.began, self.keep.folder
         )
         self._provenance["settings"] = self.settings | {"batch_size": batch_size}  # how it was run; no part of the id
+        n_items = int(data["n"] if n_items is None else n_items)
         parts = {"title": title, **parts_identity(self._provenance), **settings}
         if with_replies:
             parts["include_replies"] = self.keep.include_replies

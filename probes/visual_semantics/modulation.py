@@ -26,7 +26,7 @@ from probes.modulation import (
 )
 from probes.visual_semantics.heads import VisualHeads
 from probes.visual_semantics.questions import Asked, VisualExample, asked_of, describe_asked
-from probes.visual_semantics.questions.wording import YES
+from probes.visual_semantics.questions.asked import YES
 
 Rankings = VisualHeads | HeadRanking | Mapping[str, HeadRanking]
 

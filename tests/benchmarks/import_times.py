@@ -15,7 +15,10 @@ REFERENCE = "import transformer_lens"
 IMPORTS = {
     "import interp": "the package, before anything is used",
     "import interp; interp.load_result": "what reads a saved result",
-    "import interp; interp.load": "what loads a model",
+    "import interp; interp.load": "what loads a model, before it is called",
+    "import interp.models.loading, interp.models.adapter_repairs, interp.vision.adapters; "
+    "from transformers import AttentionInterface": "the same, with what it imports when it is called",
+    "from transformer_lens.model_bridge import TransformerBridge": "what loads a model in TransformerLens",
     "import interp; [getattr(interp, name) for name in interp.__all__]": "every public name of `interp`",
     "from probes import negative_bias; negative_bias.rank_heads": "a study",
     "import probes.cli": "the command line",

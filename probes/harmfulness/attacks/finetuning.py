@@ -26,7 +26,7 @@ from interp.fitting import ReplyTuner
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from probes.harmfulness.attacks.finetuning_result import ARMS, FineTuningStudy
 from probes.harmfulness.directions import HarmfulDirections
 from probes.requests import (
@@ -153,7 +153,7 @@ def attack_by_finetuning(
     Misleads: directions and guard are those of the untouched model: a belief that moved off them looks lost.
     Source: arXiv 2507.11878; trained on the model's own accepted replies, ours.
     """
-    keep, recipe = keep_of(keep), recipe or Recipe()
+    recipe = recipe or Recipe()
     require_requests(training)
     require_requests(held_out)
     require_disjoint(training, held_out)
@@ -180,7 +180,7 @@ def attack_by_finetuning(
         "Fine-tuning attack",
         model,
         prompts,
-        data=describe_requests(held_out, keep.origin) | {"n_training": len(training)},
+        data=describe_requests(held_out) | {"n_training": len(training)},
         settings=asking,
         n_items=len(conditions),
         batch_size=1,
@@ -210,7 +210,7 @@ def attack_by_finetuning(
             "refuse": beliefs["refuse"],
         }
         arrays = {name: np.asarray(values)[None] for name, values in (found | {"guard": guard}).items()}
-        return arrays | (pack_texts(replies) if keep.include_replies else {})
+        return arrays | (pack_texts(replies) if study.keep.include_replies else {})
 
     def run(batch: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
         ((arm, n),) = batch
@@ -232,8 +232,10 @@ def attack_by_finetuning(
         requests=tuple(held_out),
         results=_results(conditions, held_out, arrays),
         training=_training(conditions, arrays),
-        replies=tuple(s for (s,) in unpack_texts(arrays["text"], arrays["length"])) if keep.include_replies else None,
-        pairs={arm: dict(pairs_of(arm).replies) for arm in ARMS} if keep.include_replies else None,
+        replies=tuple(s for (s,) in unpack_texts(arrays["text"], arrays["length"]))
+        if study.keep.include_replies
+        else None,
+        pairs={arm: dict(pairs_of(arm).replies) for arm in ARMS} if study.keep.include_replies else None,
         provenance=study.provenance(steering=steering.summary()),
     )
     return study.done(found)

@@ -17,7 +17,7 @@ import pandas as pd
 from interp.door import public
 from interp.models import Model
 from interp.reading import generate
-from interp.records import Kept, hash_json, keep_of, keeps_work
+from interp.records import Kept, hash_json, keeps_work
 from probes.harmfulness.attacks.jailbreak_result import JailbreakStudy
 from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak, load_jailbreaks
 from probes.harmfulness.directions import HarmfulDirections
@@ -92,7 +92,6 @@ def attack(
     too. Read harmful requests beside harmless ones and neutral wrappers.
     Source: arXiv 2507.11878; the neutral wrappers are ours.
     """
-    keep = keep_of(keep)
     require_requests(requests)
     require_jailbreaks(jailbreaks, n_per)
     require_disjoint(directions.states.requests, requests)
@@ -104,7 +103,7 @@ def attack(
     asking["judge"] = name_of(judge)
     asking["jailbreaks"] = hash_json([{"id": j.id, "family": j.family, "template": j.template} for j in jailbreaks])
     asking["directions"] = directions.provenance["run_id"]
-    data = describe_requests(requests, keep.origin) | {"n_jailbreaks": len(jailbreaks)}
+    data = describe_requests(requests) | {"n_jailbreaks": len(jailbreaks)}
     read = [*plain, *(j.wrap(plain[0], ending) for j in jailbreaks)]  # which others are wrapped, the replies decide
     prompts = build_request_prompts(model, read, **chat)
     study = Study(
@@ -136,12 +135,12 @@ def attack(
             "refuse": beliefs["refuse"].to_numpy(float),
             "layer0": directions.scores(states, "harmfulness")[:, 0].astype(float),
             "t_inst": np.array([p.token_ids[p.instruction_end] for p in prompts]),
-            **(pack_texts(replies) if keep.include_replies else {}),
+            **(pack_texts(replies) if study.keep.include_replies else {}),
         }
 
     def run(items: Sequence[tuple[Request, Request]], step: str) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
         found = study.run(items, look, step)
-        said = unpack_texts(found.pop("text"), found.pop("length")) if keep.include_replies else None
+        said = unpack_texts(found.pop("text"), found.pop("length")) if study.keep.include_replies else None
         frame = pd.DataFrame(found).assign(verdict=[VERDICTS[v] for v in found["verdict"]])
         return frame, None if said is None else tuple(reply for (reply,) in said)
 

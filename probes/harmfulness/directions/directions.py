@@ -23,7 +23,7 @@ from interp.door import made_by, public
 from interp.edits import Direction
 from interp.models import Model
 from interp.prompts import System
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from interp.reports import Findings, Result
 from probes.harmfulness.directions.agreement import Agreement, agreement
 from probes.requests import (
@@ -334,7 +334,7 @@ def fit_directions(
     of :meth:`HarmfulDirections.test`.
     Source: arXiv 2507.11878, Eq. 5.
     """
-    keep, requests = keep_of(keep), [*positive, *negative]
+    requests = [*positive, *negative]
     require_requests(requests)
     chat: dict[str, Any] = {"system": system, "post_instruction": post_instruction}
     prompts = build_request_prompts(model, requests, **chat)
@@ -353,7 +353,7 @@ def fit_directions(
         used, n_all = _without_halves(requests, used), len(used)
         n_halves, is_positive = n_all - len(used), used < len(positive)
     requests, prompts = [requests[i] for i in used], [prompts[i] for i in used]
-    data = describe_requests(requests, keep.origin)
+    data = describe_requests(requests)
     data |= {"n_positive": int(is_positive.sum()), "n_other_ending": int((~same).sum())}
     data |= {"n_pairs": len(whole_pairs(requests)) // 2, "n_without_twin": n_halves if pairs else 0}
     study = Study(
@@ -362,7 +362,6 @@ def fit_directions(
         prompts,
         data=data,
         settings={"pairs": pairs, "matched": matched, **chat},
-        n_items=len(requests),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

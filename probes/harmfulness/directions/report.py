@@ -122,8 +122,6 @@ def _separation_figure(separations: pd.DataFrame) -> go.Figure:
         separations.assign(panel=panel),
         "layer",
         "auroc",
-        "auroc_low",
-        "auroc_high",
         color="condition",
         facet="panel",
         reference=0.5,

@@ -25,7 +25,7 @@ from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking, Measure, register
 from interp.reading import LogitDifference
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from interp.scans import scan_projection, write_along
 from interp.scans.scan import scan
 from interp.statistics import auroc, mean_interval
@@ -182,7 +182,6 @@ def rank_writers(
     are ours.
     """
     direction, layer, chosen_by = _where(model, directions, which, layer)
-    keep = keep_of(keep)
     require_requests(requests)
     require_disjoint(directions.states.requests, requests)
     asking, matched = directions.asking, directions.provenance["settings"]["matched"]
@@ -201,14 +200,13 @@ def rank_writers(
         settings["openings"] = {name: list(tokens) for name, tokens in openings.answers.items()}
         prompts = openings.on(prompts)
     paired = [requests[i] for pair in pairs for i in pair]
-    data = describe_requests(paired, keep.origin) | {"n": len(pairs), "n_left_out": len(requests) - len(paired)}
+    data = describe_requests(paired) | {"n": len(pairs), "n_left_out": len(requests) - len(paired)}
     study = Study(
         f"{which.capitalize()} writers",
         model,
         prompts,
         data=data | {"n_twins": n_twins},
         settings=settings,
-        n_items=len(pairs),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

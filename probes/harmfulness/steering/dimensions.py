@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.door import public
 from interp.interventions import Branch, ResidualEdit
 from interp.models import Model
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from interp.scans.scan import scan
 from probes.harmfulness.directions import DIRECTIONS, HarmfulDirections, Openings
 from probes.harmfulness.steering.dimensions_result import Dimensions
@@ -129,7 +129,7 @@ def try_dimensions(
     Cost for each harmful request: len(ks) (n_random + 2 len(bases)) passes; for each harmless one 2 (n_random + 1), and
     2 len(ks) (2 n_random + 1) parts of one, from the layer that is steered to the last.
     """
-    keep, requests = keep_of(keep), [*harmful, *harmless]
+    requests = [*harmful, *harmless]
     require_requests(requests)
     require_disjoint(directions.states.requests, requests)
     settings = {"directions": directions.provenance["run_id"], "layers": dict(layers), "bases": list(bases)}
@@ -139,7 +139,7 @@ def try_dimensions(
         "Dimensions of harmfulness and refusal",
         model,
         prompts,
-        data=describe_requests(requests, keep.origin),
+        data=describe_requests(requests),
         settings=settings,
         n_items=len(requests),
         batch_size=batch_size,

@@ -26,7 +26,7 @@ from interp.edits import Steering, add_direction
 from interp.models import Model
 from interp.prompts import Prompt, System
 from interp.reading import LogitDifference, generate, metric_values
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from probes.harmfulness.directions import DIRECTIONS, HarmfulDirections
 from probes.harmfulness.steering.arms import unchecked
 from probes.harmfulness.steering.drawing import FirstTokens, drawn_of
@@ -137,7 +137,7 @@ def invert(
     harmless requests beside harmful ones.
     Source: arXiv 2507.11878; the controls are ours.
     """
-    keep, requests = keep_of(keep), [*harmful, *harmless]
+    requests = [*harmful, *harmless]
     require_requests(requests)
     require_disjoint(directions.states.requests, requests)
     layers, coefficients = (_by_direction(v) for v in (layer, coefficient))
@@ -159,7 +159,7 @@ def invert(
         "Reply inversion",
         model,
         prompts,
-        data=describe_requests(requests, keep.origin),
+        data=describe_requests(requests),
         settings=settings,
         n_items=len(prompts),
         batch_size=batch_size,

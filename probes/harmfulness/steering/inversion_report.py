@@ -39,8 +39,6 @@ def inversion_figure(table: pd.DataFrame, kind: str) -> go.Figure:
         shown.assign(arm=shown["sign"] + shown["direction"], p=shown["leans_p"].map("p = {:.2f}".format)),
         x="arm",
         y="change_leans",
-        low="change_leans_low",
-        high="change_leans_high",
         color="sign",
         facet="mask",
         title=f"First tokens that lean to 'Certainly', {kind} requests",

@@ -18,7 +18,7 @@ from interp.door import public
 from interp.edits import Direction
 from interp.models import Model
 from interp.prompts import Prompt, System
-from interp.records import Keep, Kept, keep_of, keeps_work, run_batches
+from interp.records import Kept, keeps_work, run_batches
 from probes.harmfulness.directions import (
     DIRECTIONS,
     HarmfulDirections,
@@ -120,7 +120,7 @@ def sweep(
     Misleads: the arms are chosen here, so their rates are too good here: read those of :func:`test`.
     Source: arXiv 2507.11878; the choice is ours.
     """
-    keep, requests = keep_of(keep), [*harmful, *harmless]
+    requests = [*harmful, *harmless]
     _require_kinds(harmful, harmless)
     require_disjoint(directions.states.requests, requests)
     layers = default_layers(model) if layers is None else tuple(sorted({int(layer) for layer in layers}))
@@ -141,8 +141,9 @@ def sweep(
     }
     asked = {"system": system, "post_instruction": post_instruction}
     prompts = build_request_prompts(model, requests, **asked)
-    data = describe_requests(requests, keep.origin)
-    study = _study("Sweep of layers and coefficients", model, prompts, data, settings, batch_size, keep)
+    data = describe_requests(requests)
+    of_run = {"batch_size": batch_size, "keep": keep, "with_replies": True, "citation": CITATIONS, "caveats": CAVEATS}
+    study = Study("Sweep of layers and coefficients", model, prompts, data=data, settings=settings, **of_run)
     if study.found is not None:
         return replace(study.found, validation=tuple(requests))
     directions.refusal.require_fits(model)
@@ -226,7 +227,7 @@ def test(
     Misleads: text that is noise counts as accepted: read each rate beside its fluency and its controls.
     Source: arXiv 2507.11878; directions removed everywhere: Arditi et al., arXiv 2406.11717; the controls are ours.
     """
-    keep, requests = keep_of(keep), [*harmful, *harmless]
+    requests = [*harmful, *harmless]
     _require_kinds(harmful, harmless)
     require_disjoint([*directions.states.requests, *study.validation], requests)
     settings = {**study.settings, "n_random": n_random, "n_shuffled": n_shuffled}
@@ -237,9 +238,10 @@ def test(
     settings["sweep"] = study.provenance["run_id"]
     prompts = build_request_prompts(model, requests, **{k: settings[k] for k in ("system", "post_instruction")})
     known = study.provenance["data"]
-    data = describe_requests(requests, keep.origin)
+    data = describe_requests(requests)
     data["validation_sha256"] = known.get("validation_sha256", known["sha256"])
-    run = _study("Steering by harmfulness and refusal", model, prompts, data, settings, batch_size, keep)
+    of_run = {"batch_size": batch_size, "keep": keep, "with_replies": True, "citation": CITATIONS, "caveats": CAVEATS}
+    run = Study("Steering by harmfulness and refusal", model, prompts, data=data, settings=settings, **of_run)
     if run.found is not None:
         return replace(run.found, validation=study.validation, tested=tuple(requests))
     directions.refusal.require_fits(model)
@@ -333,19 +335,6 @@ class _Runner:
             holds_texts=self.study.holds_texts,
             title=f"{part} replies",
         )
-
-
-def _study(
-    title: str,
-    model: Model,
-    prompts: Sequence[Prompt],
-    data: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    batch_size: int,
-    keep: Keep,
-) -> Study:
-    more = {"batch_size": batch_size, "keep": keep, "with_replies": True, "citation": CITATIONS, "caveats": CAVEATS}
-    return Study(title, model, prompts, data=data, settings=settings, n_items=data["n"], **more)
 
 
 def _require_same(what: str, given: Any, expected: Any) -> None:

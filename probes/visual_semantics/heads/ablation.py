@@ -14,10 +14,10 @@ from functools import partial
 import numpy as np
 
 from interp.door import public
-from interp.edits import require_edits
+from interp.edits import require_made_on
 from interp.interventions import Branch, HeadEdit
 from interp.models import Model
-from interp.records import Kept, hash_json, keep_of, keeps_work
+from interp.records import Kept, hash_json, keeps_work
 from interp.scans import IsMostProbable, Positions, scan_readings
 from probes.heads import check_once, random_sets
 from probes.studies import Study, mass_read
@@ -174,9 +174,8 @@ def study_of_sets(
         title,
         model,
         (example.prompt for example in examples),
-        data=describe_asked(asked, dict(keep_of(keep).origin or {})),
+        data=describe_asked(asked),
         settings=settings,
-        n_items=len(asked),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,
@@ -213,11 +212,6 @@ def plan_sets(
 
 def _require(model: Model, heads: VisualHeads, examples, scores, edits, k: int, n_random: int) -> None:
     asked = asked_of(examples)
-    if (heads.n_layers, heads.n_heads) != (model.n_layers, model.n_heads):
-        raise ValueError(
-            f"the ranking is of {heads.n_layers} layers with {heads.n_heads} heads, {model.name} has {model.n_layers} "
-            f"with {model.n_heads}: it is of another model. Rank this one first."
-        )
     if unknown := [e for e in edits if e not in ("zero", "mean_of_others")]:
         raise ValueError(f"edit {unknown[0]!r}; expected 'zero' or 'mean_of_others'.")
     if not scores or not edits or not set(scores) <= set(NAMES):
@@ -235,11 +229,4 @@ def _require(model: Model, heads: VisualHeads, examples, scores, edits, k: int, 
             f"{len(shared)} of {len(asked)} questions made the ranking ({', '.join(shared[:3])} ...). Heads chosen on "
             "a question look better on it: give others (another split or seed)."
         )
-    described, ranked = model.provenance(), heads.provenance["model"]
-    there, here = ranked.get("weights_sha256"), described["weights_sha256"]
-    if there is not None and there != here:
-        raise ValueError(
-            f"the ranking is of {ranked['name']!r} with weights {there[:12]}; this is {model.name!r} with {here[:12]}. "
-            "Rank the heads of this model (an edited model is another one)."
-        )
-    require_edits(described, ranked, "the ranking")
+    require_made_on(model, heads)

@@ -62,18 +62,16 @@ def plot_effects(effects: pd.DataFrame, measure: str, edit: str) -> go.Figure:
     rows = effects[(effects["subset"] == "all") & (effects["edit"] == edit) & ~effects["too_few"]]
     parts = []
     for kind in ("delta", "random"):
-        values = {name: rows[f"{kind}_{measure}{end}"] for name, end in (("y", ""), ("low", "_low"), ("high", "_high"))}
+        values = {f"change{end}": rows[f"{kind}_{measure}{end}"] for end in ("", "_low", "_high")}
         which = " heads" if kind == "delta" else " random"
         part = rows[["target", "n"]].assign(panel=rows["score"] + " heads", heads=rows["source"] + which, **values)
         parts.append(part)
     return interval_bars(
         pd.concat(parts, ignore_index=True),
         x="target",
-        y="y",
-        low="low",
-        high="high",
+        y="change",
         color="heads",
         facet="panel",
         title=f"Change of {MEASURES[measure]} by the level of the questions, heads {edit.replace('_', ' ')}",
-        labels={"target": "questions asked", "y": "change", "heads": "heads ablated"},
+        labels={"target": "questions asked", "heads": "heads ablated"},
     )

@@ -20,7 +20,7 @@ from interp.statistics import (
     UNKNOWN,
     Estimate,
     bootstrap_interval,
-    mean_interval,
+    mean_estimate,
     paired_share_change,
 )
 from probes.heads import Head, permutation_p
@@ -167,8 +167,7 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
             return Estimate(np.nan, np.nan, np.nan)
         if len(change) < FEWEST:
             return Estimate(float(change.mean()), np.nan, np.nan)
-        low, high = (float(end[0]) for end in mean_interval(change[:, None], self.pictures[chosen]))
-        found = Estimate(float(change.mean()), low, high)
+        found = mean_estimate(change, self.pictures[chosen])
         if measure == "accuracy":
             found = found.no_narrower_than(paired_share_change(change.clip(0), (-change).clip(0)))
         return found

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 
 from interp.door import public
 from interp.models import Model
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from interp.scans import Positions
 from probes.studies import Study, mass_read
 from probes.visual_semantics.heads.passes import (
@@ -104,14 +104,13 @@ def rank_visual_heads(
         raise ValueError(f"ablation={ablation!r}; expected one of {', '.join(ABLATIONS)}.")
     if not scores or not set(scores) <= set(SCORES):
         raise ValueError(f"scores={scores}; expected some of {', '.join(SCORES)}.")
-    asked, keep = asked_of(examples), keep_of(keep)
+    asked = asked_of(examples)
     study = Study(
         "Visual heads",
         model,
         (example.prompt for example in examples),
-        data=describe_asked(asked, dict(keep.origin or {})),
+        data=describe_asked(asked),
         settings={"ablation": ablation, "positions": positions, "scores": list(scores), "asking": asking_of(examples)},
-        n_items=len(examples),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

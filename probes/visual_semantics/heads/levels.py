@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from interp.door import public
 from interp.models import Model
 from interp.records import Kept, keeps_work
-from interp.reports import Result
 from interp.scans import Positions
 from probes.visual_semantics.heads.ablation import ablate_sets, plan_sets, study_of_sets
-from probes.visual_semantics.heads.ablation_result import SetAblation, SetEdit
+from probes.visual_semantics.heads.ablation_result import SetEdit
+from probes.visual_semantics.heads.levels_result import LevelStudy
 from probes.visual_semantics.heads.overlap import BY, HeadOverlap, head_overlap
 from probes.visual_semantics.heads.result import VisualHeads
 from probes.visual_semantics.heads.scores import NAMES, RELU
@@ -27,25 +25,6 @@ CAVEATS = [
     "A head that is not among the first k may be as important as one that is: the order is uncertain (see the "
     "reliabilities), and an overlap of two samples of one order is below k.",
 ]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class LevelStudy(Result, report="probes.visual_semantics.heads.levels_report"):
-    """Heads of levels compared, in lists and in what ablating them does to other questions.
-
-    Args:
-        overlaps: of the lists, on the ranking's own questions.
-        ablation: of each level's first heads, on the other questions.
-        untold: which overlaps can't be had, and why, a sentence each.
-        n_ranked: questions that made the ranking.
-        provenance: model, data, settings, versions.
-    """
-
-    overlaps: tuple[HeadOverlap, ...]
-    ablation: SetAblation
-    untold: tuple[str, ...]
-    n_ranked: int
-    provenance: Mapping[str, Any]
 
 
 @public

@@ -8,7 +8,7 @@ from interp.reports import Figures, Findings
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.ablation_report import figures_of, tables_of
 from probes.visual_semantics.heads.claims import claim_tables, claims_of, sentences_of
-from probes.visual_semantics.heads.levels import LevelStudy
+from probes.visual_semantics.heads.levels_result import LevelStudy
 from probes.visual_semantics.heads.overlap_report import matrix_of, tables_of_overlaps
 from probes.visual_semantics.heads.scores import NAMES
 

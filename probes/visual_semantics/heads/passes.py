@@ -20,7 +20,7 @@ from interp.scans import Positions, scan_readings, span_length
 from probes.heads import check_once
 from probes.studies import Study
 from probes.visual_semantics.questions import VisualExample
-from probes.visual_semantics.questions.wording import NO, YES
+from probes.visual_semantics.questions.asked import NO, YES
 
 Ablation = Literal["mean_of_others", "zero", "mean"]
 ABLATIONS = ("mean_of_others", "zero", "mean")

@@ -16,7 +16,7 @@ from interp.statistics import FEWEST, Estimate, mean_estimate
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.result import VisualHeads
 from probes.visual_semantics.heads.scores import NAMES, RELU, largest_by_chance
-from probes.visual_semantics.questions.wording import NO, YES
+from probes.visual_semantics.questions.asked import NO, YES
 
 _SHOWN = 20  # heads of each level in the tables of the page
 

@@ -19,7 +19,7 @@ from interp.statistics import FEWEST, split_half, wilson_share
 from probes.scenes import LEVELS
 from probes.visual_semantics.heads.scores import MEASURES, NAMES, RELU, SCORES, SIGNS, score_table
 from probes.visual_semantics.questions import Asked
-from probes.visual_semantics.questions.wording import YES
+from probes.visual_semantics.questions.asked import YES
 
 
 @made_by("rank_visual_heads(model, examples)")

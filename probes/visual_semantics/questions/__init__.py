@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from probes.visual_semantics.questions.asked import Asked as Asked, describe_asked as describe_asked
     from probes.visual_semantics.questions.benchmarks import (
         VisualQuestion as VisualQuestion,
         load_visual_questions as load_visual_questions,
@@ -16,13 +17,12 @@ if TYPE_CHECKING:
         asked_of as asked_of,
         asking_of as asking_of,
         benchmark_examples as benchmark_examples,
-        describe_asked as describe_asked,
         processor_pixels as processor_pixels,
         saved_scene_examples as saved_scene_examples,
         scene_examples as scene_examples,
         visual_examples as visual_examples,
     )
     from probes.visual_semantics.questions.sources import VisualSource as VisualSource, read_source as read_source
-    from probes.visual_semantics.questions.wording import Asked as Asked, VisualExample as VisualExample
+    from probes.visual_semantics.questions.wording import VisualExample as VisualExample
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

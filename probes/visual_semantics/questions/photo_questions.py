@@ -8,8 +8,9 @@ from interp.door import public
 from interp.models import Model
 from interp.vision import ImageLike, image_sha256, read_image
 from probes.pairs import PicturePair
+from probes.visual_semantics.questions.asked import NO, YES, Asked
 from probes.visual_semantics.questions.prompts import VisualExamples, visual_examples
-from probes.visual_semantics.questions.wording import NO, YES, Asked, Cases
+from probes.visual_semantics.questions.wording import Cases
 
 
 @public

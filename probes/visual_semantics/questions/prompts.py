@@ -6,11 +6,10 @@ are, and builds each prompt when it is asked for.
 
 from __future__ import annotations
 
-import json
 import random
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,10 +21,10 @@ from interp.vision import ImageLike, image_sha256, read_image
 from probes.pairs import load_scenes
 from probes.scenes import Scene, render
 from probes.scenes.questions import SceneQuestion
+from probes.visual_semantics.questions.asked import Asked
 from probes.visual_semantics.questions.benchmarks import VisualQuestion, VisualQuestions
 from probes.visual_semantics.questions.wording import (
     SINGLE_WORD,
-    Asked,
     Builder,
     Cases,
     VisualExample,
@@ -260,21 +259,6 @@ def processor_pixels(model: Model) -> int:
             if isinstance(size.get(key), int) and 0 < size[key] <= 4096:
                 return int(size[key])
     return 0
-
-
-def describe_asked(asked: Sequence[Asked], origin: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What provenance says of the questions: hash (of words and pictures), counts, and ``origin``."""
-    rows = json.dumps([asdict(q) for q in asked], ensure_ascii=False, sort_keys=True)
-    kinds = {"yes_no": sum(q.kind == "yes_no" for q in asked), "open": sum(q.kind == "open" for q in asked)}
-    return {
-        **(origin or {}),
-        "sha256": hash_text(rows),
-        "n": len(asked),
-        "n_images": len({q.image_id for q in asked}),
-        "levels": {level: sum(q.level == level for q in asked) for level in dict.fromkeys(q.level for q in asked)},
-        "kinds": kinds,
-        "gold_yes": sum(q.kind == "yes_no" and q.gold_is_yes for q in asked),
-    }
 
 
 def _of_scene(question: SceneQuestion, image_id: str, digest: str, split: str) -> Asked:

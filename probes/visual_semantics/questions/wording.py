@@ -10,42 +10,16 @@ from interp.models import Model
 from interp.prompts import Prompt, image_token
 from interp.prompts.building import resolve_answers
 from interp.vision import ImageLike
+from probes.visual_semantics.questions.asked import NO, YES, Asked
 
 Cases = Literal["both", "as_given"]
 
-YES, NO = "yes", "no"
 SINGLE_WORD = "Please answer with a single word."
 LLAVA = "USER: {image}\n{question} {instruction}\nASSISTANT:"
 """V-SEAM's prompt of LLaVA 1.5 (its released code; arXiv 2509.14837), for models without a chat template."""
 INSTRUCTBLIP = "Question: {question} {instruction}"
 """V-SEAM's prompt of InstructBLIP, for models that have the picture before all text."""
 INSTRUCTBLIP_INSTRUCTION = "Answer using a single word."
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question about a picture: its ``id``, words (``question_text``) and ``gold`` answer.
-
-    ``options``: the answers it has; () where there is no list. ``level``: "object", "attribute", "relationship", or ""
-    where the data do not say. ``kind``: "yes_no" or "open". ``split``: of the data. ``form``: its template, if any.
-    ``image_id``: questions of one picture have one, and are resampled together. ``image_sha256``: of its pixels, or of
-    the scene that it is drawn from. A photograph and its edited twins count as one picture, the photograph.
-    """
-
-    id: str
-    question_text: str
-    gold: str
-    options: tuple[str, ...] = ()
-    level: str = ""
-    kind: str = "open"
-    split: str = ""
-    form: str = ""
-    image_id: str = ""
-    image_sha256: str = ""
-
-    @property
-    def gold_is_yes(self) -> bool:
-        return self.gold.casefold() == YES
 
 
 @dataclass(frozen=True)

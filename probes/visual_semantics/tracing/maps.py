@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from interp.figures import tracing_heatmap
-from interp.scans.tracing import LEAST, Trace
+from interp.scans.traces import LEAST, Trace
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -9,9 +9,8 @@ from functools import partial
 import plotly.graph_objects as go
 
 from interp.figures import interval_lines
-from interp.overlays import pair_figure
 from interp.reports import Figures, Findings
-from interp.scans.tracing import LEAST
+from interp.scans.traces import LEAST
 from probes.pairs import PicturePair
 from probes.visual_semantics.tracing.maps import change_map, share_map
 from probes.visual_semantics.tracing.result import VisualTraces
@@ -93,7 +92,7 @@ def lines_of(traces: VisualTraces) -> go.Figure:
     frame = traces.means().dropna(subset=["change"])
     frame = frame.assign(part=frame["part"].map(NAMES))
     labels = {"change": "change of P(gold)", "layer": "layer"}
-    return interval_lines(frame, "layer", "change", "change_low", "change_high", "part", "role", labels=labels)
+    return interval_lines(frame, "layer", "change", color="part", facet="role", labels=labels)
 
 
 def shown_figures(traces: VisualTraces) -> dict[str, Callable[[], go.Figure]]:
@@ -110,6 +109,8 @@ def shown_figures(traces: VisualTraces) -> dict[str, Callable[[], go.Figure]]:
 
 
 def _plot_pair(pair: PicturePair, why_not: str) -> go.Figure:
+    from interp.overlays import pair_figure
+
     captions = (f"before: {pair.answer_before}", f"after: {pair.answer_after}")
     figure = pair_figure(pair.before, pair.after, pair.mask, captions)
     note = {"meta": {"note": f"No head is drawn over this picture: {why_not}."}} if why_not else {}

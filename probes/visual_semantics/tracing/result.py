@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 
 from interp.reports import Result
-from interp.scans.tracing import Trace
+from interp.scans.traces import Trace
 from probes.pairs import PicturePair
-from probes.visual_semantics.tracing.heads import HeadTraces
+from probes.visual_semantics.tracing.head_traces import HeadTraces
 from probes.visual_semantics.tracing.maps import change_map, share_map
-from probes.visual_semantics.tracing.readers import PictureReaders
 from probes.visual_semantics.tracing.tables import ALL, by_level, claim_table, mean_table, peak_table, with_enough
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from probes.visual_semantics.tracing.readers import PictureReaders
 
 
 @dataclass(frozen=True)

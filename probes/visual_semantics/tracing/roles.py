@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool
 
-from interp.models import Model
 from interp.overlays import patch_positions
-from interp.prompts import Prompt
 from probes.scenes.questions import PHRASE, SceneQuestion
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt
 
 PICTURE, EDITED, OTHERS = "whole picture", "edited patches", "other patches"
 BEFORE, CONCEPT, AFTER = "question before the concept", "concept word", "question after the concept"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from interp.scans.tracing import LEAST, Measured, Trace
+from interp.scans.traces import LEAST, Measured, Trace
 from interp.statistics import Estimate, bootstrap_interval, mean_interval, ratio_interval
 from probes.visual_semantics.tracing.roles import CONCEPT, EDITED, LAST, PICTURE
 
@@ -54,7 +54,7 @@ def mean_table(
     95 % interval.
 
     ``share``: the mean change over the mean difference of clean and corrupt runs (not the mean of shares, which the
-    smallest differences rule), NaN where that difference is too small (:data:`interp.scans.tracing.LEAST`).
+    smallest differences rule), NaN where that difference is too small (:data:`interp.scans.traces.LEAST`).
     ``control``: the mean change by states of an unrelated picture, over the ``n_control`` pairs that have one;
     ``beyond_control``: what the real ones do more, pair by pair.
     """

@@ -17,12 +17,13 @@ import pandas as pd
 
 from interp.door import public
 from interp.models import Model
-from interp.records import Kept, hash_json, keep_of, keeps_work
+from interp.records import Kept, hash_json, keeps_work
 from interp.scans.tracing import PARTS, Measured, Trace
 from probes.pairs import PicturePair, picture_pair
 from probes.scenes import EditedPair
 from probes.studies import Study, mass_read
-from probes.visual_semantics.tracing.heads import HeadTraces, check_heads, patch_heads
+from probes.visual_semantics.tracing.head_traces import HeadTraces
+from probes.visual_semantics.tracing.heads import check_heads, patch_heads
 from probes.visual_semantics.tracing.prompts import METRICS, PairPrompts, in_words
 from probes.visual_semantics.tracing.readers import picture_readers
 from probes.visual_semantics.tracing.result import TracedPair, VisualTraces
@@ -100,7 +101,7 @@ def trace_pairs(
     Misleads: a state that is enough to change the answer need not be the one that does: see :func:`interp.trace`.
     Source: V-SEAM, arXiv 2509.14837; Meng et al. (2022), arXiv 2202.05262; roles and controls are ours.
     """
-    given, keep = _named(pairs), keep_of(keep)
+    given = _named(pairs)
     if n_shown < 0:
         raise ValueError(f"n_shown={n_shown}; expected 0 or more.")
     spans, why_not = _concepts(given, concepts or {})
@@ -118,7 +119,7 @@ def trace_pairs(
     }
     if heads:  # not otherwise: a report from before there was a choice keeps its identity
         settings["heads"] = True
-    data = {**(keep.origin or {}), "sha256": hash_json([[p.name, p.digest] for p in given]), "n": len(given)}
+    data = {"sha256": hash_json([[p.name, p.digest] for p in given]), "n": len(given)}
     usable = [pair for pair in given if pair.name in spans]
     if not usable:
         raise ValueError(_none_left(why_not))
@@ -131,7 +132,6 @@ def trace_pairs(
         read,
         data=data,
         settings=settings,
-        n_items=len(given),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

@@ -12,9 +12,7 @@ import interp
 from interp.edits.head_scales import heads_scaled
 from interp.fitting.factor_gradient import factors_applied, gradient_search, mean_gold_loss
 from interp.fitting.factor_search import coordinate_search
-from interp.fitting.modulation import (
-    as_edit,
-    branch_of,
+from interp.fitting.factors import (
     changed_heads,
     factors_by_rule,
     factors_top_k,
@@ -22,6 +20,7 @@ from interp.fitting.modulation import (
     random_factors,
     strength_for,
 )
+from interp.fitting.modulation import as_edit, branch_of
 from interp.fitting.tuning import frozen
 from tests.interp.tiny_vision import picture, tiny_vision
 from tests.tiny import VOCABULARY, YES, prompt, tiny

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import interp
-from interp.fitting.modulation import as_edit, largest_change
+from interp.fitting.factors import largest_change
+from interp.fitting.modulation import as_edit
 from interp.rankings.ranking import HeadRanking
 from probes.modulation.candidates import RELEASED, HeadScores, ModulationSettings, divided, planned, scores_of_ranking
 from probes.modulation.effects import (
@@ -24,7 +25,8 @@ from probes.modulation.effects import (
     verdict_of,
 )
 from probes.modulation.offsets import fit_offsets, offsets_of
-from probes.modulation.readings import Item, ItemSet, Readings, _read, read_answers
+from probes.modulation.passes import _read, read_answers
+from probes.modulation.readings import Item, ItemSet, Readings
 from probes.modulation.study import modulate_items, question_items
 from probes.modulation.work import require_apart
 from probes.negative_bias.nas import rank_heads

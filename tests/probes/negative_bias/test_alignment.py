@@ -14,7 +14,8 @@ from interp.fitting.tuning import LossNotFinite
 from interp.records.work import OtherRunError
 from probes.negative_bias import methods as alignment_methods
 from probes.negative_bias.alignment_result import target_of
-from probes.negative_bias.answers import Answers, answer
+from probes.negative_bias.answers import Answers
+from probes.negative_bias.asking import answer
 from probes.negative_bias.methods import Bench, Method, State, tune_heads, validation_state
 from probes.negative_bias.nas import rank_by_effect, rank_heads
 from probes.negative_bias.nasa import (

@@ -14,12 +14,11 @@ from interp.statistics import bootstrap_interval
 from probes.negative_bias.answers import (
     MEASURES,
     Answers,
-    answer,
-    answers_of_prompts,
     bias_measures,
     parse_reply,
     require_options_used,
 )
+from probes.negative_bias.asking import answer, answers_of_prompts
 from probes.questions.instructions import Instruction, build_prompts
 from probes.questions.questions import Question
 from tests.tiny import tiny, tiny_tokenizer

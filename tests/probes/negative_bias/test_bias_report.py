@@ -11,7 +11,8 @@ import interp
 from interp.records.work import OtherRunError
 from interp.reports.findings import load_findings
 from probes.negative_bias import measures as bias_report
-from probes.negative_bias.answers import answer, bias_measures
+from probes.negative_bias.answers import bias_measures
+from probes.negative_bias.asking import answer
 from probes.negative_bias.bias_result import BiasReport
 from probes.negative_bias.measures import measure
 from probes.questions.instructions import build_prompts

@@ -10,7 +10,8 @@ import pytest
 import interp
 from interp.records.work import OtherRunError
 from probes.negative_bias import scenario_study as module
-from probes.negative_bias.answers import answer, answers_of_prompts, bias_measures
+from probes.negative_bias.answers import bias_measures
+from probes.negative_bias.asking import answer, answers_of_prompts
 from probes.negative_bias.knowledge import sort_by_knowledge
 from probes.negative_bias.knowledge_result import Knowledge
 from probes.negative_bias.scenario_forms import (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interp
-from interp.fitting.modulation import changed_heads
+from interp.fitting.factors import changed_heads
 from probes.cli.modulation_sources import _divided_items, read_material
 from probes.modulation.candidates import ModulationSettings
 from probes.modulation.work import ModulationWork

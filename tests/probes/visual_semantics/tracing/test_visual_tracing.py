@@ -21,7 +21,8 @@ from probes.scenes.questions import KINDS, LEVELS, ask
 from probes.scenes.scenes import sample_scene
 from probes.visual_semantics.questions.prompts import visual_examples
 from probes.visual_semantics.tracing import prompts as pair_prompts, tracing as visual_tracing
-from probes.visual_semantics.tracing.heads import HeadTraces, patch_heads
+from probes.visual_semantics.tracing.head_traces import HeadTraces
+from probes.visual_semantics.tracing.heads import patch_heads
 from probes.visual_semantics.tracing.roles import (
     AFTER,
     BEFORE,
