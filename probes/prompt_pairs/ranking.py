@@ -10,7 +10,7 @@ from interp.door import public
 from interp.locating import WAYS, locate
 from interp.models import Model
 from interp.rankings import HeadRanking
-from interp.records import Kept, keep_of, keeps_work
+from interp.records import Kept, keeps_work
 from probes.prompt_pairs.building import build_pairs
 from probes.prompt_pairs.pair_rows import PairRow
 from probes.rows import hash_items
@@ -62,12 +62,11 @@ def locate_heads(
     if method not in WAYS:
         raise ValueError(f"method={method!r}; expected one of {', '.join(WAYS)}.")
     built = build_pairs(model, rows, answered=answered)
-    keep = keep_of(keep)
     study = Study(
         "Heads that matter",
         model,
         [*built.pairs.clean, *built.pairs.corrupt],
-        data={"pairs": len(rows), "sha256": hash_items(rows), **(keep.origin or {})},
+        data={"pairs": len(rows), "sha256": hash_items(rows)},
         settings={"method": method, "positions": positions, "answered": answered, "seed": seed},
         n_items=len(built.pairs),
         batch_size=len(built.pairs),
