@@ -19,12 +19,11 @@ from probes.scenes.edits import edited_pairs
 from probes.scenes.splits import scene_split
 from probes.studies.left_out import first_names
 from probes.visual_semantics.questions import prompts as visual_prompts
+from probes.visual_semantics.questions.asked import Asked, describe_asked
 from probes.visual_semantics.questions.benchmarks import VisualQuestion, load_visual_questions
 from probes.visual_semantics.questions.prompts import (
-    Asked,
     asked_of,
     benchmark_examples,
-    describe_asked,
     processor_pixels,
     saved_scene_examples,
     scene_examples,
