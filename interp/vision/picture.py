@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class PromptImage:
         return self._hash(lambda name: True)
 
     def _hash(self, chosen: Callable[[str], bool]) -> str:
+        import torch
+
         digest = hashlib.sha256()
         for name in sorted(name for name in self.inputs if chosen(name) and name not in TOKEN_INPUTS):
             tensor = self.inputs[name].detach().cpu().contiguous()
