@@ -172,10 +172,10 @@ class PairData(Data):
 
     def pairs(self) -> list[PairRow]:
         """The pairs, at most ``limit`` of them."""
-        from probes.prompt_pairs import load_pairs
+        from probes.prompt_pairs import load_prompt_pairs
 
         how = self.reading
-        return load_pairs(self.data, limit=self.limit, format=how.format, columns=how.columns)
+        return load_prompt_pairs(self.data, limit=self.limit, format=how.format, columns=how.columns)
 
 
 SOURCE = Option(

@@ -40,7 +40,7 @@ def build_pairs(model: Model, rows: Sequence[PairRow], *, answered: bool = True,
 
     Args:
         model: whose tokenizer and template, and whose answers.
-        rows: from :func:`load_pairs`.
+        rows: from :func:`load_prompt_pairs`.
         answered: leave out what the model answers otherwise.
         batch_size: prompts in a pass.
 

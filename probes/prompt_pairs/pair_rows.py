@@ -14,7 +14,7 @@ from probes.rows.formats import Fields
 Answer = str | tuple[int, ...]
 
 
-@made_by("load_pairs(file), or PairRow(id, clean, corrupt, answer, corrupt_answer)")
+@made_by("load_prompt_pairs(file), or PairRow(id, clean, corrupt, answer, corrupt_answer)")
 @dataclass(frozen=True)
 class PairRow:
     """A clean and a corrupt prompt, and the answer to each: words, or ids of tokens."""
@@ -99,7 +99,7 @@ def _has_counterfactual(rows: Any) -> bool:
     return bool(rows) and any(name.endswith("counterfactual") for name in rows[0])
 
 
-FORMATS: dict[str, Format] = {
+PAIR_FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
         Format("plain", ("clean", "corrupt", "answer", "corrupt_answer"), plain, "clean"),
@@ -111,7 +111,7 @@ FORMATS: dict[str, Format] = {
 
 
 @public
-def load_pairs(
+def load_prompt_pairs(
     source: str | Path, *, limit: int | None = None, format: str | None = None, columns: Mapping[str, str] | None = None
 ) -> list[PairRow]:
     """The pairs of a .jsonl, .json, .csv, .tsv or .parquet file, "-" for standard input, in its order.
@@ -129,7 +129,7 @@ def load_pairs(
         raise ValueError(f"limit={limit}; expected 1 or more pairs, or None for all")
     rows = read_items(
         source,
-        FORMATS,
+        PAIR_FORMATS,
         lambda form, cells: PairRow(**cells),
         Reading(format, dict(columns or {})),
         ours=[*(f.name for f in fields(PairRow)), "counterfactual"],

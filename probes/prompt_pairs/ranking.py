@@ -40,7 +40,7 @@ def locate_heads(
 
     Args:
         model: whose heads.
-        rows: pairs, from :func:`load_pairs`.
+        rows: pairs, from :func:`load_prompt_pairs`.
         method, positions, seed: as of :func:`interp.locating.locate`.
         answered: leave out pairs of which the model prefers the other prompt's answer.
         keep: the folder for the report (:class:`interp.Keep`).

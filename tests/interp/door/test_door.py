@@ -67,10 +67,13 @@ def test_every_public_function_checks_at_the_door():
     assert not [name for name in without if name.split(".")[-1] not in OWN_CHECKS], without
 
 
+TAKES_MORE = {"interp.explore": {"prompts", "ranking"}}  # texts, and several rankings by name
+
+
 def cases():
     for name, function in FUNCTIONS.items():
         for parameter in inspect.signature(function).parameters:
-            if hasattr(function, "is_public") and parameter in REMEDIES:
+            if hasattr(function, "is_public") and parameter in REMEDIES.keys() - TAKES_MORE.get(name, set()):
                 yield pytest.param(function, parameter, id=f"{name}-{parameter}")
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import interp
-from probes.prompt_pairs import PairRow, build_pairs, load_pairs, locate_heads
+from probes.prompt_pairs import PairRow, build_pairs, load_prompt_pairs, locate_heads
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -35,14 +35,14 @@ def written(tmp_path, rows, name="pairs.jsonl"):
 
 
 def test_every_shape_is_read(tmp_path):
-    plain = load_pairs(written(tmp_path, ROWS))
+    plain = load_prompt_pairs(written(tmp_path, ROWS))
     assert plain[0] == PairRow("pairs-1", "a red ball", "a ball red", "good", "bad")
-    (mib,) = load_pairs(written(tmp_path, [MIB], "mib.jsonl"))
+    (mib,) = load_prompt_pairs(written(tmp_path, [MIB], "mib.jsonl"))
     assert (mib.answer, mib.corrupt_answer, mib.corrupt) == ("Mary", "Tom", "Ann and Tom went; Ann gave it to")
     table = tmp_path / "table.csv"
     table.write_text('clean,corrupted,correct_idx,incorrect_idx\nthe war from 17,the war from 01,"[5, 6]",7\n')
-    (row,) = load_pairs(table)
-    assert row.answer == (5, 6) and row.corrupt_answer == (7,) and load_pairs(written(tmp_path, ROWS), limit=1)
+    (row,) = load_prompt_pairs(table)
+    assert row.answer == (5, 6) and row.corrupt_answer == (7,) and load_prompt_pairs(written(tmp_path, ROWS), limit=1)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_every_shape_is_read(tmp_path):
 )
 def test_bad_rows_are_refused_by_number(tmp_path, row, message):
     with pytest.raises(ValueError, match=message):
-        load_pairs(written(tmp_path, [row]))
+        load_prompt_pairs(written(tmp_path, [row]))
     with pytest.raises(ValueError, match="limit=0"):
-        load_pairs(written(tmp_path, ROWS), limit=0)
+        load_prompt_pairs(written(tmp_path, ROWS), limit=0)
 
 
 def of(rows):
