@@ -6,7 +6,11 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from probes.prompt_pairs.building import BuiltPairs as BuiltPairs, build_pairs as build_pairs
-    from probes.prompt_pairs.pair_rows import PAIR_FORMATS as PAIR_FORMATS, PairRow as PairRow, load_prompt_pairs as load_prompt_pairs
+    from probes.prompt_pairs.pair_rows import (
+        PAIR_FORMATS as PAIR_FORMATS,
+        PairRow as PairRow,
+        load_prompt_pairs as load_prompt_pairs,
+    )
     from probes.prompt_pairs.ranking import locate_heads as locate_heads
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -150,7 +150,7 @@ def test_pictures(run, tmp_path):
     call = ("modulate", tmp_path / "ranking", *model, "--data", "scenes:easy:3", *few)
     code, out, err = run(*call, "--out", tmp_path / "out")
     assert code == 0, err
-    assert "it is not shown to help, nor is a gain of 3 points excluded" in out and "On out of distribution" in out
+    assert "too few questions to say whether it helps (n = 3 pictures" in out and "On out of distribution" in out
     found = interp.load_result(tmp_path / "out")
     assert found.provenance["data"]["out of distribution"]["source"] == "scenes:ood"
     assert found.provenance["scores"]["all"]["measure"] == "D, S+, S-"
