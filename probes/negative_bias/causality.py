@@ -111,10 +111,10 @@ def causal_test(
     by, edits, positions = ((v,) if isinstance(v, str) else tuple(dict.fromkeys(v)) for v in (by, edits, positions))
     ks, ks_all = (tuple(sorted({int(k) for k in some})) for some in (ks, ks_all))
     grid = {p: (ks, n_random) if p == "answer" else (ks_all, n_random_all) for p in positions}
+    require_made_on(model, ranking)
     _require(model, questions, ranking, by, edits, grid, factor)
     instruction = instruction or Instruction()
     prompts = build_prompts(model, questions, instruction, forms=forms)
-    require_made_on(model, ranking)
     cases = plan_cases(ranking, by, edits, grid, seed)
     settings = {
         "instruction": asdict(instruction),
