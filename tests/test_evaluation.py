@@ -49,7 +49,8 @@ def test_balanced_is_balanced():
 
 def test_intervals_stand_beside_their_values():
     frame = pd.DataFrame({"set": ["a|b"], "gap": [0.5], "gap_low": [0.25], "gap_high": [float("nan")], "n": [1200]})
-    assert markdown(frame).splitlines() == ["| set | gap | n |", "|---|---|---|", "| a\\|b | 0.500 [0.250, –] | 1200 |"]
+    assert markdown(frame.assign(gap_high=0.75)).splitlines()[-1] == "| a\\|b | 0.500 [0.250, 0.750] | 1200 |"
+    assert markdown(frame).splitlines() == ["| set | gap | n |", "|---|---|---|", "| a\\|b | 0.500 | 1200 |"]
     measured = pd.DataFrame({"measure": ["x"], "value": [float("nan")], "ci_low": [0.0], "ci_high": [1.0]})
     assert markdown(measured).splitlines()[-1] == "| x | – |"
 
@@ -115,10 +116,8 @@ def test_refusals_without_the_tokens_after_a_request_are_compared_pair_by_pair()
     table = cut_table(whole, cut).set_index("kind")
     assert (table.loc["harmful", "with"], table.loc["harmful", "without"]) == (2 / 3, 1 / 3)
     assert table.loc["harmful", "unclear_without"] == 1 and table.loc["harmless", "change"] == 0.5
-    assert (
-        "harmful ones are refused in 33% of 3 cases, with them in 67% (change -33 points"
-        in cut_sentences(whole, cut)[0]
-    )
+    said = "harmful ones are refused in 33% of 3 cases, with them in 67% (change in points -33 ["
+    assert said in cut_sentences(whole, cut)[0]
 
 
 def test_positions_are_summed_up_by_their_mean_and_best_layer():

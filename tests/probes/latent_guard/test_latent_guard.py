@@ -470,7 +470,7 @@ def test_the_study_is_saved_and_loaded(study, tmp_path):
     assert again.statement() == timed.statement() and again.to_frame().equals(study.to_frame())
     findings = timed.to_findings()
     assert "Reading along takes 1.050 [1.010, 1.090] times the plain prefill" in findings.statement[-1]
-    assert set(findings.figures) == {"Judged rightly"}
+    assert not findings.figures  # every group has too few requests for one
     page = (tmp_path / "g" / "report.html").read_text()
     assert "Telling harmful from harmless" in page and TEST[0].text not in page
     with pytest.raises(FileExistsError, match="overwrite"):

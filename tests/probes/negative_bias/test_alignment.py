@@ -283,7 +283,8 @@ def test_null_models_stand_in_the_table_and_miss_the_target(model, aligned):
         0, abs=0.03
     )
     good = {"negative_bias_low": -0.1, "negative_bias_high": 0.2, "accuracy_change": 0.1, "accuracy_change_low": 0.02}
-    good |= {"accuracy_low": 0.55, "auroc_change_low": -0.03}
+    good |= {"negative_bias": 0.05, "accuracy_change_high": 0.2, "accuracy": 0.6, "accuracy_high": 0.65}
+    good |= {"accuracy_low": 0.55, "auroc_change": 0.0, "auroc_change_low": -0.03, "auroc_change_high": 0.03}
     assert target_of(good) == "met"
     assert target_of(good | {"negative_bias_low": 0.9, "negative_bias_high": 1.0}) == "missed: negative bias"
     assert target_of(good | {"accuracy_low": 0.44, "accuracy_change": 0.02}) == "missed: accuracy, a coin"
