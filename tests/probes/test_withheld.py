@@ -186,7 +186,7 @@ def test_nothing_is_said_or_left_behind(runs):
 @pytest.mark.parametrize("asked_for", [False, True])
 def test_an_interrupted_study_holds_replies_only_if_asked_for(runs, tmp_path, monkeypatch, asked_for):
     model, _, _ = runs["model"]
-    directions, batches = runs["HarmfulDirections"][0], []
+    directions, batches, last = runs["HarmfulDirections"][0], [], 3
     answers = {
         "observe": lambda keep: observe(model, ASKED, batch_size=4, keep=keep),
         "sweep": lambda keep: steering_sweep(
@@ -197,7 +197,7 @@ def test_an_interrupted_study_holds_replies_only_if_asked_for(runs, tmp_path, mo
 
     def said(model, prompts, *args, **more):
         batches.append(prompts)
-        if len(batches) == 3:
+        if len(batches) == last:
             raise KeyboardInterrupt
         return [[NO] for _ in prompts]
 
@@ -205,6 +205,7 @@ def test_an_interrupted_study_holds_replies_only_if_asked_for(runs, tmp_path, mo
         monkeypatch.setattr(module, "generate", said)
     for name, run in answers.items():
         batches.clear()
+        last = 12 if name == "invert" else 3  # it asks in nine conditions before a part is kept
         with pytest.raises(KeyboardInterrupt):
             run(Keep(tmp_path / name, include_replies=asked_for))
         assert list((tmp_path / name).rglob("part-*")), name

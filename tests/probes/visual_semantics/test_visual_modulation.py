@@ -105,7 +105,7 @@ def test_where_nothing_can_be_gained_the_verdict_says_so(study):
     row = found.to_frame().query("measure == 'accuracy'").iloc[0]
     assert row["verdict"] == "does not help"
     said = said_but_of_mass(found)
-    assert said[0].endswith("it does not help.")
+    assert said[0].endswith("it is not shown to help, and a gain of 30 points is excluded.")
     assert "is met at 0 of 3 levels" in said[1]
     assert said[0].startswith("On test") and any(s.startswith("On again") for s in said)
 
