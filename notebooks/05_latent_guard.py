@@ -105,7 +105,7 @@ interval_lines(
 
 # %%
 took = latent_guard.latency(guard, sets.held_out[:N_TIMED], repeats=2 if FAST else 5)
-print(f"{took.ratio:.2f} [{took.ratio_low:.2f}, {took.ratio_high:.2f}] times the plain prefill, n = {took.n} requests")
+print(f"{Estimate(took.ratio, took.ratio_low, took.ratio_high):.2f} times the plain prefill, n = {took.n} requests")
 
 # %% [markdown]
 # ## Inside a jailbreak

@@ -14,7 +14,7 @@ FILES = sorted(
 )
 HOME = ROOT / "interp" / "statistics"  # Estimate, Claim, and what they are made of
 NOT_INTERVALS = {  # ends of a span of characters, limits of a factor, the range of a measure
-    "interp/fitting/modulation.py",
+    "interp/fitting/factors.py",
     "interp/prompts/building.py",
     "interp/rankings/measures.py",
     "tests/benchmarks/figures.py",  # and of an axis
