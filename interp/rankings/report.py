@@ -92,7 +92,8 @@ def headline(ranking: HeadRanking) -> str:
 
 def statement(ranking: HeadRanking) -> list[str]:
     """What the numbers say, as sentences."""
-    sentences = [headline(ranking)]
+    beside = ranking.provenance.get("beside", [])  # what the ranking does not see, said by what made it
+    sentences = [headline(ranking), *beside]
     if ranking.is_too_few:
         return with_mass(sentences, ranking.provenance)
     last, base = ranking.to_frame().iloc[-1], ranking.measure.base
@@ -101,9 +102,7 @@ def statement(ranking: HeadRanking) -> list[str]:
         which = "most negative" if base == 0 else "lowest"
         sentences.append(f"The {which} is {last.label}, {lowest.written(number)}.")
     sentences += [*_control_sentences(ranking), *_other_measure_sentences(ranking)]
-    beside = ranking.provenance.get("beside", [])  # what the ranking does not see, said by what made it
-    sentences += [_tested_sentence(ranking), _reliability_sentence(ranking)]
-    return with_mass([sentences[0], *beside, *sentences[1:]], ranking.provenance)
+    return with_mass([*sentences, _tested_sentence(ranking), _reliability_sentence(ranking)], ranking.provenance)
 
 
 def _tested_sentence(ranking: HeadRanking) -> str:

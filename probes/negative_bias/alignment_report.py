@@ -12,8 +12,6 @@ from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Estimate
 from probes.negative_bias.alignment_result import FITTED, HELD_OUT, NULLS, Alignment
 
-OFFSET = "constant offset"
-
 
 def findings_of(found: Alignment) -> Findings:
     """Sentences, the tests, the methods and every look at validation."""

@@ -141,7 +141,6 @@ def try_dimensions(
         prompts,
         data=describe_requests(requests),
         settings=settings,
-        n_items=len(requests),
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,

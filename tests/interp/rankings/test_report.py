@@ -159,6 +159,8 @@ def test_statement_about_reliability():
     ids = tuple("abc")
     few = make_ranking(measures={"nas": make_ranking().scores[:3]}, example_ids=ids, descriptions={})
     assert "too few examples" in " ".join(report.statement(few))
+    few.provenance["beside"] = ["2 heads act at earlier positions."]
+    assert "2 heads act at earlier positions." in report.statement(few)  # said of few examples too
     rng = np.random.default_rng(0)
     noise = make_ranking(measures={"nas": rng.normal(size=(30, 20, 15))}, descriptions={})
     assert "the order of most heads is noise" in " ".join(report.statement(noise))
