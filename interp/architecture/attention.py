@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.architecture.hooks import AttentionCalls, HookNotCalled, attached, run_pass
+from interp.door.brief import brief
 
 if TYPE_CHECKING:
     from interp.architecture.hooks import Hooked
@@ -71,6 +72,8 @@ class AttentionCall:
     scaling: float
     softcap: float | None
     sinks: Float[Tensor, " head"] | None
+
+    __repr__ = brief
 
     def scores(self, example: int, rows: Int[Tensor, " row"]) -> Float[Tensor, "head row key_pos"]:
         """Masked pre-softmax scores, float32, of the given query rows of one example. Masked keys are -inf."""

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from interp.door.brief import brief
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -34,6 +36,8 @@ class Block:
     mlp_write: nn.Module | None
     mlp_projection: nn.Module | None = None
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True, eq=False)
 class Components:
@@ -48,6 +52,8 @@ class Components:
     d_head: int
     d_model: int
     position_embedding: nn.Module | None = None  # absolute positions, added to the embedding (GPT-2)
+
+    __repr__ = brief
 
     @property
     def n_layers(self) -> int:

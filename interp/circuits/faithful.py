@@ -14,6 +14,7 @@ from jaxtyping import Float
 from interp.architecture import one_at_a_time
 from interp.circuits.drawn_sets import Head, random_sets
 from interp.door import public
+from interp.door.brief import brief
 from interp.figures import head_label, interval_lines
 from interp.locating import patched_sets
 from interp.locating.asked import Asked, Positions
@@ -44,6 +45,8 @@ class Faithfulness:
     whole: Float[np.ndarray, " pair"]
     none: Float[np.ndarray, " pair"]
     n_heads: int
+
+    __repr__ = brief
 
     def share(self, values: Float[np.ndarray, "pair k"]) -> Float[np.ndarray, " k"]:
         """Of the difference between whole and none, what is there: 1 for the whole model, 0 with all heads replaced."""
@@ -143,6 +146,8 @@ class SetTest:
     random: pd.DataFrame
     p: dict[str, float]
     n: int
+
+    __repr__ = brief
 
     def statement(self) -> list[str]:
         """Sentences, each with the mean of the random sets beside it."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.architecture import AttentionCall, attached, attention_handler, one_at_a_time, ordinary_attention, run_pass
 from interp.circuits.drawn_sets import Head
 from interp.door import public
+from interp.door.brief import brief
 from interp.figures import head_label
 from interp.interventions import Branch, HeadEdit, ResidualEdit, stream_hook
 from interp.passes import growing_rows
@@ -48,6 +49,8 @@ class Paths:
     unit: str
     shape: tuple[int, int]
     model: str
+
+    __repr__ = brief
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each path: sender, receiver ("logits" last), part, and the mean effect, largest sizes first."""

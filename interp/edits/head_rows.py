@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.architecture import Hook, attached
+from interp.door.brief import brief
 from interp.edits.family import BridgeHooks, ModelEdit, require_bridge, require_hook_points
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class HeadRows:
     kind: Kind
     weight: Float[Tensor, "d_head d_model"]
     bias: Float[Tensor, " d_head"] | None = None
+
+    __repr__ = brief
 
     @property
     def label(self) -> str:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from interp.door.brief import brief
+
 if TYPE_CHECKING:
     from interp.models import Model
 
@@ -36,6 +38,8 @@ class Change:
     value: Tensor | str | bool | None = None
     dim: int = 0
     start: int = 0
+
+    __repr__ = brief
 
     def make(self, model: Model) -> Change:
         """Do it; returns what takes it back."""
@@ -128,6 +132,8 @@ class Projection:
     bias_name: str
     bias: Tensor | None
     input_dim: int
+
+    __repr__ = brief
 
     @property
     def output_dim(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.door import made_by, public
+from interp.door.brief import brief
 from interp.rankings import ComparedRankings, HeadRanking
 from interp.reports import Result
 
@@ -54,6 +55,8 @@ class ExploredPrompt:
     first_patch: int = 0
     title: str = ""
     may_harm: bool = False
+
+    __repr__ = brief
 
     def without_texts(self) -> ExploredPrompt:
         """The same with a dot in the place of every token, and without its picture: what may be shown of a prompt whose

@@ -13,6 +13,7 @@ from einops import rearrange
 
 from interp.architecture import UnsupportedAttention
 from interp.door import public
+from interp.door.brief import brief
 from interp.explorer.exploration import SCALES, Exploration, ExploredPrompt
 from interp.interventions import Branch, HeadEdit
 from interp.overlays.patches import covered
@@ -38,6 +39,8 @@ class Live:
     model: Model
     prompts: tuple[Prompt, ...]
     positions: Positions
+
+    __repr__ = brief
 
     def probabilities(self, prompt: int, factors: Mapping[tuple[int, int], float]) -> list[float]:
         """Of the answers, and last of everything else, with each head's output multiplied by its factor: exact.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from interp.door.brief import brief
+
 
 def head_label(layer: int, head: int) -> str:
     """The name of a head in tables, figures and reports, such as "L17H7" (both counted from 0)."""
@@ -30,6 +32,8 @@ class TokenView:
     title: str
     tokens: tuple[str, ...]
     heads: Mapping[tuple[int, int], Mapping[str, Float[np.ndarray, " _token"]]]
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))

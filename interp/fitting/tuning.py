@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.architecture import attached, input_of, run_pass, turn_of
+from interp.door.brief import brief
 from interp.edits import HeadRows, current_rows, projection, rows_replaced
 from interp.passes import UpperLayers, answer_logits, any_looks_ahead, by_side, forget_lengths, is_right
 
@@ -37,6 +38,8 @@ class KeptAnswers:
     prompts: tuple[Prompt, ...]
     log_probs: Float[Tensor, "example vocabulary"]
     weight: float = 1.0
+
+    __repr__ = brief
 
     @classmethod
     def of(cls, model: Model, prompts: Sequence[Prompt], weight: float = 1.0) -> KeptAnswers:

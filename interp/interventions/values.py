@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.door import as_tensor, made_by, public
+from interp.door.brief import brief
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -43,6 +44,8 @@ class HeadEdit:
     op: Op = "zero"
     factor: float = 1.0
     value: Float[Tensor, "*pos d_head"] | None = None
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.op not in ("zero", "mean_of_others", "scale", "set"):
@@ -102,6 +105,8 @@ class ResidualEdit:
     coefficient: float = 1.0
     at: Place = "input"
     first: int | None = None
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.first is not None and self.first < 1:

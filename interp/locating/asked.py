@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.architecture import run_pass
+from interp.door.brief import brief
 from interp.pairs import PromptPairs
 from interp.passes import passes
 from interp.reading import LogitDifference
@@ -33,6 +34,8 @@ class Asked:
     positions: Positions
     check: int
     seed: int
+
+    __repr__ = brief
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.door.brief import brief
 from interp.figures import head_label
 from interp.interventions import Branch, EachHead, HeadEdit, ablate_each_head
 from interp.locating.asked import Positions
@@ -58,6 +59,8 @@ class Looked:
     effects: Effects
     passes: float | None = None
     ablation: str = "zero"
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.passes is None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.door.brief import brief
 from interp.fitting import frozen
 from interp.interventions import patch_each_head
 from interp.locating.asked import Asked
@@ -83,6 +84,8 @@ class Gates:
     suppressed: Float[np.ndarray, "layer head"]
     losses: tuple[float, ...]
     undecided: float
+
+    __repr__ = brief
 
 
 def learn_gates(
@@ -158,6 +161,8 @@ class _Batch:
     clean_metric: Float[Tensor, " row"]
     corrupt_metric: Float[Tensor, " row"]
     first: int
+
+    __repr__ = brief
 
 
 @torch.no_grad()

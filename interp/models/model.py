@@ -20,7 +20,7 @@ from interp.vision import ImageLike
 
 
 @made_by("interp.load(name)")
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)  # as a handle's: its own would print every module
 class Model(Handle):
     """A causal language model, or a vision-language model, ready for scans.
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from plotly.subplots import make_subplots
 
+from interp.door.brief import brief
 from interp.figures import (
     MARKER_COLORS,
     NEGATIVE,
@@ -61,6 +62,8 @@ class HeadMaps:
     title: str
     box: Box
     picture_sha256: str
+
+    __repr__ = brief
 
     def plot(self, picture: ImageLike) -> go.Figure:
         """A row for each head: the picture, the head's attention on it, and its signed contribution. Both scales are

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.door.brief import brief
 from interp.prompts.prompt import Prompt
 
 
@@ -18,6 +19,8 @@ class Batch:
 
     inputs: dict[str, Int[Tensor, "example pos"]]
     offsets: tuple[int, ...]
+
+    __repr__ = brief
 
 
 def pad_left(prompts: Sequence[Prompt], device: torch.device) -> Batch:

@@ -32,6 +32,7 @@ from interp.architecture import (
     run_pass,
 )
 from interp.door import public
+from interp.door.brief import brief
 from interp.reading.metrics import LogitDifference, default_metric
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Attribution:
     attention: Float[np.ndarray, "layer head token"]
     tokens: tuple[str, ...]
     metric: str
+
+    __repr__ = brief
 
     def residual(self) -> float:
         """What the parts leave unexplained: rounding, or the call would have been refused."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.architecture import attached, one_at_a_time, run_pass
 from interp.door import public
+from interp.door.brief import brief
 from interp.interventions import stream_hook
 from interp.passes import passes
 
@@ -52,6 +53,8 @@ class ResidualSum:
 
     total: Float[Tensor, "layer pos d_model"]
     n: int
+
+    __repr__ = brief
 
     @property
     def mean(self) -> Float[Tensor, "layer pos d_model"]:

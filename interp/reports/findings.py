@@ -23,6 +23,7 @@ import pandas as pd
 from safetensors.numpy import save as save_tensors
 
 from interp.door import public
+from interp.door.brief import brief
 from interp.figures import TokenView
 from interp.records import keeps_work, understood, write_csv
 from interp.reports import folder as storage
@@ -83,6 +84,8 @@ class Findings:
     views: Sequence[TokenView] = ()
     answer: str = ""
     cards: Sequence[Card] = ()
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if not self.title:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from interp.architecture import alone, attached, input_of, one_at_a_time, output_of, run_pass
 from interp.door import public
+from interp.door.brief import brief
 from interp.interventions import Branch, HeadEdit, edited, stream_hook, stream_rewritten
 from interp.passes import passes, text_from
 from interp.reading import pull_back, pull_back_through_norm
@@ -50,6 +51,8 @@ class Writing:
     attention_biases: Float[np.ndarray, "example vector layer"]
     embedding: Float[np.ndarray, "example vector"]
     projections: Float[np.ndarray, "example vector layer_or_end"]
+
+    __repr__ = brief
 
     def sums(self) -> Float[np.ndarray, "example vector layer_or_end"]:
         """The parts below each layer, summed: equal to ``projections`` up to rounding, or the call would have been

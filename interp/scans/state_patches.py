@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.architecture import Hook, attached, one_at_a_time, output_of, run_pass
+from interp.door.brief import brief
 from interp.interventions import stream_hook, unembed_only
 from interp.passes import text_from
 from interp.scans.fanout import fan_out_logits, row_bytes
@@ -64,6 +65,8 @@ class States:
     values: Mapping[Part, Float[Tensor, "layer pos d_model"]]
     column: Mapping[int, int]  # of a position
     logits: Float[Tensor, " vocabulary"]
+
+    __repr__ = brief
 
     def at(self, part: Part, layer: int, positions: Sequence[int]) -> Float[Tensor, "pos d_model"]:
         return self.values[part][layer, [self.column[p] for p in positions]]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from interp.door.brief import brief
 from interp.figures import tracing_heatmap
 from interp.records import load_artefact, save_artefact, understood
 
@@ -29,6 +30,8 @@ class Measured:
     values: Float[np.ndarray, "example part layer region"]
     clean: Float[np.ndarray, " example"]
     corrupt: Float[np.ndarray, " example"]
+
+    __repr__ = brief
 
     @property
     def change(self) -> Float[np.ndarray, "example part layer region"]:

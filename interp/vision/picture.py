@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from interp.door.brief import brief
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,6 +29,8 @@ class PromptImage:
     size: tuple[int, int]
     sha256: str
     grid: tuple[int, int] | None = None
+
+    __repr__ = brief
 
     @cached_property
     def pixels_key(self) -> str:
@@ -63,3 +67,5 @@ class Encoded:
     image_positions: tuple[int, ...] = ()
     image: PromptImage | None = None
     moved: Callable[[int], int] = lambda character: character
+
+    __repr__ = brief

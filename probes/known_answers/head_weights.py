@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from interp.door.brief import brief
+
 PARTS = ("query", "key", "value")
 
 
@@ -20,6 +22,8 @@ class HeadWeights:
     read: Float[Tensor, "part d_head d_model"]
     bias: Float[Tensor, "part d_head"]
     out: Float[Tensor, "d_model d_head"]
+
+    __repr__ = brief
 
 
 class AllHeads:

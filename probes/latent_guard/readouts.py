@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from interp.door.brief import brief
 from probes.requests import whitened_difference
 
 DIGITS = 9  # of a score: states that are equal must score equal, whatever the order of the sums
@@ -26,6 +27,8 @@ class ClusterReadout:
 
     kind: ClassVar[str] = "clusters"
     means: Float[Tensor, "2 layer d_model"]
+
+    __repr__ = brief
 
     def scores(self, x: Float[Tensor, "example layer d_model"]) -> Float[np.ndarray, "example layer"]:
         above, below = torch.nn.functional.normalize(self.means.double(), dim=-1)
@@ -43,6 +46,8 @@ class ProbeReadout:
     kind: ClassVar[str] = "probes"
     slopes: Float[Tensor, "layer d_model"]
     intercepts: Float[Tensor, " layer"]
+
+    __repr__ = brief
 
     def scores(self, x: Float[Tensor, "example layer d_model"]) -> Float[np.ndarray, "example layer"]:
         slopes = self.slopes.double()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from interp.door.brief import brief
 from interp.fitting import (
     VALUES,
     FactorSearch,
@@ -50,6 +51,8 @@ class HeadScores:
     negative: Float[np.ndarray, "layer head"]
     made_on: frozenset[str] = frozenset()
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    __repr__ = brief
 
 
 def scores_of_ranking(

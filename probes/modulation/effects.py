@@ -15,6 +15,7 @@ import pandas as pd
 import scipy
 from jaxtyping import Float, Int
 
+from interp.door.brief import brief
 from interp.statistics import UNKNOWN, Claim, Estimate, group_sums, mean_estimate, paired_share_change, sign_flip_p
 from probes.heads import permutation_p
 from probes.modulation.readings import Readings
@@ -42,6 +43,8 @@ class ReadSet:
     readings: Readings
     conditions: tuple[str, ...]
     chosen: Int[np.ndarray, " example"]
+
+    __repr__ = brief
 
     @cached_property
     def groups(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from interp.door.brief import brief
 from interp.records import hash_json
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Readings:
     log_prob: Float[np.ndarray, "example condition option"]
     top: Float[np.ndarray, "example condition option"]
     rest_top: Float[np.ndarray, "example condition"]
+
+    __repr__ = brief
 
     @property
     def gold_prob(self) -> Float[np.ndarray, "example condition"]:

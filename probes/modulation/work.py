@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.door.brief import brief
 from interp.fitting import Factors, random_factors
 from interp.models import Model
 from interp.records import count_left, hash_json
@@ -37,6 +38,8 @@ class Scope:
     offsets: Offsets
     history: list[dict[str, Any]]
 
+    __repr__ = brief
+
     @property
     def factors(self) -> Factors:
         """The chosen ones."""
@@ -54,6 +57,8 @@ class ModulationWork:
     width: int
     memory_mib: float
     say: Callable[[str], None] | None
+
+    __repr__ = brief
 
     def scope(self, number: int, name: str, scores: HeadScores, sets: Mapping[str, ItemSet]) -> Scope:
         """Fit and choose, for all questions or for those of a level."""

@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Num
 
 from interp.door import public
+from interp.door.brief import brief
 from interp.reports import LEAST
 from interp.statistics import (
     UNKNOWN,
@@ -71,6 +72,8 @@ class Answers:
     log_probs: Float[np.ndarray, "example option"]
     top: Int[np.ndarray, " example"]
     replies: tuple[str, ...] | None = None
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.door.brief import brief
 from interp.edits import (
     HeadRows,
     ModelEdit,
@@ -174,6 +175,8 @@ class Bench:
     settings: Settings
     about: Mapping[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         self.training_prompts = build_prompts(self.model, self.training, self.instruction)

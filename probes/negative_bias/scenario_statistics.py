@@ -34,6 +34,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Num
 
+from interp.door.brief import brief
 from interp.statistics import Claim, Estimate, bootstrap_interval
 
 FORMATS = (
@@ -65,6 +66,8 @@ class Outcomes:
     groups: tuple[str, ...]  # questions of one group (twins) are resampled together
     domains: tuple[str, ...] = ()  # of the questions; () where they are of one
 
+    __repr__ = brief
+
     def index(self, scenario: str) -> int:
         return self.scenarios.index(scenario)
 
@@ -76,6 +79,8 @@ class Numbers:
     value: dict[str, np.ndarray]
     low: dict[str, np.ndarray]
     high: dict[str, np.ndarray]
+
+    __repr__ = brief
 
     def at(self, name: str, *where: int) -> tuple[float, float, float]:
         """Value and interval of one number."""

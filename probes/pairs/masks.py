@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from interp.door import public
+from interp.door.brief import brief
 from interp.vision import ImageLike, read_image
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Region:
 
     pixels: Bool[np.ndarray, "height width"]
     how: Mapping[str, Any] = field(default_factory=dict)
+
+    __repr__ = brief
 
     @property
     def share(self) -> float:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from interp.door import public
+from interp.door.brief import brief
 from interp.sources import install_extra
 from interp.vision import ImageLike, image_sha256, read_image
 from probes.pairs.masks import RegionLike, region_of
@@ -56,6 +57,8 @@ class PhotoEdit:
     region: Bool[np.ndarray, "height width"]
     how: Mapping[str, Any]
     cautions: tuple[str, ...] = ()
+
+    __repr__ = brief
 
     @property
     def changed(self) -> float:

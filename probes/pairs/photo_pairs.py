@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from interp.door import public
+from interp.door.brief import brief
 from interp.records import hash_text, holding, read_record, understood, write_record
 from interp.vision import ImageLike, image_sha256, read_image
 from probes.pairs.masks import Region, RegionLike, region_of
@@ -56,6 +57,8 @@ class PhotoPair:
     level: str
     how: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         region_of(self.before, self.region)

@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
 
 from interp.door import made_by, public
+from interp.door.brief import brief
 from interp.records import hash_json, hash_text, versions
 from interp.records.work import write_atomically
 from probes.scenes import EditedPair, render
@@ -58,6 +59,8 @@ class PicturePair:
     change: str = ""
     edited: EditedPair | None = None
     concept: str = ""
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.before.size != self.after.size:

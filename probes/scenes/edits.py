@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from interp.door import public
+from interp.door.brief import brief
 from probes.scenes.questions import KINDS, LEVELS, SceneQuestion, answer, ask
 from probes.scenes.renderer import render
 from probes.scenes.scenes import (
@@ -53,6 +54,8 @@ class EditedPair:
     region: Bool[np.ndarray, "height width"]
     changed: int
     fact: str
+
+    __repr__ = brief
 
 
 @public

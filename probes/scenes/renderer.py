@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
 from interp.door import public
+from interp.door.brief import brief
 from probes.scenes.scenes import Scene, SceneObject
 
 PAINT = {
@@ -37,6 +38,8 @@ class Rendered:
 
     image: Image.Image
     masks: Bool[np.ndarray, "object height width"]
+
+    __repr__ = brief
 
 
 @public

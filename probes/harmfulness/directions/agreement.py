@@ -14,6 +14,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.door.brief import brief
+
 N_RESAMPLES = 1000
 N_SPLITS = 50
 N_BLOCKS = 20
@@ -27,6 +29,8 @@ class Agreement:
 
     by_layer: pd.DataFrame
     mean: Mapping[str, float]
+
+    __repr__ = brief
 
 
 def agreement(
@@ -73,6 +77,8 @@ class _Grams:
     second: Float[np.ndarray, "layer example example"]
     cross: Float[np.ndarray, "layer example example"]
     positive: Bool[np.ndarray, " example"]
+
+    __repr__ = brief
 
     def weights(self, counts: Float[np.ndarray, "draw example"]) -> Float[np.ndarray, "draw example"]:
         """What each example adds to the difference of means, for counts of how often it was drawn."""

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.door import made_by, public
+from interp.door.brief import brief
 from interp.edits import Direction
 from interp.models import Model
 from interp.prompts import System
@@ -65,6 +66,8 @@ class Means:
     harmless: Float[Tensor, "layer d_model"]
     refused: Float[Tensor, "layer d_model"]
     accepted: Float[Tensor, "layer d_model"]
+
+    __repr__ = brief
 
     def of(self, name: str) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]]:
         """The two means that ``"harmfulness"`` or ``"refusal"`` is the difference of."""
@@ -286,6 +289,8 @@ class HeldOut:
     beliefs: pd.DataFrame
     baselines: pd.DataFrame
     layer0_auroc: float
+
+    __repr__ = brief
 
     @property
     def is_confounded(self) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from interp.door import public
+from interp.door.brief import brief
 from interp.edits import Direction
 from interp.models import Model
 from interp.prompts import Prompt, System
@@ -319,6 +320,8 @@ class _Runner:
     judge: Judge
     settings: Mapping[str, Any]
     study: Study
+
+    __repr__ = brief
 
     def __call__(self, arms: Sequence[Arm], part: str) -> pd.DataFrame:
         return run_arms(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from interp.door.brief import brief
+
 Rows = Int[np.ndarray, "row pos"]
 Values = Mapping[str, np.ndarray]
 
@@ -26,6 +28,8 @@ class Task:
     sample: Callable[[int, np.random.Generator], Rows]
     variables: Callable[[Rows, Values], dict[str, np.ndarray]]
     answer: Callable[[Rows, Values], Int[np.ndarray, " row"]]
+
+    __repr__ = brief
 
     @property
     def names(self) -> tuple[str, ...]:

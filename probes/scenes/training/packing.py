@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from interp.door.brief import brief
+
 END_WEIGHT = 0.1  # of the end of the answer in the loss: easily learnt
 
 
@@ -74,6 +76,8 @@ class Packed:
     target: Int[Tensor, " target"]
     weight: Float[Tensor, " target"]
     is_first: Bool[Tensor, " target"]
+
+    __repr__ = brief
 
 
 def pack(template: Template, questions: Sequence[Sequence[Asked]]) -> Packed:

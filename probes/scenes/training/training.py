@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from interp.door.brief import brief
 from interp.records import load_artefact, save_artefact
 from probes.scenes.questions import SceneQuestion
 from probes.scenes.renderer import render
@@ -38,6 +39,8 @@ class Pool:
     centres: Float[np.ndarray, "image patch 2"]
     questions: tuple[tuple[SceneQuestion, ...], ...]
     asked: tuple[tuple[Asked, ...], ...]
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.images)

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import hypergeom, norm, rankdata
 
 from interp.door import public
+from interp.door.brief import brief
 from interp.records import hash_json
 from interp.reports import Result
 from interp.statistics import CONFIDENCE, FEWEST, Estimate, around
@@ -190,6 +191,8 @@ class _Scored:
     kinds: np.ndarray
     forms: np.ndarray
     pictures: np.ndarray
+
+    __repr__ = brief
 
     @staticmethod
     def of(heads: VisualHeads, score: str, by: str) -> _Scored:

@@ -12,6 +12,7 @@ import pandas as pd
 from einops import rearrange
 from jaxtyping import Float
 
+from interp.door.brief import brief
 from interp.figures import head_label, heads_by_level
 from interp.scans.traces import LEAST
 from interp.statistics import Estimate, benjamini_hochberg, mean_interval, ratio_interval, sign_flip_p
@@ -38,6 +39,8 @@ class HeadTraces:
     corrupt: Float[np.ndarray, " example"]
     how: str
     check: str
+
+    __repr__ = brief
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray], clean, corrupt, how: str, check: str) -> HeadTraces:
