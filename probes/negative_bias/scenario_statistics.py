@@ -35,7 +35,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Num
 
 from interp.door.brief import brief
-from interp.statistics import Claim, Estimate, bootstrap_interval
+from interp.statistics import UNKNOWN, Claim, Estimate, bootstrap_interval, difference_of, paired_share_change
+from interp.statistics.shares import wilson_of
 
 FORMATS = (
     "plain",
@@ -48,6 +49,21 @@ FORMATS = (
 )
 CEILING = 0.95  # share of answers that are one word, or NB, from which NB says nothing
 MANY_OUTSIDE = 0.2
+SUMS = {  # parts of NB and of the log odds: what each scenario is multiplied by
+    "word": {"wrapped": 0.5, "turned_round": -0.5},
+    "meaning": {"wrapped": 0.5, "turned_round": 0.5},
+    "word_from_plain": {"plain": 0.5, "turned_round": -0.5},
+    "meaning_from_plain": {"plain": 0.5, "turned_round": 0.5},
+    "content": {"multiple_choice": 0.5, "multiple_choice_reversed": 0.5},
+    "letter": {"multiple_choice": 0.5, "multiple_choice_reversed": -0.5},
+    "reasoning": {"chain_of_thought": 1.0, "answer_prefix": -1.0},
+}
+SHARES = ("bias", "bias_level", "accuracy")  # shares, and a difference of two of other questions
+CONTESTS = {  # which of two parts is larger
+    "word_over_meaning": ("word", "meaning"),
+    "word_over_meaning_from_plain": ("word_from_plain", "meaning_from_plain"),
+    "letter_over_content": ("letter", "content"),
+}
 LEVEL = "a level, no contrast"  # any model that leans to No has it
 SHOWN, REVERSED, NOT_SHOWN, TOO_FEW = "shown", "reversed", "not shown", "too few questions"
 
@@ -104,7 +120,18 @@ def compute(outcomes: Outcomes, n_resamples: int, confidence: float, seed: int) 
         n_resamples=n_resamples,
         seed=seed,
     )
-    return Numbers(value, _unravel(interval.low, value), _unravel(interval.high, value))
+    low, high = _unravel(interval.low, value), _unravel(interval.high, value)
+    limits = {"bias_spread": (0, 2)} | {f"bias_{name}": (-1, 1) for name in CONTESTS}
+    for name, (down, up) in _reaches(outcomes, value).items():
+        ends = np.clip([value[name] - down, value[name] + up], *limits.get(name, (-2, 2)))
+        # a share has its formula; of other numbers only where all answers agree: resampled ones do, too
+        wider = np.ones_like(low[name], dtype=bool) if name in SHARES else low[name] == high[name]
+        low[name] = np.where(wider, np.fmin(low[name], ends[0]), low[name])
+        high[name] = np.where(wider, np.fmax(high[name], ends[1]), high[name])
+    for name in ("bias_change", "odds_change", "accuracy_change"):  # plain less plain is 0 by definition: no number
+        for part in (value, low, high):
+            part[name][:, outcomes.index("plain")] = np.nan
+    return Numbers(value, low, high)
 
 
 def _numbers(
@@ -166,23 +193,82 @@ def _within(
 def _parts(scenarios: tuple[str, ...], table: Float[np.ndarray, "subset scenario"]) -> dict[str, np.ndarray]:
     """Half sums and half differences, as told at the top of this module, and the spread over the formats."""
     column = {name: table[:, i] for i, name in enumerate(scenarios)}
-    parts: dict[str, np.ndarray] = {}
-    for straight, name in (("wrapped", ""), ("plain", "_from_plain")):
-        if straight in column and "turned_round" in column:
-            word = (column[straight] - column["turned_round"]) / 2
-            meaning = (column[straight] + column["turned_round"]) / 2
-            parts |= {f"word{name}": word, f"meaning{name}": meaning}
-            parts[f"word_over_meaning{name}"] = np.abs(word) - np.abs(meaning)
-    if "multiple_choice" in column and "multiple_choice_reversed" in column:
-        content = (column["multiple_choice"] + column["multiple_choice_reversed"]) / 2
-        letter = (column["multiple_choice"] - column["multiple_choice_reversed"]) / 2
-        parts |= {"content": content, "letter": letter, "letter_over_content": np.abs(letter) - np.abs(content)}
-    if "chain_of_thought" in column and "answer_prefix" in column:
-        parts["reasoning"] = column["chain_of_thought"] - column["answer_prefix"]
+    parts = {name: sum(c * column[of] for of, c in sums.items()) for name, sums in SUMS.items() if {*sums} <= {*column}}
+    parts |= {name: np.abs(parts[a]) - np.abs(parts[b]) for name, (a, b) in CONTESTS.items() if a in parts}
     formats = [column[name] for name in FORMATS if name in column]
     if len(formats) > 1:
         parts["spread"] = np.max(formats, axis=0) - np.min(formats, axis=0)
     return parts
+
+
+def _reaches(outcomes: Outcomes, value: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """How far below and above its value a number reaches, from the Wilson intervals of the shares that it is made of.
+
+    For where all answers of its cells agree, and resampled ones too. Distances of terms are added by their squares
+    (MOVER; Zou and Donner 2008, Stat. Med. 27), as if two scenarios had different questions: a little too wide. A
+    change is paired (Bonett and Price 2012).
+    """
+    masks, answered = np.stack(list(outcomes.subsets.values())), ~outcomes.abstains
+    yes, no = masks & outcomes.gold, masks & ~outcomes.gold
+    wrong_no, wrong_yes = _wilson(yes, outcomes.denies, answered), _wilson(no, outcomes.affirms, answered)
+    right = np.where(outcomes.gold[:, None], outcomes.affirms, outcomes.denies)
+    bias = np.hypot(wrong_no[0], wrong_yes[1]), np.hypot(wrong_no[1], wrong_yes[0])
+    reaches = {"bias": bias, "bias_level": bias, "bias_change": _paired(yes, no, outcomes)}
+    reaches |= {"accuracy": _wilson(masks, right, answered), "accuracy_change": _paired(masks, None, outcomes)}
+    column = {name: i for i, name in enumerate(outcomes.scenarios)}
+    for name, sums in SUMS.items():
+        if {*sums} <= {*column}:
+            sides = [[(c, bias[(c < 0) ^ above][:, column[of]]) for of, c in sums.items()] for above in (False, True)]
+            down, up = (np.sqrt(sum((c * reach) ** 2 for c, reach in side)) for side in sides)
+            reaches[f"bias_{name}"] = down, up
+    for name, (a, b) in CONTESTS.items():
+        if f"bias_{a}" in reaches:
+            either = np.hypot(np.maximum(*reaches[f"bias_{a}"]), np.maximum(*reaches[f"bias_{b}"]))
+            reaches[f"bias_{name}"] = either, either
+    if "idk" in column:
+        idk = column["idk"]
+        reaches["bias_idk_same"] = tuple(x[:, idk] for x in reaches["bias_change"])
+    if {"correct", "insufficient"} <= {*outcomes.subsets}:
+        known, unknown = (list(outcomes.subsets).index(name) for name in ("correct", "insufficient"))
+        apart = np.hypot(bias[0][unknown], bias[1][known]), np.hypot(bias[1][unknown], bias[0][known])
+        reaches |= {"bias_insufficient_minus_correct": apart, "bias_insufficient_within": apart}
+    formats = [column[name] for name in FORMATS if name in column]
+    if len(formats) > 1:
+        widest = np.hypot(*(side[:, formats].max(1) for side in bias))
+        reaches["bias_spread"] = widest, widest
+    return {name: reach for name, reach in reaches.items() if name in value}
+
+
+def _paired(
+    first: Bool[np.ndarray, "subset example"], second: Bool[np.ndarray, "subset example"] | None, outcomes: Outcomes
+) -> tuple[Float[np.ndarray, "subset scenario"], Float[np.ndarray, "subset scenario"]]:
+    """How far a change from plain reaches: of wrong No less wrong Yes, or (``second`` None) of right answers."""
+    right = np.where(outcomes.gold[:, None], outcomes.affirms, outcomes.denies)
+    plain, reach = outcomes.index("plain"), np.zeros((2, len(first), len(outcomes.scenarios)))
+    for k, i in np.ndindex(reach.shape[1:]):
+        both = ~(outcomes.abstains[:, i] | outcomes.abstains[:, plain])
+
+        def change(of: np.ndarray, hits: np.ndarray, both=both, k=k, i=i) -> Estimate:
+            return paired_share_change(hits[of[k] & both, i], hits[of[k] & both, plain])
+
+        if second is None:
+            found = change(first, right)
+        else:
+            found = difference_of(change(first, outcomes.denies), change(second, outcomes.affirms))
+        reach[:, k, i] = found.value - found.low, found.high - found.value
+    return reach[0], reach[1]
+
+
+def _wilson(
+    of: Bool[np.ndarray, "subset example"],
+    hits: Bool[np.ndarray, "example scenario"],
+    answered: Bool[np.ndarray, "example scenario"],
+) -> tuple[Float[np.ndarray, "subset scenario"], Float[np.ndarray, "subset scenario"]]:
+    """How far the Wilson interval of a share of the answered questions reaches below it, and above."""
+    n, k = (of.astype(float) @ which.astype(float) for which in (answered, hits & answered))
+    shares = [wilson_of(a / b, b) if b else UNKNOWN for a, b in zip(k.flat, n.flat, strict=True)]
+    down, up = np.array([(s.value - s.low, s.high - s.value) for s in shares]).T
+    return down.reshape(n.shape), up.reshape(n.shape)
 
 
 def _unravel(flat: np.ndarray, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

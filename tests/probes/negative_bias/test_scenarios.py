@@ -9,6 +9,7 @@ import pytest
 
 import interp
 from interp.records.work import OtherRunError
+from interp.statistics import Estimate, difference_of, paired_share_change, wilson_share
 from probes.negative_bias import scenario_study as module
 from probes.negative_bias.answers import bias_measures
 from probes.negative_bias.asking import answer, answers_of_prompts
@@ -149,11 +150,15 @@ def test_log_odds_do_not_saturate():
 
 
 def test_differences_are_paired():
-    """Two scenarios with equal answers differ by 0 with no width, however wide each one's own interval is."""
+    """Two scenarios with equal answers differ by 0, within what so few pairs could hide, not within what each one's own
+    interval is wide."""
     says = np.random.default_rng(1).choice(list("da"), 20).tolist()
     got = numbers(outcomes({"plain": says, "swapped_order": says}, GOLD))
     _, low, high = got.at("bias_level", 0, 1)
-    assert high - low > 0.1 and got.at("bias_change", 0, 1) == (0, 0, 0)
+    change = Estimate(*got.at("bias_change", 0, 1))
+    of_pairs = paired_share_change([0.0] * 10, [0.0] * 10)  # of 10 gold Yes, and of 10 gold No
+    assert change == pytest.approx(difference_of(of_pairs, of_pairs))
+    assert change.value == 0 and 0 < change.high - change.low < high - low
 
 
 def test_the_rule_of_the_claims():
@@ -402,3 +407,46 @@ def test_refusals(model, knowledge):
     refused("says nothing of 1 of 21 questions: new", other, knowledge, which=["plain"])
     stranger = {**knowledge.provenance, "model": {"name": "other", "weights_sha256": "0" * 64}}
     refused("the knowledge is other's", known=replace(knowledge, provenance=stranger), which=["plain"])
+
+
+def always_no(n: int, scenarios: tuple[str, ...]) -> Outcomes:
+    """A model that says the No word to everything: it affirms where the question is turned round."""
+    gold = np.arange(n) % 2 == 0
+    turned = np.array([name == "turned_round" for name in scenarios])
+    denies = np.broadcast_to(~turned, (n, len(scenarios)))
+    return Outcomes(
+        scenarios=scenarios,
+        subsets={
+            "all": np.ones(n, dtype=bool),
+            "correct": np.arange(n) < n // 2,
+            "insufficient": np.arange(n) >= n // 2,
+        },
+        gold=gold,
+        denies=denies,
+        affirms=~denies,
+        abstains=np.zeros_like(denies),
+        log_odds_no=np.random.default_rng(0).normal(1, 0.1, denies.shape),
+        groups=tuple(map(str, range(n))),
+    )
+
+
+def test_no_interval_of_a_model_that_always_says_no_has_zero_width():
+    scenarios = ("plain", "idk", "wrapped", "turned_round", "multiple_choice", "multiple_choice_reversed")
+    numbers = compute(always_no(40, scenarios), n_resamples=200, confidence=0.95, seed=0)
+    for name, value in numbers.value.items():
+        known = np.isfinite(value)
+        assert (numbers.low[name][known] < numbers.high[name][known]).all(), name
+        assert (numbers.low[name][known] <= value[known]).all() and (value[known] <= numbers.high[name][known]).all(), (
+            name
+        )
+        if name.startswith(("bias_", "accuracy")):
+            assert np.nanmin(numbers.low[name]) >= -2 and np.nanmax(numbers.high[name]) <= 2, name
+    nb = difference_of(wilson_share([True] * 20), wilson_share([False] * 20))  # 20 gold Yes, 20 gold No
+    assert numbers.at("bias", 0, 0) == pytest.approx(tuple(nb))
+    half = (1 - nb.low) / np.sqrt(2)  # of two scenarios that are alike
+    assert numbers.at("bias_word", 0) == pytest.approx((1.0, 1 - half, 1.0))
+
+
+def test_plain_less_plain_is_no_number():
+    numbers = compute(always_no(40, ("plain", "idk")), n_resamples=50, confidence=0.95, seed=0)
+    assert np.isnan(numbers.at("bias_change", 0, 0)).all() and np.isfinite(numbers.at("bias_change", 0, 1)).all()
