@@ -11,14 +11,6 @@
 #     name: python3
 # ---
 
-# %%
-import os
-
-FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
-MODEL = "smollm2-135m"
-N_QUESTIONS = 6 if FAST else 100
-SEED = 0
-
 # %% [markdown]
 # # Which heads look at "No", whatever the question?
 #
@@ -34,6 +26,14 @@ SEED = 0
 # where $A$ is the head's attention and *Yes*, *No* are the option words in the instruction. Above 0: more attention
 # to "No". We rank every head by its mean over questions, turn the order of the options around as a control, and then
 # measure what each head really does to the answer.
+
+# %% tags=["plumbing"] jupyter={"source_hidden": true}
+FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
+
+# %%
+MODEL = "smollm2-135m"
+N_QUESTIONS = 6 if FAST else 100
+SEED = 0
 
 # %%
 import interp

@@ -11,13 +11,6 @@
 #     name: python3
 # ---
 
-# %%
-import os
-
-FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
-MODEL = "smollm2-135m"
-N_TRAIN, N_VALIDATION, N_TEST = (20, 20, 10) if FAST else (120, 60, 100)
-
 # %% [markdown]
 # # Correcting a bias: are the suspects guilty, and does tuning them help?
 #
@@ -30,6 +23,13 @@ N_TRAIN, N_VALIDATION, N_TEST = (20, 20, 10) if FAST else (120, 60, 100)
 # than before, than a coin and than with a constant added to the logit of "Yes". NB is P(says No | gold Yes) -
 # P(says Yes | gold No). The gap of precision and recall, which the paper closes, is not enough: it is 0 also for a model whose few
 # Yes are all wrong, and undefined for one that never says Yes.
+
+# %% tags=["plumbing"] jupyter={"source_hidden": true}
+FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
+
+# %%
+MODEL = "smollm2-135m"
+N_TRAIN, N_VALIDATION, N_TEST = (20, 20, 10) if FAST else (120, 60, 100)
 
 # %%
 import pandas as pd

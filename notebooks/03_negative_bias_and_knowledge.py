@@ -11,13 +11,6 @@
 #     name: python3
 # ---
 
-# %%
-import os
-
-FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
-MODEL = "smollm2-135m"
-N_QUESTIONS = 10 if FAST else 40
-
 # %% [markdown]
 # # Does the bias follow how the question is asked?
 #
@@ -35,6 +28,13 @@ N_QUESTIONS = 10 if FAST else 40
 #
 # 1 for a model that always says No, 0 for none, below 0 for one that leans to Yes. Definitions of the subsets and of NB are ours (the
 # paper's could not be read).
+
+# %% tags=["plumbing"] jupyter={"source_hidden": true}
+FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few questions
+
+# %%
+MODEL = "smollm2-135m"
+N_QUESTIONS = 10 if FAST else 40
 
 # %%
 from pathlib import Path

@@ -11,18 +11,6 @@
 #     name: python3
 # ---
 
-# %%
-import os
-
-from interp.sources import describe_sources
-
-FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few requests
-CACHED = {source.name for source in describe_sources() if source.cached}
-MODEL = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
-N_REQUESTS = 10 if FAST else 40  # of each kind to fit on, and as many to test on
-N_VALIDATION, N_TEST = (2, 2) if FAST else (8, 14)  # of each kind, for steering
-N_TOKENS = 2 if FAST else 16
-
 # %% [markdown]
 # # Does a model know that a request is harmful, apart from refusing it?
 #
@@ -38,6 +26,18 @@ N_TOKENS = 2 if FAST else 16
 # **What could mislead.** In the paper's data the harmful requests have no full stop and the harmless ones do, so
 # that the embedding of the last token alone tells them apart. Here all requests end alike, and layer 0 is the control. And two estimates
 # of *one* direction do not have a cosine of 1: the ceiling says what to compare with.
+
+# %% tags=["plumbing"] jupyter={"source_hidden": true}
+FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few requests
+
+# %%
+from interp.sources import describe_sources
+
+CACHED = {source.name for source in describe_sources() if source.cached}
+MODEL = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
+N_REQUESTS = 10 if FAST else 40  # of each kind to fit on, and as many to test on
+N_VALIDATION, N_TEST = (2, 2) if FAST else (8, 14)  # of each kind, for steering
+N_TOKENS = 2 if FAST else 16
 
 # %%
 import pandas as pd

@@ -11,18 +11,6 @@
 #     name: python3
 # ---
 
-# %%
-import os
-
-from interp.sources import describe_sources
-
-FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few requests
-CACHED = {source.name for source in describe_sources() if source.cached}
-MODEL = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
-N_REQUESTS = 10 if FAST else 60  # of each kind to fit on, and as many to test on
-N_TOKENS = 2 if FAST else 16
-N_TIMED = 2 if FAST else 16
-
 # %% [markdown]
 # # Can a model's own reading of a request guard it?
 #
@@ -35,6 +23,18 @@ N_TIMED = 2 if FAST else 16
 # ones: nearer to the first is harmful. Four rules make one decision of that; a fifth, ours, trains a linear probe of the best layer. The rivals get the same requests: logistic regression on
 # the *words* alone, the model *asked* whether the request could do harm, its *own refusal*, and the same rule at the end of
 # the prompt. All are judged on requests that none of them saw; among them are safe ones that sound dangerous.
+
+# %% tags=["plumbing"] jupyter={"source_hidden": true}
+FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few requests
+
+# %%
+from interp.sources import describe_sources
+
+CACHED = {source.name for source in describe_sources() if source.cached}
+MODEL = "qwen2.5-coder-0.5b" if not FAST and "qwen2.5-coder-0.5b" in CACHED else "smollm2-135m"
+N_REQUESTS = 10 if FAST else 60  # of each kind to fit on, and as many to test on
+N_TOKENS = 2 if FAST else 16
+N_TIMED = 2 if FAST else 16
 
 # %%
 import pandas as pd

@@ -11,24 +11,6 @@
 #     name: python3
 # ---
 
-# %%
-import os
-from pathlib import Path
-
-FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few scenes
-MODEL = "scenes-llava-tiny" if FAST else "scenes-smollm2"
-DIFFICULTY = 0.24  # of scenes: the models are often right about such ones, and not always
-PIXELS = 96
-N_RANKED, N_ABLATED, N_FITTED, N_CHOSEN, N_TESTED, N_OOD, N_TRACED = (
-    (10, 6, 6, 6, 8, 4, 6) if FAST else (60, 36, 60, 60, 150, 40, 20)
-)
-K, N_RANDOM = (4, 3) if FAST else (10, 20)  # heads in a set, random sets to compare it with
-
-
-def kept(part):  # in full it takes four hours on one core: a killed run goes on
-    return None if FAST else interp.Keep(Path("../reports/notebook-06") / part, resume=True)
-
-
 # %% [markdown]
 # # Which heads help to answer about a picture, and can they be turned up?
 #
@@ -45,6 +27,25 @@ def kept(part):  # in full it takes four hours on one core: a killed run goes on
 #
 # over questions answered rightly, wrongly, and over all. A mean of positive parts is above zero for pure noise, so each score
 # stands beside its *floor*: what it would be if every change had a random sign.
+
+# %% tags=["plumbing"] jupyter={"source_hidden": true}
+FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few scenes
+
+# %%
+from pathlib import Path
+
+MODEL = "scenes-llava-tiny" if FAST else "scenes-smollm2"
+DIFFICULTY = 0.24  # of scenes: the models are often right about such ones, and not always
+PIXELS = 96
+N_RANKED, N_ABLATED, N_FITTED, N_CHOSEN, N_TESTED, N_OOD, N_TRACED = (
+    (10, 6, 6, 6, 8, 4, 6) if FAST else (60, 36, 60, 60, 150, 40, 20)
+)
+K, N_RANDOM = (4, 3) if FAST else (10, 20)  # heads in a set, random sets to compare it with
+
+
+def kept(part):  # in full it takes four hours on one core: a killed run goes on
+    return None if FAST else interp.Keep(Path("../reports/notebook-06") / part, resume=True)
+
 
 # %%
 import pandas as pd

@@ -32,6 +32,12 @@ def execute(source: Path, fast: bool) -> nbformat.NotebookNode:
         cell.metadata.pop("execution", None)  # times would make every run a diff
         if "outputs" in cell:  # warnings and progress bars, with paths of this machine
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for (
+                output
+            ) in cell.outputs:  # a widget needs its kernel, and scripts of another host to be shown without one
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            cell.outputs = [o for o in cell.outputs if o.get("data", {}).get("text/html") != ""]  # bars that are done
+    notebook.metadata.pop("widgets", None)
     return notebook
 
 

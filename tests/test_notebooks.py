@@ -55,3 +55,20 @@ def test_numbers_in_the_text_are_numbers_that_were_set_or_came_out(source):
     told = re.sub(r"arXiv\s+", "arXiv ", told)
     unknown = [n.text for n in numbers_in(plain(told)) if not any(n.rounds(other, percent=True) for other in known)]
     assert not unknown, unknown
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda s: s.stem)
+def test_a_notebook_begins_with_its_title_and_question_and_hides_one_line_of_plumbing(source):
+    title, plumbing, *others = jupytext.read(source).cells
+    assert title.cell_type == "markdown" and title.source.startswith("# ") and "**Question.**" in title.source
+    assert plumbing.metadata.get("tags") == ["plumbing"] and plumbing.metadata["jupyter"] == {"source_hidden": True}
+    assert len(plumbing.source.splitlines()) == 1
+    assert not [c for c in others if "plumbing" in c.metadata.get("tags", [])]
+
+
+def test_each_cell_of_the_tour_does_one_thing_in_under_six_lines():
+    cells = [c.source for c in jupytext.read(sources()[0]).cells if c.cell_type == "code"]
+    long = [cell for cell in cells if len([line for line in cell.splitlines() if line.strip()]) > 5]
+    assert not long, long[0]
+    titles = [c.source for c in jupytext.read(sources()[0]).cells if c.source.startswith("## ")]
+    assert "flips" in titles[0]

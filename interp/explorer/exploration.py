@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.door import made_by, public
@@ -134,6 +136,34 @@ class Exploration(Result, report="interp.explorer.report"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
         return path
+
+    @public
+    def turned(self, factors: Mapping[str, float], prompt: int = 0) -> pd.DataFrame:
+        """What the answer becomes with heads turned down or up: measured by the model, which ``interp.explore`` keeps.
+
+        Args:
+            factors: head ("L17H7") -> what its output is multiplied by; an empty one leaves the model as it is.
+            prompt: which of the prompts, from 0.
+
+        Returns:
+            One row for each answer, the last for everything else: answer, before, after (probabilities).
+
+        Raises:
+            ValueError: no model is at hand, as in what was read from a folder; and names that are no heads of it.
+            IndexError: no such prompt.
+
+        >>> found.turned({"L17H7": 0.0, "L21H1": 0.0})
+        """
+        if self.live is None:
+            raise ValueError("no model is at hand to ask; make the exploration anew: interp.explore(model, prompts).")
+        found = {name: re.fullmatch(r"L(\d+)H(\d+)", name) for name in factors}
+        if wrong := [name for name, match in found.items() if match is None]:
+            raise ValueError(f"{wrong[0]!r} is no head; expected names such as 'L17H7'.")
+        heads = {(int(match[1]), int(match[2])): factors[name] for name, match in found.items() if match}
+        asked = self.prompts[prompt]
+        words = [*asked.answers, "anything else"]
+        after = self.live.probabilities(prompt, heads)
+        return pd.DataFrame({"answer": words, "before": asked.clean, "after": after}).round(4)
 
     def widget(self, *, include_replies: bool = False) -> Any:
         """The explorer as an anywidget, for Jupyter, VS Code and Colab. With a model at hand (``interp.explore``) the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from interp.door import public
 from interp.interventions import Branch, EachHead, HeadEdit, edited, unembed_only
 from interp.models import measured_mass
 from interp.passes import plain_logits
+from interp.rankings import HeadRanking, Measure
 from interp.reading import (
     LogitDifference,
     Metric,
@@ -29,7 +31,7 @@ from interp.reading import (
     mean_head_outputs,
     metric_values,
 )
-from interp.records import showing_progress
+from interp.records import now, showing_progress
 from interp.reports import AnswerMass
 from interp.scans.agreement import (
     FanOutDisagreement as FanOutDisagreement,
@@ -42,6 +44,8 @@ from interp.scans.agreement import (
 from interp.scans.fanout import fan_out_logits, require_edits_act
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from interp.models import Model
     from interp.prompts import Prompt
 
@@ -55,7 +59,7 @@ class ScanResult:
 
     ``values`` [example, branch] and ``clean`` [example] are in the metric's ``unit``; ``labels`` name the branches,
     ``example_ids`` the prompts. ``positions``: where the edits acted. ``check``: how far the fan-out is from plain
-    passes, in words. ``seconds``: how long it took.
+    passes, in words. ``seconds``: how long it took. ``model``: its name.
     """
 
     values: Float[np.ndarray, "example branch"]
@@ -69,6 +73,7 @@ class ScanResult:
     check: str
     seconds: float
     answer_mass: AnswerMass | None = None
+    model: str = ""
 
     @property
     def change(self) -> Float[np.ndarray, "example branch"]:
@@ -92,6 +97,51 @@ class ScanResult:
                 "change": self.change.ravel(),
             }
         )
+
+    def ranking(self) -> HeadRanking:
+        """The heads by what their edit takes away (``drop``), with intervals, p and q: of a scan with one edit for each
+        head of the model.
+
+        Raises:
+            ValueError: other branches, such as sets of heads, and heads that are missing.
+        """
+        found = [re.fullmatch(r"L(\d+)H(\d+)", label) for label in self.labels]
+        heads = np.array([tuple(map(int, match.groups())) for match in found if match])
+        if len(heads) < len(found):
+            other = self.labels[found.index(None)]
+            raise ValueError(f"a ranking is of one edit for each head; the scan has the branch {other!r}.")
+        meaning = f"What the edit of the head takes away of {self.metric}: the unedited value less the edited one."
+        return HeadRanking(
+            "effect",
+            {"effect": _grid(self.drop, heads)},
+            tuple(
+                f"{name} ({i + 1})" if name in self.example_ids[:i] else name for i, name in enumerate(self.example_ids)
+            ),
+            {"effect": Measure("effect", meaning, self.unit)},
+            {
+                "title": f"What each head of {self.model or 'the model'} does to {self.metric}",
+                "model": self.model,
+                "created": now(),
+                "positions": self.positions,
+                "how": f"{self.how}; {self.check}",
+            },
+        )
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k heads whose edit takes most away: label, effect, interval, q, n.
+
+        Raises:
+            ValueError: as :meth:`ranking`.
+        """
+        return self.ranking().top(k)[["label", "score", "ci_low", "ci_high", "q", "n"]]
+
+    def plot(self) -> go.Figure:
+        """The map of heads: layers against heads, coloured by the mean effect.
+
+        Raises:
+            ValueError: as :meth:`ranking`.
+        """
+        return self.ranking().plot()
 
     def __repr__(self) -> str:
         return (
@@ -181,7 +231,21 @@ def scan(
         check=note,
         seconds=time.perf_counter() - began,
         answer_mass=mass,
+        model=model.name,
     )
+
+
+def _grid(values: Float[np.ndarray, "example branch"], heads: np.ndarray) -> Float[np.ndarray, "example layer head"]:
+    """Branches laid out by layer and head."""
+    shape = tuple(heads.max(0) + 1)
+    if len(np.unique(heads, axis=0)) < len(heads) or len(heads) < np.prod(shape):
+        raise ValueError(
+            f"a ranking is of every head once; the scan has {len(heads)} branches for {shape[0]} layers of {shape[1]} "
+            "heads. Scan all heads: interp.ablate_each_head()."
+        )
+    grid = np.full((len(values), *shape), np.nan, np.float32)
+    grid[:, heads[:, 0], heads[:, 1]] = values
+    return grid
 
 
 def _words(metric: Metric) -> tuple[str, ...] | None:

@@ -208,3 +208,16 @@ def test_a_picture_is_cut_to_its_patches(tmp_path):
     assert header_of(packed(found, kept_steps(found)[0]))["prompts"][0]["grid"] == list(seen.grid)
     with pytest.raises(ValueError, match="is not the one that the prompt was built with"):
         interp.explore(model, [asked], pictures=[picture(1, (60, 20))])
+
+
+def test_turned_asks_the_model_and_says_what_it_lacks(explored):
+    before = explored.turned({})
+    np.testing.assert_allclose(before["before"], before["after"], atol=2e-4)
+    assert list(before["answer"])[-1] == "anything else"
+    changes = explored.prompts[0].changes[1, 1, SCALES.index(0.0)]
+    after = explored.turned({"L1H1": 0.0})["after"]
+    np.testing.assert_allclose(after, explored.prompts[0].clean * np.exp(changes), atol=2e-3)
+    with pytest.raises(ValueError, match="'head 3' is no head"):
+        explored.turned({"head 3": 0.0})
+    with pytest.raises(ValueError, match=r"interp.explore\(model, prompts\)"):
+        explored.withheld().turned({})

@@ -335,3 +335,22 @@ def test_smollm2_agrees_with_transformerlens_loop(smollm2):
                 torch.tensor([p.token_ids]), fwd_hooks=[(f"blocks.{layer}.attn.hook_z", hook)]
             )[0, -1]
             assert abs(result.values[0, layer * 9 + head] - (logits[no] - logits[yes]).item()) < 1e-4
+
+
+def test_a_scan_of_all_heads_is_a_ranking(llama):
+    result = interp.scan(llama, [prompt(20), prompt(9)], interp.ablate_each_head("zero"))
+    ranking = result.ranking()
+    shape = (2, llama.n_layers, llama.n_heads)
+    np.testing.assert_array_equal(ranking.scores, result.drop.reshape(shape))
+    assert ranking.measure.unit == result.unit and ranking.provenance["model"] == llama.name
+    assert result.top(1)["label"].item() == result.labels[int(result.drop.mean(0).argmax())]
+    assert result.plot().layout.title.text
+    assert len(set(ranking.example_ids)) == 2  # also of prompts without ids, or of one id twice
+
+
+def test_a_scan_of_other_branches_is_no_ranking(llama):
+    two = [Branch((HeadEdit(0, 0), HeadEdit(1, 1)))]
+    with pytest.raises(ValueError, match="one edit for each head"):
+        interp.scan(llama, [prompt(9)], two).ranking()
+    with pytest.raises(ValueError, match="every head once"):
+        interp.scan(llama, [prompt(9)], [Branch((HeadEdit(1, 1),))]).top()
