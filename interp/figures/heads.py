@@ -16,6 +16,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from interp.figures.intervals import interval_bars, interval_lines
+from interp.figures.names import displayed
 from interp.figures.style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, TEMPLATES, color_scale, finish, wrapped
 from interp.figures.views import TokenView, head_label
 from interp.statistics.estimates import Estimate
@@ -86,7 +87,8 @@ def ranked_bars(
     """The first k rows of a ranking's frame as bars with their intervals, and other measures as markers.
 
     A measure on quite another scale (largest mean more than 5 times the bars', or under a fifth) would
-    squeeze the bars or vanish: it is in the legend but off; click to show it. examples: as in `head_heatmap`.
+    squeeze the bars or vanish: it is in the legend but off; a click shows it, where plotly draws. examples: as in
+    `head_heatmap`.
     """
     rows = frame.head(k)
     reach = rows[["ci_low", "ci_high"]].abs().max().max()
@@ -96,7 +98,7 @@ def ranked_bars(
             x=rows["score"],
             y=rows["label"],
             orientation="h",
-            name=html.escape(score),
+            name=html.escape(displayed(score)),
             marker={"color": np.where(rows["score"] < 0, NEGATIVE, POSITIVE), "opacity": 0.55},
             error_x=_interval(rows, "score"),
             hovertext=[_hover(row, examples) for row in rows.to_dict("records")],
@@ -109,7 +111,7 @@ def ranked_bars(
             x=rows[name],
             y=rows["label"],
             mode="markers",
-            name=html.escape(name),
+            name=html.escape(displayed(name)),
             marker={
                 "symbol": _MARKERS[i % 6],
                 "color": MARKER_COLORS[i % 6],
@@ -117,10 +119,10 @@ def ranked_bars(
                 "line": {"width": 2},
             },
             visible=True if 1 / _COMPARABLE <= ratio <= _COMPARABLE else "legendonly",
-            hovertemplate=f"{html.escape(name)}: %{{x:.4g}}<extra>%{{y}}</extra>",
+            hovertemplate=f"{html.escape(displayed(name))}: %{{x:.4g}}<extra>%{{y}}</extra>",
         )
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category", dtick=1)
-    figure.update_xaxes(title=f"mean {html.escape(score)}, 95 % interval", zeroline=True)
+    figure.update_xaxes(title=f"mean {html.escape(displayed(score))}, 95 % interval", zeroline=True)
     legend = {"y": 1.01, "yanchor": "bottom"}
     figure.update_layout(title_text=html.escape(title), height=22 * len(rows) + 170, legend=legend, bargap=0.35)
     figure.update_layout(margin_t=96, showlegend=True)
@@ -173,8 +175,8 @@ def scatter(
         ends = [max(frame[x].min(), frame[y].min()), min(frame[x].max(), frame[y].max())]
         line = {"color": GREY, "dash": "dot", "width": 1.5}
         figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip")
-    figure.update_xaxes(title=html.escape(x_title or x), zeroline=True, range=_padded(frame[x]), nticks=8)
-    figure.update_yaxes(title=html.escape(y_title or y), zeroline=True, range=_padded(frame[y]), nticks=8)
+    figure.update_xaxes(title=html.escape(displayed(x_title or x)), zeroline=True, range=_padded(frame[x]), nticks=8)
+    figure.update_yaxes(title=html.escape(displayed(y_title or y)), zeroline=True, range=_padded(frame[y]), nticks=8)
     figure.update_layout(showlegend=False, height=460, margin_t=30)
     return finish(figure)
 
@@ -252,9 +254,8 @@ def _hover(row: dict, examples: np.ndarray | None = None) -> str:
     lines.append(f"{tested}n {row['n']}")
     for name in (name for name in row if f"{name}_ci_low" in row):
         verdict = row.get(f"{name}_verdict")
-        lines.append(
-            f"{html.escape(name)} {Estimate.from_row(row, name, _ends(name)):+.3g}{f', {verdict}' * bool(verdict)}"
-        )
+        value = f"{Estimate.from_row(row, name, _ends(name)):+.3g}{f', {verdict}' * bool(verdict)}"
+        lines.append(f"{html.escape(displayed(name))} {value}")
     if examples is not None:
         lines.append(examples[row["layer"], row["head"]])
     return "<br>".join(lines)

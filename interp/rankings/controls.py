@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp import statistics
+from interp.figures import displayed
 from interp.rankings.ranking import HeadRanking
 
 _OVERLAP = ("overlap", "overlap_fraction", "overlap_expected", "overlap_p")
@@ -62,7 +63,7 @@ def plain_answer(ranking: HeadRanking, k: int = 10) -> str:
     changes = described.changes or "what that control changes"  # type: ignore[union-attr]
     leaves = described.leaves or "what it leaves alone"  # type: ignore[union-attr]
     kept, turned, n = int(row["keeps_sign"]), int(row["changes_sign"]), int(row["k"])
-    score, control = ranking.score.replace("_", " "), str(row["measure"]).replace("_", " ")
+    score, control = displayed(ranking.score), displayed(str(row["measure"]))
     of = f"of the {n} heads with the highest {score}"
     for count, does, about, other in ((turned, "change", changes, leaves), (kept, "keep their", leaves, changes)):
         if count >= _MOST * n:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from interp import statistics
 from interp.door import made_by, public
-from interp.figures import TokenView, frozen_array, head_label
+from interp.figures import TokenView, displayed, frozen_array, head_label
 from interp.rankings.measures import Measure
 from interp.reports import Result
 
@@ -367,7 +367,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         values = self.scores.astype(np.float64).mean(axis=0)
         return figures.head_heatmap(
             values,
-            title=f"Mean {self.score} of each head{self._few()}",
+            title=f"Mean {displayed(self.score)} of each head{self._few()}",
             unit=self.measure.meaning,
             hover=self._frame,
             examples=self._strongest_examples(texts),
@@ -379,7 +379,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         """The k best heads as bars with their intervals; the other measures as markers. texts: as in `plot`."""
         from interp.figures import heads as figures
 
-        title = f"{self.score}: the first {k} heads{self._few()}"
+        title = f"{displayed(self.score)}: the first {k} heads{self._few()}"
         return figures.ranked_bars(self._frame, k, title, self.score, self._strongest_examples(texts))
 
     def _few(self) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp import statistics
-from interp.figures import head_label, heads as figures
+from interp.figures import displayed, head_label, heads as figures
 from interp.rankings.controls import control_summary, plain_answer, sign_keepers
 from interp.rankings.ranking import HeadRanking
 from interp.rankings.stability import consensus
@@ -23,6 +23,7 @@ from interp.reports import Card, Figures, Findings, model_name, number, with_mas
 HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
 UNORDERED = "Heads, in no order"
 CONTROLS, OTHERS, MEASURES, STABILITY = "Controls", "Other measures", "Measures", "Stability"
+_MOST_HEADS = 600  # of the table on the page; its CSV has all
 _KEEPERS = 20  # of so many top heads the report lists those that keep their sign under every control
 
 
@@ -46,11 +47,7 @@ def _cards(ranking: HeadRanking) -> tuple[Card, ...]:
         return ()
     frame, n = ranking.to_frame(), f"n = {ranking.n_examples} examples"
     best = frame.iloc[0]
-    found = [
-        Card(
-            f"{best.label} has the highest {ranking.score.replace('_', ' ')}", best.score, best.ci_low, best.ci_high, n
-        )
-    ]
+    found = [Card(f"{best.label} has the highest {displayed(ranking.score)}", best.score, best.ci_low, best.ci_high, n)]
     if any(ranking.keeps_sign(name) for name in ranking.other_controls):
         k = min(_KEEPERS, len(frame))
         found.append(
@@ -75,18 +72,18 @@ def _cards(ranking: HeadRanking) -> tuple[Card, ...]:
 
 def headline(ranking: HeadRanking) -> str:
     """The first sentence: which head is the highest. Quick: the statistics of the others are not computed for it."""
-    means = ranking.scores.mean(axis=0, dtype=np.float64)
+    means, score = ranking.scores.mean(axis=0, dtype=np.float64), displayed(ranking.score)
     if ranking.is_too_few:
         return (
             f"{model_name(ranking.provenance)}: too few examples (n = {ranking.n_examples}; expected "
-            f"{statistics.FEWEST} or more) to say which of {means.size} heads has the highest mean {ranking.score}."
+            f"{statistics.FEWEST} or more) to say which of {means.size} heads has the highest mean {score}."
         )
     layer, head = map(int, np.unravel_index(means.argmax(), means.shape))
     low, high = statistics.mean_interval(ranking.scores[:, layer, head])
     highest = statistics.Estimate(float(means.max()), float(low), float(high))
     return (
         f"{model_name(ranking.provenance)}, {ranking.n_examples} examples: of {means.size} heads, "
-        f"{head_label(layer, head)} has the highest mean {ranking.score}, {highest.written(number)}."
+        f"{head_label(layer, head)} has the highest mean {score}, {highest.written(number)}."
     )
 
 
@@ -156,7 +153,8 @@ def _control_sentences(ranking: HeadRanking) -> list[str]:
 def _sign_sentence(row) -> str:
     unclear = f", {row.unclear:.0f} {'is' if row.unclear == 1 else 'are'} unclear" if row.unclear else ""
     return (
-        f"Under {row.measure}, {row.keeps_sign:.0f} of the top {row.k} heads keep{'s' if row.keeps_sign == 1 else ''} "
+        f"Under {displayed(row.measure)}, {row.keeps_sign:.0f} of the top {row.k} heads "
+        f"keep{'s' if row.keeps_sign == 1 else ''} "
         f"{'its' if row.keeps_sign == 1 else 'their'} sign with both intervals off zero and {row.changes_sign:.0f} "
         f"change{'s' if row.changes_sign == 1 else ''} it{unclear}: a head that changes sign is not about what "
         "the control leaves alone, but about what it changes."
@@ -166,8 +164,9 @@ def _sign_sentence(row) -> str:
 def _order_sentence(row) -> str:
     """Of a control that has no sign: how far the order stays."""
     return (
-        f"Under {row.measure}, which has no sign to compare, {row.overlap} of the top {row.k} heads are among the top "
-        f"{row.k} (by chance {number(row.overlap_expected)}); Spearman over all heads {number(row.spearman)}."
+        f"Under {displayed(row.measure)}, which has no sign to compare, {row.overlap} of the top {row.k} heads are "
+        f"among the top {row.k} (by chance {number(row.overlap_expected)}); Spearman over all heads "
+        f"{number(row.spearman)}."
     )
 
 
@@ -185,7 +184,7 @@ def _other_measure_sentences(ranking: HeadRanking) -> list[str]:
     others = summary[(summary["role"] != "control") & summary["sign_flips"].notna()]
     if others.empty:
         return []
-    counts = ", ".join(f"{row.sign_flips:.0f} by {row.measure}" for row in others.itertuples())
+    counts = ", ".join(f"{row.sign_flips:.0f} by {displayed(row.measure)}" for row in others.itertuples())
     return [
         f"Other measures are quantities of their own, not controls; of the top {others.iloc[0].k} heads so many have "
         f"the opposite sign there: {counts}."
@@ -206,7 +205,7 @@ def _floor_sentence(ranking: HeadRanking) -> str:
 def _figures(ranking: HeadRanking) -> Figures:
     """The figures in reading order; those against other measures stand side by side."""
     name = ranking.score
-    pairs = {f"{name} against {o}": ("score", o) for o in ranking.others}
+    pairs = {f"{displayed(name)} against {displayed(o)}": ("score", o) for o in ranking.others}
     if {"direct_effect", "total_effect"} <= set(ranking.others):
         pairs["Direct against total effect"] = ("direct_effect", "total_effect")
     against = {title: partial(_plot_against, ranking, *measures) for title, measures in pairs.items()}
@@ -220,16 +219,13 @@ def _plot_heads(ranking: HeadRanking) -> go.Figure:
     )
     return _noted(
         ranking.plot(),
-        f"Mean {ranking.score} over the examples; {scale}. {ranking.measure.meaning} Point at a cell for its interval "
-        "and the other measures.",
+        f"Mean {displayed(ranking.score)} over the examples; {scale}. {ranking.measure.meaning} Point at a cell for "
+        "its interval and the other measures.",
     )
 
 
 def _plot_top(ranking: HeadRanking) -> go.Figure:
-    markers = (
-        " Markers: the same heads by the other measures; a measure on a much larger or smaller scale starts switched "
-        "off, click its name to show it."
-    )
+    markers = " Markers: the same heads by the other measures; one on a much larger or smaller scale is left out."
     return _noted(
         ranking.plot_top(20),
         f"Bars: mean and 95 % interval.{markers if ranking.others else ''} The intervals do not know that these heads "
@@ -253,7 +249,7 @@ def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
         unordered = frame.sort_values(["layer", "head"]).drop(columns=["rank", "p", "q"])
         unordered.attrs = {"note": "In no order: there are too few examples for one.", "rows": len(frame)}
         return {UNORDERED: unordered.reset_index(drop=True), MEASURES: measures}
-    frame.attrs = {"note": _table_note(ranking, len(frame)), "rows": len(frame)}
+    frame.attrs = {"note": _table_note(ranking, len(frame)), "rows": min(len(frame), _MOST_HEADS)}
     tables = {TABLE: frame}
     summary, notes = control_summary(ranking), dict(zip((CONTROLS, OTHERS), _summary_notes(ranking), strict=True))
     for name, is_control in ((CONTROLS, True), (OTHERS, False)):

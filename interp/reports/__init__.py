@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     )
     from interp.reports.mass import LEAST as LEAST, AnswerMass as AnswerMass, mass_of as mass_of, with_mass as with_mass
     from interp.reports.page import (
-        figure_entry as figure_entry,
         model_name as model_name,
         number as number,
         render_page as render_page,

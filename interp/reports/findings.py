@@ -24,7 +24,7 @@ from safetensors.numpy import save as save_tensors
 
 from interp.door import public
 from interp.door.brief import brief
-from interp.figures import TokenView
+from interp.figures import TokenView, displayed
 from interp.records import keeps_work, understood, write_csv
 from interp.reports import folder as storage
 from interp.reports.figures import Figures
@@ -42,6 +42,7 @@ _MOST_ROWS = 500  # of a table on the page, unless its attrs["rows"] says otherw
 _LEAST_P = 1e-4  # a p below it is written as such: its digits say how many signs were flipped
 _TALL_ROWS = 25  # a longer table scrolls in its box
 _HEAD = re.compile(r"L\d+H\d+")
+_WHOLE, _HALF = 860, 520  # pixels of a figure that stands alone, and of one beside another
 _LONG_TEXT = 28  # characters from which a column's text is wrapped
 
 
@@ -161,12 +162,13 @@ def saved_arrays(directory: Path, record: Mapping[str, Any]) -> dict[str, np.nda
 
 
 def render(findings: Findings) -> str:
-    """The page as HTML text: about 5 MB (plotly.js) if there are figures, else as large as its tables; 1 kB more for
-    each head and token of a view."""
+    """The page as HTML text: as large as its tables, 30 kB or so for each figure, and 1 kB for each head and token of a
+    view."""
     from interp.figures import min_width
 
     files = _file_names(findings.tables)
     entries: list[dict[str, Any]] = []
+    tips: dict[str, int] = {}
     sections: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys([*findings.figures, *findings.tables]):
         figure = findings.figures.get(name)
@@ -175,12 +177,10 @@ def render(findings: Findings) -> str:
         empty = {"id": f"part-{len(sections)}", "heading": heading, "figure": False, "table": None}
         section = sections.setdefault(heading, empty | {"figure_note": "", "side_by_side": "group" in meta})
         if figure is not None:
-            if figure.layout.title.text:
-                figure.update_layout(margin_t=max(24, (figure.layout.margin.t or 54) - 30))
-            figure.update_layout(title=None)  # the page has it as a heading
             title = name if heading != name else ""
             said = f"{name}. {meta.get('note', '')} Its numbers stand in the tables of this page and in its CSV files."
-            entries.append(figure_entry(len(entries), figure, section["id"], title, min_width(figure), said))
+            width = max(min_width(figure), _HALF if "group" in meta else _WHOLE)
+            entries.append(figure_entry(len(entries), figure, section["id"], tips, title, width, said))
             section |= {"figure": True, "figure_note": meta.get("note", "") or section["figure_note"]}
         if name in findings.tables:
             section["table"] = _shown_table(findings.tables[name]) | {"file": files[name]}
@@ -189,6 +189,7 @@ def render(findings: Findings) -> str:
         findings.title,
         findings.provenance,
         entries,
+        tips=list(tips),
         findings=findings,
         sections=list(sections.values()),
         views=[shown_view(view) for view in findings.views],
@@ -249,13 +250,14 @@ def _shown_table(table: pd.DataFrame) -> dict[str, Any]:
     columns, cells = [], []
     labels = _head_labels(shown)
     told = {"layer", "head"} if labels else set()
-    for name in (name for name in table if name not in ends | told):
+    names = [name for name in table if name not in ends | told]
+    for name in sorted(names, key=lambda name: name != "label") if labels else names:  # heads stay in sight
         texts = [_cell(value, name) for value in shown[name]]
         is_text = _is_text(table[name])
         longest = max((len(text) for text in texts), default=0)
         columns.append(
             {
-                "heading": name.replace("_", " "),
+                "heading": displayed(name),
                 "by": "text" if is_text else "number",
                 "class": " ".join(["text"] * is_text + ["long"] * (is_text and longest > _LONG_TEXT)),
             }
@@ -334,7 +336,7 @@ def _ends(value: Any, low: Any, high: Any) -> str:
 
 
 def _sort_key(value: Any) -> str:
-    return "" if is_missing(value) else repr(float(value))
+    return "" if is_missing(value) else f"{value:.7g}"
 
 
 def _facts(provenance: Mapping[str, Any]) -> list[str]:

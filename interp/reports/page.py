@@ -1,7 +1,8 @@
 """The frame of every report: one self-contained HTML file.
 
-The file holds plotly.js and all data and makes no network request; a content security policy in it forbids
-any. All text from data, models and users is escaped.
+The file holds all data, its figures as static SVG (:mod:`interp.figures.svg`) that a small script lets a pointer ask,
+and makes no network request; a content security policy in it forbids any. Without a script figures and tables are still
+there. All text from data, models and users is escaped.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_FIGURE_HEIGHT = 450  # pixels, of a figure that names none
+_LEAST_WIDTH = 480  # pixels of a figure
 
 _OWN_SECTION = ("citation", "caveats")  # provenance keys that the report shows elsewhere than in its table
 
@@ -28,18 +30,16 @@ def render_page(
     provenance: Mapping[str, Any],
     figures_shown: Sequence[Mapping[str, Any]],
     templates: Path | None = None,
+    tips: Sequence[str] = (),
     **content: Any,
 ) -> str:
     """A template of this room, or of a folder `templates`, which extends base.html.j2, as HTML text.
 
-    figures_shown: entries made by `figure_entry`. content: what the template itself asks for. The title, the model's
-    name, the provenance, citations and caveats are filled in from the arguments; plotly.js (5 MB) only if there is a
-    figure.
+    figures_shown: entries made by `figure_entry`. tips: what a pointer shows, of all of them. content: what the
+    template itself asks for. The title, the model's name, the provenance, citations and caveats are filled in from the
+    arguments.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    from interp.figures import TEMPLATES
 
     folders = [Path(__file__).parent / "templates", *([templates] if templates else [])]
     environment = Environment(loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined)
@@ -50,30 +50,24 @@ def render_page(
         "title": title,
         "model": model_name(provenance),
         "figures": figures_shown,
-        "templates": _json({name: TEMPLATES[name].to_plotly_json() for name in ("light", "dark")}),
+        "tips": _json(list(tips)),
+        "plot_style": Markup(import_module("interp.figures.svg").stylesheet()) if figures_shown else "",
         "provenance": _grouped({key: value for key, value in provenance.items() if key not in _OWN_SECTION}),
         "citations": _texts(provenance.get("citation")),
         "caveats": caveats,
         "has_limits": bool(caveats),
-        "plotly_js": Markup(get_plotlyjs()) if figures_shown else "",
     }
     return environment.get_template(template).render(page | content)
 
 
 def figure_entry(
-    index: int, figure: go.Figure, group: str, title: str = "", min_width: int = 0, alternative: str = ""
+    index: int, figure: go.Figure, group: str, tips: dict[str, int], title: str = "", width: int = 0, said: str = ""
 ) -> dict[str, Any]:
-    """What the templates' `plots` macro shows: the figures of a group; below `min_width` (pixels) a figure scrolls.
-    `alternative`: what is said of it to who does not see it."""
-    return {
-        "id": f"figure-{index}",
-        "group": group,
-        "title": title,
-        "height": figure.layout.height or _FIGURE_HEIGHT,
-        "min_width": min_width,
-        "alternative": alternative or title,
-        "json": _plotly_json(figure),
-    }
+    """What the templates' `plots` macro shows: the figures of a group, `width` pixels wide. `tips`: of the page, which
+    the figure's are added to. `said`: what is told to who does not see it.
+    """
+    drawn = import_module("interp.figures.svg").draw(figure, max(width, _LEAST_WIDTH), said or title, tips)
+    return {"id": f"figure-{index}", "group": group, "title": title, "svg": Markup(drawn)}
 
 
 def model_name(provenance: Mapping[str, Any]) -> str:
@@ -92,12 +86,6 @@ def number(value: Any) -> str:
     if 1000 <= abs(value) < 1e6:
         return f"{value:.0f}".replace("-", "−")
     return f"{value:#.3g}".rstrip(".").replace("-", "−")
-
-
-def _plotly_json(figure: go.Figure) -> Markup:
-    parts = json.loads(figure.to_json())
-    parts["layout"].pop("template", None)  # the page sets the light or the dark one
-    return _json(parts)
 
 
 def _json(value: Any) -> Markup:
