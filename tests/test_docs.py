@@ -82,7 +82,7 @@ main()
         ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
         said.append(ran.stdout)
-    assert said[0] == said[1] and "has the highest mean letter_push" in said[0]
+    assert said[0] == said[1] and "has the highest mean letter push" in said[0]
     ranking = interp.load_result(tmp_path / "reports" / "letter-bias")
     assert ranking.n_examples == 8 and ranking.top(1)["ci_low"].item() > 0
     assert ranking.measure.unit == "logits"

@@ -47,7 +47,7 @@ def test_one_number_a_head_is_a_ranking_without_statistics(tmp_path):
     given.plot()
     given.plot_top()
     assert "no intervals, no p-values" in (given.save(tmp_path) / "report.html").read_text()
-    assert "has the highest mean given_score" in statement(given)[0]
+    assert "has the highest mean given score" in statement(given)[0]
 
 
 def test_a_table_of_anothers(tmp_path):

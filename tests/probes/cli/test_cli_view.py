@@ -30,7 +30,7 @@ def reports(tmp_path) -> Path:
 def test_one_ranking(run, reports):
     code, out, err = run("view", reports / "one")
     assert code == 0, err
-    assert "has the highest mean nas" in out and "explorer.html" in err
+    assert "has the highest mean NAS" in out and "explorer.html" in err
     page = (reports / "one" / "explorer.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>") and page.count("L0H0") >= 1
     assert run("view", reports / "one")[0] == 0  # a page of ours is made anew
