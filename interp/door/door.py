@@ -9,6 +9,7 @@ What only the function can know (is this head in the model?) is its own affair.
 from __future__ import annotations
 
 import builtins
+import difflib
 import functools
 import importlib
 import inspect
@@ -55,6 +56,17 @@ def made_by(how: str) -> Callable[[_Class], _Class]:
     return mark
 
 
+def _wanted(signature: inspect.Signature, named: Mapping[str, Any]) -> str:
+    """Which name was meant by one that is none of a function's; else what the function needs."""
+    told = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    names = [p.name for p in told]
+    meant = [difflib.get_close_matches(name, names, n=1) for name in named if name not in names]
+    if near := [name for found in meant for name in found]:
+        return f"Did you mean {' and '.join(near)}?"
+    needed = [p.name for p in told if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return f"It needs {', '.join(needed) or 'no argument'}."
+
+
 def public(function: _Public) -> _Public:
     """A function (or a class: its constructor) whose arguments are converted and checked by their annotations."""
     if inspect.isclass(function):
@@ -70,8 +82,7 @@ def public(function: _Public) -> _Public:
         try:
             given = signature.bind(*args, **kwargs)
         except TypeError as error:
-            wanted = ", ".join(p.name for p in signature.parameters.values() if p.default is p.empty)
-            raise WrongArgument(f"{function.__qualname__}: {error}. It needs {wanted or 'no argument'}.") from None
+            raise WrongArgument(f"{function.__qualname__}: {error}. {_wanted(signature, kwargs)}") from None
         for name, value in given.arguments.items():
             kind = _kinds(function)[name]
             if kind is not _UNTOLD:

@@ -114,7 +114,7 @@ def default_metric(prompts: Sequence[Prompt]) -> LogitDifference:
     if len(words) != 2:
         raise ValueError(
             f"the prompts have {len(words)} answers {words}; without metric=, two are expected, for the logit "
-            "difference between the first and the second."
+            'difference between the first and the second: model.prompt(text, answers=["Yes", "No"]).'
         )
     return LogitDifference(*words)
 

@@ -201,3 +201,10 @@ def test_a_path_under_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     look = public(one_parameter("out", str | Path))
     assert str(look("~/run")) == str(tmp_path / "run") and look("~name") and str(look("run")) == "run"
+
+
+def test_a_misspelt_argument_is_named(llama):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'sytem'. Did you mean system\?"):
+        llama.prompt("Is water wet?", sytem="Be brief.")
+    with pytest.raises(TypeError, match=r"missing .*'text'. It needs text\.$"):
+        llama.prompt()
