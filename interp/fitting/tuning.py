@@ -234,12 +234,14 @@ class ReplyTuner:
         return loss.item()
 
     def loss(self, batch_size: int = 8) -> float:
-        """Mean over all reply tokens of all prompts, in nats, as the model is now. Before the first step it is the
-        model's own, since updates begin at zero. Costs a forward pass."""
+        """Mean of :meth:`nats`. Before the first step it is the model's own, since updates begin at zero."""
+        return float(self.nats(batch_size).mean())
+
+    def nats(self, batch_size: int = 8) -> Float[Tensor, " reply_token"]:
+        """Of every reply token, prompt by prompt, as the model is now. Costs a forward pass."""
         numbers = range(len(self.prompts))
         with torch.no_grad():
-            nats = [self._nats(numbers[s : s + batch_size]) for s in range(0, len(self.prompts), batch_size)]
-        return float(torch.cat(nats).mean())
+            return torch.cat([self._nats(numbers[s : s + batch_size]) for s in numbers[::batch_size]])
 
     def _nats(self, indices: Sequence[int]) -> Float[Tensor, " reply_token"]:
         """Of the chosen prompts, in passes that give each its own numbers."""

@@ -69,7 +69,8 @@ class Recipe:
         max_new_tokens: of a reply trained on.
         rank: of LoRA on the blocks' linear layers (:class:`interp.fitting.tuning.ReplyTuner`).
         learning_rate: of its training.
-        epochs: how often each pair is trained on.
+        epochs: how often each pair is trained on. With 1, pairs are trained on as they were drawn, so a smaller size is
+            the beginning of a larger one: all sizes are looks at one training, at the cost of the largest.
         batch_size: pairs in one step of training.
         seed: of the choice of pairs, the updates' first values and the order of training.
 
@@ -175,7 +176,7 @@ def attack_by_finetuning(
         asking["guard_sha256"] = sha256  # two guards of one class are two runs
     asking |= {"directions": directions.provenance["run_id"], "training": hash_requests(training)}
     prompts = build_request_prompts(model, [*held_out, *training], **chat)
-    conditions = [("nothing", 0), *((arm, n) for n in sizes for arm in ARMS)]
+    conditions = [("nothing", 0), *((arm, n) for arm in ARMS for n in sizes)]
     study = Study(
         "Fine-tuning attack",
         model,
@@ -214,20 +215,13 @@ def attack_by_finetuning(
 
     def run(batch: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
         ((arm, n),) = batch
-        start = time.perf_counter()
         if arm == "nothing":
             return look() | _Training().arrays()
-        pairs = pairs_of(arm)
-        with ReplyTuner(
-            model, pairs.prompts[:n], rank=recipe.rank, learning_rate=recipe.learning_rate, seed=recipe.seed
-        ) as tuner:
-            before = tuner.loss(recipe.batch_size)
-            last = _train(tuner, recipe)
-            seconds = time.perf_counter() - start
-            told = _Training(pairs.n_tried, tuner.n_steps, tuner.n_parameters, seconds, before, last)
-            return look() | told.arrays()
+        trained = in_training.on(arm, n)
+        return look() | trained.arrays()
 
-    arrays = study.run(conditions, run)
+    with _InTraining(model, recipe, sizes, pairs_of) as in_training:
+        arrays = study.run(conditions, run)
     found = FineTuningStudy(
         requests=tuple(held_out),
         results=_results(conditions, held_out, arrays),
@@ -297,14 +291,56 @@ def _make_pairs(
     return _Pairs(tuple(p for p, _ in kept.values()), {key: reply for key, (_, reply) in kept.items()}, n_tried)
 
 
-def _train(tuner: ReplyTuner, recipe: Recipe) -> float:
-    """All epochs; returns the mean loss of the last one's steps."""
-    rng = np.random.default_rng(recipe.seed)
-    losses: list[float] = []
-    for _ in range(recipe.epochs):
-        order = rng.permutation(len(tuner.prompts))
-        losses = [tuner.step(order[s : s + recipe.batch_size]) for s in range(0, len(order), recipe.batch_size)]
-    return float(np.mean(losses))
+class _InTraining:
+    """The arm that is trained now. A training is gone on with for the next size where each pair is trained on once, and
+    begun anew where it is not: for another arm, in a run that was killed, with several epochs."""
+
+    def __init__(self, model: Model, recipe: Recipe, sizes: Sequence[int], pairs_of: Callable[[str], _Pairs]) -> None:
+        self.model, self.recipe, self.sizes, self.pairs_of = model, recipe, sizes, pairs_of
+        self.tuner: ReplyTuner | None = None
+        self.arm, self.n = "", 0
+
+    def __enter__(self) -> _InTraining:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """The model is as it was."""
+        if self.tuner is not None:
+            self.tuner.__exit__(*exception)
+            self.tuner = None
+
+    def on(self, arm: str, n: int) -> _Training:
+        """Trained on the first ``n`` pairs of an arm, and what that took in all."""
+        start = time.perf_counter()
+        if self.tuner is None or self.arm != arm or n < self.n or self.recipe.epochs > 1:
+            self._begin(arm, self.sizes[-1] if self.recipe.epochs == 1 else n)
+        rng = np.random.default_rng(self.recipe.seed)
+        if self.recipe.epochs == 1:
+            for size in (s for s in self.sizes if self.n < s <= n):
+                self._steps(np.arange(self.n, size))
+                self.n = size
+        else:
+            for _ in range(self.recipe.epochs):
+                self.losses = []
+                self._steps(rng.permutation(n))
+        self.seconds += time.perf_counter() - start
+        pairs, tuner = self.pairs_of(arm), self.tuner
+        before = float(self.before[: sum(len(p.span("reply")) for p in pairs.prompts[:n])].mean())
+        return _Training(
+            pairs.n_tried, tuner.n_steps, tuner.n_parameters, self.seconds, before, float(np.mean(self.losses))
+        )
+
+    def _begin(self, arm: str, n: int) -> None:
+        self.__exit__()  # replies to train on are the untouched model's
+        pairs = self.pairs_of(arm)
+        how = {"rank": self.recipe.rank, "learning_rate": self.recipe.learning_rate, "seed": self.recipe.seed}
+        self.tuner = ReplyTuner(self.model, pairs.prompts[:n], **how)
+        self.before = self.tuner.nats(self.recipe.batch_size)
+        self.arm, self.n, self.losses, self.seconds = arm, 0, [], 0.0
+
+    def _steps(self, order: np.ndarray) -> None:
+        size = self.recipe.batch_size
+        self.losses += [self.tuner.step(order[s : s + size]) for s in range(0, len(order), size)]
 
 
 def _results(
@@ -312,7 +348,7 @@ def _results(
 ) -> pd.DataFrame:
     about = pd.DataFrame([{"id": r.id, "kind": r.kind, "category": r.category} for r in held_out])
     parts = []
-    for i, (arm, n) in enumerate(conditions):
+    for i, (arm, n) in sorted(enumerate(conditions), key=lambda told: told[1][1]):  # by size
         part = about.assign(verdict=[VERDICTS[v] for v in arrays["verdict"][i]])
         part = part.assign(**{name: arrays[name][i].astype(float) for name in ("harmful", "refuse", "guard")})
         part.insert(0, "trained_on", arm)
@@ -324,7 +360,7 @@ def _results(
 def _training(conditions: Sequence[tuple[str, int]], arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
     about = pd.DataFrame(conditions, columns=["trained_on", "n_pairs"])
     table = about.assign(**{f.name: arrays[f.name] for f in fields(_Training)})
-    return table[table["n_pairs"] > 0].reset_index(drop=True)
+    return table[table["n_pairs"] > 0].sort_values("n_pairs", kind="stable", ignore_index=True)
 
 
 def _require_counts(training: Sequence[Request], held_out: Sequence[Request], sizes: Sequence[int]) -> None:

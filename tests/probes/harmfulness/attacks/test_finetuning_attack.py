@@ -3,6 +3,8 @@ on the disk, planted effects are found beside their control."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 import interp
 from interp import load_result
-from interp.fitting.tuning import LossNotFinite
+from interp.fitting.tuning import LossNotFinite, ReplyTuner
 from interp.records.keep import Keep
 from interp.records.work import OtherRunError
 from probes.harmfulness.attacks import finetuning as module
@@ -189,10 +191,11 @@ def test_no_reply_is_left_on_the_disk_unless_asked_for(model, directions, script
     assert holds(tmp_path / "b", SECRET)
 
 
-def test_a_killed_run_goes_on_where_it_was(model, directions, scripted, monkeypatch, tmp_path):
-    settings = dict(sizes=(4, 6), recipe=RECIPE)
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_killed_run_goes_on_where_it_was(model, directions, scripted, monkeypatch, tmp_path, epochs):
+    settings = dict(sizes=(4, 6), recipe=dataclasses.replace(RECIPE, epochs=epochs))
     whole = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings)
-    real, calls = module._train, []
+    real, calls = module._InTraining.on, []
 
     def failing(*given):
         calls.append(1)
@@ -200,7 +203,7 @@ def test_a_killed_run_goes_on_where_it_was(model, directions, scripted, monkeypa
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(module, "_train", failing)
+    monkeypatch.setattr(module._InTraining, "on", failing)
     with pytest.raises(KeyboardInterrupt):
         attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, keep=tmp_path)
     assert not holds(tmp_path, SECRET)
@@ -210,7 +213,7 @@ def test_a_killed_run_goes_on_where_it_was(model, directions, scripted, monkeypa
         other = dict(sizes=(4, 6), recipe=Recipe(rank=3, learning_rate=0.01, max_new_tokens=20, epochs=2, batch_size=4))
         attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **other, keep=Keep(tmp_path, resume=True))
     calls.clear()
-    monkeypatch.setattr(module, "_train", lambda *given: (calls.append(1), real(*given))[1])
+    monkeypatch.setattr(module._InTraining, "on", lambda *given: (calls.append(1), real(*given))[1])
     resumed = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, **settings, keep=Keep(tmp_path, resume=True))
     assert len(calls) == 2
     pd.testing.assert_frame_equal(resumed.results, whole.results)
@@ -321,3 +324,24 @@ def test_pairs_are_made_under_the_steering(model, directions, monkeypatch):
     own = generate(model, [model.prompt(r.text) for r in asked], 4)
     assert any(said[4][r.id] != s for r, (s,) in zip(asked, own, strict=True))
     assert tuned.steering(directions).edits[0].layer == 3 and Recipe(layer=1).steering(directions).edits[0].layer == 1
+
+
+def test_sizes_of_one_epoch_are_looks_at_one_training(model, directions, scripted, monkeypatch):
+    """As from scratch for each size, bit for bit, in as many steps as the largest takes."""
+    once = dataclasses.replace(RECIPE, epochs=1, batch_size=2)
+    steps = []
+    step = ReplyTuner.step
+    monkeypatch.setattr(ReplyTuner, "step", lambda self, chosen: steps.append(list(chosen)) or step(self, chosen))
+    both = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, sizes=(4, 8), recipe=once)
+    assert steps == 2 * [[0, 1], [2, 3], [4, 5], [6, 7]]
+    for n in (4, 8):
+        alone = attack_by_finetuning(model, TRAINING, HELD_OUT, directions, sizes=(n,), recipe=once)
+        pd.testing.assert_frame_equal(of_size(both.results, n), of_size(alone.results, n))
+        without = ["seconds", "n_tried"]
+        told = [of_size(found.training, n).drop(columns=without) for found in (both, alone)]
+        pd.testing.assert_frame_equal(*told, rtol=1e-5)
+    assert len(both.training) == 4
+
+
+def of_size(frame, n):
+    return frame[frame["n_pairs"] == n].reset_index(drop=True)
