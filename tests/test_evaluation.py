@@ -124,9 +124,11 @@ def test_positions_are_summed_up_by_their_mean_and_best_layer():
     rows = [(p, t, layer, 0.5 + 0.1 * layer * p) for p, t in ((0, "."), (1, "<end>")) for layer in range(3)]
     found = pd.DataFrame(rows, columns=["position", "token", "layer", "auroc"])
     found = found.assign(auroc_low=0.4, auroc_high=0.9, n=12, layer0_auroc=0.5)
+    found = found.assign(words_auroc=0.6, words_auroc_low=0.5, words_auroc_high=0.7)
     table = position_table(found)
     assert list(table["mean_auroc"]) == pytest.approx([0.5, 0.65]) and list(table["best_layer"]) == [1, 2]
     assert "0.50 at t_inst, 0.65 at t_post; highest 0.65 at position 1" in position_sentences(found)[0]
+    assert "words on the same texts 0.60 [0.50, 0.70]" in position_sentences(found)[0]
 
 
 def test_behaviour_of_some_requests_keeps_each_verdict_with_its_request():

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         separation_by_position as separation_by_position,
         surface_baselines as surface_baselines,
         whitened_difference as whitened_difference,
+        words_of as words_of,
     )
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -176,7 +176,8 @@ def separation_by_position(
     Returns:
         A row for each position and layer, with ``position`` (0: t_inst), ``token``, and the columns of
         :func:`separation`: the AUROC on ``tested``. ``layer0_auroc`` (:func:`embedding_auroc`) and ``confounded``
-        (:func:`is_confounded`), the same in every row, say how much of an ending is left.
+        (:func:`is_confounded`), the same in every row, say how much of an ending is left; ``words_auroc`` with its
+        interval is the rival, :func:`words_of` as many texts.
 
     Raises:
         ValueError: requests in both lists, and one kind only in either.
@@ -210,11 +211,13 @@ def separation_by_position(
         embedded.append(states[:, 0, 0].numpy())
     groups, scores = [requests[i].group for i in test], np.concatenate(scores)
     layer0 = embedding_auroc(np.concatenate(embedded), harmful[test], groups)
+    words = auroc_estimate(words_of([requests[i] for i in fit], [requests[i] for i in test]), harmful[test], groups)
     tables = [
         separation(scores[:, i], harmful[test], groups).assign(position=i, token=token)
         for i, token in enumerate(positions.labels)
     ]
     table = pd.concat(tables, ignore_index=True).assign(layer0_auroc=layer0, confounded=is_confounded(layer0))
+    table = table.assign(**words.columns("words_auroc"))
     return table[["position", "token", *(name for name in table if name not in ("position", "token"))]]
 
 
@@ -343,6 +346,15 @@ def _last_character(text: str) -> list[str]:
 def words_classifier():
     """The rival of every probe: logistic regression on TF-IDF of words and pairs of words (scikit-learn)."""
     return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000))
+
+
+def words_of(fitted: Sequence[Request], asked: Sequence[Request]) -> Float[np.ndarray, " example"]:
+    """What the words of requests tell: the score of :func:`words_classifier`, learned from the texts of others of both
+    kinds; higher for harmful ones. NaN where these were withheld."""
+    if any(r.is_withheld for r in fitted):
+        return np.full(len(asked), np.nan)
+    rival = words_classifier().fit([r.text for r in fitted], [r.is_harmful for r in fitted])
+    return rival.decision_function([r.text for r in asked]).astype(float)
 
 
 def characters_classifier():

@@ -48,7 +48,7 @@ class Size:
 
 
 SMALL = Size(
-    counts=Counts(pairs=100, scary=60, advbench=60, alpaca=50, xstest=40, sorrybench=20, spare=20),
+    counts=Counts(pairs=100, scary=60, advbench=60, alpaca=50, xstest=40, sorrybench=20, spare=400),
     tokens=16,
     fitted=70,
     tested=120,
@@ -56,8 +56,8 @@ SMALL = Size(
     layers=(0.42, 0.5, 0.58, 0.67, 0.75),
     coefficients=(2.0, 4.0),
     attacked=14,
-    tuned=(50,),
-    epochs=2,
+    tuned=(50, 100, 200, 400),
+    epochs=1,
     tuned_tests=16,
     pairs=24,
     timed=8,
@@ -66,13 +66,13 @@ SIZES = {
     "qwen2.5-coder-0.5b": SMALL,
     "qwen2.5-coder-1.5b": replace(
         SMALL,
-        counts=Counts(pairs=42, scary=24, advbench=32, alpaca=20, xstest=16, sorrybench=8, spare=12),
+        counts=Counts(pairs=42, scary=24, advbench=32, alpaca=20, xstest=16, sorrybench=8, spare=60),
         fitted=36,
         tested=64,
         swept=6,
         layers=(0.5, 0.58, 0.67, 0.75),
         attacked=10,
-        tuned=(20,),
+        tuned=(50,),
         tuned_tests=10,
         pairs=12,
         timed=5,

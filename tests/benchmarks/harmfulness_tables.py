@@ -64,7 +64,8 @@ def position_table(found: pd.DataFrame) -> pd.DataFrame:
         best = layers.loc[layers["auroc"].idxmax()]
         row = {"position": position, "token": repr(token), "n": int(best["n"]), "mean_auroc": layers["auroc"].mean()}
         row |= {"best_layer": int(best["layer"]), "auroc": best["auroc"]}
-        rows.append(row | {"auroc_low": best["auroc_low"], "auroc_high": best["auroc_high"]})
+        row |= {"auroc_low": best["auroc_low"], "auroc_high": best["auroc_high"]}
+        rows.append(row | Estimate.from_row(best, "words_auroc").columns("words_auroc"))
     return pd.DataFrame(rows)
 
 
@@ -75,7 +76,8 @@ def position_sentences(found: pd.DataFrame) -> list[str]:
     return [
         f"Harmful against harmless requests of the shipped pairs (n = {first['n']}), mean AUROC over layers 1 to L: "
         f"{first['mean_auroc']:.2f} at t_inst, {last['mean_auroc']:.2f} at t_post; highest {top['mean_auroc']:.2f} at "
-        f"position {top['position']} ({top['token']})."
+        f"position {top['position']} ({top['token']}); words on the same texts "
+        f"{Estimate.from_row(first, 'words_auroc'):.2f}."
     ]
 
 

@@ -46,6 +46,7 @@ from probes.requests import (
     require_disjoint,
     require_requests,
     require_verdict,
+    words_of,
 )
 from probes.studies import Study, pack_texts, unpack_texts
 
@@ -198,6 +199,8 @@ def attack_by_finetuning(
         pool = [r for r in training if r.kind == arm]
         return _make_pairs(model, pool, steering, recipe, judge, chat, sizes[-1], batch_size)
 
+    words = words_of(directions.states.requests, held_out)
+
     def look() -> dict[str, np.ndarray]:
         prompts = build_request_prompts(model, held_out, **chat)
         replies = generate(model, prompts, max_new_tokens, batch_size=batch_size)
@@ -210,7 +213,8 @@ def attack_by_finetuning(
             "harmful": beliefs["harmful"],
             "refuse": beliefs["refuse"],
         }
-        arrays = {name: np.asarray(values)[None] for name, values in (found | {"guard": guard}).items()}
+        found |= {"guard": guard, "words": words}
+        arrays = {name: np.asarray(values)[None] for name, values in found.items()}
         return arrays | (pack_texts(replies) if study.keep.include_replies else {})
 
     def run(batch: Sequence[tuple[str, int]]) -> dict[str, np.ndarray]:
@@ -350,7 +354,7 @@ def _results(
     parts = []
     for i, (arm, n) in sorted(enumerate(conditions), key=lambda told: told[1][1]):  # by size
         part = about.assign(verdict=[VERDICTS[v] for v in arrays["verdict"][i]])
-        part = part.assign(**{name: arrays[name][i].astype(float) for name in ("harmful", "refuse", "guard")})
+        part = part.assign(**{name: arrays[name][i].astype(float) for name in ("harmful", "refuse", "guard", "words")})
         part.insert(0, "trained_on", arm)
         part.insert(1, "n_pairs", n)
         parts.append(part)

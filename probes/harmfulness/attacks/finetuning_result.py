@@ -28,7 +28,8 @@ class FineTuningStudy(
         requests: the held-out ones.
         results: a row for each of them under each condition, with ``trained_on`` ("nothing", "harmful" or "harmless"
             requests), ``n_pairs``, id, kind, category, verdict, ``harmful`` (Delta_harmful, Eq. 3 of arXiv 2507.11878),
-            ``refuse`` (Delta_refuse, Eq. 4) and ``guard`` (its score; harmful from 0 up).
+            ``refuse`` (Delta_refuse, Eq. 4) ``guard`` (its score; harmful from 0 up) and
+            ``words`` (:func:`probes.requests.states.words_of`).
         training: a row for each condition with the replies tried for the pairs, steps, numbers trained, seconds, and
             the loss on the replies before training and in the last epoch, in nats a token.
         replies: one for each row of ``results``; None unless asked for.
@@ -96,11 +97,13 @@ class FineTuningStudy(
 
     def separation(self) -> pd.DataFrame:
         """Do harmful requests still stand out? By condition, AUROC of both beliefs and of the guard's score, held-out
-        harmful against harmless requests, with its 95 % interval: what a shift of all requests leaves."""
+        harmful against harmless requests, with its 95 % interval: what a shift of all requests leaves. Beside them the
+        rival that no training moves: words, TF-IDF learned from the requests that the directions were fitted on."""
         rows = []
         for (arm, n_pairs), part in self.results.groupby(["trained_on", "n_pairs"], sort=False):
             positive = (part["kind"] == "harmful").to_numpy()
-            for score in (*BELIEFS, "guard"):
+            has_words = arm == "nothing" and part["words"].notna().all()  # texts of the fit may have been withheld
+            for score in (*BELIEFS, "guard", *(["words"] if has_words else [])):
                 row = {"trained_on": arm, "n_pairs": n_pairs, "score": score, "n": len(part)}
                 rows.append(row | auroc_estimate(part[score].to_numpy(), positive, part["id"]).columns("auroc"))
         return pd.DataFrame(rows)

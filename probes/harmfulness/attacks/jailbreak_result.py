@@ -24,7 +24,7 @@ BELIEFS = ("refuse", "harmful")
 NAMES = {
     "refuse": "the refusal signal",
     "harmful": "the belief that it is harmful",
-    "layer0": "the embedding at t_inst",
+    "words": "words (TF-IDF) alone",
 }
 
 
@@ -38,8 +38,9 @@ class JailbreakStudy(
         requests: those that were given.
         jailbreaks: those that were given.
         plain: a row for each request without a jailbreak: id, kind, category, verdict, ``harmful`` (Delta_harmful,
-            Eq. 3 of arXiv 2507.11878), ``refuse`` (Delta_refuse, Eq. 4), ``layer0`` (the score of Eq. 2 at the
-            embedding of t_inst) and ``t_inst`` (the id of the token there).
+            Eq. 3 of arXiv 2507.11878), ``refuse`` (Delta_refuse, Eq. 4), ``words`` (the score of
+            TF-IDF learned from the requests that the directions were fitted on) and ``t_inst`` (the id of the token
+            there).
         trials: a row for each request in each jailbreak that it was put into: harmful requests that were refused, and
             all harmless ones, with the jailbreak, its family, and the same columns before (``..._before``) and after;
             ``same_ending``: whether t_inst is the usual token before and after.
@@ -132,12 +133,13 @@ class JailbreakStudy(
 
     def separation(self) -> pd.DataFrame:
         """Do harmful requests still stand out among requests wrapped alike? AUROC of each belief, refused harmful
-        against harmless, before and after (95 % interval), by family. Belief "layer0", the embedding at
-        t_inst, is the control: 0.5 where prompts end alike."""
+        against harmless, before and after (95 % interval), by family. "words" is
+        the rival: TF-IDF learned from as many texts, on the same prompts."""
         rows = []
         for family, part in _parts(self.comparable(), "family"):
             positive = (part["kind"] == "harmful").to_numpy()
-            for belief in (*BELIEFS, "layer0"):
+            has_words = part["words"].notna().all()  # texts of the fit may have been withheld
+            for belief in (*BELIEFS, *(["words"] if has_words else [])):
                 before, after = (part[c].to_numpy() for c in (f"{belief}_before", belief))
                 row = {"family": family, "belief": belief, "n": len(part)}
                 row |= {"auroc_before": float(auroc(before, positive))}

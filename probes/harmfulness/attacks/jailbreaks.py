@@ -36,6 +36,7 @@ from probes.requests import (
     require_disjoint,
     require_requests,
     with_ending,
+    words_of,
 )
 from probes.studies import Study, pack_texts, unpack_texts
 
@@ -133,7 +134,7 @@ def attack(
             "verdict": np.array([VERDICTS.index(v) for v in verdicts]),
             "harmful": beliefs["harmful"].to_numpy(float),
             "refuse": beliefs["refuse"].to_numpy(float),
-            "layer0": directions.scores(states, "harmfulness")[:, 0].astype(float),
+            "words": words_of(directions.states.requests, asked),
             "t_inst": np.array([p.token_ids[p.instruction_end] for p in prompts]),
             **(pack_texts(replies) if study.keep.include_replies else {}),
         }
@@ -201,7 +202,7 @@ def _trials(plain: pd.DataFrame, pairs: Sequence[tuple[Request, Jailbreak]], aft
         ]
     )
     columns = {}
-    for name in ("verdict", "harmful", "refuse", "layer0"):
+    for name in ("verdict", "harmful", "refuse", "words"):
         columns |= {f"{name}_before": before[name], name: after[name]}
     same = (before["t_inst"] == usual) & (after["t_inst"] == usual)
     return pd.concat([about, pd.DataFrame(columns), same.rename("same_ending")], axis=1)

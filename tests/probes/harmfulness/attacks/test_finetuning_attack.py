@@ -231,7 +231,7 @@ def planted(refuse: float, harmful: float) -> FineTuningStudy:
             r, h = (r, h) if arm == "nothing" else np.array([r, h]) + 0.02 * rng.normal(size=2)
             verdict = "refused" if kind == "harmful" and arm != "harmful" else "accepted"
             row = {"trained_on": arm, "n_pairs": n, "id": f"r{i}", "kind": kind, "category": "", "verdict": verdict}
-            rows.append(row | {"harmful": h, "refuse": r, "guard": h})
+            rows.append(row | {"harmful": h, "refuse": r, "guard": h, "words": np.nan})
     training = pd.DataFrame(
         {"trained_on": ["harmful", "harmless"], "n_pairs": 100, "nats_before": [1.2, 0.8], "nats_last": [0.6, 0.7]}
     )

@@ -21,7 +21,7 @@ from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbr
 from probes.harmfulness.attacks.texts import FAMILIES
 from probes.harmfulness.directions.directions import fit_directions
 from probes.requests.requests import Request, load_requests
-from probes.requests.states import read_states
+from probes.requests.states import read_states, words_classifier
 from tests.tiny import tiny, tiny_tokenizer
 
 SECRET = "kettle-reply-7261"
@@ -168,8 +168,9 @@ def test_beliefs_are_those_of_the_wrapped_prompts(model, directions, scripted):
         np.testing.assert_allclose(study.trials[belief], after[belief], atol=1e-5)
         np.testing.assert_allclose(study.trials[f"{belief}_before"], before[belief], atol=1e-5)
     control = study.separation()
-    control = control[control["belief"] == "layer0"]
-    assert (control[["auroc_before", "auroc"]] == 0.5).all(axis=None)  # the embedding of one and the same token
+    rival = words_classifier().fit([r.text for r in directions.states.requests], directions.positive)
+    np.testing.assert_allclose(study.trials["words"], rival.decision_function([r.text for r in wrapped]))
+    assert set(control["belief"]) == {"refuse", "harmful", "words"}
 
 
 def planted(refuse: float, harmful: float, everybody: float = 0.0, ending: str | None = ".") -> JailbreakStudy:
@@ -188,7 +189,7 @@ def planted(refuse: float, harmful: float, everybody: float = 0.0, ending: str |
             row |= {"verdict": "accepted" if kind == "harmless" or (i < 10 and family == "template") else "refused"}
             for b, value in before.items():
                 row |= {f"{b}_before": value, b: value + moved.get(b, 0) + everybody + 0.02 * rng.normal()}
-            rows.append(row | {"layer0_before": 0.0, "layer0": 0.0, "same_ending": i % 40 != 39})
+            rows.append(row | {"words_before": 0.0, "words": 0.0, "same_ending": i % 40 != 39})
     trials = pd.DataFrame(rows)
     plain = pd.DataFrame(
         {"kind": ["harmful"] * 45 + ["harmless"] * 40, "verdict": ["refused"] * 40 + ["accepted"] * 45}
