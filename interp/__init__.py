@@ -7,16 +7,10 @@ from interp.door.moved import follow_moved
 
 if TYPE_CHECKING:
     from interp.edits.composed import Edits as Edits, load_edit as load_edit
-    from interp.edits.control_vectors import (
-        load_control_vector as load_control_vector,
-        save_control_vector as save_control_vector,
-    )
     from interp.edits.directions import Direction as Direction, load_direction as load_direction
-    from interp.edits.head_rows import TunedHeads as TunedHeads
     from interp.edits.head_scales import ScaledHeads as ScaledHeads
     from interp.edits.identity import describe_model as describe_model
     from interp.edits.steering import (
-        Steering as Steering,
         add_direction as add_direction,
         clamp_direction as clamp_direction,
         remove_direction as remove_direction,
@@ -24,7 +18,6 @@ if TYPE_CHECKING:
     from interp.explorer.exploring import explore as explore
     from interp.interventions.values import (
         Branch as Branch,
-        EachHead as EachHead,
         HeadEdit as HeadEdit,
         ResidualEdit as ResidualEdit,
         ablate_each_head as ablate_each_head,
@@ -41,13 +34,12 @@ if TYPE_CHECKING:
     from interp.rankings.ranking import HeadRanking as HeadRanking
     from interp.rankings.side_by_side import compare_rankings as compare_rankings
     from interp.reading import capture as capture
-    from interp.reading.attribution import Attribution as Attribution, attribute as attribute
+    from interp.reading.attribution import attribute as attribute
     from interp.reading.metrics import LogitDifference as LogitDifference, Probability as Probability
     from interp.records.keep import Keep as Keep
     from interp.reports.findings import Findings as Findings, load_findings as load_findings
-    from interp.reports.mass import AnswerMass as AnswerMass
     from interp.reports.result import Result as Result, load_result as load_result
-    from interp.scans.scan import ScanResult as ScanResult, scan as scan
+    from interp.scans.scan import scan as scan
     from interp.scans.tracing import trace as trace
     from interp.sources.version import __version__ as __version__
     from interp.vision.images import read_image as read_image

@@ -41,6 +41,7 @@ import pandas as pd
 
 import interp
 from probes import harmfulness, latent_guard
+from probes.requests import GROUPS
 
 model = interp.load(MODEL)
 sets = harmfulness.divide_requests(limit=N_REQUESTS, seed=0)
@@ -53,7 +54,7 @@ behaviour.rates("source")[["kind", "source", "n", "refused", "accepted"]]
 # %%
 study = latent_guard.compare_guards(model, sets.fit, None, {"held out": behaviour}, main="probe")
 frame = study.to_frame().set_index("guard")
-groups = [g.replace("-", "_") for g in harmfulness.GROUPS]
+groups = [g.replace("-", "_") for g in GROUPS]
 frame[[f"n_{g}" for g in groups]].iloc[0].rename("requests").to_frame()
 
 # %% [markdown]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from interp.door.moved import NAMES
 from interp.rankings import registered
 
 ROOT = Path(__file__).parents[1]
@@ -47,8 +48,10 @@ def public_functions(face: str) -> Iterator[tuple[str, Callable[..., Any], str]]
     class) and the methods that it defines in this project."""
     module = import_module(face)
     own = [n for n, v in vars(module).items() if n[0] != "_" and getattr(v, "__module__", "") == face]
-    for name in getattr(module, "__all__", own):
-        value = getattr(module, name)
+    handed_on = {name: module for name in getattr(module, "__all__", own)}
+    handed_on |= {name: import_module(room) for name, room in NAMES.get(face, {}).items()}  # public as before
+    for name, place in handed_on.items():
+        value = getattr(place, name)
         if inspect.isclass(value):
             if "__init__" in vars(value) or hasattr(value, "__dataclass_fields__"):
                 yield f"{face}.{name}", value.__init__, inspect.getdoc(value) or ""
@@ -154,14 +157,13 @@ EVIDENCE = {
             "find_suffixes",
             "fit_directions",
             "invert",
-            "judge_by_phrases",
             "observe",
-            "separation_by_position",
             "steering_sweep",
             "steering_test",
-            "surface_baselines",
         )
     ),
+    *(f"probes.requests.{n}" for n in ("judge_by_phrases", "separation_by_position", "surface_baselines")),
+    "probes.visual_semantics.heads.claims_of",
     *(
         f"probes.negative_bias.{n}"
         for n in (
@@ -179,7 +181,7 @@ EVIDENCE = {
     *(f"probes.latent_guard.{n}" for n in ("LatentGuard", "compare_guards", "latency")),
     *(
         f"probes.visual_semantics.{n}"
-        for n in ("claims_of", "cross_level_ablation", "head_overlap", "modulate", "study_levels", "trace_pairs")
+        for n in ("cross_level_ablation", "head_overlap", "modulate", "study_levels", "trace_pairs")
     ),
 }
 """Functions whose numbers are read as evidence; the estimates of ``interp.statistics`` beside them."""

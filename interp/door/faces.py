@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from interp.door.moved import moved_name
+
 
 def hands_on(face: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a face, from the imports in its ``if TYPE_CHECKING:`` block."""
@@ -22,7 +24,7 @@ def hands_on(face: str, file: str) -> tuple[Callable[[str], Any], Callable[[], l
 
     def __getattr__(name: str) -> Any:
         if name not in places:
-            raise AttributeError(f"module {face!r} has no attribute {name!r}")
+            return moved_name(face, name)
         module, original = places[name]
         try:
             value = getattr(import_module(module), original)

@@ -1,4 +1,5 @@
-"""Where the modules of the flat layout went: an import by an old path gets the module at its new one, and a warning.
+"""Where the modules of the flat layout went, and the names that a face no longer hands on: an old path gets what it
+named at its new place, and a warning.
 
 Scripts and notebooks from before the move to rooms go on working. To be dropped with the first release.
 """
@@ -75,6 +76,30 @@ probes.cli: cli_study:study cli_negative_bias:negative_bias cli_requests:request
     cli_trace:trace cli_modulate:modulate cli_wording:wording modulation_sources
 """
 
+_NAMES = """
+interp: EachHead@interp.interventions Attribution@interp.reading ScanResult@interp.scans.scan AnswerMass@interp.reports
+    TunedHeads@interp.edits Steering@interp.edits load_control_vector@interp.edits.control_vectors
+    save_control_vector@interp.edits.control_vectors
+probes.harmfulness: Dimensions@.steering Inversion@.steering InversionQuestion@.steering SteeringStudy@.steering
+    FineTuningStudy@.attacks Jailbreak@.attacks JailbreakStudy@.attacks HeldOut@.directions GROUPS@probes.requests
+    RequestSets@probes.requests RequestStates@probes.requests judge_by_phrases@probes.requests
+    require_disjoint@probes.requests sample_requests@probes.requests separation_by_position@probes.requests
+    surface_baselines@probes.requests
+probes.visual_semantics: HeadOverlap@.heads LevelClaim@.heads LevelStudy@.heads SetAblation@.heads claims_of@.heads
+    plot_effects@.heads Asked@.questions VisualExample@.questions VisualQuestion@.questions VisualSource@.questions
+    photo_pair_examples@.questions read_source@.questions saved_scene_examples@.questions Modulation@probes.modulation
+    ModulationSettings@probes.modulation EditedPair@probes.scenes Scene@probes.scenes SceneObject@probes.scenes
+    SceneQuestion@probes.scenes.questions ask@probes.scenes ask_pair@probes.scenes edit@probes.scenes
+    render@probes.scenes sample_scene@probes.scenes Decision@probes.pairs InpaintSettings@probes.pairs
+    PhotoEdit@probes.pairs
+    PhotoPair@probes.pairs PicturePair@probes.pairs Region@probes.pairs UsedPairs@probes.pairs accepted@probes.pairs
+    detected_region@probes.pairs file_region@probes.pairs leaks@probes.pairs load_decisions@probes.pairs
+    load_detector@probes.pairs load_inpainting@probes.pairs load_pairs@probes.pairs load_scenes@probes.pairs
+    load_segmenter@probes.pairs picture_pair@probes.pairs recolour@probes.pairs remove@probes.pairs
+    save_scenes@probes.pairs sheet_image@probes.pairs substitution_for@probes.pairs swap_texture@probes.pairs
+    without_leaks@probes.pairs
+"""
+
 
 def _places() -> dict[str, str]:
     found, room = {}, ""
@@ -87,7 +112,33 @@ def _places() -> dict[str, str]:
     return found
 
 
+def _names() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    face = ""
+    for word in _NAMES.split():
+        if word.endswith(":"):
+            face = word[:-1]
+        else:
+            name, _, room = word.partition("@")
+            found.setdefault(face, {})[name] = face + room if room.startswith(".") else room
+    return found
+
+
 PLACES = _places()
+NAMES = _names()
+"""face -> name -> the room that hands it on now."""
+
+
+def moved_name(face: str, name: str) -> Any:
+    """What a face handed on under this name before it was narrowed, with a warning.
+
+    Raises:
+        AttributeError: it never did.
+    """
+    if (room := NAMES.get(face, {}).get(name)) is None:
+        raise AttributeError(f"module {face!r} has no attribute {name!r}")
+    warnings.warn(f"{face}.{name} is now {room}.{name}; import it from there.", DeprecationWarning, stacklevel=3)
+    return getattr(import_module(room), name)
 
 
 class _Moved(MetaPathFinder, Loader):

@@ -14,7 +14,7 @@ from probes.cli.vocabulary import FILES
 
 if TYPE_CHECKING:
     from interp.models import Model
-    from probes.harmfulness import FineTuningStudy, Jailbreak, JailbreakStudy
+    from probes.harmfulness.attacks import FineTuningStudy, Jailbreak, JailbreakStudy
 
 
 def jailbreaks(

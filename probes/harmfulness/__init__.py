@@ -32,16 +32,10 @@ if TYPE_CHECKING:
         attack as attack,
         attack_by_finetuning as attack_by_finetuning,
         find_suffixes as find_suffixes,
-    )
-    from probes.harmfulness.attacks.finetuning import FineTuningStudy as FineTuningStudy
-    from probes.harmfulness.attacks.jailbreaks import (
-        Jailbreak as Jailbreak,
-        JailbreakStudy as JailbreakStudy,
         load_jailbreaks as load_jailbreaks,
     )
     from probes.harmfulness.directions import (
         HarmfulDirections as HarmfulDirections,
-        HeldOut as HeldOut,
         compare_protocols as compare_protocols,
         fit_directions as fit_directions,
         held_out_scores as held_out_scores,
@@ -49,31 +43,20 @@ if TYPE_CHECKING:
         rank_writers as rank_writers,
     )
     from probes.harmfulness.steering import (
-        Dimensions as Dimensions,
-        Inversion as Inversion,
-        InversionQuestion as InversionQuestion,
         invert as invert,
         load_inversion_questions as load_inversion_questions,
         test as steering_test,
         try_dimensions as try_dimensions,
     )
-    from probes.harmfulness.steering.sweep import SteeringStudy as SteeringStudy, sweep as steering_sweep
+    from probes.harmfulness.steering.sweep import sweep as steering_sweep
     from probes.requests import (
-        GROUPS as GROUPS,
         Behaviour as Behaviour,
         Request as Request,
-        RequestSets as RequestSets,
-        RequestStates as RequestStates,
         divide_requests as divide_requests,
-        judge_by_phrases as judge_by_phrases,
         load_requests as load_requests,
         observe as observe,
         read_states as read_states,
-        require_disjoint as require_disjoint,
-        sample_requests as sample_requests,
-        separation_by_position as separation_by_position,
         split_requests as split_requests,
-        surface_baselines as surface_baselines,
         whole_pairs as whole_pairs,
         with_ending as with_ending,
     )

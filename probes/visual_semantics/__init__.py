@@ -34,82 +34,31 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.modulation import Modulation as Modulation, ModulationSettings as ModulationSettings
     from probes.pairs import (
-        Decision as Decision,
         Inpainter as Inpainter,
-        InpaintSettings as InpaintSettings,
-        PhotoEdit as PhotoEdit,
-        PhotoPair as PhotoPair,
-        PicturePair as PicturePair,
-        Region as Region,
         Substitution as Substitution,
-        UsedPairs as UsedPairs,
-        accepted as accepted,
         box_region as box_region,
-        detected_region as detected_region,
         edit_photo as edit_photo,
-        file_region as file_region,
-        leaks as leaks,
-        load_decisions as load_decisions,
-        load_detector as load_detector,
-        load_inpainting as load_inpainting,
-        load_pairs as load_pairs,
         load_picture_pairs as load_picture_pairs,
-        load_scenes as load_scenes,
-        load_segmenter as load_segmenter,
-        picture_pair as picture_pair,
-        recolour as recolour,
         recolour_to as recolour_to,
-        remove as remove,
         save_pairs as save_pairs,
-        save_scenes as save_scenes,
-        sheet_image as sheet_image,
-        substitution_for as substitution_for,
-        swap_texture as swap_texture,
         take_away as take_away,
         used_pairs as used_pairs,
-        without_leaks as without_leaks,
         write_sheet as write_sheet,
     )
-    from probes.scenes import (
-        EditedPair as EditedPair,
-        Scene as Scene,
-        SceneObject as SceneObject,
-        ask as ask,
-        ask_pair as ask_pair,
-        edit as edit,
-        edited_pairs as edited_pairs,
-        render as render,
-        sample_scene as sample_scene,
-        scene_split as scene_split,
-    )
-    from probes.scenes.questions import SceneQuestion as SceneQuestion
+    from probes.scenes import edited_pairs as edited_pairs, scene_split as scene_split
     from probes.visual_semantics.heads import (
-        HeadOverlap as HeadOverlap,
-        LevelClaim as LevelClaim,
-        LevelStudy as LevelStudy,
-        SetAblation as SetAblation,
         VisualHeads as VisualHeads,
-        claims_of as claims_of,
         cross_level_ablation as cross_level_ablation,
         head_overlap as head_overlap,
-        plot_effects as plot_effects,
         rank_visual_heads as rank_visual_heads,
         study_levels as study_levels,
     )
     from probes.visual_semantics.modulation import modulate as modulate
     from probes.visual_semantics.questions import (
-        Asked as Asked,
-        VisualExample as VisualExample,
         VisualExamples as VisualExamples,
-        VisualQuestion as VisualQuestion,
-        VisualSource as VisualSource,
         benchmark_examples as benchmark_examples,
         load_visual_questions as load_visual_questions,
-        photo_pair_examples as photo_pair_examples,
-        read_source as read_source,
-        saved_scene_examples as saved_scene_examples,
         scene_examples as scene_examples,
         visual_examples as visual_examples,
     )

@@ -12,18 +12,17 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from interp.reports.findings import Findings
 from interp.reports.markdown import write_page
 from probes.harmfulness import (
-    GROUPS,
     HarmfulDirections,
-    HeldOut,
     Recipe,
     Request,
     attack,
@@ -34,13 +33,13 @@ from probes.harmfulness import (
     observe,
     rank_writers,
     read_states,
-    sample_requests,
-    separation_by_position,
 )
+from probes.harmfulness.directions import HeldOut
 from probes.harmfulness.directions.directions import MATCHED, PAPER
 from probes.harmfulness.directions.first_tokens import Openings
 from probes.latent_guard.comparison import compare_guards, latency, load_guard
-from probes.requests.requests import LEAST_REQUESTS, SHIPPED
+from probes.requests import GROUPS, LEAST_REQUESTS, sample_requests, separation_by_position
+from probes.requests.requests import SHIPPED
 from tests.benchmarks.harmfulness_material import SIZES, Material, Size
 from tests.benchmarks.harmfulness_tables import (
     conditions_table,
@@ -281,16 +280,17 @@ class Evaluation(Material):
         write_page(TABLES / self.name / f"{part}.md", f"{part}: {self.name}", content)
 
 
-def main() -> None:
+def main(kind: Callable[[Path, str], Any], every: Sequence[str]) -> None:
+    """The parts that the command line names, or ``every`` one: DATA MODEL [PART ...]."""
     data, name, *parts = sys.argv[1:]
-    if unknown := set(parts) - set(PARTS):
-        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}.")
-    evaluation = Evaluation(Path(data), name)
-    for part in parts or PARTS:
+    if unknown := set(parts) - set(every):
+        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; expected some of {', '.join(every)}.")
+    evaluation = kind(Path(data), name)
+    for part in parts or every:
         run(evaluation, part)
 
 
-def run(evaluation: Evaluation, part: str) -> None:
+def run(evaluation: Any, part: str) -> None:
     """One part, with its time; what it says fell short instead of its numbers."""
     began = time.perf_counter()
     try:
@@ -302,6 +302,6 @@ def run(evaluation: Evaluation, part: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Evaluation, PARTS)
 
-__all__ = ["PARTS", "SIZES", "Evaluation", "Size", "run"]
+__all__ = ["PARTS", "SIZES", "Evaluation", "Size", "main", "run"]

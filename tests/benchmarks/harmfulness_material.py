@@ -16,13 +16,12 @@ from probes.harmfulness import (
     Behaviour,
     HarmfulDirections,
     Request,
-    SteeringStudy,
     fit_directions,
     observe,
-    sample_requests,
     steering_sweep,
 )
-from probes.requests.requests import LEAST_REQUESTS
+from probes.harmfulness.steering import SteeringStudy
+from probes.requests import LEAST_REQUESTS, sample_requests
 from tests.benchmarks.request_sets import Counts, observed, of_kind, request_sets
 
 REPORTS = Path("reports/evaluate")

@@ -9,7 +9,6 @@ continues), tables go to tests/benchmarks/harmfulness/MODEL.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,8 +25,6 @@ from probes.harmfulness import (
     Behaviour,
     HarmfulDirections,
     Request,
-    RequestStates,
-    SteeringStudy,
     fit_directions,
     held_out_scores,
     invert,
@@ -36,7 +33,6 @@ from probes.harmfulness import (
     load_requests,
     observe,
     read_states,
-    sample_requests,
     split_requests,
     steering_sweep,
     steering_test,
@@ -44,11 +40,13 @@ from probes.harmfulness import (
     with_ending,
 )
 from probes.harmfulness.directions.learning import DIRECTION, WHITENED
+from probes.harmfulness.steering import SteeringStudy
 from probes.harmfulness.steering.inversion_result import PAPER_PLACES, QUESTIONS
 from probes.latent_guard.comparison import cross_compare_guards
 from probes.latent_guard.transfer import threshold_transfer, transfer_sentences
-from probes.requests.requests import SHIPPED, bare, hash_requests
-from tests.benchmarks.harmfulness import TABLES, run
+from probes.requests import RequestStates, bare, hash_requests, sample_requests
+from probes.requests.requests import SHIPPED
+from tests.benchmarks.harmfulness import TABLES, main
 from tests.benchmarks.harmfulness_material import REPORTS
 from tests.benchmarks.harmfulness_targets import steering_targets
 from tests.benchmarks.request_sets import FILES, LONGEST
@@ -287,14 +285,5 @@ def _over_draws(row: pd.Series, name: str) -> str:
     return f"{row[name]:.2f} ({row[f'{name}_lowest']:.2f} to {row[f'{name}_highest']:.2f})"
 
 
-def main() -> None:
-    data, name, *parts = sys.argv[1:]
-    if unknown := set(parts) - set(PARTS):
-        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}.")
-    evaluation = Pairs(Path(data), name)
-    for part in parts or PARTS:
-        run(evaluation, part)
-
-
 if __name__ == "__main__":
-    main()
+    main(Pairs, PARTS)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 import interp
 from interp.architecture.attention import UnsupportedAttention
+from interp.edits import Steering
 from interp.interventions.values import Branch, HeadEdit, ResidualEdit
 from interp.passes.shared_prefix import UpperLayers
 from interp.reading.capture import attention_log_probs
@@ -214,7 +215,7 @@ class _Run:
             "add": (lambda: interp.add_direction(direction(), 2.0, layers=1, while_generating=True), added),
             "add after the last block": (lambda: interp.add_direction(direction(), 2.0, layers=self.layers), last),
             "add at the attention": (
-                lambda: interp.Steering((ResidualEdit(1, vectors[1], "add", 2.0, "attention"),), "all", True),
+                lambda: Steering((ResidualEdit(1, vectors[1], "add", 2.0, "attention"),), "all", True),
                 at_attention,
             ),
             "remove": (lambda: interp.remove_direction(direction(), from_layer=1), everywhere),

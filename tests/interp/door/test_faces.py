@@ -10,7 +10,9 @@ from importlib import import_module
 import pytest
 
 import interp
-from interp.door.moved import PLACES
+from interp.door.moved import NAMES, PLACES
+
+STUDIES = ("probes.harmfulness", "probes.negative_bias", "probes.latent_guard", "probes.visual_semantics")
 
 
 def test_names_are_handed_on_when_asked_for():
@@ -34,6 +36,20 @@ def test_every_old_path_leads_somewhere():
     from tests.test_layers import MODULES
 
     assert set(PLACES.values()) <= set(MODULES) and not set(PLACES) & set(MODULES)
+
+
+@pytest.mark.parametrize("face", list(NAMES))
+def test_names_that_a_face_no_longer_hands_on_are_found_in_their_rooms(face):
+    handed_on = import_module(face)
+    for name, room in NAMES[face].items():
+        assert name not in handed_on.__all__
+        with pytest.warns(DeprecationWarning, match=rf"{face}.{name} is now {room}.{name}"):
+            assert getattr(handed_on, name) is getattr(import_module(room), name)
+
+
+@pytest.mark.parametrize(("face", "most"), [("interp", 38), *((f, 25) for f in STUDIES)])
+def test_faces_are_narrow(face, most):
+    assert len(import_module(face).__all__) <= most, "hand it on from its room"
 
 
 def test_no_public_name_means_two_things():
