@@ -110,7 +110,7 @@ found = nasa.test(model, {"unseen domains": held_out})
 found[columns].round(2)
 
 # %%
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 
 both = [
     found[["method", "n"]].assign(measure=name, value=found[name], low=found[f"{name}_low"], high=found[f"{name}_high"])

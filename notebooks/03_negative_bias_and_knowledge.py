@@ -42,7 +42,7 @@ from pathlib import Path
 import pandas as pd
 
 import interp
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from probes import negative_bias
 
 model = interp.load(MODEL)

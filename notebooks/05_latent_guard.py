@@ -84,7 +84,7 @@ harmful = pd.Series([r.is_harmful for r in sets.held_out]).to_numpy()
 by_layer = separation(guard.layer_scores(states), harmful, [r.group for r in sets.held_out])
 
 # %%
-from interp.figures.heads import interval_bars, interval_lines
+from interp.figures.intervals import interval_bars, interval_lines
 from interp.statistics import Estimate, wilson_share
 
 interval_lines(

@@ -52,9 +52,13 @@ import pandas as pd
 from IPython.display import Markdown
 
 import interp
+from interp.figures import heads_by_level
 from interp.overlays import read_strongest_maps
-from interp.overlays.overlays import heads_by_level
 from probes import visual_semantics as vs
+from probes.modulation import ModulationSettings
+from probes.pairs import picture_pair, sheet_image
+from probes.scenes import render
+from probes.visual_semantics.heads import plot_effects
 
 model = interp.load(MODEL)
 model
@@ -67,7 +71,7 @@ model
 
 # %%
 pairs = list(vs.edited_pairs("test", N_TRACED, seed=5, difficulty=DIFFICULTY, pixels=PIXELS))
-vs.sheet_image([vs.picture_pair(pair, str(i)) for i, pair in enumerate(pairs[:6])], height=160)
+sheet_image([picture_pair(pair, str(i)) for i, pair in enumerate(pairs[:6])], height=160)
 
 
 # %% [markdown]
@@ -174,7 +178,7 @@ levels = vs.study_levels(
     n_random=N_RANDOM,
     keep=kept("levels"),
 )
-vs.plot_effects(levels.ablation.to_frame(), "accuracy", "zero")
+plot_effects(levels.ablation.to_frame(), "accuracy", "zero")
 
 # %% [markdown]
 # Each claim with a number, its interval and the verdict that follows:
@@ -226,7 +230,7 @@ by_token.plot(0)
 (example,) = vs.scene_examples(model, [(pair.edited.before, [pair.edited.question])], PIXELS, cases="as_given")
 metric = interp.LogitDifference(pair.answer_before, pair.answer_after)
 maps = read_strongest_maps(model, example.prompt, metric, title=pair.question)
-maps.plot(vs.render(pair.edited.before, PIXELS).image).update_layout(width=900)
+maps.plot(render(pair.edited.before, PIXELS).image).update_layout(width=900)
 
 # %% [markdown]
 # A patch's position also holds what the vision tower mixed in from other patches: a coloured patch is where the head *reads*, which
@@ -240,11 +244,11 @@ maps.plot(vs.render(pair.edited.before, PIXELS).image).update_layout(width=900)
 # them: random heads with the same factors, and a constant for each answer word, which needs no head.
 
 # %%
-settings = vs.ModulationSettings(
+settings = ModulationSettings(
     ks=(5, 20), searches=("gradient",), pulls=(0.001,), learning_rate=0.02, steps=30, n_random=5
 )
 if FAST:
-    settings = vs.ModulationSettings(rules=("released", "top-k"), ks=(K,), n_random=3)
+    settings = ModulationSettings(rules=("released", "top-k"), ks=(K,), n_random=3)
 fitted_on = ask("validation", N_FITTED, seed=6)
 chosen_on = ask("validation", N_CHOSEN, seed=2)
 tests = {"test": ask("test", N_TESTED, seed=4), "ood": ask("ood", N_OOD, seed=4)}

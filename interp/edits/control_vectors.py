@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.door import public
 from interp.edits.directions import Direction
 from interp.edits.identity import describe_model
-from interp.records.work import write_atomically
+from interp.records.writing import write_atomically
 
 if TYPE_CHECKING:
     from interp.models import Model

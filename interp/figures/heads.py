@@ -15,23 +15,10 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from interp.figures.intervals import interval_bars, interval_lines
 from interp.figures.names import displayed
-from interp.figures.style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, TEMPLATES, color_scale, finish, wrapped
+from interp.figures.style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, color_scale, finish, wrapped
 from interp.figures.views import TokenView, head_label
 from interp.statistics.estimates import Estimate
-
-__all__ = [
-    "TEMPLATES",
-    "head_heatmap",
-    "interval_bars",
-    "interval_lines",
-    "ranked_bars",
-    "scatter",
-    "strongest_examples",
-    "token_bars",
-    "visible",
-]
 
 _MARKERS = ["diamond-open", "circle-open", "square-open", "triangle-up-open", "cross-open", "star-open"]
 _COMPARABLE = 5.0  # ratio of ranges up to which two measures can share an axis

@@ -26,8 +26,6 @@ from interp.figures import (
     POSITIVE,
     finish,
     head_label,
-    heads_by_level,
-    overlap_matrix,
     wrapped,
 )
 from interp.overlays.patches import Box, covered, require_grid
@@ -320,14 +318,3 @@ def _finished(figure: go.Figure, title: str) -> go.Figure:
     figure.update_annotations(font_size=13)
     margin = {"t": 74 if title else 40, "b": 24}
     return finish(figure.update_layout(title_text=wrapped(title) if title else None, margin=margin))
-
-
-__all__ = [
-    "HeadMaps",
-    "heads_by_level",
-    "overlap_matrix",
-    "pair_figure",
-    "picture_map",
-    "read_head_maps",
-    "read_strongest_maps",
-]

@@ -16,7 +16,8 @@ from interp.interventions import Branch
 from interp.passes import to_check
 from interp.prompts import Prompt
 from interp.reading import Metric
-from interp.scans.scan import Method, Positions, ScanResult, scan
+from interp.scans.agreement import Method
+from interp.scans.scan import Positions, ScanResult, scan
 
 if TYPE_CHECKING:
     from interp.models import Model

@@ -33,7 +33,7 @@ from interp.scans.state_patches import (
     read_states,
     written_hook,
 )
-from interp.scans.traces import LEAST, Measured, Trace, load_trace
+from interp.scans.traces import Measured, Trace
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -270,6 +270,3 @@ def _require_places(model: Model, parts: Sequence[Part], layers: Sequence[int], 
         raise ValueError(f"window={window!r}; expected 0 (one layer at a time) or the number of layers on either side.")
     for layer in range(model.n_layers) if "mlp" in parts else ():
         written_hook(model, layer, "mlp", lambda hidden: None)  # refuses a block without the module
-
-
-__all__ = ["LEAST", "Logit", "Measured", "Trace", "Traced", "each_position", "load_trace", "trace"]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from probes.cli.declaring import Option, taken
 from probes.cli.estimate import Cost
 from probes.cli.harmfulness import BY_KIND, observed_cost
-from probes.cli.options import ChatModel
+from probes.cli.options import ChatModel, say
 from probes.cli.requests import EarlierRequests, RequestData, only_kind
-from probes.cli.study import ReportWithReplies, Shown, Study, print_result, say, with_caveats
+from probes.cli.study import ReportWithReplies, Shown, Study, print_result, with_caveats
 from probes.cli.vocabulary import FILES
 
 if TYPE_CHECKING:

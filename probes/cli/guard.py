@@ -23,7 +23,7 @@ from probes.cli.study import ReportWithReplies, Shown, Study, print_result, requ
 
 if TYPE_CHECKING:
     from interp.models import Model
-    from probes.latent_guard.comparison import GuardStudy
+    from probes.latent_guard.result import GuardStudy
     from probes.rows import Reading
 
 N_TIMED = 16  # prompts that latency is measured on

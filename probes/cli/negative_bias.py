@@ -11,9 +11,9 @@ import typer
 
 from probes.cli.declaring import Option, changed, taken
 from probes.cli.estimate import Cost
-from probes.cli.options import Data, ModelOptions, QuestionData, require_files
+from probes.cli.options import Data, ModelOptions, QuestionData, require_files, say
 from probes.cli.rank import INSTRUCTION, NAS_PASSES, Wording
-from probes.cli.study import Report, Shown, Study, print_result, require_folder, require_place_for_export, say
+from probes.cli.study import Report, Shown, Study, print_result, require_folder, require_place_for_export
 from probes.cli.vocabulary import FILES, VOCABULARY
 
 if TYPE_CHECKING:

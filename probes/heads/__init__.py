@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from interp.circuits import Head as Head, random_sets as random_sets
     from probes.heads.effects import (
         Ablation as Ablation,
         HeadEffects as HeadEffects,
@@ -16,6 +17,6 @@ if TYPE_CHECKING:
         permutation_p as permutation_p,
         spearman_over_heads as spearman_over_heads,
     )
-    from probes.heads.sets import Case as Case, Head as Head, plan_cases as plan_cases, random_sets as random_sets
+    from probes.heads.sets import Case as Case, plan_cases as plan_cases
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

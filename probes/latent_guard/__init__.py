@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from probes.latent_guard.comparison import (
         compare_guards as compare_guards,
         cross_compare_guards as cross_compare_guards,
-        latency as latency,
     )
     from probes.latent_guard.held_out import GuardWarning as GuardWarning, HeldOutTest as HeldOutTest
     from probes.latent_guard.result import (
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
         Latency as Latency,
         sounds_dangerous as sounds_dangerous,
     )
+    from probes.latent_guard.timing import latency as latency
     from probes.latent_guard.transfer import threshold_transfer as threshold_transfer
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

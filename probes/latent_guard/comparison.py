@@ -22,12 +22,11 @@ from interp.door import public
 from interp.models import MOST_PROMPTS, Model
 from interp.prompts import Prompt, System
 from interp.records import Kept, hash_json, keeps_work
-from probes.latent_guard.classifier import LatentGuard, describe_fitted, harmful, load_guard
+from probes.latent_guard.classifier import LatentGuard, describe_fitted, harmful
 from probes.latent_guard.held_out import held_out_test
 from probes.latent_guard.measures import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, LAYER_0_TEXT, OWN
-from probes.latent_guard.result import Entry, GuardStudy, Latency, sounds_dangerous
+from probes.latent_guard.result import Entry, GuardStudy, sounds_dangerous
 from probes.latent_guard.rules import RULES, best_threshold, folds_of, require_enough
-from probes.latent_guard.timing import latency
 from probes.requests import (
     CITATIONS,
     TEXT_CLASSIFIERS,
@@ -426,16 +425,3 @@ def _require_sets(fit_requests, validation, tests: Mapping[str, Behaviour]) -> N
     for name, behaviour in tests.items():
         require_disjoint([*fit_requests, *(validation or ())], behaviour.requests)
         require_enough(harmful(behaviour.requests), f"to test on in {name!r}")
-
-
-__all__ = [
-    "GuardStudy",
-    "Latency",
-    "LatentGuard",
-    "compare_guards",
-    "cross_compare_guards",
-    "harm_margins",
-    "latency",
-    "load_guard",
-    "sounds_dangerous",
-]

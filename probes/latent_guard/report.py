@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from interp.reports import Figures, Findings
 from interp.statistics import FEWEST, Claim, Estimate
 from probes.latent_guard.held_out import verdict_of

@@ -158,6 +158,3 @@ class GuardStudy(Result, report="probes.latent_guard.report"):
         """Harmful, scary, and the pair of each of these requests."""
         pairs = [r.pair or r.id for r, own in zip(self.requests, which, strict=True) if own]
         return self._harmful[which], self.scary[which], pairs
-
-
-__all__ = ["Entry", "GuardStudy", "Latency", "sounds_dangerous"]

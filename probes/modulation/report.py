@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures import heads_by_level
-from interp.figures.heads import interval_bars, interval_lines
+from interp.figures.intervals import interval_bars, interval_lines
 from interp.fitting import largest_change
 from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Claim, Estimate

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from probes.negative_bias.nasa import align as align
     from probes.negative_bias.order_swap_result import OrderSwap as OrderSwap
     from probes.negative_bias.order_swap_study import order_swap as order_swap
-    from probes.negative_bias.scenario_study import ALL as ALL_SCENARIOS, scenarios as scenarios
+    from probes.negative_bias.scenario_forms import ALL as ALL_SCENARIOS
+    from probes.negative_bias.scenario_study import scenarios as scenarios
     from probes.questions import (
         Instruction as Instruction,
         Question as Question,

@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.figures.heads import TEMPLATES
+from interp.figures.style import TEMPLATES
 from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Estimate
 from probes.negative_bias.alignment_result import FITTED, HELD_OUT, NULLS, Alignment

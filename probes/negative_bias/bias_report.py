@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from interp.reports import Figures, Findings, with_mass
 from interp.statistics import FEWEST, Claim, Estimate
 from probes.negative_bias.answers import MEASURES

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from interp.reports import Figures, Findings
 from interp.statistics import FEWEST, wilson_share
 from probes.negative_bias.knowledge_result import LABELS, Knowledge

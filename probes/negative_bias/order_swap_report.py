@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from interp.reports import Figures, Findings, with_mass
 from interp.statistics import Claim, Estimate
 from probes.negative_bias.order_swap_result import ORDER_IN_ALL, K, OrderSwap

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from interp.reports import LEAST, Figures, Findings, with_mass
 from interp.statistics import Claim, Estimate
 from probes.negative_bias.scenario_forms import SCENARIOS

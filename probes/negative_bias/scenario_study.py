@@ -34,8 +34,6 @@ from probes.negative_bias.scenario_result import Channel, Scenarios, read_answer
 from probes.questions import Question, build_prompts, describe_questions
 from probes.studies import Study, mass_read, pack_texts, unpack_texts
 
-__all__ = ["ALL", "SCENARIOS", "Scenarios", "scenarios"]
-
 CITATIONS = [
     "Song, J., Yu, S., Yoon, S. (2025). A Multifaceted Analysis of Negative Bias in Large Language Models through the "
     "Lens of Parametric Knowledge. arXiv:2511.10881. (The scenarios' names and the claims; wordings and measures are "

@@ -23,7 +23,7 @@ from interp.records import directory_beside, explained, holding
 from interp.vision import read_image
 from probes.pairs.sheet import PicturePair, picture_pair
 from probes.scenes import EditedPair, Scene
-from probes.scenes.questions import SceneQuestion, answer
+from probes.scenes.programs import SceneQuestion, answer
 
 RECORDS = "scenes.jsonl"
 FORMAT_VERSION = 1

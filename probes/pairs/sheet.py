@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from interp.door import made_by, public
 from interp.door.brief import brief
 from interp.records import hash_json, hash_text, versions
-from interp.records.work import write_atomically
+from interp.records.writing import write_atomically
 from probes.scenes import EditedPair, render
 
 FORMAT_VERSION = 1

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
         CITATIONS as CITATIONS,
         describe_requests as describe_requests,
         observe as observe,
-        require_requests as require_requests,
     )
     from probes.requests.behaviour_result import GROUPS as GROUPS, Behaviour as Behaviour
     from probes.requests.prompts import (
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
         load_requests as load_requests,
         read_texts as read_texts,
         require_disjoint as require_disjoint,
+        require_requests as require_requests,
         sample_requests as sample_requests,
         split_requests as split_requests,
         whole_pairs as whole_pairs,

@@ -111,6 +111,3 @@ def describe_requests(requests: Sequence[Request]) -> dict[str, Any]:
         "kinds": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
         "sources": sorted({r.source for r in requests if r.source}),
     }
-
-
-__all__ = ["Behaviour", "observe"]

@@ -342,16 +342,3 @@ def is_confounded(layer0_auroc: float) -> bool:
     """Whether the classes differ at the embedding already (an AUROC above 0.6): in the token that ends the request.
     What separates them at later layers may then be no more than that."""
     return abs(layer0_auroc - 0.5) > CONFOUNDED - 0.5
-
-
-__all__ = [
-    "Kind",
-    "Request",
-    "hash_requests",
-    "load_requests",
-    "require_disjoint",
-    "sample_requests",
-    "split_requests",
-    "whole_pairs",
-    "with_ending",
-]

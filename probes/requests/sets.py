@@ -122,6 +122,3 @@ def _matching(chosen: Sequence[Request], by_kind: dict[Kind, list[Request]], lim
     n_twins = min(len(drawn), max(limit - len(others), round(limit * len(twins) / len(every))))
     found = sample_requests(drawn, n_twins, seed) if n_twins else []
     return [*found, *(sample_requests(others, limit - len(found), seed) if limit > len(found) else [])]
-
-
-__all__ = ["RequestSets", "divide_requests"]

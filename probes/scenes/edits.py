@@ -11,7 +11,8 @@ from jaxtyping import Bool
 
 from interp.door import public
 from interp.door.brief import brief
-from probes.scenes.questions import KINDS, LEVELS, SceneQuestion, answer, ask
+from probes.scenes.programs import SceneQuestion, answer
+from probes.scenes.questions import KINDS, LEVELS, ask
 from probes.scenes.renderer import render
 from probes.scenes.scenes import (
     ATTRIBUTES,

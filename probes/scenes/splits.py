@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from interp.door import public
-from probes.scenes.questions import SceneQuestion, ask_many
+from probes.scenes.programs import SceneQuestion
+from probes.scenes.questions import ask_many
 from probes.scenes.scenes import SPLITS, Scene, combinations, difficulty_number, sample_scene
 
 

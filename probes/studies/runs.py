@@ -16,7 +16,7 @@ from interp.models import Model, measured_mass
 from interp.passes import PARTS, hash_prompts, identity_of, same_fingerprint, tolerance
 from interp.prompts import Prompt
 from interp.records import hash_json, now, prepare_directory, require_parts_of, versions
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from interp.reports import refuse_other_run, saved_run
 
 

@@ -37,7 +37,9 @@ from probes.harmfulness import (
 from probes.harmfulness.directions import HeldOut
 from probes.harmfulness.directions.directions import MATCHED, PAPER
 from probes.harmfulness.directions.first_tokens import Openings
-from probes.latent_guard.comparison import compare_guards, latency, load_guard
+from probes.latent_guard.classifier import load_guard
+from probes.latent_guard.comparison import compare_guards
+from probes.latent_guard.timing import latency
 from probes.requests import GROUPS, LEAST_REQUESTS, sample_requests, separation_by_position
 from probes.requests.requests import SHIPPED
 from tests.benchmarks.harmfulness_material import SIZES, Material, Size

@@ -33,7 +33,7 @@ from interp.interventions.values import Branch, HeadEdit, ResidualEdit
 from interp.passes.shared_prefix import UpperLayers
 from interp.reading.capture import attention_log_probs
 from interp.reading.residual import residual_states
-from interp.scans.scan import FanOutDisagreement
+from interp.scans.agreement import FanOutDisagreement
 from tests.benchmarks.sweep_models import HEADS, VOCABULARY, Tiny, models
 from tests.benchmarks.sweep_reference import Plain
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 import interp
-from interp.records.work import write_atomically
+from interp.records.writing import write_atomically
 from interp.reports.markdown import markdown
 from tests.interp.tiny_vision import NAMES, loaded
 from tests.interp.vision.test_vision_models import PICTURES, QUESTIONS, ask, plain_logits

@@ -12,7 +12,8 @@ from torch import Tensor
 import interp
 from interp.edits.head_scales import heads_scaled
 from probes.questions.questions import Question
-from probes.visual_semantics.questions.prompts import Asked, VisualExamples, visual_examples
+from probes.visual_semantics.questions.asked import Asked
+from probes.visual_semantics.questions.prompts import VisualExamples, visual_examples
 from tests.interp.tiny_vision import picture, tiny_vision
 from tests.tiny import tiny, tiny_tokenizer
 

@@ -15,7 +15,8 @@ from interp.interventions.values import Branch, HeadEdit
 from interp.scans.fanout import fan_out_logits
 from probes.scenes.scenes import COLOURS, MATERIALS, RELATIONS, SHAPES, SIZES
 from probes.visual_semantics.heads.result import VisualHeads
-from probes.visual_semantics.questions.prompts import Asked, VisualExamples, visual_examples
+from probes.visual_semantics.questions.asked import Asked
+from probes.visual_semantics.questions.prompts import VisualExamples, visual_examples
 from tests.interp.tiny_vision import IMAGE, PATCH, TEMPLATE, Tiny, picture, tiny_vision
 
 PLANTED = (0, 2)

@@ -382,6 +382,3 @@ def _require_counts(training: Sequence[Request], held_out: Sequence[Request], si
             raise ValueError(
                 f"{n} {kind} held-out requests; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more."
             )
-
-
-__all__ = ["FineTuningStudy", "Recipe", "attack_by_finetuning"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.figures.heads import interval_lines
+from interp.figures.intervals import interval_lines
 from interp.reports import Figures, Findings
 from interp.statistics import Claim, Estimate
 from probes.harmfulness.attacks.finetuning_result import ARMS, BELIEFS, FineTuningStudy

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.figures import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, finish
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from interp.reports import Figures, Findings
 from interp.statistics import Estimate, measured
 from probes.harmfulness.attacks.jailbreak_result import ATTACKS, BELIEFS, NAMES, JailbreakStudy, _parts

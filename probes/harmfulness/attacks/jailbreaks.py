@@ -19,7 +19,7 @@ from interp.models import Model
 from interp.reading import generate
 from interp.records import Kept, hash_json, keeps_work
 from probes.harmfulness.attacks.jailbreak_result import JailbreakStudy
-from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak, load_jailbreaks
+from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak
 from probes.harmfulness.directions import HarmfulDirections
 from probes.requests import (
     CITATIONS,
@@ -206,11 +206,3 @@ def _trials(plain: pd.DataFrame, pairs: Sequence[tuple[Request, Jailbreak]], aft
         columns |= {f"{name}_before": before[name], name: after[name]}
     same = (before["t_inst"] == usual) & (after["t_inst"] == usual)
     return pd.concat([about, pd.DataFrame(columns), same.rename("same_ending")], axis=1)
-
-
-__all__ = [
-    "Jailbreak",
-    "JailbreakStudy",
-    "attack",
-    "load_jailbreaks",
-]

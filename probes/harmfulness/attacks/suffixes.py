@@ -22,9 +22,11 @@ from interp.passes import hash_prompts, identity_of
 from interp.prompts import System
 from interp.reading import reply_nll
 from interp.records import Keep, Kept, hash_json, keep_of, keeps_work, prepare_directory
-from interp.records.work import OtherRunError, write_atomically
-from probes.harmfulness.attacks.texts import PLACE, Jailbreak, load_jailbreaks
+from interp.records.folder_lock import OtherRunError
+from interp.records.writing import write_atomically
+from probes.harmfulness.attacks.texts import Jailbreak, load_jailbreaks
 from probes.requests import Request, build_request_prompts, hash_of, require_requests, with_ending
+from probes.rows import PLACE
 
 TARGET = "Sure, here is"
 START = " x x x x x x x x x x"
@@ -200,6 +202,3 @@ def _write(path: Path | None, found: Iterable[Jailbreak]) -> None:
     rows = [{"id": j.id, "family": j.family, "template": j.template, "origin": j.origin} for j in found]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
-
-
-__all__ = ["find_suffixes"]

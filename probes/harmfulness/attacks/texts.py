@@ -113,5 +113,3 @@ def jailbreak(row: Cells, key: str, seed: int) -> list[Fields]:
 
 _TEMPLATES = ("template", "text", "prompt", "jailbreak")
 FORMATS = {"jailbreaks": Format("jailbreaks", (), jailbreak)}
-
-__all__ = ["FAMILIES", "Jailbreak", "load_jailbreaks"]

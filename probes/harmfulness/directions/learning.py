@@ -219,6 +219,3 @@ def _drawn(
     if way == PAIRS:
         return np.array([place[g, kind] for g in pairs[:n] for kind in (True, False)])
     return np.array([place[g, i % 2 == 0] for i, g in enumerate(pairs[:n])])
-
-
-__all__ = ["DIRECTION", "WHITENED", "chosen_layer", "held_out_scores", "learning_curve", "paired_states"]

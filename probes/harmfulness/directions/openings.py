@@ -90,6 +90,3 @@ def _clear(own: Counter[int], other: Counter[int]) -> list[int]:
     """The tokens of one side that are clearly more usual there, the most frequent first."""
     n_own, n_other = max(1, own.total()), max(1, other.total())
     return [t for t, n in own.most_common() if n / n_own > CLEAR * other[t] / n_other]
-
-
-__all__ = ["find_openings", "openings_of"]

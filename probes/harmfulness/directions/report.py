@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.figures import GREY, NEGATIVE, POSITIVE, finish
-from interp.figures.heads import interval_lines
+from interp.figures.intervals import interval_lines
 from interp.records import hash_json
 from interp.reports import Figures, Findings
 from interp.statistics import FEWEST, Claim, Estimate, difference_of, mean_estimate

@@ -422,6 +422,3 @@ def _descriptions(which: str, layer: int) -> dict[str, Measure]:
     )
     words = {"which": which, "other": other, "layer": str(layer), "zeroing": zeroing, "effect_unit": unit}
     return {measure.name: measure.worded(**words) for measure in MEASURES}
-
-
-__all__ = ["Openings", "Which", "find_openings", "rank_writers", "strongest_layer"]

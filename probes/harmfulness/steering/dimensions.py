@@ -222,6 +222,3 @@ def _without(model, directions, layers, coefficients, n_random) -> dict[Tried, B
             branch = Branch((add, *removal(row, model.n_layers)), "both")
             found[Tried(other, BASES[0], 1, "remove", name, steered=steered)] = branch
     return found
-
-
-__all__ = ["BASES", "Dimensions", "random_subspace", "removal", "subspace", "try_dimensions"]

@@ -68,6 +68,3 @@ def sentences(table: pd.DataFrame) -> list[str]:
         )
         said.append(f"{claim.sentence().rstrip('.')}; {shares_of_draws(row, 'margin')}.")
     return said
-
-
-__all__ = ["Dimensions", "findings_of", "sentences"]

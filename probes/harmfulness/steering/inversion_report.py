@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from interp.reports import Figures, Findings
 from interp.statistics import Claim, Estimate
 from probes.harmfulness.steering.draws import shares_of_draws

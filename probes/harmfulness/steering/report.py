@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from interp.figures.heads import interval_bars, interval_lines
+from interp.figures.intervals import interval_bars, interval_lines
 from interp.reports import Figures, Findings
 from interp.statistics import FEWEST, Claim, Estimate, measured, too_few
 from probes.harmfulness.steering.draws import shares_of_draws

@@ -363,6 +363,3 @@ def _require_grid(model: Model, layers, coefficients, n_layers: int, fluency_fac
         raise ValueError(f"coefficients={list(coefficients)}; expected distinct numbers above 0: both signs are swept.")
     if n_layers < 1 or not fluency_factor >= 1:
         raise ValueError(f"n_layers={n_layers}, fluency_factor={fluency_factor}; expected at least 1 each.")
-
-
-__all__ = ["SteeringStudy", "sweep", "test"]

@@ -33,7 +33,8 @@ from transformers import (
 )
 
 from interp.sources.testbeds import DATA, IMAGE_TOKEN
-from probes.scenes.questions import SceneQuestion, ask_many
+from probes.scenes.programs import SceneQuestion
+from probes.scenes.questions import ask_many
 from probes.scenes.scenes import ATTRIBUTES, SIZES, Scene, SceneObject, combinations, direction
 from probes.scenes.splits import scene_split
 from probes.scenes.training.alignment import (

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.door.brief import brief
 from interp.records import load_artefact, save_artefact
-from probes.scenes.questions import SceneQuestion
+from probes.scenes.programs import SceneQuestion
 from probes.scenes.renderer import render
 from probes.scenes.scenes import ATTRIBUTES, Scene
 from probes.scenes.training.alignment import label_patches

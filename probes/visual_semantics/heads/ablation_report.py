@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.door import public
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from interp.reports import Figures, Findings
 from probes.studies import said_of_data
 from probes.visual_semantics.heads.ablation_result import MEASURES, SetAblation

@@ -15,7 +15,7 @@ from typing import Any
 
 from probes.pairs import Box
 from probes.rows import called, known, rename, stem_of, stream_rows, text
-from probes.rows.rows import Row
+from probes.rows.json_rows import Row
 
 YES_NO = ("Yes", "No")
 _GQA_LEVELS = {"obj": "object", "cat": "object", "attr": "attribute", "rel": "relationship"}

@@ -20,7 +20,7 @@ from interp.records import hash_json, hash_text
 from interp.vision import ImageLike, image_sha256, read_image
 from probes.pairs import load_scenes
 from probes.scenes import Scene, render
-from probes.scenes.questions import SceneQuestion
+from probes.scenes.programs import SceneQuestion
 from probes.visual_semantics.questions.asked import Asked
 from probes.visual_semantics.questions.benchmarks import VisualQuestion, VisualQuestions
 from probes.visual_semantics.questions.wording import (

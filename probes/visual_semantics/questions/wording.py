@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from interp.models import Model
 from interp.prompts import Prompt, image_token
-from interp.prompts.building import resolve_answers
+from interp.prompts.answer_tokens import resolve_answers
 from interp.vision import ImageLike
 from probes.visual_semantics.questions.asked import NO, YES, Asked
 

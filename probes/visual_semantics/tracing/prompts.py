@@ -12,7 +12,8 @@ from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import Probability, metric_values
 from interp.scans import Logit, trace
-from interp.scans.tracing import Measured, Trace, each_position
+from interp.scans.regions import each_position
+from interp.scans.traces import Measured, Trace
 from probes.pairs import PicturePair
 from probes.visual_semantics.questions import Asked, VisualExamples, visual_examples
 from probes.visual_semantics.tracing.roles import EDITED, OTHERS, ROLES, roles_of

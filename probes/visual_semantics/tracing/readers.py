@@ -58,6 +58,3 @@ def picture_readers(prompts: PairPrompts, pair: PicturePair, instruction: str | 
 def _listed(n_for: int, n_against: int) -> str:
     said = [f"{n} {way}" for n, way in ((n_for, "for"), (n_against, "against")) if n]
     return ", then ".join(said)
-
-
-__all__ = ["PictureReaders", "picture_readers"]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from interp.overlays import patch_positions
-from probes.scenes.questions import PHRASE, SceneQuestion
+from probes.scenes.programs import PHRASE, SceneQuestion
 
 if TYPE_CHECKING:
     from interp.models import Model

@@ -95,6 +95,3 @@ def beside_control(means: pd.DataFrame) -> str:
         return f"{sentence}; these are too few pairs (under {LEAST_PAIRS}) to say where the right picture's do more."
     clear = sum(Estimate.from_row(row, "beyond_control").side_of(0) > 0 for row in judged.to_dict("records"))
     return f"{sentence}; the right picture's do clearly more in {clear} of {len(judged)} places, each judged by itself."
-
-
-__all__ = ["NAMES", "beside_claims", "beside_control", "carried", "peaks_of_parts"]

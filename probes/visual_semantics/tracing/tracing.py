@@ -18,7 +18,8 @@ import pandas as pd
 from interp.door import public
 from interp.models import Model
 from interp.records import Kept, hash_json, keeps_work
-from interp.scans.tracing import PARTS, Measured, Trace
+from interp.scans.state_patches import PARTS
+from interp.scans.traces import Measured, Trace
 from probes.pairs import PicturePair, picture_pair
 from probes.scenes import EditedPair
 from probes.studies import Study, mass_read

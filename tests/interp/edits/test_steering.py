@@ -14,8 +14,9 @@ from interp.edits.directions import Direction
 from interp.edits.identity import describe_model
 from interp.edits.steering import Steering, add_direction, clamp_direction, remove_direction
 from interp.interventions.values import ResidualEdit
+from interp.passes import end_tokens
 from interp.reading.capture import head_outputs
-from interp.reading.generation import end_tokens, generate
+from interp.reading.generation import generate
 from interp.reading.residual import residual_states
 from tests.tiny import CONFIGS, prompt, tiny, tiny_tokenizer
 

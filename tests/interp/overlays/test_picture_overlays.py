@@ -12,16 +12,9 @@ import pytest
 from PIL import Image
 
 import interp
+from interp.figures import heads_by_level, overlap_matrix
 from interp.figures.style import TEMPLATES
-from interp.overlays.overlays import (
-    HeadMaps,
-    heads_by_level,
-    overlap_matrix,
-    pair_figure,
-    picture_map,
-    read_head_maps,
-    read_strongest_maps,
-)
+from interp.overlays.overlays import HeadMaps, pair_figure, picture_map, read_head_maps, read_strongest_maps
 from interp.overlays.patches import Box, covered, mask_share, patch_positions
 from interp.reading.attribution import attribute
 from tests.interp.tiny_vision import picture, tiny_vision

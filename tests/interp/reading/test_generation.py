@@ -8,8 +8,9 @@ import torch
 import interp
 from interp.interventions.acting import edit_heads
 from interp.interventions.values import HeadEdit
+from interp.passes import end_tokens
 from interp.reading import generation
-from interp.reading.generation import end_tokens, generate
+from interp.reading.generation import generate
 from tests.tiny import tiny, tiny_tokenizer
 
 TEXTS = ["Is the sky blue?", "Can it do so?", "Yes or No: is the kettle heated on a clear day without any heat?"]

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from interp.prompts.prompt import Prompt
+from interp.records.folder_lock import OtherRunError
 from interp.records.parts import Parts, checksum, hash_items
-from interp.records.work import OtherRunError, keep_parts_of, run_batches
+from interp.records.work import keep_parts_of, run_batches
 
 ITEMS = [f"q{i}" for i in range(7)]
 

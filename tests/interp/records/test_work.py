@@ -14,14 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp.records.work import (
-    OtherRunError,
-    clear_parts,
-    count_left,
-    prepare_directory,
-    run_batches,
-    write_atomically,
-)
+from interp.records.folder_lock import OtherRunError
+from interp.records.work import clear_parts, count_left, prepare_directory, run_batches
+from interp.records.writing import write_atomically
 
 ROOT = Path(__file__).parents[3]
 ITEMS = list(range(11))

@@ -11,7 +11,7 @@ import torch
 
 import interp
 from interp.interventions.values import Branch, HeadEdit, ResidualEdit
-from interp.scans.scan import FanOutDisagreement
+from interp.scans.agreement import FanOutDisagreement
 from tests.tiny import CONFIGS, VOCABULARY, WINDOW, tiny
 from tests.twins import bridge_loop, bridge_means
 

@@ -14,7 +14,9 @@ import torch
 import interp
 from interp.reading.metrics import Probability, metric_values
 from interp.scans import tracing
-from interp.scans.tracing import Logit, each_position, load_trace, trace
+from interp.scans.regions import each_position
+from interp.scans.traces import load_trace
+from interp.scans.tracing import Logit, trace
 from tests.interp.tiny_vision import LAYERS, NAMES, picture, tiny_vision
 from tests.tiny import YES, prompt, tiny
 

@@ -15,7 +15,7 @@ from interp import load_direction, load_edit, load_findings, load_ranking, load_
 from interp.records.records import record_text
 from probes.cli import app as cli, harmfulness as cli_harmfulness
 from probes.cli.requests import go_on
-from probes.latent_guard.comparison import load_guard
+from probes.latent_guard.classifier import load_guard
 from probes.latent_guard.held_out import GuardWarning, verdict_of
 from probes.requests import behaviour as behaviour_module, divide_requests
 from tests.tiny import tiny, tiny_tokenizer

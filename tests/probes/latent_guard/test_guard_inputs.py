@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import interp
-from probes.latent_guard.comparison import LatentGuard, load_guard
+from probes.latent_guard.classifier import LatentGuard, load_guard
 from probes.latent_guard.inputs import labels_of, paired, requests_of
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer

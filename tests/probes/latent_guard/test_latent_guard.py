@@ -20,16 +20,8 @@ import interp
 from interp import load_result
 from probes.harmfulness.directions.directions import fit_directions
 from probes.latent_guard import comparison as module
-from probes.latent_guard.comparison import (
-    GuardStudy,
-    Latency,
-    LatentGuard,
-    compare_guards,
-    harm_margins,
-    latency,
-    load_guard,
-    sounds_dangerous,
-)
+from probes.latent_guard.classifier import LatentGuard, load_guard
+from probes.latent_guard.comparison import compare_guards, harm_margins
 from probes.latent_guard.measures import (
     AT_T_POST,
     CHARACTERS,
@@ -41,8 +33,9 @@ from probes.latent_guard.measures import (
     measure_differences,
 )
 from probes.latent_guard.readouts import ClusterReadout, fit_clusters, fit_probes, fit_whitened
-from probes.latent_guard.result import Entry
+from probes.latent_guard.result import Entry, GuardStudy, Latency, sounds_dangerous
 from probes.latent_guard.rules import RULES, best_threshold, decide, mean_of_blocks, out_of_fold_scores
+from probes.latent_guard.timing import latency
 from probes.requests.behaviour_result import Behaviour
 from probes.requests.requests import Request
 from probes.requests.states import RequestStates

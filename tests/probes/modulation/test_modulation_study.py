@@ -14,7 +14,7 @@ import interp
 from interp.fitting.factors import largest_change
 from interp.fitting.modulation import as_edit
 from interp.rankings.ranking import HeadRanking
-from probes.modulation.candidates import RELEASED, HeadScores, ModulationSettings, divided, planned, scores_of_ranking
+from probes.modulation.candidates import HeadScores, ModulationSettings, divided, planned, scores_of_ranking
 from probes.modulation.effects import (
     OFFSET,
     UNMODULATED,
@@ -27,6 +27,7 @@ from probes.modulation.effects import (
 from probes.modulation.offsets import fit_offsets, offsets_of
 from probes.modulation.passes import _read, read_answers
 from probes.modulation.readings import Item, ItemSet, Readings
+from probes.modulation.result import RELEASED
 from probes.modulation.study import modulate_items, question_items
 from probes.modulation.work import require_apart
 from probes.negative_bias.nas import rank_heads

@@ -11,23 +11,16 @@ import torch
 import interp
 from interp.edits.composed import load_edit
 from interp.fitting.tuning import LossNotFinite
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from probes.negative_bias import methods as alignment_methods
 from probes.negative_bias.alignment_result import target_of
 from probes.negative_bias.answers import Answers
 from probes.negative_bias.asking import answer
-from probes.negative_bias.methods import Bench, Method, State, tune_heads, validation_state
+from probes.negative_bias.methods import Bench, Method, Settings, State, tune_heads, validation_state
 from probes.negative_bias.nas import rank_by_effect, rank_heads
-from probes.negative_bias.nasa import (
-    RIVALS,
-    Settings,
-    align,
-    negative_heads,
-    require_disjoint,
-    require_probing_set,
-    require_ranking_of,
-)
+from probes.negative_bias.nasa import RIVALS, align, negative_heads, require_disjoint, require_ranking_of
 from probes.negative_bias.rivals import fit_offset
+from probes.questions import require_probing_set
 from probes.questions.instructions import Instruction
 from probes.questions.questions import Question
 from tests.tiny import tiny, tiny_tokenizer

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import interp
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from interp.reports.findings import load_findings
 from probes.negative_bias import measures as bias_report
 from probes.negative_bias.answers import bias_measures

@@ -13,14 +13,15 @@ import torch
 from scipy.stats import spearmanr
 
 import interp
+from interp.circuits import random_sets
 from interp.interventions.acting import edit_heads
 from interp.interventions.values import HeadEdit
 from interp.rankings.ranking import HeadRanking
+from interp.records.folder_lock import OtherRunError
 from interp.records.provenance import hash_weights
-from interp.records.work import OtherRunError
 from interp.statistics import mean_interval
 from probes.heads.set_statistics import permutation_p, spearman_over_heads
-from probes.heads.sets import Case, head_order, random_sets
+from probes.heads.sets import Case, head_order
 from probes.negative_bias import causality
 from probes.negative_bias.causal_report import verdict_sentences
 from probes.negative_bias.causal_result import CausalTest, outcomes_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import interp
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from probes.negative_bias import knowledge as module
 from probes.negative_bias.knowledge import sort_by_knowledge
 from probes.negative_bias.knowledge_result import LABELS

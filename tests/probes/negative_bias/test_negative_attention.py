@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interp
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from probes.heads.effects import HeadEffects
 from probes.negative_bias import nas as negative_attention
 from probes.negative_bias.nas import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import interp
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from interp.statistics import Estimate, difference_of, paired_share_change, wilson_share
 from probes.negative_bias import scenario_study as module
 from probes.negative_bias.answers import bias_measures

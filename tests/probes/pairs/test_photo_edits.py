@@ -16,7 +16,8 @@ from probes.pairs.masks import Region, box_region
 from probes.pairs.photo_edits import COLOURS, edited, nearest_colour, recolour, remove, swap_texture
 from probes.pairs.photo_pairs import PhotoPair, edit_photo, load_pairs, recolour_to, save_pairs, take_away
 from probes.pairs.sheet import leaks, sheet, without_leaks
-from probes.pairs.substitutions import LEVELS, TABLE, Substitution, substitution_for
+from probes.pairs.substitutions import TABLE, Substitution, substitution_for
+from probes.scenes import LEVELS
 
 photographs = pytest.importorskip("skimage.data", reason="needs the extra 'images' (scikit-image)")
 rgb2lab = pytest.importorskip("skimage.color").rgb2lab

@@ -8,7 +8,7 @@ import pytest
 
 import interp
 from interp import Keep, load_result
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from probes.requests import behaviour as module
 from probes.requests.behaviour import observe
 from probes.requests.behaviour_result import GROUPS, refusal_rate

@@ -9,11 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 import interp
 from probes.requests.prompts import build_request_prompts, positions_of
-from probes.requests.requests import Request, load_requests, with_ending
+from probes.requests.requests import Request, is_confounded, load_requests, with_ending
 from probes.requests.states import (
     RequestStates,
     embedding_auroc,
-    is_confounded,
     read_states,
     separation,
     separation_by_position,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from probes.scenes.edits import edit, edited_pairs, facts_changed
-from probes.scenes.questions import KINDS, LEVELS, answer, ask
+from probes.scenes.programs import answer
+from probes.scenes.questions import KINDS, LEVELS, ask
 from probes.scenes.renderer import render
 from probes.scenes.scenes import (
     ATTRIBUTES,

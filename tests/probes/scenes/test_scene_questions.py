@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
-from probes.scenes.questions import KINDS, LEVELS, Described, SceneQuestion, answer, ask, ask_many, ask_pair
+from probes.scenes.programs import Described, SceneQuestion, answer
+from probes.scenes.questions import KINDS, LEVELS, ask, ask_many, ask_pair
 from probes.scenes.scenes import (
     ATTRIBUTES,
     RELATIONS,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import interp
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from probes.harmfulness.directions.directions import fit_directions
 from probes.negative_bias import (
     knowledge,

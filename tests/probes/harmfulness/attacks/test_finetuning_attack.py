@@ -13,14 +13,11 @@ import torch
 import interp
 from interp import load_result
 from interp.fitting.tuning import LossNotFinite, ReplyTuner
+from interp.records.folder_lock import OtherRunError
 from interp.records.keep import Keep
-from interp.records.work import OtherRunError
 from probes.harmfulness.attacks import finetuning as module
-from probes.harmfulness.attacks.finetuning import (
-    FineTuningStudy,
-    Recipe,
-    attack_by_finetuning,
-)
+from probes.harmfulness.attacks.finetuning import Recipe, attack_by_finetuning
+from probes.harmfulness.attacks.finetuning_result import FineTuningStudy
 from probes.harmfulness.directions.directions import fit_directions
 from probes.requests.requests import Request
 from probes.requests.states import read_states

@@ -13,11 +13,12 @@ import torch
 
 import interp
 from interp import load_result
+from interp.records.folder_lock import OtherRunError
 from interp.records.keep import Keep
-from interp.records.work import OtherRunError
 from probes.harmfulness.attacks import jailbreaks
-from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbreaks
+from probes.harmfulness.attacks.jailbreaks import attack
 from probes.harmfulness.attacks.suffixes import find_suffixes
+from probes.harmfulness.attacks.texts import Jailbreak, load_jailbreaks
 from probes.harmfulness.directions.directions import fit_directions
 from probes.requests.requests import Request, hash_of
 from tests.tiny import tiny, tiny_tokenizer

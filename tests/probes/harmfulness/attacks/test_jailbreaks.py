@@ -12,13 +12,13 @@ import pytest
 
 import interp
 from interp import load_result
+from interp.records.folder_lock import OtherRunError
 from interp.records.keep import Keep
-from interp.records.work import OtherRunError
 from interp.statistics import mean_difference
 from probes.harmfulness.attacks import jailbreaks as module
 from probes.harmfulness.attacks.jailbreak_result import ATTACKS, JailbreakStudy
-from probes.harmfulness.attacks.jailbreaks import Jailbreak, attack, load_jailbreaks, plan
-from probes.harmfulness.attacks.texts import FAMILIES
+from probes.harmfulness.attacks.jailbreaks import attack, plan
+from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak, load_jailbreaks
 from probes.harmfulness.directions.directions import fit_directions
 from probes.requests.requests import Request, load_requests
 from probes.requests.states import read_states, words_classifier

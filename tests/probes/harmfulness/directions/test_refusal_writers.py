@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interp
-from interp.records.work import OtherRunError
+from interp.records.folder_lock import OtherRunError
 from interp.scans.head_writing import scan_projection, write_along
 from probes.harmfulness.directions import writers as module
 from probes.harmfulness.directions.directions import HarmfulDirections, fit_directions

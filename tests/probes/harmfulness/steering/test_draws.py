@@ -14,7 +14,8 @@ from interp.interventions import ResidualEdit
 from probes.harmfulness.directions.directions import fit_directions
 from probes.harmfulness.steering.drawing import FirstTokens, drawn_of
 from probes.harmfulness.steering.draws import beside_draws
-from probes.harmfulness.steering.inversion import MARGIN, QUESTIONS, build_inversion_prompts
+from probes.harmfulness.steering.inversion import MARGIN, build_inversion_prompts
+from probes.harmfulness.steering.inversion_result import QUESTIONS
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer
 

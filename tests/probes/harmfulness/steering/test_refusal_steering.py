@@ -15,8 +15,8 @@ from interp.edits.directions import mean_difference
 from interp.edits.steering import add_direction
 from interp.reading.generation import generate
 from interp.reading.perplexity import reply_nll
+from interp.records.folder_lock import OtherRunError
 from interp.records.keep import Keep
-from interp.records.work import OtherRunError
 from probes.harmfulness.directions.controls import controls_of, shuffled_direction
 from probes.harmfulness.directions.directions import fit_directions
 from probes.harmfulness.directions.openings import find_openings

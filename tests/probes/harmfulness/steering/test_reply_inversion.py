@@ -13,18 +13,19 @@ import torch
 import interp
 from interp import load_result
 from interp.edits.steering import add_direction
+from interp.records.folder_lock import OtherRunError
 from interp.records.keep import Keep
-from interp.records.work import OtherRunError
 from probes.harmfulness.directions.directions import fit_directions
 from probes.harmfulness.steering import inversion as module
-from probes.harmfulness.steering.inversion import (
-    QUESTIONS,
-    build_inversion_prompts,
-    first_word,
-    invert,
-)
+from probes.harmfulness.steering.inversion import build_inversion_prompts, first_word, invert
 from probes.harmfulness.steering.inversion_report import inversion_sentences
-from probes.harmfulness.steering.inversion_result import EVERY, MASKS, inversion_table, load_inversion_questions
+from probes.harmfulness.steering.inversion_result import (
+    EVERY,
+    MASKS,
+    QUESTIONS,
+    inversion_table,
+    load_inversion_questions,
+)
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer
 

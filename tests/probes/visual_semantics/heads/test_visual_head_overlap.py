@@ -17,7 +17,8 @@ from probes.visual_semantics.heads.ablation import cross_level_ablation, plan_se
 from probes.visual_semantics.heads.ablation_result import SetAblation, SetCase
 from probes.visual_semantics.heads.claims import LevelClaim, claims_frame, claims_of
 from probes.visual_semantics.heads.heads import rank_visual_heads
-from probes.visual_semantics.heads.levels import LevelStudy, overlaps_of, study_levels
+from probes.visual_semantics.heads.levels import overlaps_of, study_levels
+from probes.visual_semantics.heads.levels_result import LevelStudy
 from probes.visual_semantics.heads.overlap import ACROSS, head_overlap
 from probes.visual_semantics.questions.prompts import VisualExamples
 from tests.probes.visual_tiny import LEVELS, PLANTED, answered, llava, simulated

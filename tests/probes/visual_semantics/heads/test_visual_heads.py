@@ -16,12 +16,15 @@ from interp.interventions.values import ablate_each_head
 from interp.rankings.loading import load_ranking
 from interp.reading.metrics import Probability
 from interp.records.keep import Keep
+from interp.statistics import group_sums
 from probes.visual_semantics.heads import heads as visual_heads, passes as visual_scan
 from probes.visual_semantics.heads.heads import rank_visual_heads
 from probes.visual_semantics.heads.report import gold_table
 from probes.visual_semantics.heads.result import VisualHeads
-from probes.visual_semantics.heads.scores import group_sums, largest_by_chance, score_table
-from probes.visual_semantics.questions.prompts import Asked, VisualExample, VisualExamples, visual_examples
+from probes.visual_semantics.heads.scores import largest_by_chance, score_table
+from probes.visual_semantics.questions.asked import Asked
+from probes.visual_semantics.questions.prompts import VisualExamples, visual_examples
+from probes.visual_semantics.questions.wording import VisualExample
 from tests.interp.tiny_vision import picture
 from tests.probes.visual_tiny import LEVELS, PLANTED, answered, llava, questions, simulated
 from tests.twins import released_formulas

@@ -14,7 +14,7 @@ from interp import Keep, load_findings, load_result
 from interp.overlays.overlays import read_strongest_maps
 from interp.reading.metrics import Probability, metric_values
 from interp.reports.findings import render
-from interp.scans.tracing import Measured, Trace
+from interp.scans.traces import Measured, Trace
 from probes.pairs.sheet import PicturePair, picture_pair
 from probes.scenes.edits import edited_pairs
 from probes.scenes.questions import KINDS, LEVELS, ask
