@@ -6,16 +6,8 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from probes.studies.left_out import first_names as first_names, said_of_data as said_of_data
-    from probes.studies.runs import (
-        mass_read as mass_read,
-        parts_identity as parts_identity,
-        require_place as require_place,
-        study_provenance as study_provenance,
-    )
+    from probes.studies.runs import mass_read as mass_read
     from probes.studies.study import Study as Study
-    from probes.studies.study_files import (
-        pack_texts as pack_texts,
-        unpack_texts as unpack_texts,
-    )
+    from probes.studies.study_files import pack_texts as pack_texts, unpack_texts as unpack_texts
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

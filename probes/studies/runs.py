@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from interp.edits import named_adapters
 from interp.models import Model, measured_mass
 from interp.passes import PARTS, hash_prompts, identity_of, same_fingerprint, tolerance
 from interp.prompts import Prompt
-from interp.records import hash_json, now, prepare_directory, require_parts_of, versions
+from interp.records import hash_json, prepare_directory, require_parts_of, versions
 from interp.records.folder_lock import OtherRunError
 from interp.reports import refuse_other_run, saved_run
 
@@ -28,22 +27,34 @@ def study_provenance(
     settings: dict[str, Any],
     citation: Sequence[str],
     caveats: Sequence[str],
-    began: float,
-    out: str | Path | None = None,
-    **more: Any,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """What a study's findings need to be traced and repeated; ``began`` is ``time.perf_counter()`` at its start.
+    """What a study's findings need to be traced and repeated, but for the time.
 
     The ``run_id`` is a function of the computation (:mod:`interp.passes.identity`: weights, active adapters, applied
-    edits, a fingerprint of the logits), the token ids of the ``prompts``, the data and the settings.
+    edits, a fingerprint of the logits), the token ids of the ``prompts``, the data and the settings: of nothing that
+    another machine or a new conversion of the same weights would change.
     ``out``: where the study keeps its work, if anywhere; a fingerprint that was recorded there, and is this one but for
     rounding, is taken for it.
     """
-    described, prompts_sha256 = _computation(model, None if out is None else Path(out)), hash_prompts(prompts)
-    run_id = _id(_identity(title, described, prompts_sha256, data, settings))
-    known = _provenance(described, prompts_sha256, data, settings)
-    head = {"run_id": run_id, "title": f"{title} of {model.name}"}
-    return head | known | _signed(described, citation, caveats, began) | more
+    described, prompts_sha256 = _computation(model, out), hash_prompts(prompts)
+    identity = {"title": title, **identity_of(described, prompts_sha256), "data": data["sha256"]} | settings
+    return {
+        "run_id": hash_json(identity)[:12],
+        "title": f"{title} of {model.name}",
+        "model": described,
+        "prompts_sha256": prompts_sha256,
+        "data": data,
+        "settings": settings,
+        "statistics": {
+            "seed": statistics.SEED,
+            "bootstrap_resamples": statistics.N_BOOTSTRAP,
+            "interval": statistics.CONFIDENCE,
+        },
+        "versions": versions(),
+        "citation": list(citation),
+        "caveats": [*said_of_computation(described), *caveats],  # first that it is not the bare model
+    }
 
 
 def parts_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,44 +86,6 @@ def _recorded_fingerprints(out: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError):  # none there, or damaged: whoever reads it to go on says so
         pass
     return [there for there in found if isinstance(there, dict) and isinstance(there.get("values"), list)]
-
-
-def _identity(
-    title: str, model: dict[str, Any], prompts_sha256: str, data: dict[str, Any], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """What makes a run this run: nothing that another machine or a new conversion of the same weights would change."""
-    return {"title": title, **identity_of(model, prompts_sha256), "data": data["sha256"]} | settings
-
-
-def _id(identity: dict[str, Any]) -> str:
-    return hash_json(identity)[:12]
-
-
-def _provenance(
-    model: dict[str, Any], prompts_sha256: str, data: dict[str, Any], settings: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "model": model,
-        "prompts_sha256": prompts_sha256,
-        "data": data,
-        "settings": settings,
-        "statistics": {
-            "seed": statistics.SEED,
-            "bootstrap_resamples": statistics.N_BOOTSTRAP,
-            "interval": statistics.CONFIDENCE,
-        },
-    }
-
-
-def _signed(model: dict[str, Any], citation: Sequence[str], caveats: Sequence[str], began: float) -> dict[str, Any]:
-    """Versions, time, sources, and what a reader must know first: that it is not the bare model that was measured."""
-    return {
-        "versions": versions(),
-        "created": now(),
-        "seconds": round(time.perf_counter() - began, 1),
-        "citation": list(citation),
-        "caveats": [*said_of_computation(model), *caveats],
-    }
 
 
 def mass_read(

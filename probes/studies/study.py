@@ -75,7 +75,7 @@ class Study:
         self.settings = {**settings, **(afterwards or {})}
         data = {**(self.keep.origin or {}), **data}
         self._provenance = study_provenance(
-            title, model, prompts, data, self.settings, citation, caveats, self.began, self.keep.folder
+            title, model, prompts, data, self.settings, citation, caveats, self.keep.folder
         )
         self._provenance["settings"] = self.settings | {"batch_size": batch_size}  # how it was run; no part of the id
         n_items = int(data["n"] if n_items is None else n_items)
