@@ -183,12 +183,5 @@ def test_nothing_unpickles_or_evaluates():
 
 
 def test_files_are_short():
-    """Docstrings, which say much, are not counted."""
     for path in [*files("interp"), *files("probes")]:
-        text = path.read_text(encoding="utf-8")
-        documented = [
-            n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)
-        ]
-        told = [n.body[0] for n in documented if ast.get_docstring(n) is not None]
-        lines = len(text.splitlines()) - sum(n.end_lineno - n.lineno + 1 for n in told)
-        assert lines <= 400, f"{path.relative_to(ROOT)}: split it"
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 450, f"{path.relative_to(ROOT)}: split it"

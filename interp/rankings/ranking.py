@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from interp import statistics
 from interp.door import made_by, public
 from interp.figures import TokenView, displayed, frozen_array, head_label
 from interp.rankings.measures import Measure
+from interp.rankings.plain_tables import NO_EXAMPLES, read_table
 from interp.reports import Result
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _ONE_NUMBER = (
     "Made from a table with one number for each head, without single examples: there are no intervals, no p-values and "
     "no reliability."
 )
-_NO_EXAMPLES = "all examples"  # the id that stands for them all there
 _RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
 
 
@@ -167,7 +167,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     def is_too_few(self) -> bool:
         """Whether there are too few examples (under 10) to say which heads come first: sentences then name none, and a
         report has no figures. A table with one number for each head says nothing of examples, and is taken as it is."""
-        return self.n_examples < statistics.FEWEST and self.example_ids != (_NO_EXAMPLES,)
+        return self.n_examples < statistics.FEWEST and self.example_ids != (NO_EXAMPLES,)
 
     @property
     def n_sign_flips(self) -> int:
@@ -317,31 +317,11 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
 
         >>> HeadRanking.from_frame(pd.read_csv("elsewhere.csv"), score="attribution")
         """
-        named = {name or (f"given_{score}" if score in _RESERVED else score): score, **{m: m for m in measures}}
-        if missing := [c for c in ("layer", "head", *named.values()) if c not in frame.columns]:
-            raise ValueError(
-                f"the table has no column {missing[0]!r}; it has {list(frame.columns)}. Expected layer, head, {score} "
-                "and, for scores of single examples, example."
-            )
-        has_examples = "example" in frame.columns
-        layers, heads = (_whole_numbers(frame[column]) for column in ("layer", "head"))
-        examples = frame["example"].astype(str) if has_examples else pd.Series(_NO_EXAMPLES, index=frame.index)
-        ids = tuple(dict.fromkeys(examples))
-        shape = (len(ids), int(layers.max()) + 1, int(heads.max()) + 1)
-        cells = (examples.map({name: i for i, name in enumerate(ids)}).to_numpy(), layers, heads)
-        _require_each_once(cells, shape, ids if has_examples else None)
-        made = {}
-        for measure, column in named.items():
-            try:
-                values = pd.to_numeric(frame[column]).to_numpy(np.float32)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"the column {column!r} is not of numbers ({error}).") from None
-            made[measure] = np.full(shape, np.nan, np.float32)
-            made[measure][cells] = values
+        made, ids = read_table(frame, name or (f"given_{score}" if score in _RESERVED else score), score, measures)
         given = dict(provenance or {})
-        if not has_examples:
+        if ids == (NO_EXAMPLES,):
             given["caveats"] = [*given.get("caveats", []), _ONE_NUMBER]
-        return cls(next(iter(named)), made, ids, dict(descriptions or {}), given, controls=tuple(controls))
+        return cls(next(iter(made)), made, ids, dict(descriptions or {}), given, controls=tuple(controls))
 
     def to_example_frame(self) -> pd.DataFrame:
         """Every score as a plain table that `from_frame` takes: example, layer, head, and a column for each measure."""
@@ -441,28 +421,3 @@ def _check_measure(name: str, array: np.ndarray, score: str, shape: tuple[int, .
             f"({array[tuple(bad[0])]}) at example {example}, {head_label(layer, head)}. Score these "
             "examples again, or leave them out of every measure."
         )
-
-
-def _whole_numbers(column: pd.Series) -> Int[np.ndarray, " row"]:
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    if not len(numbers):
-        raise ValueError("the table has no rows; expected one for each head.")
-    bad = ~(np.isfinite(numbers) & (numbers >= 0) & (numbers == np.floor(numbers)))
-    if bad.any():
-        raise ValueError(
-            f"the column {column.name!r} holds {column[bad].iloc[0]!r}; expected whole numbers, counted from 0."
-        )
-    return numbers.astype(int)
-
-
-def _require_each_once(cells: tuple, shape: tuple[int, int, int], ids: Sequence[str] | None) -> None:
-    counts = np.zeros(shape, int)
-    np.add.at(counts, cells, 1)
-    for bad, what in ((counts == 0, "is missing"), (counts > 1, "is there more than once")):
-        if bad.any():
-            example, layer, head = (int(i) for i in np.argwhere(bad)[0])
-            of = f" of example {ids[example]!r}" if ids is not None else ""
-            raise ValueError(
-                f"{head_label(layer, head)}{of} {what} ({int(bad.sum())} such); expected every head of {shape[1]} "
-                f"layers of {shape[2]} heads once{' for each example' if ids is not None else ''}: a ranking is of all."
-            )

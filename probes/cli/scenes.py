@@ -98,7 +98,9 @@ def sheet(
     folder: Annotated[
         Path, Option("A folder that `interp scenes make` or `edit-photo` (save_pairs) wrote.", is_argument=True)
     ],
-    out: Annotated[Path | None, Option("The page; default: sheet.html in the folder.")] = None,
+    out: Annotated[
+        Path | None, Option("The HTML file to write.", metavar="FILE", shown="sheet.html in the folder")
+    ] = None,
     picture: Annotated[bool, Option("Also a picture of all pairs, beside the page.", flag="--png")] = False,
     decisions: Path | None = None,
     max_leak: float = 0.0,

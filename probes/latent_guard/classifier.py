@@ -23,15 +23,11 @@ from jaxtyping import Bool, Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
-from interp.architecture import require_no_dropout, weights_sha256
-from interp.architecture.active_edits import active_edits
-from interp.architecture.foreign_parts import foreign_parts
 from interp.door import public
-from interp.edits import describe_model
 from interp.models import Model
-from interp.passes import fingerprint, hash_config, same_fingerprint, tolerance
 from interp.prompts import System
 from interp.records import hash_json, load_artefact, save_artefact
+from probes.latent_guard.fitted_model import beside_weights, describe_fitted, require_fingerprint, require_guard_of
 from probes.latent_guard.held_out import GuardWarning, HeldOutTest, held_out_test, verdict_of
 from probes.latent_guard.inputs import are_words, count_plain, labels_of, paired, requests_of
 from probes.latent_guard.readouts import readout_from
@@ -386,14 +382,14 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "readout_"):
             raise NotFittedError("this guard is not fitted; call fit(requests), or load one with load_guard.")
         if self.model is not self._of:
-            _require_guard_of(self.model_, self.model)
+            require_guard_of(self.model_, self.model)
             self._of, self._beside = self.model, beside_weights(self.model)
 
     def require_unchanged(self) -> None:
         """Raise ``ValueError`` if the model computes something else than at the fit. Costs a small part of a second for
         7B parameters, unless a weight was written to (a second for each GB)."""
         self.require_fitted()
-        _require_guard_of(self.model_, self.model)
+        require_guard_of(self.model_, self.model)
         if (now := beside_weights(self.model)) != self._beside:
             changed = ", ".join(name for name, value in now.items() if value != self._beside[name])
             raise ValueError(
@@ -424,7 +420,7 @@ def load_guard(directory: str | Path, model: Model) -> LatentGuard:
         ValueError: damaged files, another model or other weights.
     """
     record, tensors = load_artefact(directory, "guard")
-    _require_guard_of(record["model"], model)
+    require_guard_of(record["model"], model)
     require_fingerprint(record["model"], model)
     settings = record["settings"]
     guard = LatentGuard(model, **settings)
@@ -440,58 +436,6 @@ def load_guard(directory: str | Path, model: Model) -> LatentGuard:
 def harmful(requests: Sequence[Request]) -> Bool[np.ndarray, " example"]:
     """Which requests are harmful, by what they say of themselves."""
     return np.array([r.is_harmful for r in requests])
-
-
-def _require_guard_of(described: Mapping[str, Any], model: Model) -> None:
-    told, here = described.get("template_arguments", {}), dict(model.template_arguments)
-    if told != here:
-        raise ValueError(
-            f"this guard was fitted on prompts whose chat template was told {told or 'nothing'}; {model.name!r} tells "
-            f"it {here or 'nothing'}. Load the model with template_arguments={told!r}."
-        )
-    found = weights_sha256(model.hf)
-    if found != described["weights_sha256"]:
-        raise ValueError(
-            f"this guard was fitted on {described['name']!r} with weights {described['weights_sha256'][:12]} "
-            f"({described['n_layers']} layers of {described['d_model']}, {described['dtype']}); {model.name!r} has "
-            f"weights {found[:12]} ({model.n_layers} layers of {model.d_model}). Load that model, in that dtype, or "
-            "fit a guard on this one. (States of a changed model can be judged with decision_states.)"
-        )
-    then, now = ([e["sha256"] for e in edits] for edits in (described.get("edits") or (), active_edits(model.hf)))
-    if then != now:
-        said = [e["summary"] for e in active_edits(model.hf)] or ["none"]
-        raise ValueError(
-            f"this guard was fitted while {len(then)} edits were applied to {model.name!r}; {len(now)} are applied now "
-            f"({'; '.join(said)}): its states are others. Judge outside of edit.apply, or fit a guard inside. (States "
-            "of a changed model can be judged with decision_states.)"
-        )
-
-
-def describe_fitted(model: Model) -> dict[str, Any]:
-    """What a guard keeps of its model: what :func:`interp.edits.identity.describe_model` says, and a fingerprint."""
-    values = fingerprint(model)
-    return describe_model(model) | {"fingerprint": {"values": values}}
-
-
-def beside_weights(model: Model) -> dict[str, Any]:
-    """What can change on a model without a weight being written, cheap to ask for."""
-    require_no_dropout(model.hf)
-    return {
-        "hooks and replaced methods": foreign_parts(model.hf),
-        "the config": hash_config(model.hf),
-        "the attention implementation": str(getattr(model.hf.config, "_attn_implementation", "")),
-        "the chat template": model.chat_template,
-    }
-
-
-def require_fingerprint(described: Mapping[str, Any], model: Model) -> None:
-    """Raise ``ValueError`` if the same weights compute other logits than where the guard was fitted."""
-    there = described.get("fingerprint")
-    if there is not None and not same_fingerprint({"values": fingerprint(model)}, there, tolerance(model)):
-        raise ValueError(
-            f"{model.name!r} has the weights that this guard was fitted on, and gives other logits: something else is "
-            "different (the config, a hook, a library's version). Fit a guard on this one."
-        )
 
 
 def _ended(requests: Sequence[Request], ending: str | None) -> list[Request]:

@@ -22,7 +22,8 @@ from interp.door import public
 from interp.models import MOST_PROMPTS, Model
 from interp.prompts import Prompt, System
 from interp.records import Kept, hash_json, keeps_work
-from probes.latent_guard.classifier import LatentGuard, describe_fitted, harmful
+from probes.latent_guard.classifier import LatentGuard, harmful
+from probes.latent_guard.fitted_model import describe_fitted
 from probes.latent_guard.held_out import held_out_test
 from probes.latent_guard.measures import ASKED, ASKED_CALIBRATED, AT_T_POST, LAYER_0, LAYER_0_TEXT, OWN
 from probes.latent_guard.result import Entry, GuardStudy, sounds_dangerous

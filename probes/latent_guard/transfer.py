@@ -12,7 +12,8 @@ from jaxtyping import Float
 from interp.door import public
 from interp.models import Model
 from interp.statistics import Estimate, auroc_estimate, pairs_of, wilson_share, within_pairs
-from probes.latent_guard.classifier import LatentGuard, describe_fitted, harmful
+from probes.latent_guard.classifier import LatentGuard, harmful
+from probes.latent_guard.fitted_model import describe_fitted
 from probes.latent_guard.measures import half_sum
 from probes.latent_guard.rules import Rule, best_threshold, folds_of
 from probes.requests import TEXT_CLASSIFIERS, RequestStates, require_disjoint

@@ -27,6 +27,7 @@ from interp.prompts import System
 from interp.records import Kept, keeps_work
 from interp.reports import Findings, Result
 from probes.harmfulness.directions.agreement import Agreement, agreement
+from probes.harmfulness.directions.means import POSITIONS, Means, mean_state, position_of
 from probes.requests import (
     CITATIONS,
     LEAST_REQUESTS,
@@ -46,9 +47,6 @@ from probes.requests import (
 )
 from probes.studies import Study
 
-POSITIONS = {"harmfulness": "t_inst", "refusal": "t_post"}
-"""Where each direction is read."""
-
 MATCHED, PAPER = "endings matched", "as they come (paper)"
 
 CAVEATS = [
@@ -56,23 +54,6 @@ CAVEATS = [
     "Where words alone (TF-IDF) separate the classes, a direction that does may be one of topic, not of harm.",
     "The two directions share examples and a template: their cosine is to be read against its ceiling.",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Means:
-    """Class means [layer, d_model]: of harmful and harmless requests at t_inst, refused and accepted ones at t_post."""
-
-    harmful: Float[Tensor, "layer d_model"]
-    harmless: Float[Tensor, "layer d_model"]
-    refused: Float[Tensor, "layer d_model"]
-    accepted: Float[Tensor, "layer d_model"]
-
-    __repr__ = brief
-
-    def of(self, name: str) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]]:
-        """The two means that ``"harmfulness"`` or ``"refusal"`` is the difference of."""
-        at_inst = position_of(name) == "t_inst"
-        return (self.harmful, self.harmless) if at_inst else (self.refused, self.accepted)
 
 
 @made_by("fit_directions(model, refused, accepted)")
@@ -224,13 +205,13 @@ class HarmfulDirections(Result, report="probes.harmfulness.directions.report"):
         all negative ones. Categories with fewer positive requests than ``at_least`` are left out."""
         x = self.states.at(position_of(name))
         categories = np.array([r.category for r in self.states.requests])
-        below = _mean(x[torch.from_numpy(~self.positive)])
+        below = mean_state(x[torch.from_numpy(~self.positive)])
         found = {}
         for category in dict.fromkeys(categories[self.positive]):
             members = (categories == category) & self.positive
             if category and members.sum() >= at_least:
                 about = dict(self.direction(name).about) | {"category": str(category), "n_positive": int(members.sum())}
-                vectors = _mean(x[torch.from_numpy(members)]) - below
+                vectors = mean_state(x[torch.from_numpy(members)]) - below
                 found[str(category)] = Direction(vectors, self.direction(name).model, about)
         return found
 
@@ -377,7 +358,7 @@ def fit_directions(
         return replace(found, states=replace(found.states, requests=tuple(requests)))
     states = read_states(model, requests, **chat, batch_size=batch_size)
     mask = torch.from_numpy(is_positive)
-    means = Means(*(_mean(x[m]) for x in (states.t_inst, states.t_post) for m in (mask, ~mask)))
+    means = Means(*(mean_state(x[m]) for x in (states.t_inst, states.t_post) for m in (mask, ~mask)))
     provenance, layer0 = study.provenance(), states.layer0_auroc(is_positive)
     about = {"run_id": study.id, "data_sha256": data["sha256"], "n": len(states), "matched": matched, **chat}
     about |= {"layer0_auroc": layer0, "confounded": is_confounded(layer0)}
@@ -434,24 +415,12 @@ def compare_protocols(
     return found
 
 
-def position_of(name: str) -> str:
-    """Where a direction is read; ``ValueError`` for a name that is none of :data:`POSITIONS`."""
-    if name not in POSITIONS:
-        raise ValueError(f"direction {name!r}; expected one of {', '.join(POSITIONS)}.")
-    return POSITIONS[name]
-
-
 def _without_halves(requests: Sequence[Request], used: Int[np.ndarray, " used"]) -> Int[np.ndarray, " kept"]:
     """Of the requests that are used, those that have no pair or have it whole; all, where fewer than 10 pairs are."""
     whole = {r.id for r in whole_pairs([requests[i] for i in used])}
     if len(whole) < 2 * LEAST_REQUESTS:
         return used
     return np.array([i for i in used if not requests[i].pair or requests[i].id in whole])
-
-
-def _mean(states: Float[Tensor, "example layer d_model"]) -> Float[Tensor, "layer d_model"]:
-    """By way of float64, in which equal states have exactly themselves as their mean: two such means differ by zero."""
-    return states.double().mean(0).float()
 
 
 def _cosine(a: Float[Tensor, "... d_model"], b: Float[Tensor, "... d_model"]) -> Tensor:
