@@ -46,6 +46,12 @@ def test_the_site_builds_and_every_link_in_it_leads_somewhere(tmp_path):
     assert not [name for name, path in pages.items() if loaded.search(path.read_text(encoding="utf-8"))]
 
 
+def test_the_readme_is_read_in_five_minutes():
+    """In 90 lines; the sources of its numbers stand in tests/benchmarks/README.sources."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 90 and "<!--" not in text
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_examples_are_python(page):
     for block in code_blocks(page):

@@ -7,7 +7,8 @@ A line of the comment is ``file > section > row > columns``; parts left out at i
 Files are below tests/benchmarks. A row is named by as many of its cells as tell it from the others, left to right,
 parted by " / " as columns are. A line of prose is named by words of it: ``file > section > "words"``. The cells stand
 in the order of the numbers. What stands in a named row's own name needs no more, and a number that nobody measured (a
-target, a setting) stands in a line ``given: ...``. ``python -m tests.benchmarks.numbers`` says which numbers have no
+target, a setting) stands in a line ``given: ...``. A page that is to be read as text has its lines in an index in place
+of comments: ``tests/benchmarks/README.sources``. ``python -m tests.benchmarks.numbers`` says which numbers have no
 source, and where they might be.
 """
 
@@ -204,7 +205,21 @@ def blocks(page: Path) -> list[Block]:
             found[-1] = replace(found[-1], sources=(*found[-1].sources, *sources))
         elif joined:
             found.append(Block(page.relative_to(ROOT).as_posix(), heading, joined, tuple(sources)))
+    for words, sources in indexed(page).items():
+        at = [i for i, block in enumerate(found) if block.text.startswith(words)]
+        if len(at) != 1:
+            raise ValueError(f"{len(at)} blocks of {page.name} begin with {words!r}, which its index names")
+        found[at[0]] = replace(found[at[0]], sources=sources)
     return found
+
+
+def indexed(page: Path) -> dict[str, tuple[str, ...]]:
+    """The lines of a page's index, by the words that a block begins with; none without an index."""
+    index = TABLES / f"{page.stem}.sources"
+    if page.parent != ROOT or not index.is_file():
+        return {}
+    parts = [part.splitlines() for part in index.read_text(encoding="utf-8").split("\n\n") if part[:1] != "#"]
+    return {words: tuple(lines) for words, *lines in parts}
 
 
 def cells_of(block: Block) -> tuple[list[Cell], list[Number]]:
