@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from probes.cli.declaring import Option, taken
 from probes.cli.estimate import Cost
-from probes.cli.harmfulness import BY_KIND, observed_cost
+from probes.cli.harmfulness import observed_cost
 from probes.cli.options import ChatModel, say
 from probes.cli.requests import EarlierRequests, RequestData, only_kind
 from probes.cli.study import ReportWithReplies, Shown, Study, print_result, with_caveats
@@ -49,7 +49,7 @@ def jailbreaks(
     asking = data.read(model.template)
     texts = load_jailbreaks(**choosing)
     study = Study(keep, model, data, asking.says_system)
-    folders = [study.out, *([] if asking.earlier else [study.out / "behaviour"])]
+    folders = asking.folders(study)
 
     def work(loaded: Model) -> JailbreakStudy:
         from probes.harmfulness import attack
@@ -63,8 +63,7 @@ def jailbreaks(
     cost = observed_cost(asking, passes=2 * trials, new_tokens=trials * options["max_new_tokens"])
     asked = f"{asking.said()}; {len(texts)} jailbreaks"
     found = study.run(work, asked, folders, cost=cost, template_arguments=asking.template)
-    by_kind = [BY_KIND] if asking.by == "kind" else []
-    print_result(with_caveats(found.statement(), by_kind), [], folders, as_json)
+    print_result(with_caveats(found.statement(), asking.caveats), [], folders, as_json)
 
 
 def suffixes(
@@ -155,7 +154,7 @@ def fine_tuning(
     """
     asking = data.read(model.template)
     study = Study(keep, model, data, asking.says_system)
-    folders = [study.out, *([] if asking.earlier else [study.out / "behaviour"])]
+    folders = asking.folders(study)
     fewest = min(len(only_kind(asking.fit, kind)) for kind in ("harmful", "harmless"))
     options = {"sizes": [max(1, fewest // 2)]} | options
 
@@ -174,5 +173,4 @@ def fine_tuning(
     new_tokens = conditions * options["max_new_tokens"] + 2 * max(options["sizes"]) * 32 / n
     cost = observed_cost(asking, passes=2 * conditions + trained, new_tokens=new_tokens)
     found = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
-    by_kind = [BY_KIND] if asking.by == "kind" else []
-    print_result(with_caveats(found.statement(), by_kind), [], folders, as_json)
+    print_result(with_caveats(found.statement(), asking.caveats), [], folders, as_json)

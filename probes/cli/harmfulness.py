@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from probes.harmfulness.directions import HarmfulDirections
     from probes.harmfulness.steering import Inversion, SteeringStudy
 
-BY_KIND = (
-    "Grouped by kind, whatever the model does: what is called refusal here is harmful against harmless requests at "
-    "t_post."
-)
 REPLY = 24  # tokens, as in probes.requests.observe
 OBSERVED = taken("probes.requests.behaviour:observe", "batch_size")
 
@@ -87,7 +83,7 @@ def _fit(loaded: Model, study: Study, asking: Asking, batch_size: int):
     findings = _with_origin(fitted.to_findings(held_out), study, asking)
     findings = replace(
         findings,
-        statement=with_caveats(findings.statement, _by_kind(asking)),
+        statement=with_caveats(findings.statement, asking.caveats),
         tables={**findings.tables, "Separation by position": by_position},
     )
     findings.save(study.out, overwrite=study.overwrite)
@@ -135,7 +131,7 @@ def steer(
         )
     study = Study(keep, model, data, asking.says_system)
     out, batch_size = study.out, options["batch_size"]
-    folders = [out, out / "sweep", *([] if asking.earlier else [out / "behaviour"])]
+    folders = [out, out / "sweep", *asking.folders(study)[1:]]
 
     def work(loaded: Model) -> SteeringStudy:
         from probes.harmfulness import split_requests, steering_sweep, steering_test
@@ -175,7 +171,7 @@ def steer(
     tested = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
     columns = {"kind": "requests", "arm": "arm", "condition": "beside", "n": "n", "refusal_rate": "refused"}
     shown = [Shown("arms", tested.comparison(), columns | {"change": "change"}, "Requests that chose nothing")]
-    print_result(with_caveats(tested.statement(), _by_kind(asking)), shown, folders, as_json)
+    print_result(with_caveats(tested.statement(), asking.caveats), shown, folders, as_json)
 
 
 def _save_steerings(study: SteeringStudy, fitted: HarmfulDirections, folder: Path) -> None:
@@ -223,7 +219,7 @@ def inversion(
     asking = data.read(model.template)
     asked = [*QUESTIONS, *(load_inversion_questions(questions) if questions else [])]
     study = Study(keep, model, data, asking.says_system)
-    folders = [study.out, *([] if asking.earlier else [study.out / "behaviour"])]
+    folders = asking.folders(study)
 
     def work(loaded: Model) -> Inversion:
         from probes.harmfulness import invert
@@ -246,7 +242,7 @@ def inversion(
 
     cost = observed_cost(asking, passes=len(asked) * (9 + 8 * (options["n_random"] + options["n_shuffled"] + 1) / 2))
     found = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
-    print_result(with_caveats(found.statement(), _by_kind(asking)), [], folders, as_json)
+    print_result(with_caveats(found.statement(), asking.caveats), [], folders, as_json)
 
 
 def refusal_writers(
@@ -271,7 +267,7 @@ def refusal_writers(
     """
     asking = data.read(model.template)
     study = Study(keep, model, data, asking.says_system)
-    folders = [study.out, *([] if asking.earlier else [study.out / "behaviour"])]
+    folders = asking.folders(study)
 
     def work(loaded: Model):
         from probes.harmfulness import rank_writers
@@ -290,7 +286,7 @@ def refusal_writers(
 
     cost = observed_cost(asking, passes=7, scans=2)
     ranking = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
-    print_ranking(ranking, folders, as_json, _by_kind(asking))
+    print_ranking(ranking, folders, as_json, asking.caveats)
 
 
 def observed_cost(asking: Asking, passes: float = 0, new_tokens: float = 0, scans: float = 0) -> Cost:
@@ -298,10 +294,6 @@ def observed_cost(asking: Asking, passes: float = 0, new_tokens: float = 0, scan
     n, every = len(asking.held_out), len(asking.fit) + len(asking.held_out)
     share = 0.0 if asking.earlier else every / n
     return Cost(n, 2 * every / n + share + passes, scans, share * REPLY + new_tokens)
-
-
-def _by_kind(asking: Asking) -> list[str]:
-    return [BY_KIND] if asking.by == "kind" else []
 
 
 def _require_layers(loaded: Model, layers: Sequence[int]) -> None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from probes.harmfulness.directions import HarmfulDirections
     from probes.requests import Behaviour, Request
 
+BY_KIND = (
+    "Grouped by kind, whatever the model does: what is called refusal here is harmful against harmless requests at "
+    "t_post."
+)
 Endings = Literal["alike", "raw"]
 By = Literal["pairs", "behaviour", "kind"]
 
@@ -129,6 +133,14 @@ class Asking:
     @property
     def is_matched(self) -> bool:
         return self.endings == "alike"
+
+    @property
+    def caveats(self) -> list[str]:
+        return [BY_KIND] if self.by == "kind" else []
+
+    def folders(self, study: Study) -> list[Path]:
+        """Those that get a report: of what is asked, and of the behaviour, unless an earlier run has it."""
+        return [study.out, *([] if self.earlier else [study.out / "behaviour"])]
 
     def ended(self, requests: Sequence[Request]) -> list[Request]:
         """The requests as the model reads them."""

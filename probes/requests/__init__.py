@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         is_confounded as is_confounded,
         load_requests as load_requests,
         read_texts as read_texts,
+        require_at_least as require_at_least,
         require_disjoint as require_disjoint,
         require_requests as require_requests,
         sample_requests as sample_requests,

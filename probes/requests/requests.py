@@ -232,6 +232,12 @@ def require_requests(requests: Sequence[Request]) -> None:
         raise ValueError(f"requests share ids: {', '.join(twice[:10])}; expected ids that differ.")
 
 
+def require_at_least(n: int, what: str, remedy: str = "", least: int = LEAST_REQUESTS) -> None:
+    """Raise ``ValueError`` for fewer than ``least`` of something, saying how many more are needed."""
+    if n < least:
+        raise ValueError(f"{n} {what}; expected at least {least}: {least - n} more{remedy}.")
+
+
 @public
 def require_disjoint(fitted: Sequence[Request], tested: Sequence[Request]) -> None:
     """Raise ``ValueError`` listing the requests of ``tested`` that ``fitted`` has too: the same id, the same text up to

@@ -12,6 +12,7 @@ from probes.requests.requests import (
     Request,
     bare,
     load_requests,
+    require_at_least,
     require_disjoint,
     require_requests,
     sample_requests,
@@ -74,20 +75,13 @@ def divide_requests(
         require_disjoint(sets.fit, sets.held_out)
     else:
         for kind in ("harmful", "harmless"):
-            if (n := sum(r.kind == kind for r in requests)) < 2 * LEAST_REQUESTS:
-                raise ValueError(
-                    f"{n} {kind} requests; expected at least {2 * LEAST_REQUESTS}: {2 * LEAST_REQUESTS - n} more, "
-                    "since half of them are kept back to test on."
-                )
+            n, why = sum(r.kind == kind for r in requests), ", since half of them are kept back to test on"
+            require_at_least(n, f"{kind} requests", why, 2 * LEAST_REQUESTS)
         parts = split_requests(requests, {FIT: 0.5, HELD_OUT: 0.5}, seed)
         sets = RequestSets(parts[FIT], parts[HELD_OUT])
     for part, use in ((sets.fit, "fit"), (sets.held_out, "test")):
         for kind in ("harmful", "harmless"):
-            if (n := sum(r.kind == kind for r in part)) < LEAST_REQUESTS:
-                raise ValueError(
-                    f"{n} {kind} requests to {use} on; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more "
-                    "there."
-                )
+            require_at_least(sum(r.kind == kind for r in part), f"{kind} requests to {use} on", " there")
     return sets
 
 

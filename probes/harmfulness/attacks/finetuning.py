@@ -31,7 +31,6 @@ from probes.harmfulness.attacks.finetuning_result import ARMS, FineTuningStudy
 from probes.harmfulness.directions import HarmfulDirections
 from probes.requests import (
     CITATIONS,
-    LEAST_REQUESTS,
     VERDICTS,
     Judge,
     Request,
@@ -43,6 +42,7 @@ from probes.requests import (
     judge_replies,
     name_of,
     read_states,
+    require_at_least,
     require_disjoint,
     require_requests,
     require_verdict,
@@ -377,8 +377,4 @@ def _require_counts(training: Sequence[Request], held_out: Sequence[Request], si
                 f"{n} {kind} requests to train on; the largest size is {sizes[-1]}: {sizes[-1] - n} more, and some for "
                 "replies that are not accepted. Give more requests or smaller sizes."
             )
-        n = sum(r.kind == kind for r in held_out)
-        if n < LEAST_REQUESTS:
-            raise ValueError(
-                f"{n} {kind} held-out requests; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more."
-            )
+        require_at_least(sum(r.kind == kind for r in held_out), f"{kind} held-out requests")

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from interp.reports import Result
-from interp.statistics import auroc_estimate, mean_difference, mean_estimate, wilson_share
-from probes.harmfulness.attacks.statistics import usable_gaps
+from interp.statistics import auroc_estimate, mean_estimate, wilson_share
+from probes.harmfulness.attacks.statistics import gaps_of, usable_gaps
 from probes.requests import Request
 
 BELIEFS = {"refuse": "Δ_refuse", "harmful": "Δ_harmful"}
@@ -66,12 +66,8 @@ class FineTuningStudy(
     def gaps(self) -> pd.DataFrame:
         """How far apart held-out harmful and harmless requests lie before training, a row for each belief: the
         difference of the means with its 95 % interval."""
-        before, rows = self.condition("nothing", 0), []
-        harmful = (before["kind"] == "harmful").to_numpy()
-        for belief in BELIEFS:
-            found = mean_difference(before[belief].to_numpy(), harmful, ~harmful, before["id"])
-            rows.append({"belief": belief, "n": len(before)} | found.columns("gap"))
-        return pd.DataFrame(rows)
+        before = self.condition("nothing", 0)
+        return gaps_of(before, {b: b for b in BELIEFS}, (before["kind"] == "harmful").to_numpy(), before["id"])
 
     def changes(self) -> pd.DataFrame:
         """Mean change of both beliefs by condition and kind of held-out request, after less before, paired, with its

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from interp.reports import Result
 from interp.statistics import Claim, Estimate, auroc, auroc_estimate, mean_difference, mean_estimate, wilson_share
-from probes.harmfulness.attacks.statistics import usable_gaps
+from probes.harmfulness.attacks.statistics import gaps_of, usable_gaps
 from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak
 from probes.requests import Request
-
-if TYPE_CHECKING:
-    pass
-from interp.reports import Result
 
 ATTACKS = "all attacks"  # every family but "neutral"
 
@@ -79,11 +76,8 @@ class JailbreakStudy(
         """How far apart refused harmful and harmless requests lie without a jailbreak, a row for each belief: the
         difference of the means with its 95 % interval."""
         once = self.comparable().drop_duplicates("request")
-        harmful, rows = (once["kind"] == "harmful").to_numpy(), []
-        for belief in BELIEFS:
-            found = mean_difference(once[f"{belief}_before"].to_numpy(), harmful, ~harmful, once["request"])
-            rows.append({"belief": belief, "n": len(once)} | found.columns("gap"))
-        return pd.DataFrame(rows)
+        harmful = (once["kind"] == "harmful").to_numpy()
+        return gaps_of(once, {belief: f"{belief}_before" for belief in BELIEFS}, harmful, once["request"])
 
     def changes(self) -> pd.DataFrame:
         """Mean change of both beliefs (after less before, the same requests) by family: of refused harmful requests, of

@@ -23,7 +23,6 @@ from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak
 from probes.harmfulness.directions import HarmfulDirections
 from probes.requests import (
     CITATIONS,
-    LEAST_REQUESTS,
     VERDICTS,
     Judge,
     Request,
@@ -33,6 +32,7 @@ from probes.requests import (
     judge_replies,
     name_of,
     read_states,
+    require_at_least,
     require_disjoint,
     require_requests,
     with_ending,
@@ -98,7 +98,7 @@ def attack(
     require_disjoint(directions.states.requests, requests)
     directions.harmfulness.require_fits(model)
     plain = list(requests) if ending is None else with_ending(requests, ending)
-    _require_enough("harmless", sum(not r.is_harmful for r in plain))
+    require_at_least(sum(not r.is_harmful for r in plain), "harmless requests", ". Give more requests")
     chat = directions.asking
     asking = chat | {"ending": ending, "n_per": n_per, "max_new_tokens": max_new_tokens, "seed": seed}
     asking["judge"] = name_of(judge)
@@ -149,7 +149,7 @@ def attack(
     described = pd.DataFrame([{"id": r.id, "kind": r.kind, "category": r.category} for r in plain])
     first = pd.concat([described, first], axis=1)
     chosen = [r for r, v in zip(plain, first["verdict"], strict=True) if not r.is_harmful or v == "refused"]
-    _require_enough("refused harmful", sum(r.is_harmful for r in chosen))
+    require_at_least(sum(r.is_harmful for r in chosen), "refused harmful requests", ". Give more requests")
     pairs = plan(chosen, jailbreaks, n_per, seed)
     second, replies = run([(r, j.wrap(r, ending)) for r, j in pairs], "wrapped")
     trials = _trials(first, pairs, second)
@@ -182,13 +182,6 @@ def require_jailbreaks(jailbreaks: Sequence[Jailbreak], n_per: int | None) -> No
     ids = [j.id for j in jailbreaks]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"jailbreaks share ids: {', '.join(twice[:10])}; expected ids that differ.")
-
-
-def _require_enough(what: str, n: int) -> None:
-    if n < LEAST_REQUESTS:
-        raise ValueError(
-            f"{n} {what} requests; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more. Give more requests."
-        )
 
 
 def _trials(plain: pd.DataFrame, pairs: Sequence[tuple[Request, Jailbreak]], after: pd.DataFrame) -> pd.DataFrame:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
-from interp.statistics import Claim, Estimate
+from interp.statistics import Claim, Estimate, mean_difference
 
 
 def gap_claims(gaps: pd.DataFrame, names: Mapping[str, str] | None = None) -> dict[str, Claim]:
@@ -20,6 +22,18 @@ def gap_claims(gaps: pd.DataFrame, names: Mapping[str, str] | None = None) -> di
         )
         for row in gaps.to_dict("records")
     }
+
+
+def gaps_of(
+    states: pd.DataFrame, columns: Mapping[str, str], harmful: Bool[np.ndarray, " request"], requests: pd.Series
+) -> pd.DataFrame:
+    """How far apart harmful and harmless requests lie, a row for each belief: the difference of the means with its 95 %
+    interval. ``columns``: of each belief in ``states``. ``requests``: the name of each, drawn as one."""
+    rows = []
+    for belief, column in columns.items():
+        found = mean_difference(states[column].to_numpy(), harmful, ~harmful, requests)
+        rows.append({"belief": belief, "n": len(states)} | found.columns("gap"))
+    return pd.DataFrame(rows)
 
 
 def usable_gaps(gaps: pd.DataFrame) -> dict[str, float]:

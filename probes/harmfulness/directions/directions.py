@@ -37,6 +37,7 @@ from probes.requests import (
     describe_requests,
     is_confounded,
     read_states,
+    require_at_least,
     require_disjoint,
     require_requests,
     same_ending,
@@ -327,20 +328,16 @@ def fit_directions(
     same = np.array(same_ending(prompts))
     used = np.flatnonzero(same | (not matched))
     is_positive = used < len(positive)
+    n_odd = int((~same).sum())
+    left = f"; {n_odd} of all were left out for another last token (with_ending, or matched=False)"
     for name, n in (("positive", is_positive.sum()), ("negative", (~is_positive).sum())):
-        if n < LEAST_REQUESTS:
-            n_odd = int((~same).sum())
-            left = f"; {n_odd} of all were left out for another last token (with_ending, or matched=False)"
-            left = left if matched and n_odd else ""
-            raise ValueError(
-                f"{n} {name} requests; expected at least {LEAST_REQUESTS}: {LEAST_REQUESTS - n} more{left}."
-            )
+        require_at_least(n, f"{name} requests", left if matched and n_odd else "")
     if pairs:
         used, n_all = _without_halves(requests, used), len(used)
         n_halves, is_positive = n_all - len(used), used < len(positive)
     requests, prompts = [requests[i] for i in used], [prompts[i] for i in used]
     data = describe_requests(requests)
-    data |= {"n_positive": int(is_positive.sum()), "n_other_ending": int((~same).sum())}
+    data |= {"n_positive": int(is_positive.sum()), "n_other_ending": n_odd}
     data |= {"n_pairs": len(whole_pairs(requests)) // 2, "n_without_twin": n_halves if pairs else 0}
     study = Study(
         "Harmfulness and refusal directions",

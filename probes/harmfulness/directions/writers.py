@@ -36,11 +36,11 @@ from probes.harmfulness.directions.openings import find_openings, openings_of
 from probes.heads import check_once
 from probes.requests import (
     CITATIONS as PAPER,
-    LEAST_REQUESTS,
     Behaviour,
     Request,
     build_request_prompts,
     describe_requests,
+    require_at_least,
     require_disjoint,
     require_requests,
     until_instruction_end,
@@ -369,14 +369,13 @@ def _pairs(
         taken = {i for pair in pairs for i in pair}
         rest = [i for i in rest if i not in taken]
         n_twins = len(pairs) if twins else n_twins
-    if len(pairs) < LEAST_REQUESTS:
-        kinds = Counter(r.kind for r in requests)
-        raise ValueError(
-            f"{len(pairs)} pairs of a harmful and a harmless request from {kinds['harmful']} harmful and "
-            f"{kinds['harmless']} harmless ones; expected at least {LEAST_REQUESTS}: "
-            f"{LEAST_REQUESTS - len(pairs)} more."
-            + (" Both of a pair end in the same token: end them alike first (with_ending)." if matched else "")
-        )
+    kinds = Counter(r.kind for r in requests)
+    require_at_least(
+        len(pairs),
+        f"pairs of a harmful and a harmless request from {kinds['harmful']} harmful and {kinds['harmless']} harmless "
+        "ones",
+        ". Both of a pair end in the same token: end them alike first (with_ending)" if matched else "",
+    )
     return sorted(pairs), n_twins
 
 
