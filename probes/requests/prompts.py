@@ -27,9 +27,11 @@ def build_request_prompts(
     """Each request as the only user message, ready for the reply; ids are the requests'.
 
     ``post_instruction=False`` ends each prompt at ``t_inst``: the condition "without post-instruction tokens", in which
-    models accept more. ``template_arguments`` are added to the model's own (:meth:`Model.asking`). Raises
-    ``ValueError`` for a base model without a chat template, for one that is asked without it (``chat=False``), and for
-    what :meth:`Model.prompt` refuses.
+    models accept more. ``template_arguments`` are added to the model's own (:meth:`Model.asking`). No pass.
+
+    Raises:
+        ValueError: a base model without a chat template, one that is asked without it (``chat=False``), and what
+            :meth:`Model.prompt` refuses.
     """
     if absent := [r.id for r in requests if r.is_withheld]:
         raise ValueError(
@@ -103,8 +105,8 @@ class Positions:
 def positions_of(prompts: Sequence[Prompt]) -> Positions:
     """Every position from the last token of the request to the last of the prompt.
 
-    Raises ``ValueError`` for no prompts, and if different tokens stand after different requests: there is then no
-    common position to compare.
+    Raises:
+        ValueError: no prompts, and different tokens after different requests: there is then no common position.
     """
     if not prompts:
         raise ValueError("no prompts were given; give at least one.")

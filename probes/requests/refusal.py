@@ -68,7 +68,11 @@ def judge_by_phrases(request: str, reply: str) -> Verdict:
 
 
 def judge_replies(judge: Judge, texts: Sequence[str], replies: Sequence[str]) -> list[Verdict]:
-    """The judge's verdict on each reply. Raises ``ValueError`` for what a judge of one's own must not say."""
+    """The judge's verdict on each reply.
+
+    Raises:
+        ValueError: what a judge of one's own must not say.
+    """
     return [require_verdict(judge(text, reply), judge) for text, reply in zip(texts, replies, strict=True)]
 
 
@@ -80,7 +84,7 @@ def name_of(judge: Callable[..., Any]) -> str:
 
 
 def require_verdict(verdict: object, judge: Judge) -> Verdict:
-    """The verdict, if it is one; ``ValueError`` for what a judge of one's own must not say."""
+    """Raise ``ValueError`` for what a judge of one's own must not say; returns the verdict."""
     if verdict not in VERDICTS:
         said = repr(verdict) if len(repr(verdict)) <= 12 else f"a {type(verdict).__name__}"  # it may be the reply
         raise ValueError(f"the judge {name_of(judge)!r} said {said}; expected one of {VERDICTS}.")

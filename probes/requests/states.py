@@ -141,7 +141,9 @@ def separation(
     auroc, auroc_low, auroc_high, n.
 
     0.5: not at all; below: the other way round. Intervals count ``groups`` (pairs), not examples.
-    Raises ``ValueError`` for one class only, and for scores that are not finite.
+
+    Raises:
+        ValueError: one class only, and scores that are not finite.
     """
     require_both(positive)
     if not np.isfinite(scores).all():
@@ -305,8 +307,11 @@ def _crossed(model: Any, texts: list[str], positive: np.ndarray, groups: list[st
 def difference_of_means(
     states: Float[Tensor, " example *feature"], positive: Bool[np.ndarray, " example"]
 ) -> Float[Tensor, "*feature"]:
-    """The mean of the positive examples less that of the others, float64; over whole pairs it is the mean of their
-    differences."""
+    """The mean of the positive examples less that of the others; over whole pairs the mean of their differences.
+
+    Returns:
+        [feature], float64, in the unit of the states.
+    """
     mask = torch.from_numpy(np.asarray(positive, dtype=bool))
     return states[mask].double().mean(0) - states[~mask].double().mean(0)
 
@@ -317,8 +322,10 @@ def whitened_difference(
     """The difference of class means over the spread within the classes: linear discriminant analysis with a ridge of
     :data:`RIDGE` mean variances, solved in the space of examples (Woodbury), which are few.
 
-    Returns slope and intercept, float64: 0 is the middle of the two means, 1 their distance; zero where all states of
-    each class are equal, as at the embedding of requests that end alike.
+    Returns:
+        Slope [d_model] and intercept, float64: 0 is the middle of the two means, 1 their distance; zero where all
+        states of each class are equal, as at the embedding of requests that end alike.
+
     Source: Friedman (1989), J. Am. Stat. Assoc. 84 (regularised discriminant analysis).
     """
     mask, x = torch.from_numpy(np.asarray(positive, dtype=bool)), states.double()

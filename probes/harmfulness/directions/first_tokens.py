@@ -20,6 +20,9 @@ class Openings:
     The rest says how they were found, where they were (:func:`find_openings`): the tokens as text; ``coverage``: which
     share of the "refused" and of the "accepted" replies begins with one of its own set; ``auroc``: how well their log
     odds tell these very replies apart (NaN where only one sort was there); ``how``: where the tokens come from.
+
+    Raises:
+        ValueError: no token on a side, or one on both.
     """
 
     refusing: tuple[int, ...]
@@ -56,6 +59,6 @@ class Openings:
         return table
 
     def shown(self, model: Model) -> dict[str, Any]:
-        """The tokens as text, their coverage and where they come from, for provenance."""
+        """The tokens as text, their coverage and where they come from, for provenance; no pass."""
         texts = {name: [model.tokenizer.decode([t]) for t in tokens] for name, tokens in self.answers.items()}
         return texts | {"coverage": dict(self.coverage), "how": self.how}

@@ -33,8 +33,10 @@ def find_openings(
     those that open an accepted reply left out; ``how`` says so. Costs a forward pass for each batch, no reply is
     written.
 
-    Misleads: AUROC and coverage are of the replies that chose the tokens. Raises ``ValueError`` where a side has no
-    token of its own.
+    Misleads: AUROC and coverage are of the replies that chose the tokens.
+
+    Raises:
+        ValueError: a side has no token of its own.
     """
     logits = model.final_logits(list(prompts), batch_size)
     first = logits.argmax(-1).tolist()
@@ -75,7 +77,11 @@ def find_openings(
 
 def openings_of(model: Model, behaviour: Behaviour, asking: Mapping[str, Any], batch_size: int = 16) -> Openings:
     """:func:`find_openings` on what the model refused and accepted, ``asking`` being ``system`` and
-    ``post_instruction``. Raises ``ValueError`` for a behaviour that was observed with others."""
+    ``post_instruction``. Costs as much.
+
+    Raises:
+        ValueError: a behaviour that was observed with others.
+    """
     observed = behaviour.provenance.get("settings", {})
     if different := {name: observed[name] for name in asking if observed.get(name, asking[name]) != asking[name]}:
         raise ValueError(

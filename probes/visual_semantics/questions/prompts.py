@@ -98,7 +98,11 @@ def asking_of(examples: Sequence[VisualExample]) -> dict[str, Any]:
 
 
 def asked_of(examples: Sequence[VisualExample]) -> tuple[Asked, ...]:
-    """The questions in words, without building a prompt where that can be helped."""
+    """The questions in words, without building a prompt where that can be helped.
+
+    Returns:
+        one for each example.
+    """
     return examples.asked if isinstance(examples, VisualExamples) else tuple(e.asked for e in examples)
 
 
@@ -250,7 +254,7 @@ def visual_examples(
 
 
 def processor_pixels(model: Model) -> int:
-    """The side in pixels that the model's image processor scales a square picture to; 0 where it does not say."""
+    """The side in pixels that the model's image processor scales a square picture to; 0 where it says none; no pass."""
     processor = getattr(model.processor, "image_processor", None)
     for name in ("crop_size", "size"):
         size = getattr(processor, name, None)

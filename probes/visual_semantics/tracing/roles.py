@@ -50,7 +50,11 @@ def concept_word(question: SceneQuestion) -> tuple[int, int] | None:
 
 
 def word_in(text: str, word: str | None, last: bool = False) -> tuple[int, int] | None:
-    """The first (or last) place of a whole word, in either case; None if it is not there."""
+    """The first (or ``last``) place of a whole ``word`` in a ``text``, in either case.
+
+    Returns:
+        where it begins and ends, in characters; None if it is not there.
+    """
     if not word:
         return None
     found = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags=re.IGNORECASE))
