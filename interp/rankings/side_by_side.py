@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from interp.rankings.depth_profiles import KINDS, N_BINS, ProfileAgreement, comp
 from interp.rankings.loading import load_ranking
 from interp.rankings.ranking import HeadRanking
 from interp.reports import Result, model_name
+from interp.reports.kept_tables import made_once
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,13 +76,10 @@ class ComparedRankings(Result, report="interp.rankings.comparison_report", figur
         """The rankings that have examples enough for an order; only these are drawn."""
         return {name: ranking for name, ranking in self.rankings.items() if not ranking.is_too_few}
 
+    @made_once
     def moved(self) -> pd.DataFrame:
         """`interp.rankings.comparison.moved_heads` of each pair of one shape that has examples enough, after the
         columns a and b."""
-        return self._moved.copy()
-
-    @cached_property
-    def _moved(self) -> pd.DataFrame:
         parts = []
         for pair in self.pairs:
             if not {pair.a, pair.b} <= self.ordered.keys():

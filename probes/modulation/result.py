@@ -14,6 +14,7 @@ import pandas as pd
 from interp.fitting import Factors, changed_heads, largest_change
 from interp.records import keeps_work
 from interp.reports import Result
+from interp.reports.kept_tables import made_once
 from probes.modulation.effects import ReadSet, conditions_frame, effects_frame, verdict_of
 from probes.modulation.offsets import Offsets
 
@@ -109,24 +110,18 @@ class Modulation(Result, report="probes.modulation.report"):
         name = rows.loc[rows["best_of_family"], "candidate"].iloc[0]
         return next(c for c in self.candidates if (c.scope, c.family, c.name) == (scope, family, name))
 
-    @cached_property
-    def _effects(self) -> pd.DataFrame:
+    @made_once
+    def to_frame(self) -> pd.DataFrame:
+        """What the chosen modulation does: see :func:`probes.modulation.effects.effects_frame`; of accuracies also the
+        ``verdict`` (:func:`probes.modulation.effects.verdict_of`)."""
         frame = effects_frame(self.tests)
         verdicts = [verdict_of(row, self.target) for row in frame.to_dict("records")]
         return frame.assign(verdict=np.where(frame["measure"] == "accuracy", verdicts, ""))
 
-    def to_frame(self) -> pd.DataFrame:
-        """What the chosen modulation does: see :func:`probes.modulation.effects.effects_frame`; of accuracies also the
-        ``verdict`` (:func:`probes.modulation.effects.verdict_of`)."""
-        return self._effects.copy()
-
-    @cached_property
-    def _conditions(self) -> pd.DataFrame:
-        return conditions_frame(self.tests)
-
+    @made_once
     def conditions(self) -> pd.DataFrame:
         """Every condition on every test set: see :func:`probes.modulation.effects.conditions_frame`."""
-        return self._conditions.copy()
+        return conditions_frame(self.tests)
 
     def measures(self) -> pd.DataFrame:
         """What the edit does to the measures, for the README of an exported model: overall, on every test set."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from interp.figures import head_label
 from interp.reports import Result
+from interp.reports.kept_tables import made_once
 from interp.statistics import mean_interval
 from probes.heads import Case, permutation_p, spearman_over_heads
 
@@ -42,6 +42,7 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
     scores: Mapping[str, Float[np.ndarray, "layer head"]]
     provenance: Mapping[str, Any]
 
+    @made_once
     def to_frame(self) -> pd.DataFrame:
         """One row for each measure (``by``), ``edit``, ``positions``, ``k`` and ``set``: top, bottom and random.
 
@@ -51,10 +52,6 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
         percentiles of the ``n_random`` sets. ``*_p_random`` of the top: (1 + c) / (1 + n_random), where c random sets
         change it at least as much, either way. The bottom stands in other layers: it has no p.
         """
-        return self._frame.copy()
-
-    @cached_property
-    def _frame(self) -> pd.DataFrame:
         edited, clean = outcomes_of(self.margins, self.gold_yes), outcomes_of(self.clean[:, None], self.gold_yes)
         change = {name: edited[name] - clean[name] for name in OUTCOMES}
         mean = {name: change[name].mean(0) for name in OUTCOMES}
@@ -94,15 +91,7 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
             )
         return pd.DataFrame(rows)
 
-    @cached_property
-    def _correlations(self) -> pd.DataFrame:
-        effect = self.effects.astype(np.float64).mean(0)
-        rows = []
-        for relation, of in (("sign and size", lambda a: a), ("size alone", np.abs)):
-            found = spearman_over_heads({by: of(score) for by, score in self.scores.items()}, of(effect))
-            rows += [{"relation": relation, **row, "n_heads": effect.size} for row in found]
-        return pd.DataFrame(rows)
-
+    @made_once
     def correlations(self) -> pd.DataFrame:
         """Does the score of a head predict what the head does? Spearman's correlation over heads between each measure
         (mean over the ranking's questions) and the head's total effect (mean over these).
@@ -112,7 +101,12 @@ class CausalTest(Result, report="probes.negative_bias.causal_report"):
         drawn (heads of a layer share depth and keys), the same ones for both measures of a difference. They speak of
         heads like these, not of other questions.
         """
-        return self._correlations.copy()
+        effect = self.effects.astype(np.float64).mean(0)
+        rows = []
+        for relation, of in (("sign and size", lambda a: a), ("size alone", np.abs)):
+            found = spearman_over_heads({by: of(score) for by, score in self.scores.items()}, of(effect))
+            rows += [{"relation": relation, **row, "n_heads": effect.size} for row in found]
+        return pd.DataFrame(rows)
 
     def heads(self) -> pd.DataFrame:
         """One row for each head: its scores, and its total effect with the 95 % interval over questions."""

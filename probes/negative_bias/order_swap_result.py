@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from interp.figures import head_label
 from interp.reports import Result
+from interp.reports.kept_tables import made_once
 from interp.statistics import SEED, Estimate, around, bootstrap_interval, mean_interval, split_half
 from interp.statistics.rank_agreement import correlation_by_row, ranks
 from probes.heads import spearman_over_heads
@@ -48,6 +48,7 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
     n_tokens: Int[np.ndarray, "pair 2"]
     provenance: Mapping[str, Any]
 
+    @made_once
     def to_frame(self) -> pd.DataFrame:
         """One row for each wording and pair: do the heads of highest NAS, as the wording stands, outlive a swap?
 
@@ -58,10 +59,6 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         of largest effect, those whose effect in the other order has the same sign. ``says_no``, ``option_mass``: share
         of answers that are the negative word (of the two), and probability of both, in both orders.
         """
-        return self._frame.copy()
-
-    @cached_property
-    def _frame(self) -> pd.DataFrame:
         rows = []
         n_heads = self.nas.shape[-2] * self.nas.shape[-1]
         for (w, wording), (p, pair) in itertools.product(enumerate(self.wordings), enumerate(self.pairs)):
@@ -104,6 +101,7 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         """NAS, and effects if there are any."""
         return [("nas", self.nas)] + ([("effects", self.effects)] if len(self.effects) else [])
 
+    @made_once
     def variance(self) -> pd.DataFrame:
         """Where the variance of heads' scores lies, as shares of the whole: ``nas`` and ``effects``.
 
@@ -114,10 +112,6 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
         and are of single questions. The last row, ``ORDER_IN_ALL``, is the sum of those that name the order. Intervals:
         bootstrap over questions; of these wordings and pairs.
         """
-        return self._variance.copy()
-
-    @cached_property
-    def _variance(self) -> pd.DataFrame:
         rows: dict[str, dict[str, Any]] = {}
         for measure, scores in self._measured():
             names, shares = variance_shares(scores)
@@ -130,13 +124,10 @@ class OrderSwap(Result, report="probes.negative_bias.order_swap_report", figure=
                 row |= _named(measure, Estimate(*map(float, ends))) | {f"n_{measure}": len(scores)}
         return pd.DataFrame(list(rows.values()))
 
+    @made_once
     def agreement(self) -> pd.DataFrame:
         """Two rankings of the same model that differ in one thing alone: mean Spearman correlation over all such pairs
         of rankings, and how many of the first ten they share. For questions: rankings of two halves of them."""
-        return self._agreement.copy()
-
-    @cached_property
-    def _agreement(self) -> pd.DataFrame:
         rows = []
         for measure, scores in self._measured():
             shape = scores.shape[1:4]

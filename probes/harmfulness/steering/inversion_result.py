@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from interp.door import public
 from interp.reports import Result
+from interp.reports.kept_tables import made_once
 from interp.statistics import wilson_share
 from probes.harmfulness.steering.draws import draws_table
 from probes.requests import Request
@@ -130,12 +130,9 @@ class Inversion(Result, report="probes.harmfulness.steering.inversion_report"):
     questions: tuple[InversionQuestion, ...]
     provenance: Mapping[str, Any]
 
+    @made_once
     def to_frame(self) -> pd.DataFrame:
         """Rates, margins and their changes: :func:`inversion_table`."""
-        return self._table.copy()
-
-    @cached_property
-    def _table(self) -> pd.DataFrame:
         return inversion_table(self.outcomes, self.draws)
 
     def withheld(self) -> Inversion:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from interp.reports import Result
+from interp.reports.kept_tables import made_once
 from probes.harmfulness.directions import Openings
 from probes.harmfulness.steering.draws import draws_table
 from probes.harmfulness.steering.rates import compare, noise_note, summarise
@@ -52,12 +52,9 @@ class SteeringStudy(Result, report="probes.harmfulness.steering.report"):
     def settings(self) -> Mapping[str, Any]:
         return self.provenance["settings"]
 
+    @made_once
     def to_frame(self) -> pd.DataFrame:
         """One row for each arm: :func:`probes.harmfulness.steering.rates.summarise`."""
-        return self._summary.copy()
-
-    @cached_property
-    def _summary(self) -> pd.DataFrame:
         frame = summarise(self.outcomes, self.settings["fluency_factor"])
         frame.attrs["note"] = noise_note(frame)
         return frame

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import norm
 
 from interp.reports import Result
+from interp.reports.kept_tables import made_once
 from interp.statistics import (
     CONFIDENCE,
     FEWEST,
@@ -117,18 +118,7 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
         """
         return {"all": np.ones(len(self.asked), bool), "correct": self.is_correct, "wrong": ~self.is_correct}[name]
 
-    @cached_property
-    def _frame(self) -> pd.DataFrame:
-        rows = []
-        for score in self.scores:
-            for source in self.sources(score):
-                for target in dict.fromkeys(self.levels):
-                    for subset in SUBSETS:
-                        chosen = (self.levels == target) & self.subset(subset)
-                        if chosen.any():
-                            rows += [self._row(score, source, target, subset, edit, chosen) for edit in self.edits]
-        return pd.DataFrame(rows)
-
+    @made_once
     def to_frame(self) -> pd.DataFrame:
         """One row for each ``score``, level whose heads are ablated (``source``), level whose questions are asked
         (``target``), ``subset`` of these (all, correct, wrong: unedited) and ``edit``.
@@ -139,7 +129,15 @@ class SetAblation(Result, report="probes.visual_semantics.heads.ablation_report"
         at least as far from the mean of all, either way. Of fewer than 10 questions (``too_few``) there are no
         intervals and no p.
         """
-        return self._frame.copy()
+        rows = []
+        for score in self.scores:
+            for source in self.sources(score):
+                for target in dict.fromkeys(self.levels):
+                    for subset in SUBSETS:
+                        chosen = (self.levels == target) & self.subset(subset)
+                        if chosen.any():
+                            rows += [self._row(score, source, target, subset, edit, chosen) for edit in self.edits]
+        return pd.DataFrame(rows)
 
     def _row(self, score: str, source: str, target: str, subset: str, edit: str, chosen: np.ndarray) -> dict[str, Any]:
         top = self.columns(score, source, edit, "top")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Float
 
 from interp.door.brief import brief
 from interp.figures import head_label, heads_by_level
+from interp.reports.kept_tables import made_once
 from interp.scans.traces import LEAST
 from interp.statistics import Estimate, benjamini_hochberg, mean_interval, ratio_interval, sign_flip_p
 from probes.visual_semantics.tracing.tables import LEAST_PAIRS
@@ -57,6 +57,7 @@ class HeadTraces:
         """The same by the unrelated picture, NaN for pairs without one; None where there was no control."""
         return None if self.control is None else self.control.astype(np.float64) - self.corrupt[:, None, None]
 
+    @made_once
     def to_frame(self) -> pd.DataFrame:
         """A row for each head, the largest mean change first, with 95 % intervals over the ``n`` pairs.
 
@@ -64,10 +65,6 @@ class HeadTraces:
         no change, by sign flips over pairs, corrected for the number of heads. ``control``: the mean change by an
         unrelated picture, over the ``n_control`` pairs that have one; ``beyond_control``: what the right one does more.
         """
-        return self._frame.copy()
-
-    @cached_property
-    def _frame(self) -> pd.DataFrame:
         change = self.change.astype(np.float64)
         layers, heads = (index.ravel() for index in np.indices(change.shape[1:]))
         n_flips = int(np.clip(100 * change[0].size, 9_999, 50_000))
@@ -97,7 +94,7 @@ class HeadTraces:
 
     def statement(self) -> str:
         """The first head, and how many differ from no change; of fewer than 5 pairs none is named."""
-        frame, n = self._frame, len(self.values)
+        frame, n = self.to_frame(), len(self.values)
         said = f"Of {len(frame)} heads, each patched alone at all text after the picture, "
         if n < LEAST_PAIRS:
             return f"{said}none can be named: {n} pairs are too few ({LEAST_PAIRS} or more are needed)."
