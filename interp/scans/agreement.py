@@ -39,6 +39,7 @@ def planned(
     difference: Callable[[int], float],
     falls_back: str = "the scan falls back to one pass for each edit",
     unit: str = " nats",
+    stacklevel: int = 4,
 ) -> tuple[str, str]:
     """Fan-out or loop, and what was checked. ``difference(i)``: how far the two are apart on prompt i
     (:func:`difference_within_rounding`); not asked for where ``check`` is 0."""
@@ -50,7 +51,7 @@ def planned(
     except (RuntimeError, IndexError) as error:  # the loop needs none of what a fan-out asks of an architecture
         if method == "fan-out" or isinstance(error, torch.OutOfMemoryError):
             raise
-        warnings.warn(f"{falls_back}: {error}", stacklevel=4)
+        warnings.warn(f"{falls_back}: {error}", stacklevel=stacklevel)
         return "loop", f"fan-out refused: {error}"
     note = f"largest difference from plain passes {max(errors):.2g}{unit}" if errors else "skipped by the caller"
     return "fan-out", note

@@ -201,37 +201,59 @@ def scan(
     >>> effects.change.mean(0)  # one number for each head, layer by layer
     """
     prompts = list(prompts)
-    metric = metric or default_metric(prompts)
-    _require(model, prompts, edits, metric, positions, method)
+    metrics = [metric or default_metric(prompts)]
+    (found,) = scan_metrics(model, prompts, edits, metrics, positions, method, check, memory_mib, read_mass)
+    return found
+
+
+def scan_metrics(
+    model: Model,
+    prompts: Sequence[Prompt],
+    edits: EachHead | Sequence[Branch],
+    metrics: Sequence[Metric],
+    positions: Positions,
+    method: Method,
+    check: int,
+    memory_mib: float,
+    read_mass: bool = True,
+) -> tuple[ScanResult, ...]:
+    """What :func:`scan` gives for each metric, read from the same passes, which are checked by the first."""
+    first = metrics[0]
+    _require(model, prompts, edits, metrics, positions, method)
     began = time.perf_counter()
     with alone(model.hf):
-        mass = measured_mass(model, prompts, _words(metric), most=8, warn=True) if read_mass and check > 0 else None
+        mass = measured_mass(model, prompts, _words(first), most=8, warn=True) if read_mass and check > 0 else None
         branches = _Branches(model, prompts, edits, positions)
-        how, note = planned(
-            model, prompts, method, check, lambda i: _difference(model, prompts, i, branches, metric, check, memory_mib)
-        )
-        values = np.full((len(prompts), 1 + branches.n), np.nan, dtype=np.float32)
+
+        def difference(i: int) -> float:
+            return _difference(model, prompts, i, branches, first, check, memory_mib)
+
+        how, note = planned(model, prompts, method, check, difference, stacklevel=5)
+        values = np.full((len(metrics), len(prompts), 1 + branches.n), np.nan, dtype=np.float32)
         score = _fan_out if how == "fan-out" else _loop
         with showing_progress("scan", len(prompts) * branches.n, after_s=3) as advance:
             for i, prompt in enumerate(prompts):
                 m = span_length(prompt, positions)
                 edited = branches.of(i)  # for a patch, a pass of its own
-                row = score(model, prompt, edited, m, metric, memory_mib, advance)
-                model.require_finite(row[None], [prompt])
-                values[i] = row.numpy()
-    return ScanResult(
-        values=values[:, 1:],
-        clean=values[:, 0],
-        labels=tuple(b.label for b in edited),
-        example_ids=tuple(p.id or str(i) for i, p in enumerate(prompts)),
-        metric=str(metric),
-        unit=metric.unit,
-        positions=str(positions),
-        how=how,
-        check=note,
-        seconds=time.perf_counter() - began,
-        answer_mass=mass,
-        model=model.name,
+                rows = score(model, prompt, edited, m, metrics, memory_mib, advance)
+                model.require_finite(rows, [prompt] * len(rows))
+                values[:, i] = rows.numpy()
+    return tuple(
+        ScanResult(
+            values=of_metric[:, 1:],
+            clean=of_metric[:, 0],
+            labels=tuple(b.label for b in edited),
+            example_ids=tuple(p.id or str(i) for i, p in enumerate(prompts)),
+            metric=str(metric),
+            unit=metric.unit,
+            positions=str(positions),
+            how=how,
+            check=note,
+            seconds=time.perf_counter() - began,
+            answer_mass=mass,
+            model=model.name,
+        )
+        for metric, of_metric in zip(metrics, values, strict=True)
     )
 
 
@@ -268,7 +290,7 @@ def _has_text(prompt: Prompt) -> bool:
     return bool(prompt.spans.get("text" if prompt.image is None else "after_image"))
 
 
-def _require(model, prompts, edits, metric, positions, method) -> None:
+def _require(model, prompts, edits, metrics, positions, method) -> None:
     if not prompts:
         raise ValueError("no prompts were given; a scan needs at least one.")
     require_method(method)
@@ -288,7 +310,7 @@ def _require(model, prompts, edits, metric, positions, method) -> None:
             "'text'. Build prompts with model.prompt, or give the number of last positions."
         )
     for prompt in prompts:
-        metric.tokens(prompt)  # KeyError names the answers there are
+        _tokens(metrics, prompt)  # KeyError names the answers there are
     if isinstance(edits, EachHead):
         if edits.op == "mean_of_others":
             HeadEdit(0, 0, "mean_of_others").check(model)
@@ -357,7 +379,7 @@ def _difference(model, prompts, i: int, branches: _Branches, metric, check, memo
     require_edits_act(model, prompts[0])
     prompt, chosen = prompts[i], spread(branches.of(i), check)
     m = span_length(prompt, branches.positions)
-    fast, slow = (run(model, prompt, chosen, m, metric, memory_mib) for run in (_fan_out, _loop))
+    fast, slow = (run(model, prompt, chosen, m, [metric], memory_mib)[0] for run in (_fan_out, _loop))
     model.require_finite(slow[None], [prompt])
     if isinstance(metric, Probability):  # a difference of small probabilities would always pass
         fast, slow = fast.log(), slow.log()
@@ -365,38 +387,41 @@ def _difference(model, prompts, i: int, branches: _Branches, metric, check, memo
     return difference_within_rounding(model, prompt, fast, slow, "the fan-out differs", "edits", logits)
 
 
-def _fan_out(model, prompt, branches, m, metric, memory_mib, advance=None) -> Float[Tensor, " row"]:
-    """The metric for the unedited run and each branch, by the fan-out."""
-    if metric.needs_vocabulary:
-        return metric_values(
-            metric, fan_out_logits(model, prompt, branches, m, None, memory_mib, advance), prompt
-        ).cpu()
-    groups = metric.tokens(prompt)
-    logits = fan_out_logits(model, prompt, branches, m, _flat(groups), memory_mib, advance)
-    return _from_groups(metric, logits, groups)
+def _fan_out(model, prompt, branches, m, metrics, memory_mib, advance=None) -> Float[Tensor, "metric row"]:
+    """The metrics for the unedited run and each branch, by the fan-out."""
+    tokens = _tokens(metrics, prompt)
+    return _read(metrics, fan_out_logits(model, prompt, branches, m, tokens, memory_mib, advance), tokens, prompt)
 
 
-def _loop(model, prompt, branches, m, metric, memory_mib, advance=None) -> Float[Tensor, " row"]:
+def _loop(model, prompt, branches, m, metrics, memory_mib, advance=None) -> Float[Tensor, "metric row"]:
     """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
-    inputs = model.inputs([prompt]).inputs
-    groups = metric.tokens(prompt)
+    inputs, tokens = model.inputs([prompt]).inputs, _tokens(metrics, prompt)
     rows = []
     for branch in [Branch((), "unedited"), *branches]:
-        tokens = None if metric.needs_vocabulary else _flat(groups)
         with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=m), unembed_only(model, tokens):
             output = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()})
             rows.append(output.logits[0, -1].float())
         if advance is not None and branch.edits:
             advance(1)
-    logits = torch.stack(rows)
-    return (
-        metric_values(metric, logits, prompt).cpu() if metric.needs_vocabulary else _from_groups(metric, logits, groups)
-    )
+    return _read(metrics, torch.stack(rows), tokens, prompt)
 
 
-def _flat(groups: tuple[tuple[int, ...], ...]) -> list[int]:
-    return [token for group in groups for token in group]
+def _tokens(metrics: Sequence[Metric], prompt: Prompt) -> list[int] | None:
+    """Whose logits are computed, metric by metric, group by group; None for all."""
+    tokens = [token for metric in metrics for group in metric.tokens(prompt) for token in group]
+    return None if any(metric.needs_vocabulary for metric in metrics) else tokens
 
 
-def _from_groups(metric: Metric, logits: Float[Tensor, "row token"], groups) -> Float[Tensor, " row"]:
-    return metric(tuple(logits.split([len(g) for g in groups], dim=1)), None).cpu()
+def _read(
+    metrics: Sequence[Metric], logits: Float[Tensor, "row token"], tokens: list[int] | None, prompt: Prompt
+) -> Float[Tensor, "metric row"]:
+    """The metrics from the logits of these tokens."""
+    if tokens is None:
+        return torch.stack([metric_values(metric, logits, prompt).float().cpu() for metric in metrics])
+    groups = [metric.tokens(prompt) for metric in metrics]
+    of_metric = logits.split([sum(map(len, own)) for own in groups], dim=1)
+    values = [
+        metric(own.split([len(g) for g in of], dim=1), None)
+        for metric, own, of in zip(metrics, of_metric, groups, strict=True)
+    ]
+    return torch.stack([v.float().cpu() for v in values])
