@@ -150,7 +150,7 @@ tested = {name: measured(edit, parts["test"]) for name, edit in edits.items()}
 table = pd.concat(tested, names=["edit", "measure"]).reset_index()
 
 # %%
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 
 wanted = ["negative_bias", "accuracy", "auroc"]
 bars = table[table["measure"].isin(wanted)]
@@ -219,6 +219,7 @@ of_bias.filter(like="negative_bias").round(2)  # 1: it always denies; -1: it alw
 
 # %%
 from probes import visual_semantics as vs
+from probes.scenes import render
 
 tiny = interp.load("scenes-llava-tiny")
 drawn = vs.edited_pairs("test", 1, difficulty="easy", level="attribute", kind="open")
@@ -233,7 +234,7 @@ said = [tiny.tokenizer.decode(int(token)).strip() for token in likeliest]
 # %%
 from interp.overlays import pair_figure
 
-pictures = [vs.render(scene, 96).image for scene in (pair.before, pair.after)]
+pictures = [render(scene, 96).image for scene in (pair.before, pair.after)]
 captions = f"before: the model says {said[0]!r}", f"after: the model says {said[1]!r}"
 pair_figure(*pictures, pair.region, captions, pair.question.text)
 
