@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from interp.rankings.side_by_side import compare_rankings as compare_rankings
     from interp.reading import capture as capture
     from interp.reading.attribution import attribute as attribute
+    from interp.reading.lens import lens as lens
     from interp.reading.metrics import LogitDifference as LogitDifference, Probability as Probability
     from interp.records.keep import Keep as Keep
     from interp.reports.findings import Findings as Findings, load_findings as load_findings

@@ -147,3 +147,28 @@ def test_all_that_is_registered_is_in_the_documentation():
     called = {"bbh": "bigbenchhard", "ar_lsat": "arlsat"}
     named = {*questions.FORMATS, *requests.FORMATS} - of_one_column - {"plain"}
     assert not {name for name in named if called.get(name, name) not in how_to}, "add to docs/how-to/your-own.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_code_is_at_most_80_columns(page):
+    """A page cuts no code. A whole study is shown as the formatter writes it, and wrapped by the site."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    long = [line for block in blocks for line in block.splitlines() if len(line) > (120 if page == STUDY else 80)]
+    assert not long, long[0]
+
+
+def test_every_how_to_has_a_figure_and_every_thumbnail_leads_somewhere():
+    for page in sorted((ROOT / "docs" / "how-to").glob("*.md")):
+        shown = re.findall(r"!\[[^]]{10,}\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+        assert shown and (page.parent / shown[0]).is_file(), page.name
+    gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    thumbs = re.findall(r"^\[!\[[^]]+\]\(([^)]+)\)\]\(([^)]+)\)", gallery, re.M)
+    assert len(thumbs) >= 12 and all((ROOT / "docs" / place).is_file() for pair in thumbs for place in pair)
+
+
+def test_figures_of_pages_are_those_of_the_notebooks():
+    from tests.benchmarks.page_figures import FIGURES, FOLDER, drawn
+
+    assert {path.stem for path in FOLDER.glob("*.svg")} == set(FIGURES)
+    stale = [name for name in FIGURES if (FOLDER / f"{name}.svg").read_text(encoding="utf-8") != drawn(name)]
+    assert not stale, f"{stale}: python -m tests.benchmarks.page_figures"

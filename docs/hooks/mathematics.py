@@ -1,4 +1,4 @@
-"""An MkDocs hook: formulas of notebooks as MathML, which browsers draw without a script from another host."""
+"""An MkDocs hook: formulas of notebooks and methods as MathML, which browsers draw without another host's script."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\s](?:[^$]*?[^$\s])?)\$", re.S)
+
+
+def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
+    """Formulas of pages, before Markdown takes their underscores for emphasis."""
+    return _FORMULA.sub(_mathml, markdown) if page.file.src_uri.startswith("methods/") else markdown
 
 
 def on_page_content(html: str, page: Any, **kwargs: Any) -> str:
@@ -24,4 +29,5 @@ def on_page_content(html: str, page: Any, **kwargs: Any) -> str:
 
 def _mathml(found: re.Match[str]) -> str:
     block, inline = found.groups()
-    return convert(block or inline, display="block" if block else "inline")
+    made = convert(block or inline, display="block" if block else "inline")
+    return made if block else f"<span>{made}</span>"  # Markdown would take it for a block of its own

@@ -12,6 +12,9 @@ from interp.figures.axes import Axis, spacing
 from interp.figures.painting import CHAR, LINE, are_numbers, lines_of, plain_text, text_width, title_of
 from interp.figures.style import TEMPLATES
 
+KINDS = ("bar", "contour", "heatmap", "scatter")
+"""The traces that are drawn; of a contour the line at its first level."""
+
 
 class Layout:
     """The axes of a figure with their ranges and pixels, and room for what stands around the panels.
@@ -23,8 +26,8 @@ class Layout:
         self.layout, self.width = dict(parts["layout"]), width
         self.height = float(self.layout.get("height") or 450)
         self.traces = [t for t in parts["data"] if t.get("visible", True) is True]
-        if unknown := {t["type"] for t in self.traces} - {"heatmap", "bar", "scatter"}:
-            raise ValueError(f"traces of kind {sorted(unknown)} are not drawn as SVG; expected heatmap, bar, scatter.")
+        if unknown := {t["type"] for t in self.traces} - set(KINDS):
+            raise ValueError(f"traces of kind {sorted(unknown)} are not drawn as SVG; expected {', '.join(KINDS)}.")
         names = {letter + re.sub(r"\D", "", t.get(f"{letter}axis") or "") for t in self.traces for letter in "xy"}
         names |= {f"{k[0]}{k[5:]}" for k in self.layout if re.fullmatch(r"[xy]axis\d*", k)} if self.traces else set()
         self.axes = {name: Axis(name, self.layout.get(f"{name[0]}axis{name[1:]}") or {}) for name in sorted(names)}
@@ -40,10 +43,13 @@ class Layout:
         scatters, self.bars = set(), {}
         for trace in self.traces:
             x, y = self.axis(trace, "x"), self.axis(trace, "y")
-            if trace["type"] == "heatmap":
+            if trace["type"] in ("heatmap", "contour"):
                 rows, columns = np.shape(trace["z"])
                 trace["_x"] = x.values(trace["x"]) if trace.get("x") is not None else np.arange(columns, dtype=float)
                 trace["_y"] = y.values(trace["y"]) if trace.get("y") is not None else np.arange(rows, dtype=float)
+                for key, n in (("x", columns), ("y", rows)):
+                    places = trace[f"_{key}"] + (trace.get(f"{key}0") or 0.0)
+                    trace[f"_{key}"] = (places[1:] + places[:-1]) / 2 if len(places) == n + 1 else places  # their edges
                 for axis, values in ((x, trace["_x"]), (y, trace["_y"])):
                     axis.reach(values, 0.5 * spacing(values))
                 continue
@@ -135,6 +141,12 @@ class Layout:
             self.foot = self.top + 90
         for axis in ys:
             axis.start, axis.end = (self.foot - (self.foot - self.top) * end for end in axis.domain)
+            across = self.axes.get(axis.given.get("scaleanchor") or "")
+            if across is not None:  # a picture keeps its shape
+                pixels = [abs((a.end - a.start) / (a.high - a.low)) for a in (axis, across)]
+                for a, now in zip((axis, across), pixels, strict=True):
+                    middle, share = (a.start + a.end) / 2, min(pixels) / now
+                    a.start, a.end = (middle + (end - middle) * share for end in (a.start, a.end))
 
     def is_outside(self, axis: Axis) -> bool:
         """Whether the labels of an axis stand outside all panels: at the left, or at the bottom."""

@@ -38,7 +38,7 @@ class Marks(Layout):
 
     def mark(self, trace: Mapping[str, Any]) -> None:
         """Draw a trace."""
-        {"heatmap": self._heatmap, "bar": self._bar, "scatter": self._scatter}[trace["type"]](trace)
+        getattr(self, f"_{trace['type']}")(trace)
 
     def text(self, x: float, y: float, given: Any, anchor: str = "middle", more: str = "", css: str = "") -> None:
         lines = lines_of(given)
@@ -72,6 +72,22 @@ class Marks(Layout):
             if written:
                 shown = cell_of(trace.get("text"), (i, j))
                 self.text(left + w / 2, top + h / 2 + 4, f"{shown:.2f}" if isinstance(shown, float) else shown)
+
+    def _contour(self, trace: Mapping[str, Any]) -> None:
+        """The edge of what lies above the first level."""
+        x, y = self.axis(trace, "x"), self.axis(trace, "y")
+        above = np.pad(np.asarray(trace["z"], float) > trace["contours"]["start"], 1)
+        path = []
+        for across, (first, second) in ((True, (x, y)), (False, (y, x))):
+            inside = above if across else above.T  # [along the second axis, along the first]
+            for i, j in np.argwhere(inside[1:] != inside[:-1]):  # an edge between the rows i and i + 1
+                at = float(second.at(trace[f"_{second.name[0]}"][0] + i - 0.5))
+                ends = [float(first.at(trace[f"_{first.name[0]}"][0] + j - 1 + end)) for end in (-0.5, 0.5)]
+                points = [(end, at) if across else (at, end) for end in ends]
+                path.append("M{0[0]:.1f} {0[1]:.1f}L{1[0]:.1f} {1[1]:.1f}".format(*points))
+        line = trace.get("line") or {}
+        stroke = f'stroke="{line.get("color", "#888")}" stroke-width="{line.get("width", 2)}"'
+        self.out.append(f'<path d="{"".join(path)}" fill="none" {stroke}/>')
 
     def _bar(self, trace: Mapping[str, Any]) -> None:
         x, y = self.axis(trace, "x"), self.axis(trace, "y")
@@ -204,13 +220,22 @@ class Marks(Layout):
         if template is None:
             template = "<br>".join(filter(None, [name, str(told["text"] or ""), "%{x:.4g}: %{y:.4g}"]))
         main, _, extra = str(entry(template, i)).partition("<extra>")
-        shown = re.sub(r"%\{(\w+)(?::([^}]*))?\}", lambda m: formatted(told.get(m[1]), m[2]), main)
+        shown = _filled(main, told)
         if other := extra.removesuffix("</extra>"):
-            other = re.sub(r"%\{(\w+)(?::([^}]*))?\}", lambda m: formatted(told.get(m[1]), m[2]), other)
-            shown = f"{other}<br>{shown}"
+            shown = f"{_filled(other, told)}<br>{shown}"
         text = "\n".join(lines_of(shown))
         return f' data-tip="{self.tips.setdefault(text, len(self.tips))}"'
 
     def _painter(self, trace: Mapping[str, Any], z: np.ndarray) -> Any:
         low, high, scale = self.scale_of(trace.get("coloraxis"), z)
         return lambda value: paint((value - low) / (high - low), scale)
+
+
+def _filled(template: str, told: Mapping[str, Any]) -> str:
+    """Plotly's template with its values, such as ``%{z:.3g}`` and ``%{customdata[0]}``."""
+
+    def value(found: re.Match[str]) -> str:
+        given = told.get(found[1])
+        return formatted(given[int(found[2])] if found[2] and given is not None else given, found[3])
+
+    return re.sub(r"%\{(\w+)(?:\[(\d+)\])?(?::([^}]*))?\}", value, template)
