@@ -16,6 +16,7 @@ from typing import get_args
 import pytest
 
 import interp
+from interp.reading import generate
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -50,6 +51,22 @@ def test_the_readme_is_read_in_five_minutes():
     """In 90 lines; the sources of its numbers stand in tests/benchmarks/README.sources."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 90 and "<!--" not in text
+
+
+def test_two_heads_flip_the_answer_as_the_readme_says():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (question,) = re.findall(r'^\| "(.*)" \| SmolLM2-135M says \|$', text, re.M)
+    (before,) = re.findall(r"^\| as it is \| (.*) \|$", text, re.M)
+    ((named, factor, after),) = re.findall(r"^\| heads (.*) scaled by (\S+): .* \| (.*) \|$", text, re.M)
+    heads = [tuple(map(int, pair)) for pair in re.findall(r"L(\d+)H(\d+)", named)]
+    assert len(heads) == 2
+    model = interp.load("smollm2-135m")
+    prompt = [model.prompt(question, answers=("No", "Yes"))]
+    ((said,),) = generate(model, prompt, 7)
+    assert said == before
+    with interp.ScaledHeads(interp.describe_model(model), factors=dict.fromkeys(heads, float(factor))).apply(model):
+        ((said,),) = generate(model, prompt, 7)
+    assert said == after
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
