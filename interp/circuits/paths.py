@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -14,14 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.architecture import AttentionCall, attached, attention_handler, one_at_a_time, ordinary_attention, run_pass
+from interp.architecture import AttentionCall, one_at_a_time, ordinary_attention
 from interp.circuits.drawn_sets import Head
 from interp.door import public
 from interp.door.brief import brief
 from interp.figures import head_label
 from interp.interventions import Branch, HeadEdit, ResidualEdit, stream_hook
-from interp.passes import growing_rows
+from interp.passes import text_from
 from interp.reading import LogitDifference, default_metric, head_outputs
+from interp.scans.fanout import look_at_rows
 from interp.scans.scan import scan
 
 if TYPE_CHECKING:
@@ -102,9 +102,10 @@ def patch_paths(
             heads write does not add up.
         UnsupportedAttention: attention that can't be read.
 
-    Cost for each pair: two passes, a row of a pass for each sender and layer of receivers, and for each path a branch
-    from the receiver's layer on. Two runs with hooks for each path, the classical way, take three to four times as many
-    passes.
+    Cost for each pair: four passes, a layer of a pass for each sender and layer of receivers, and for each path a
+    branch from the receiver's layer on; all from the first position on at which the two prompts differ, since before
+    it nothing moves. The classical way takes two whole runs with hooks for each path: how many times the passes and
+    the seconds, tests/benchmarks/path_patching.md says.
     Misleads: MLPs between the two are part of other paths; a path that goes through one shows nothing here.
     """
     senders, receivers = _heads(model, senders, "senders"), _heads(model, receivers or senders, "receivers")
@@ -118,15 +119,17 @@ def patch_paths(
         (s, r) for s, sender in enumerate(senders) for r, receiver in enumerate(receivers) if sender[0] < receiver[0]
     ]
     for i, (clean, corrupt) in enumerate(zip(pairs.clean, pairs.corrupt, strict=True)):
-        moved = _moved(model, clean, corrupt, senders)
-        given = _given(model, clean, moved, receivers) if paths else {}
+        same = next(at for at, (a, b) in enumerate(zip(clean.token_ids, corrupt.token_ids, strict=True)) if a != b)
+        m = len(clean) - text_from(model, clean, len(clean) - same)
+        moved = _moved(model, clean, corrupt, senders, m)
+        given = _given(model, clean, moved, senders, receivers) if paths else {}
         branches = [
             Branch((HeadEdit(*receivers[r], "set", value=given[receivers[r]][p, s]),))
             for s, r in paths
             for p in range(len(PARTS))
         ]
         branches += [Branch((ResidualEdit(model.n_layers, vector[-1]),)) for vector in moved]
-        options = {"metric": metric, "positions": "all", "check": check if i == 0 else 0, "read_mass": False}
+        options = {"metric": metric, "positions": m, "check": check if i == 0 else 0, "read_mass": False}
         lost = scan(model, [clean], branches, **options).drop[0]
         for at, (s, r) in enumerate(paths):
             effects[i, s, r] = lost[len(PARTS) * at : len(PARTS) * (at + 1)]
@@ -145,10 +148,10 @@ def _heads(model: Model, heads: Sequence[Head], what: str) -> tuple[Head, ...]:
 
 @torch.no_grad()
 def _moved(
-    model: Model, clean: Prompt, corrupt: Prompt, senders: Sequence[Head]
+    model: Model, clean: Prompt, corrupt: Prompt, senders: Sequence[Head], m: int
 ) -> Float[Tensor, "sender pos d_model"]:
-    """How each sender moves the stream when it gives what it gives on the corrupt prompt."""
-    own, other = (z.to(model.device) for z in head_outputs(model, [clean, corrupt], None))
+    """How each sender moves the stream at the last m positions when it gives what it gives on the corrupt prompt."""
+    own, other = (z.to(model.device) for z in head_outputs(model, [clean, corrupt], m))
     rows = []
     for layer, head in senders:
         changed = own[layer].clone()
@@ -159,34 +162,38 @@ def _moved(
 
 
 def _given(
-    model: Model, prompt: Prompt, moved: Float[Tensor, "sender pos d_model"], receivers: Sequence[Head]
+    model: Model,
+    prompt: Prompt,
+    moved: Float[Tensor, "sender pos d_model"],
+    senders: Sequence[Head],
+    receivers: Sequence[Head],
 ) -> dict[Head, Float[Tensor, "part sender pos d_head"]]:
     """What each receiver gives when one of its parts reads the stream moved by a sender: of one pass, in which rows
-    with the moved streams join at every layer of receivers."""
-    n, layers = len(moved), sorted({layer for layer, _ in receivers})
+    with the streams moved by senders of earlier layers join at a layer of receivers and leave behind it. Senders that
+    are not earlier have NaN."""
+    layers = sorted({layer for layer, _ in receivers})
+    earlier = {layer: [s for s, (at, _) in enumerate(senders) if at < layer] for layer in layers}
     given: dict[Head, Tensor] = {}
 
     def look(call: AttentionCall) -> None:
-        if call.layer not in layers:
-            return
-        rows = slice(-n, None)  # the last that joined
-        for layer, head in receivers:
+        for layer, head in receivers if earlier.get(call.layer) else ():
             if layer == call.layer:
-                given[layer, head] = torch.stack([_by_part(call, head, part, rows) for part in PARTS])
+                parts = torch.stack([_by_part(call, head, part, slice(1, None)) for part in PARTS])
+                whole = parts.new_full((len(PARTS), len(senders), *parts.shape[2:]), torch.nan)
+                whole[:, earlier[layer]] = parts
+                given[layer, head] = whole
 
-    inputs = {**model.inputs([prompt]).inputs, "use_cache": False, **model.last_logits_only()}
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(attention_handler(model, look))
-        joining = [stream_hook(model, layer, partial(_joined, moved)) for layer in layers]
-        stack.enter_context(attached(model, joining))
-        stack.enter_context(growing_rows(model))
-        run_pass(model, inputs)
+    hooks = [
+        stream_hook(model, layer, partial(_joined, moved[earlier.get(layer, [])]))
+        for layer in sorted({*layers, *(layer + 1 for layer in layers)})
+    ]
+    look_at_rows(model, prompt, len(prompt) - moved.shape[1], hooks, look)
     return given
 
 
-def _joined(moved: Tensor, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "more_rows pos d_model"]:
-    return torch.cat([hidden, hidden[:1] + moved.to(hidden)])
+def _joined(moved: Tensor, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "new_rows pos d_model"]:
+    """Row 0, and rows of it that are moved, in place of those that were there."""
+    return torch.cat([hidden[:1], hidden[:1] + moved.to(hidden)])
 
 
 def _by_part(call: AttentionCall, head: int, part: Part, rows: slice) -> Float[Tensor, "sender pos d_head"]:

@@ -18,7 +18,14 @@ from interp.explorer.exploration import SCALES, Exploration, ExploredPrompt
 from interp.interventions import Branch, HeadEdit
 from interp.overlays.patches import covered
 from interp.rankings import HeadRanking, Measure
-from interp.reading import LogitDifference, Probability, attention_log_probs, attention_sources, attribute
+from interp.reading import (
+    LogitDifference,
+    Probability,
+    attention_log_probs,
+    attention_sources,
+    attribute,
+    kinds_beside,
+)
 from interp.records import now, showing_progress
 from interp.scans import Positions, scan_readings
 from interp.vision import ImageLike, image_sha256, read_image
@@ -286,6 +293,7 @@ def _own_ranking(
         "created": now(),
         "positions": str(positions),
         "scales": list(SCALES),
+        **kinds_beside(model),
     }
     ids = tuple(p.id or f"prompt {i + 1}" for i, p in enumerate(prompts))
     ids = ids if len(set(ids)) == len(ids) else tuple(f"{name} ({i + 1})" for i, name in enumerate(ids))

@@ -8,6 +8,6 @@ if TYPE_CHECKING:
     from interp.locating.beside import Looked as Looked, said_beside as said_beside
     from interp.locating.rewriting import heads_rewritten as heads_rewritten
     from interp.locating.sets import Gates as Gates, learn_gates as learn_gates, patched_sets as patched_sets
-    from interp.locating.ways import WAYS as WAYS, Way as Way, locate as locate
+    from interp.locating.ways import WAYS as WAYS, Way as Way, expected_passes as expected_passes, locate as locate
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -59,7 +59,8 @@ class _Replaced:
     def __post_init__(self) -> None:
         asked = self.asked
         pool = [*asked.pairs.clean, *asked.pairs.corrupt]
-        self.means = mean_head_outputs(asked.model, pool, 1 if asked.positions == "answer" else None)
+        last = {"answer": 1, "all": None}.get(str(asked.positions), asked.positions)
+        self.means = mean_head_outputs(asked.model, pool, last)
         self.sources = sources(asked)
 
     def lost(

@@ -13,12 +13,12 @@ from interp.architecture import one_at_a_time
 from interp.door import public
 from interp.locating import attributions, exact, sets
 from interp.locating.asked import Asked, Positions
-from interp.locating.auto import auto
+from interp.locating.auto import BUDGET, auto
 from interp.locating.beside import Looked, said_beside, said_of_pairs
 from interp.locating.counting import counted
 from interp.pairs import PromptPairs
 from interp.rankings import HeadRanking, Measure
-from interp.reading import LogitDifference, default_metric
+from interp.reading import LogitDifference, default_metric, kinds_beside
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -30,12 +30,14 @@ Found = np.ndarray
 @dataclass(frozen=True)
 class Way:
     """A way of finding heads. ``reads``: what its score is. ``misses``: what it takes for granted, and so what misleads
-    it. ``everywhere``: whether it can look at all positions, or at the answer alone."""
+    it. ``everywhere``: whether it can look at all positions, or at the answer alone. ``passes``: what it costs for each
+    pair, about, from what a scan of all heads costs and how many heads there are."""
 
     find: Callable[[Asked], Found]
     reads: str
     misses: str
     everywhere: bool = True
+    passes: Callable[[float, int], float] = lambda scan, n_heads: scan + 2
 
 
 def _gates(asked: Asked) -> Found:
@@ -59,6 +61,7 @@ WAYS: Mapping[str, Way] = {
         auto,
         "what is lost with another prompt's output and with its mean, together with the head that undoes most of it",
         "three heads that cancel; a head whose part another takes over; a variable that no prompt of the set varies",
+        passes=lambda scan, n_heads: BUDGET * scan,
     ),
     "zero": Way(exact.zeroed, "what is lost without its output", "constants that it carries; a backup that wakes"),
     "mean": Way(
@@ -72,30 +75,54 @@ WAYS: Mapping[str, Way] = {
         exact.patched, "what is lost with the corrupt prompt's output", "a variable that a pair holds constant"
     ),
     "denoise": Way(exact.denoised, "what its clean output restores", "heads that matter only together"),
-    "direct": Way(attributions.direct, _SUPPORT, "all that acts through later layers; constants", False),
+    "direct": Way(
+        attributions.direct, _SUPPORT, "all that acts through later layers; constants", False, lambda scan, n_heads: 1
+    ),
     "direct_difference": Way(
         attributions.direct_difference,
         f"{_SUPPORT} on the clean prompt alone",
         "all that acts through later layers",
         False,
+        lambda scan, n_heads: 2,
     ),
     "attribution_patching": Way(
-        attributions.attribution_patching, "an estimate of patch, by one gradient", "saturated attention and answers"
+        attributions.attribution_patching,
+        "an estimate of patch, by one gradient",
+        "saturated attention and answers",
+        passes=lambda scan, n_heads: 5,
     ),
     "integrated_gradients": Way(
-        attributions.integrated_gradients, "an estimate of patch, by five gradients", "saturated attention and answers"
+        attributions.integrated_gradients,
+        "an estimate of patch, by five gradients",
+        "saturated attention and answers",
+        passes=lambda scan, n_heads: 19,
     ),
     "relevance": Way(
         attributions.relevance,
         "an estimate of patch, by relevance rules",
         "saturated attention; products that matter whole",
+        passes=lambda scan, n_heads: 5,
     ),
     "attention": Way(
-        attributions.attention, "where the answer's position looks", "what is read there, and used", False
+        attributions.attention,
+        "where the answer's position looks",
+        "what is read there, and used",
+        False,
+        lambda scan, n_heads: 1,
     ),
-    "gates": Way(_gates, "how open its gate stays, or how far it shuts", "too few steps; a variable held constant"),
-    "greedy": Way(sets.greedy, "what is lost when it goes, all before it gone", "two heads that cancel"),
-    "random": Way(_random, "nothing: the floor", "everything"),
+    "gates": Way(
+        _gates,
+        "how open its gate stays, or how far it shuts",
+        "too few steps; a variable held constant",
+        passes=lambda scan, n_heads: 480,
+    ),
+    "greedy": Way(
+        sets.greedy,
+        "what is lost when it goes, all before it gone",
+        "two heads that cancel",
+        passes=lambda scan, n_heads: n_heads * (n_heads + 1) / 2,
+    ),
+    "random": Way(_random, "nothing: the floor", "everything", passes=lambda scan, n_heads: 0),
 }
 """By name. A way is added by a function of :class:`interp.locating.asked.Asked` and a line here."""
 
@@ -127,7 +154,8 @@ def locate(
         seed: of what is drawn at random.
         warn: look at a few pairs once more, of an exact way: which heads act where the ranking does not look, whether
             ablations agree, whether the pairs vary and exercise what heads compute. At most a fifth of the ranking's
-            cost; what is found is in ``provenance["beside"]``, and the report says it.
+            cost; what is found is in ``provenance["beside"]``, and the report says it. Beside it the kinds of heads
+            (:func:`interp.circuits.head_kinds`), once for a model.
 
     Returns:
         A ranking by ``importance``: the size of the effect, per pair where the way gives one for each pair, whose
@@ -166,9 +194,29 @@ def locate(
         "metric": str(metric),
         "passes": passes,
         **beside,
+        **(kinds_beside(model) if warn else {}),
         "caveats": [f"What misleads this way: {way.misses}."],
     }
     return _ranking(found, way, metric, pairs, shared)
+
+
+def expected_passes(model: Model, method: str, share: float = 1.0) -> float:
+    """About what :func:`locate` costs for each pair, in passes over it, with what is said beside.
+
+    Args:
+        model: whose heads.
+        method: a name of ``interp.locating.WAYS``.
+        share: of the positions at which heads are changed: 1 for all.
+
+    Returns:
+        Passes; of gates and greedy for batches of 16 pairs and for each pair alike.
+
+    Raises:
+        KeyError: an unknown method.
+    """
+    n_heads = model.n_layers * model.n_heads
+    scan = 1 + share * n_heads * (model.n_layers + 1) / (2 * model.n_layers)
+    return WAYS[method].passes(scan, n_heads) * (1.2 if method in _REPLACED_BY else 1.0)
 
 
 _REPLACED_BY = {"auto": "", "resample": "", "patch": "patch", "zero": "zero", "mean": "mean"}

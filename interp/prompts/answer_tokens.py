@@ -82,6 +82,8 @@ def _in_context(tokenizer: Any, prompt: Any, word: str) -> int | None:
         return token
     lead = "" if follows_directly(tokenizer, prompt, word) else " "
     token = _after(tokenizer, prompt, lead + word)
+    if token is None and lead and prompt.text[-1:].isdigit() and word[:1].isdigit():
+        return _after(tokenizer, prompt, word)  # a number goes on, where digits have no token with a space
     if token is None and not lead and prompt.spans.get("suffix"):
         return _alone(tokenizer, word)
     return token

@@ -29,7 +29,7 @@ _ONE_NUMBER = (
     "Made from a table with one number for each head, without single examples: there are no intervals, no p-values and "
     "no reliability."
 )
-_RESERVED = frozenset(["rank", "layer", "head", "label", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
+_RESERVED = frozenset(["rank", "layer", "head", "label", "kind", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
 
 
 @made_by("rank_heads(model, questions) or interp.load_ranking(folder)")
@@ -215,6 +215,8 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
             columns[f"{name}_ci_low"], columns[f"{name}_ci_high"] = low.ravel(), high.ravel()
             if name in self.controls and self.keeps_sign(name):
                 columns[f"{name}_verdict"] = self.verdicts_under(columns, name)
+        if (kinds := self.provenance.get("head_kinds")) is not None:
+            columns["kind"] = [kinds.get(label, "").replace("_", " ") for label in columns["label"]]
         frame = pd.DataFrame(columns).sort_values("score", ascending=False, kind="stable", ignore_index=True)
         frame.insert(0, "rank", np.arange(1, n_cells + 1))
         return frame
@@ -245,7 +247,8 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
 
         `score` is the mean. Then, for every other measure X: X (mean), X_ci_low, X_ci_high, and if X is a
         control and both have a sign X_verdict: "keeps sign", "changes sign" or "unclear" (see `sign_verdict`). Equal
-        scores keep the order of layer and head. p and q are NaN where nothing is tested (`tested`).
+        scores keep the order of layer and head. p and q are NaN where nothing is tested (`tested`). Last `kind`, where
+        the provenance has "head_kinds": what the head does on random tokens (`interp.circuits.head_kinds`).
         """
         return self._frame.copy()
 

@@ -289,6 +289,11 @@ def _table_note(ranking: HeadRanking, n_heads: int) -> str:
         )
     else:
         said.append(ranking.measure.untested())
+    if "head_kinds" in ranking.provenance:
+        said.append(
+            "Kind: what the head does on random tokens, where one of its scores there is 0.3 or more; it says nothing "
+            "of these examples."
+        )
     if any(ranking.keeps_sign(name) for name in ranking.other_controls):
         said.append(
             "Verdict: whether the head keeps the sign of its score under the control; unclear where either interval "

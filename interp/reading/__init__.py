@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         mean_head_outputs as mean_head_outputs,
     )
     from interp.reading.generation import generate as generate
+    from interp.reading.kinds import KINDS as KINDS, head_kinds as head_kinds, kinds_beside as kinds_beside
     from interp.reading.metrics import (
         LogitDifference as LogitDifference,
         Metric as Metric,

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from transformers import DynamicCache
 
 from interp.architecture import (
     AttentionCall,
+    Hook,
     UnsupportedAttention,
     alone,
     attached,
@@ -155,14 +157,7 @@ def _run_chunk(
     tokens: Sequence[int] | None,
 ) -> Float[Tensor, "row token"]:
     """One pass over what the prefix leaves: row 0 unedited, then the branches, sorted by their first edited layer."""
-    inputs: dict[str, Any] = {"use_cache": prefix is not None, **model.last_logits_only()}
-    if prefix is None:
-        inputs |= model.inputs([prompt]).inputs
-    else:
-        start = prefix.get_seq_length()
-        inputs |= rest_inputs(model, prompt, start, len(prompt) - start)
-        inputs["input_ids"] = torch.tensor([prompt.token_ids[start:]], device=model.device)
-        inputs["past_key_values"] = prefix
+    inputs = _inputs_after(model, prompt, prefix)
     joining = defaultdict(int)
     edits: list[tuple[int, Edit]] = []
     for row, branch in enumerate(branches, start=1):
@@ -179,6 +174,54 @@ def _run_chunk(
         stack.enter_context(edited(model, edits, last=m))
         stack.enter_context(unembed_only(model, tokens))
         return run_pass(model, inputs).logits[:, -1].float()
+
+
+def _inputs_after(model: Model, prompt: Prompt, prefix: _Prefix | None) -> dict[str, Any]:
+    """Of a pass over what the prefix leaves of a prompt."""
+    inputs: dict[str, Any] = {"use_cache": prefix is not None, **model.last_logits_only()}
+    if prefix is None:
+        return inputs | model.inputs([prompt]).inputs
+    start = prefix.get_seq_length()
+    inputs |= rest_inputs(model, prompt, start, len(prompt) - start)
+    inputs["input_ids"] = torch.tensor([prompt.token_ids[start:]], device=model.device)
+    return inputs | {"past_key_values": prefix}
+
+
+@one_at_a_time
+def look_at_rows(
+    model: Model, prompt: Prompt, n_prefix: int, hooks: Sequence[Hook], look: Callable[[AttentionCall], None]
+) -> None:
+    """One pass in which ``hooks`` let rows join and leave, over what the first ``n_prefix`` positions leave of a prompt
+    (as many as :func:`interp.passes.text_from` allows): ``look`` sees every layer's call, its keys and values whole.
+
+    Costs a pass for the prefix, if there is one, and the rows."""
+    prefix = _run_prefix(model, prompt, n_prefix) if n_prefix else None
+    through = None if prefix is None else _shared_prefix_attention(prefix)
+
+    def handler(call: AttentionCall) -> Tensor | None:
+        look(call if prefix is None else _with_prefix(call, prefix))
+        return None if through is None else through(call)
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(attention_handler(model, handler))
+        stack.enter_context(attached(model, hooks))
+        stack.enter_context(growing_rows(model))
+        run_pass(model, _inputs_after(model, prompt, prefix))
+
+
+def _with_prefix(call: AttentionCall, prefix: _Prefix) -> AttentionCall:
+    """The call with the prefix's keys and values before its own, in every row."""
+    layer, rows = prefix.layers[call.layer], len(call.query)
+    key, value = (
+        torch.cat([kept.expand(rows, -1, -1, -1), own], dim=2)
+        for kept, own in ((layer.keys, call.key), (layer.values, call.value))
+    )
+    mask = call.mask
+    if mask is None:
+        m, n = call.query.shape[2], key.shape[2]
+        mask = torch.ones(1, 1, m, n, dtype=torch.bool, device=key.device).tril(n - m)
+    return replace(call, key=key, value=value, mask=mask)
 
 
 def _grow(n_new: int, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "more_rows pos d_model"]:

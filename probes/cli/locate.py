@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from probes.cli.declaring import Option
+from probes.cli.estimate import Cost
 from probes.cli.options import ModelOptions, PairData
 from probes.cli.study import Report, Study, print_ranking
 
@@ -52,5 +53,15 @@ def locate(
         options = {"method": method, "positions": positions, "answered": not all_pairs, "seed": data.seed}
         return locate_heads(loaded, pairs, **options, keep=study.keep())
 
-    ranking = study.run(work, f"{len(pairs)} pairs from {data.data}")
+    def cost(loaded):
+        from interp.locating import expected_passes
+        from probes.prompt_pairs import build_pairs
+
+        prompts = build_pairs(loaded, pairs, answered=False).pairs.clean
+        n_tokens = sum(map(len, prompts)) / len(prompts)
+        changed = {"answer": 1.0, "all": n_tokens}.get(str(positions), positions)
+        passes = expected_passes(loaded, method, float(changed) / n_tokens)
+        return Cost(len(prompts), passes + (0 if all_pairs else 2), prompt_tokens=n_tokens)
+
+    ranking = study.run(work, f"{len(pairs)} pairs from {data.data}", cost=cost)
     print_ranking(ranking, [study.out], as_json, ranking.provenance["beside"])

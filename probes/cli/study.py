@@ -198,9 +198,13 @@ def print_top(ranking: HeadRanking, k: int = 10) -> None:
     table.add_column("head")
     for column in (ranking.score, *others):
         table.add_column(column.replace("_", " "), justify="right", no_wrap=column == ranking.score)
-    for row in ranking.top(k).to_dict("records"):
+    top = ranking.top(k)
+    if has_kinds := "kind" in top:
+        table.add_column("kind")
+    for row in top.to_dict("records"):
         score = Estimate.from_row(row, "score", ("ci_low", "ci_high"))
-        table.add_row(row["label"], f"{score:.2f}", *[f"{row[m]:.2f}" for m in others])
+        kind = [row["kind"]] if has_kinds else []
+        table.add_row(row["label"], f"{score:.2f}", *[f"{row[m]:.2f}" for m in others], *kind)
     print_whole(table)
 
 

@@ -22,7 +22,7 @@ from interp.locating import Looked, said_beside
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking, Measure, register
-from interp.reading import LogitDifference, attention_log_probs
+from interp.reading import LogitDifference, attention_log_probs, kinds_beside
 from interp.records import Kept, keeps_work
 from interp.scans import Positions
 from probes.heads import Ablation, HeadEffects, token_views, why_no_attribution
@@ -353,7 +353,7 @@ def _ranking(
 ) -> HeadRanking:
     descriptions = _descriptions(instruction)
     measures = {name: arrays[name].astype(np.float32) for name in descriptions if name in arrays}
-    more: dict[str, Any] = dict(mass)
+    more: dict[str, Any] = mass | kinds_beside(study.model)
     if "masked_queries" in arrays:
         more["share_of_queries_that_cannot_see_an_option"] = float(arrays["masked_queries"].mean())
     if effects is not None:

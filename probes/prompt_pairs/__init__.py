@@ -12,5 +12,6 @@ if TYPE_CHECKING:
         load_prompt_pairs as load_prompt_pairs,
     )
     from probes.prompt_pairs.ranking import locate_heads as locate_heads
+    from probes.prompt_pairs.written import TASKS as TASKS, written_pairs as written_pairs
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

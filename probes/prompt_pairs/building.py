@@ -74,14 +74,21 @@ def build_pairs(model: Model, rows: Sequence[PairRow], *, answered: bool = True,
 
 
 def _prompt(model: Model, text: str, row: PairRow) -> Prompt:
-    words = tuple(a for a in (row.answer, row.corrupt_answer) if isinstance(a, str))
+    words = tuple(word for answer in (row.answer, row.corrupt_answer) for word in _words(answer))
     prompt = model.prompt(text, answers=words, id=row.id)
     named = {"clean": _tokens(prompt, row.answer), "corrupt": _tokens(prompt, row.corrupt_answer)}
     return replace(prompt, answers=named, gold="clean" if text == row.clean else "corrupt")
 
 
+def _words(answer: Answer) -> tuple[str, ...]:
+    """Those that an answer names; none where it is ids of tokens."""
+    return (answer,) if isinstance(answer, str) else tuple(word for word in answer if isinstance(word, str))
+
+
 def _tokens(prompt: Prompt, answer: Answer) -> tuple[int, ...]:
-    return prompt.answer_tokens(answer) if isinstance(answer, str) else answer
+    if words := _words(answer):
+        return tuple(token for word in words for token in prompt.answer_tokens(word))
+    return tuple(map(int, answer))
 
 
 def _answered(

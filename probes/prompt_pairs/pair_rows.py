@@ -11,13 +11,13 @@ from interp.door import made_by, public
 from probes.rows import Cells, Format, Misread, Reading, filled, listed, named, read_items, strings, text
 from probes.rows.formats import Fields
 
-Answer = str | tuple[int, ...]
+Answer = str | tuple[str, ...] | tuple[int, ...]
 
 
 @made_by("load_prompt_pairs(file), or PairRow(id, clean, corrupt, answer, corrupt_answer)")
 @dataclass(frozen=True)
 class PairRow:
-    """A clean and a corrupt prompt, and the answer to each: words, or ids of tokens."""
+    """A clean and a corrupt prompt, and the answer to each: a word, words that count alike, or ids of tokens."""
 
     id: str
     clean: str
@@ -35,10 +35,15 @@ class PairRow:
 
 
 def plain(row: Cells, key: str, seed: int) -> list[Fields]:
-    """headscope's own shape: clean, corrupt, answer, corrupt_answer; id."""
+    """headscope's own shape: clean, corrupt, answer, corrupt_answer (each a word, or a list of words); id."""
     given = {name: filled(row, name) for name in ("clean", "corrupt")}
-    answers = {name: text(row, name) for name in ("answer", "corrupt_answer")}
+    answers = {name: _words(row, name) for name in ("answer", "corrupt_answer")}
     return [{"id": named(row, "id") or key, **given, **answers}]
+
+
+def _words(row: Cells, name: str) -> Answer:
+    """A word, or a list of them."""
+    return tuple(strings(row, name)) if isinstance(row.get(name), list | tuple) else text(row, name)
 
 
 def circuit_table(row: Cells, key: str, seed: int) -> list[Fields]:

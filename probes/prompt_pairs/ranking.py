@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from interp.circuits import head_kinds
 from interp.door import public
 from interp.locating import WAYS, locate
 from interp.models import Model
@@ -78,18 +77,18 @@ def locate_heads(
         return study.found
     ranking = locate(model, built.pairs, method, positions=positions, seed=seed)
     found = ranking.provenance
-    said = [built.sentence(), *found.get("beside", []), *_kinds(model, ranking)]
-    more = {name: found[name] for name in ("title", "method", "metric", "passes")} | {"beside": said}
+    said = [built.sentence(), *found.get("beside", []), *_kinds(ranking)]
+    kept = ("title", "method", "metric", "passes", "beside_numbers", "head_kinds")
+    more = {name: found[name] for name in kept if name in found} | {"beside": said}
     return study.done(replace(ranking, provenance=study.provenance(**more)))
 
 
-def _kinds(model: Model, ranking: HeadRanking) -> list[str]:
+def _kinds(ranking: HeadRanking) -> list[str]:
     """What kinds the first heads are; nothing where attention can't be read or a model is too short."""
-    try:
-        kinds = head_kinds(model).set_index("label")["kind"]
-    except (RuntimeError, ValueError):
+    if "head_kinds" not in ranking.provenance:
         return []
-    named = [f"{label} {kinds[label].replace('_', ' ')}" for label in ranking.top(N_NAMED)["label"] if kinds[label]]
+    kinds = ranking.provenance["head_kinds"]
+    named = [f"{label} {kinds[label].replace('_', ' ')}" for label in ranking.top(N_NAMED)["label"] if label in kinds]
     if not named:
         return [f"None of the first {N_NAMED} heads shows a known kind on random tokens."]
     return [f"On random tokens, of the first {N_NAMED} heads: {', '.join(named)}."]

@@ -24,7 +24,7 @@ from interp.interventions import ablate_each_head
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking, Measure, register
-from interp.reading import LogitDifference
+from interp.reading import LogitDifference, kinds_beside
 from interp.records import Kept, keeps_work
 from interp.scans import scan_projection, write_along
 from interp.scans.scan import scan
@@ -229,6 +229,7 @@ def rank_writers(
         "contrast": _contrast(arrays["contrast"]),
         "noise_floor": _noise_floor(arrays),
         "scan": {"how": scorer.how, "check": scorer.check},
+        **kinds_beside(model),
     }
     if which == "refusal":
         more["openings"] = openings.shown(model)

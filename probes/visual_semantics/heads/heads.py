@@ -19,6 +19,7 @@ from jaxtyping import Bool
 
 from interp.door import public
 from interp.models import Model
+from interp.reading import kinds_beside
 from interp.records import Kept, keeps_work
 from interp.scans import Positions
 from probes.studies import Study, mass_read
@@ -137,6 +138,7 @@ def rank_visual_heads(
         left_out=dict(getattr(examples, "left_out", {})),
         says=_said(model, clean["top_token"]),
         **mass_read(model, PromptsOf(examples), batch_size),
+        **kinds_beside(model),
     )
     heads = VisualHeads(
         asked=asked,

@@ -21,9 +21,9 @@ def model(request):
     return interp.load(tiny(request.param))
 
 
-def by_transformer_lens(model, i, sender, receiver, part):
+def by_transformer_lens(model, i, sender, receiver, part, pairs=PAIRS):
     """Two runs with hooks, the classical way: the sender patched and all else held, then the receiver's part."""
-    bridge, clean, corrupt = model.bridge, PAIRS.clean[i], PAIRS.corrupt[i]
+    bridge, clean, corrupt = model.bridge, pairs.clean[i], pairs.corrupt[i]
     ids = torch.tensor([clean.token_ids])
     _, own = bridge.run_with_cache(ids)
     _, other = bridge.run_with_cache(torch.tensor([corrupt.token_ids]))
@@ -83,13 +83,31 @@ def test_paths_are_those_of_transformer_lens(model):
             )
 
 
+def test_paths_are_the_same_where_prompts_differ_late(model):
+    """What both prompts share is read once; whole prompts that differ from the start give the same numbers."""
+    from interp.pairs import PromptPairs
+
+    shared = [5, 9, 11, 30, 2, 7]
+    late = PromptPairs.from_token_ids([(*shared, 1, 2, 3)], [(*shared, 4, 2, 3)], [(20, 21)])
+    senders, receivers = [(0, 1), (1, 2)], [(1, 0), (2, 3)]
+    with counted(model) as cost:
+        found = patch_paths(model, late, senders, receivers, check=3)
+    assert cost.tokens and found.effects.shape == (1, 2, 2, 3)
+    for s, sender in enumerate(senders):
+        for r, receiver in enumerate(receivers):
+            if sender[0] < receiver[0]:
+                value = by_transformer_lens(model, 0, sender, receiver, "q", late)
+                clean = interp.scan(model, late.clean, interp.ablate_each_head("zero"), check=0).clean[0]
+                assert found.effects[0, s, r, 0] == pytest.approx(clean - value, abs=1e-4)
+
+
 def test_all_paths_cost_a_fraction_of_two_runs_each(llama):
     """Classically two passes for each path; here a branch from the receiver's layer on, and a row for each sender."""
     heads = list(np.ndindex(llama.n_layers, llama.n_heads))
     with counted(llama) as cost:
         paths = patch_paths(llama, PAIRS[:1], heads)
     n_paths = int(np.isfinite(paths.effects).sum() + paths.to_logits.size)
-    assert 2 * n_paths / cost.passes(llama, PAIRS.clean[:1]) > 3
+    assert 2 * n_paths / cost.passes(llama, PAIRS.clean[:1]) > 4
 
 
 def test_known_paths_are_found():

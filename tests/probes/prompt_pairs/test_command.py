@@ -23,6 +23,7 @@ def test_a_file_of_pairs_becomes_a_ranking(run, model, tmp_path):
     command = ("locate", "--model", model, "--data", written(tmp_path, ROWS), "--device", "cpu", "--all-pairs")
     code, out, err = run(*command, "--out", tmp_path / "out", "--json", "--method", "patch")
     assert code == 0, err
+    assert "about " in err and "tokens a second were measured" in err
     found = load_ranking(tmp_path / "out")
     assert found.n_examples == 2 and found.provenance["settings"]["method"] == "patch"
     said = json.loads(out)

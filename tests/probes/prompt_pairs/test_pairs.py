@@ -7,7 +7,7 @@ import json
 import pytest
 
 import interp
-from probes.prompt_pairs import PairRow, build_pairs, load_prompt_pairs, locate_heads
+from probes.prompt_pairs import TASKS, PairRow, build_pairs, load_prompt_pairs, locate_heads, written_pairs
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -98,3 +98,29 @@ def test_a_study_keeps_its_ranking_and_reads_it_back(llama_with_words, tmp_path)
     assert (again.scores == ranking.scores).all()
     with pytest.raises(ValueError, match="expected one of auto"):
         locate_heads(llama_with_words, of(ROWS), method="best")
+
+
+def test_an_answer_of_several_words_counts_them_all(llama_with_words, tmp_path):
+    several = ROWS[0] | {"answer": ["good", "cat"]}
+    (row,) = load_prompt_pairs(written(tmp_path, [several]))
+    assert row.answer == ("good", "cat")
+    (prompt,) = build_pairs(llama_with_words, [row], answered=False).pairs.clean
+    assert len(prompt.answer_tokens("clean")) == 2 and len(prompt.answer_tokens("corrupt")) == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("wording", [0, 1])
+def test_written_pairs_are_different_and_say_different_things(task, wording):
+    rows = written_pairs(task, 40, wording=wording)
+    assert len({(row.clean, row.corrupt) for row in rows}) == len({row.id for row in rows}) == 40
+    assert all(len(row.clean.split()) == len(row.corrupt.split()) for row in rows)
+    assert all(not set(row.answer) & set(row.corrupt_answer) for row in rows if isinstance(row.answer, tuple))
+    assert rows == written_pairs(task, 40, wording=wording) != written_pairs(task, 40, seed=1, wording=wording)
+
+
+@pytest.mark.parametrize(
+    "given, message", [({"task": "chess"}, "expected one of"), ({"wording": 2}, "wording=2"), ({"n": 10**6}, "ask for")]
+)
+def test_pairs_that_nobody_wrote_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        written_pairs(**{"task": "agreement", "n": 4} | given)

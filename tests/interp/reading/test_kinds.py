@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 import interp
 from interp.circuits import KINDS, head_kinds
+from interp.rankings import HeadRanking
+from interp.reading import kept_kinds, kinds as kinds_module, kinds_beside
 from tests.tiny import tiny
 
 
@@ -45,3 +50,33 @@ def test_a_head_that_looks_at_the_token_before_is_called_so():
 def test_lengths_that_do_not_fit_are_refused(llama, given, message):
     with pytest.raises(ValueError, match=message):
         head_kinds(llama, **given)
+
+
+def test_kinds_stand_beside_a_ranking_and_in_its_table(llama):
+    kinds = kinds_beside(llama)["head_kinds"]
+    assert set(kinds.values()) <= set(KINDS)
+    ranking = HeadRanking(
+        "a", {"a": np.random.default_rng(0).random((12, 2, 2), np.float32)}, tuple("abcdefghijkl"), {}, {}
+    )
+    assert "kind" not in ranking.top(2)
+    beside = replace(ranking, provenance={"head_kinds": {"L0H1": "previous_token"}})
+    table = beside.to_frame().set_index("label")["kind"]
+    assert table["L0H1"] == "previous token" and (table.drop("L0H1") == "").all()
+    assert "Kind: what the head does on random tokens" in beside.to_findings().tables["Ranking"].attrs["note"]
+
+
+def test_kinds_of_a_built_in_model_are_kept_beside_its_weights(llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSCOPE_CACHE", str(tmp_path))
+    built_in = replace(llama, name="smollm2-135m", source={"kind": "builtin"})
+    folder = tmp_path / "models" / kept_kinds.BUILTIN["smollm2-135m"].directory_name
+    folder.mkdir(parents=True)
+    kept_kinds._in_memory.clear()
+    first = head_kinds(built_in, n=2, length=6)
+    (file,) = folder.glob("*.json")
+    kept_kinds._in_memory.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(kinds_module, "_frame", None)  # not made again
+        assert head_kinds(built_in, n=2, length=6).equals(first)
+    kept_kinds._in_memory.clear()
+    file.write_text(file.read_text().replace('"logits": [', '"logits": [9', 1))  # of another computation
+    assert head_kinds(built_in, n=2, length=6).equals(first)
