@@ -26,7 +26,7 @@ from interp.scans.scan import scan
 
 if TYPE_CHECKING:
     from interp.models import Model
-    from interp.pairs import PromptPairs
+    from interp.pairs import Places, PromptPairs
     from interp.prompts import Prompt
 
 Part = Literal["q", "k", "v"]
@@ -119,9 +119,11 @@ def patch_paths(
         (s, r) for s, sender in enumerate(senders) for r, receiver in enumerate(receivers) if sender[0] < receiver[0]
     ]
     for i, (clean, corrupt) in enumerate(zip(pairs.clean, pairs.corrupt, strict=True)):
-        same = next(at for at, (a, b) in enumerate(zip(clean.token_ids, corrupt.token_ids, strict=True)) if a != b)
+        places = pairs.places(i)
+        together = zip(clean.token_ids, places, strict=True)
+        same = next(at for at, (a, place) in enumerate(together) if place != at or a != corrupt.token_ids[place])
         m = len(clean) - text_from(model, clean, len(clean) - same)
-        moved = _moved(model, clean, corrupt, senders, m)
+        moved = _moved(model, clean, corrupt, senders, places[-m:])
         given = _given(model, clean, moved, senders, receivers) if paths else {}
         branches = [
             Branch((HeadEdit(*receivers[r], "set", value=given[receivers[r]][p, s]),))
@@ -148,10 +150,12 @@ def _heads(model: Model, heads: Sequence[Head], what: str) -> tuple[Head, ...]:
 
 @torch.no_grad()
 def _moved(
-    model: Model, clean: Prompt, corrupt: Prompt, senders: Sequence[Head], m: int
+    model: Model, clean: Prompt, corrupt: Prompt, senders: Sequence[Head], places: Places
 ) -> Float[Tensor, "sender pos d_model"]:
-    """How each sender moves the stream at the last m positions when it gives what it gives on the corrupt prompt."""
-    own, other = (z.to(model.device) for z in head_outputs(model, [clean, corrupt], m))
+    """How each sender moves the stream at the last positions when it gives what it gives at ``places`` of the corrupt
+    prompt."""
+    own, other = (z.to(model.device) for z in head_outputs(model, [clean, corrupt], None))
+    own, other = own[:, -len(places) :], other[:, list(places)]
     rows = []
     for layer, head in senders:
         changed = own[layer].clone()

@@ -205,7 +205,8 @@ class EachHead:
 
     ``op``: the operation, as of :class:`HeadEdit`. ``factor``: of ``"scale"``. ``reference`` and ``sources``: prompts
     that ``"mean"`` and ``"patch"`` are read from. ``sets``: sets of heads (layer, head), a branch for each set in place
-    of each head.
+    of each head. ``places``: for each prompt, which position of its source each of its positions is read from; None:
+    aligned at the end.
     """
 
     op: Literal["zero", "mean_of_others", "mean", "scale", "patch"]
@@ -213,6 +214,7 @@ class EachHead:
     reference: tuple[Prompt, ...] | None = None
     sources: tuple[Prompt, ...] = field(default=())
     sets: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    places: tuple[tuple[int, ...], ...] | None = None
 
     def branches(self, model: Model, values: Tensor | None = None) -> list[Branch]:
         """One branch for each head, layer by layer, labelled ``L3H5``; or for each of the sets.
@@ -268,13 +270,23 @@ def scale_each_head(factor: float) -> EachHead:
 
 
 @public
-def patch_each_head(sources: Sequence[Prompt], sets: Sequence[Sequence[tuple[int, int]]] | None = None) -> EachHead:
+def patch_each_head(
+    sources: Sequence[Prompt],
+    sets: Sequence[Sequence[tuple[int, int]]] | None = None,
+    places: Sequence[Sequence[int]] | None = None,
+) -> EachHead:
     """Set each head in turn to what it gives on another prompt: ``sources[i]`` for scanned prompt i, aligned at the
-    end (position -1 to -1). With positions="all" the two must have the same length.
+    end (position -1 to -1). With positions="all" the two must have the same length, unless ``places`` are given.
 
     ``sets``: sets of heads (layer, head), each set in one branch, instead of each head; an empty one changes nothing.
+    ``places``: for each scanned prompt, the position of its source that each of its positions goes with.
     """
-    return EachHead("patch", sources=tuple(sources), sets=None if sets is None else tuple(map(tuple, sets)))
+    return EachHead(
+        "patch",
+        sources=tuple(sources),
+        sets=None if sets is None else tuple(map(tuple, sets)),
+        places=None if places is None else tuple(map(tuple, places)),
+    )
 
 
 def apply_edits(

@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from interp.locating.beside import Looked as Looked, said_beside as said_beside
+    from interp.locating.beside import (
+        Looked as Looked,
+        provenance_beside as provenance_beside,
+        said_beside as said_beside,
+    )
     from interp.locating.rewriting import heads_rewritten as heads_rewritten
     from interp.locating.sets import Gates as Gates, learn_gates as learn_gates, patched_sets as patched_sets
     from interp.locating.ways import WAYS as WAYS, Way as Way, expected_passes as expected_passes, locate as locate

@@ -15,7 +15,7 @@ from interp.architecture import run_pass
 from interp.door.brief import brief
 from interp.pairs import PromptPairs
 from interp.passes import passes
-from interp.reading import LogitDifference
+from interp.reading import LogitDifference, head_outputs
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -26,7 +26,10 @@ Positions = str | int
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """``effects``: [example, layer, head], positive where a head supports the clean answer, in the metric's unit."""
+    """``effects``: [example, layer, head], positive where a head supports the clean answer, in the metric's unit.
+
+    ``pool``: prompts that other outputs and means are read from, in place of the pairs' own.
+    """
 
     model: Model
     pairs: PromptPairs
@@ -34,6 +37,7 @@ class Asked:
     positions: Positions
     check: int
     seed: int
+    pool: tuple[Prompt, ...] = ()
 
     __repr__ = brief
 
@@ -53,12 +57,17 @@ class Asked:
         """:func:`measured` of the model asked."""
         return measured(self.model, self.metric, prompts, changed)
 
+    def corrupt_outputs(self, chosen: Sequence[int]) -> list[Float[Tensor, "layer _pos head d_head"]]:
+        """z of the corrupt prompts of some pairs, each at the positions that go with the clean prompt's."""
+        outputs = head_outputs(self.model, [self.pairs.corrupt[i] for i in chosen], None, len(chosen))
+        return [z[:, list(self.pairs.places(i))] for i, z in zip(chosen, outputs, strict=True)]
+
     def batches(self, size: int = 16) -> list[list[int]]:
         """Indices of pairs that may share a pass: of equal length."""
         found: list[list[int]] = []
-        by_length: dict[int, list[int]] = {}
-        for i, prompt in enumerate(self.pairs.clean):
-            by_length.setdefault(len(prompt), []).append(i)
+        by_length: dict[tuple[int, int], list[int]] = {}
+        for i, both in enumerate(zip(self.pairs.clean, self.pairs.corrupt, strict=True)):
+            by_length.setdefault((len(both[0]), len(both[1])), []).append(i)
         for same in by_length.values():
             for start in range(0, len(same), size):
                 chunk = same[start : start + size]

@@ -40,9 +40,9 @@ def direct_difference(asked: Asked) -> Effects:
 def attention(asked: Asked) -> Effects:
     """Attention from the last position to those whose tokens differ between the clean and the corrupt prompt."""
     found = []
-    for clean, corrupt in zip(asked.pairs.clean, asked.pairs.corrupt, strict=True):
-        pairs = zip(clean.token_ids, corrupt.token_ids, strict=True)
-        differ = [i for i, (a, b) in enumerate(pairs) if a != b]
+    for i, (clean, corrupt) in enumerate(zip(asked.pairs.clean, asked.pairs.corrupt, strict=True)):
+        twins = [corrupt.token_ids[place] for place in asked.pairs.places(i)]
+        differ = [at for at, (a, b) in enumerate(zip(clean.token_ids, twins, strict=True)) if a != b]
         (read,) = attention_log_probs(asked.model, [clean], [[len(clean) - 1]], [[differ]])
         found.append(read[:, :, 0, 0].exp().numpy())
     return np.stack(found).astype(np.float32)
@@ -57,6 +57,12 @@ def attribution_patching(asked: Asked) -> Effects:
 def integrated_gradients(asked: Asked) -> Effects:
     """The same, with the gradient's mean over embeddings between the clean and the corrupt prompt's, in STEPS steps
     (Hanna et al. 2024, arXiv 2403.17806)."""
+    for i, (clean, corrupt) in enumerate(zip(asked.pairs.clean, asked.pairs.corrupt, strict=True)):
+        if len(clean) != len(corrupt):
+            raise ValueError(
+                f"pair {i} has {len(clean)} and {len(corrupt)} tokens; integrated gradients mix the embeddings of "
+                "both, position by position. Take pairs of equal length, or method='attribution_patching'."
+            )
     return _along(asked, [(step + 0.5) / STEPS for step in range(STEPS)])
 
 
@@ -79,7 +85,7 @@ def _along(asked: Asked, shares: Sequence[float]) -> Effects:
     for batch in asked.batches():
         clean, corrupt = ([side[i] for i in batch] for side in (asked.pairs.clean, asked.pairs.corrupt))
         z = torch.stack(head_outputs(asked.model, clean, None, len(batch)))  # [row, layer, pos, head, d_head]
-        difference = (z - torch.stack(head_outputs(asked.model, corrupt, None, len(batch)))).float()
+        difference = (z - torch.stack(asked.corrupt_outputs(batch))).float()
         embedded = _embeddings(asked, clean, corrupt) if any(shares) else None
         total = torch.zeros_like(difference)
         for share in shares:

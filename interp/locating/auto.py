@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.interventions import Branch, HeadEdit
 from interp.locating.asked import Asked
 from interp.locating.counting import Cost, counted
+from interp.locating.exact import drawn_from
 from interp.reading import head_outputs, mean_head_outputs
 from interp.scans.scan import scan
 
@@ -58,7 +59,7 @@ class _Replaced:
 
     def __post_init__(self) -> None:
         asked = self.asked
-        pool = [*asked.pairs.clean, *asked.pairs.corrupt]
+        pool = asked.pool or [*asked.pairs.clean, *asked.pairs.corrupt]
         last = {"answer": 1, "all": None}.get(str(asked.positions), asked.positions)
         self.means = mean_head_outputs(asked.model, pool, last)
         self.sources = sources(asked)
@@ -70,8 +71,7 @@ class _Replaced:
         asked, prompt = self.asked, self.asked.pairs.clean[i]
         values: dict[int, Tensor] = {1: self.means[:, None]}
         if 0 in ways:
-            n = len(prompt) - asked.first_position(prompt)
-            values[0] = head_outputs(asked.model, [self.sources[i]], last=n)[0]
+            values[0] = self._outputs(i)[:, asked.first_position(prompt) :]
         branches = [
             Branch(tuple(self._edit(head, values[way]) for head in heads), f"{way} {heads}")
             for way in ways
@@ -89,6 +89,12 @@ class _Replaced:
         )
         return done.drop.reshape(len(ways), len(sets))
 
+    def _outputs(self, i: int) -> Float[Tensor, "layer pos head d_head"]:
+        """On the source of prompt i, at the positions that go with its own."""
+        if self.sources[i] is self.asked.pairs.corrupt[i]:
+            return self.asked.corrupt_outputs([i])[0]
+        return head_outputs(self.asked.model, [self.sources[i]], last=None)[0]
+
     def _edit(self, head: int, values: Float[Tensor, "layer pos head d_head"]) -> HeadEdit:
         layer, place = divmod(head, self.asked.shape[1])
         own = values[layer, :, place]
@@ -97,7 +103,9 @@ class _Replaced:
 
 def sources(asked: Asked) -> list[Prompt]:
     """For each clean prompt another of the pairs' prompts, clean or corrupt, of equal length, at random: of those with
-    another answer where there are any; the corrupt twin where there is none."""
+    another answer where there are any; the corrupt twin where there is none. Of the pool, where one is given."""
+    if asked.pool:
+        return drawn_from(asked)
     right, wrong = asked.pairs.clean[0].answers
     rng, chosen = np.random.default_rng(asked.seed), []
     pool = [(i, p, p.answer_tokens(right)) for i, p in enumerate(asked.pairs.clean)]

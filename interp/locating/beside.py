@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from interp.figures import head_label
 from interp.interventions import Branch, EachHead, HeadEdit, ablate_each_head
 from interp.locating.asked import Positions
 from interp.locating.attributions import removal_by_gradient
+from interp.locating.counting import counted
 from interp.prompts import Prompt
 from interp.reading import attribute_heads, head_outputs, mean_head_outputs
 from interp.scans.scan import scan, span_length
@@ -115,6 +116,26 @@ class Looked:
 
 def _scan_cost(model: Model, share: float) -> float:
     return 1 + share * model.n_layers * model.n_heads * (model.n_layers + 1) / (2 * model.n_layers)
+
+
+def provenance_beside(looked: Looked, pairs: PromptPairs | None = None) -> dict[str, Any]:
+    """What a ranking's provenance says beside it, and what that cost.
+
+    Args:
+        looked: the ranking.
+        pairs: whose clean prompts it is of, if it is of pairs: then what they do not exercise is said too.
+
+    Returns:
+        ``beside``, sentences; ``beside_numbers``: :func:`said_beside`'s, ``passes`` over each prompt, counted, and
+        ``share_of_the_ranking``, in passes.
+    """
+    with counted(looked.model) as cost:
+        sentences, numbers = said_beside(looked)
+        if pairs is not None:
+            sentences += said_of_pairs(looked, pairs)
+    numbers["passes"] = cost.passes(looked.model, looked.prompts)
+    numbers["share_of_the_ranking"] = numbers["passes"] / looked.passes
+    return {"beside": sentences, "beside_numbers": numbers}
 
 
 def said_beside(looked: Looked) -> tuple[list[str], dict[str, float]]:
@@ -320,10 +341,10 @@ def not_exercised(looked: Looked, pairs: PromptPairs) -> tuple[list[Head], list[
     places = looked.few(1 / 2, 2, least=6) if left else []
     if not places:
         return [], []
-    own, source = (
-        head_outputs(looked.model, [side[i] for i in places], [span_length(side[i], looked.positions) for i in places])
-        for side in (pairs.clean, pairs.corrupt)
-    )
+    lengths = [span_length(pairs.clean[i], looked.positions) for i in places]
+    own = head_outputs(looked.model, [pairs.clean[i] for i in places], lengths)
+    twins = head_outputs(looked.model, [pairs.corrupt[i] for i in places], None)
+    source = [z[:, list(pairs.places(i)[-n:])] for i, n, z in zip(places, lengths, twins, strict=True)]
     within = np.mean([_distance(a, b) for a, b in zip(own, source, strict=True)], axis=0)
     apart = [_distance(a, b) for a, b in pairwise(own) if a.shape == b.shape]
     between = np.mean(apart, axis=0) if apart else np.zeros(looked.shape)

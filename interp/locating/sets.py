@@ -17,7 +17,6 @@ from interp.interventions import patch_each_head
 from interp.locating.asked import Asked
 from interp.locating.rewriting import Rewrite, heads_rewritten
 from interp.prompts import Prompt
-from interp.reading import head_outputs
 from interp.scans.scan import scan
 
 Sets = Bool[np.ndarray, "set layer head"]
@@ -40,11 +39,11 @@ def patched_sets(
     Cost: a pass of each source, and a branch of the fan-out for each prompt and set, which joins at the set's first
     layer.
     """
-    places = list(range(len(asked.pairs)) if chosen is None else chosen)
-    sources = asked.pairs.corrupt if sources is None else sources
+    pairs, some = asked.pairs, list(range(len(asked.pairs)) if chosen is None else chosen)
     named = [[(int(layer), int(head)) for layer, head in np.argwhere(heads)] for heads in sets]
-    edits = patch_each_head([sources[i] for i in places], named)
-    prompts = [asked.pairs.clean[i] for i in places]
+    places = [pairs.places(i) for i in some] if sources is None else None
+    edits = patch_each_head([(pairs.corrupt if sources is None else sources)[i] for i in some], named, places)
+    prompts = [pairs.clean[i] for i in some]
     options = {"metric": asked.metric, "positions": asked.positions, "check": asked.check, "read_mass": False}
     return scan(asked.model, prompts, edits, **options).values
 
@@ -169,6 +168,6 @@ class _Batch:
 def _with_sources(asked: Asked, size: int) -> Iterator[_Batch]:
     for places in asked.batches(size):
         clean, corrupt = ([side[i] for i in places] for side in (asked.pairs.clean, asked.pairs.corrupt))
-        sources = torch.stack(head_outputs(asked.model, corrupt, None, len(corrupt))).to(asked.model.device)
+        sources = torch.stack(asked.corrupt_outputs(places)).to(asked.model.device)
         values = asked.measured(clean), asked.measured(corrupt)
         yield _Batch(clean, sources, *values, asked.first_position(clean[0]))

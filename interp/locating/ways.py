@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from interp.door import public
 from interp.locating import attributions, exact, sets
 from interp.locating.asked import Asked, Positions
 from interp.locating.auto import BUDGET, auto
-from interp.locating.beside import Looked, said_beside, said_of_pairs
+from interp.locating.beside import Looked, provenance_beside
 from interp.locating.counting import counted
 from interp.pairs import PromptPairs
 from interp.rankings import HeadRanking, Measure
@@ -22,6 +22,7 @@ from interp.reading import LogitDifference, default_metric, kinds_beside
 
 if TYPE_CHECKING:
     from interp.models import Model
+    from interp.prompts import Prompt
 
 Found = np.ndarray
 """Effects [example, layer, head], whose sizes are the scores; or scores [layer, head] of all pairs together."""
@@ -136,6 +137,7 @@ def locate(
     *,
     positions: Positions = "all",
     metric: LogitDifference | None = None,
+    pool: Sequence[Prompt] = (),
     check: int = 3,
     seed: int = 0,
     warn: bool = True,
@@ -150,6 +152,7 @@ def locate(
         positions: where heads are changed: "answer" (the last position), the last m (a number), or "all". A head that
             acts at earlier positions is not seen at the answer.
         metric: by default the difference of the logits of the clean and the corrupt answer.
+        pool: prompts that "resample", "mean" and "auto" read other outputs from, in place of the pairs' own.
         check: as in :func:`interp.scan`, of the exact ways; 0 trusts the caller.
         seed: of what is drawn at random.
         warn: look at a few pairs once more, of an exact way: which heads act where the ranking does not look, whether
@@ -180,8 +183,10 @@ def locate(
     way = WAYS[method]
     metric = metric or default_metric(pairs.clean)
     _require(pairs, way, method, positions)
-    model.require_fits([*pairs.clean, *pairs.corrupt])
-    asked = Asked(model, pairs, metric, positions, check, seed)
+    if pool and method not in ("auto", "mean", "resample"):
+        raise ValueError(f"method={method!r} takes nothing from a pool; 'auto', 'mean' and 'resample' do.")
+    model.require_fits([*pairs.clean, *pairs.corrupt, *pool])
+    asked = Asked(model, pairs, metric, positions, check, seed, tuple(pool))
     with counted(model) as cost:
         found = np.asarray(way.find(asked), np.float32)
     passes = cost.passes(model, pairs.clean)
@@ -228,11 +233,7 @@ def _beside(asked: Asked, method: str, found: Found, passes: float) -> dict[str,
         return {}
     replaced = _REPLACED_BY[method]
     looked = Looked(asked.model, asked.pairs.clean, asked.metric, asked.positions, found, passes, replaced)
-    with counted(asked.model) as cost:
-        sentences, numbers = said_beside(looked)
-        sentences += said_of_pairs(looked, asked.pairs)
-    numbers["passes"] = cost.passes(asked.model, asked.pairs.clean)
-    return {"beside": sentences, "beside_numbers": numbers}
+    return provenance_beside(looked, asked.pairs)
 
 
 def _ranking(

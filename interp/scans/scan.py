@@ -354,7 +354,9 @@ class _Branches:
                 )
             for i, (prompt, source) in enumerate(zip(prompts, edits.sources, strict=True)):
                 m = span_length(prompt, positions)
-                if m > len(source) or (positions == "all" and len(source) != len(prompt)):
+                if edits.places is not None:
+                    _require_places(i, edits.places, prompt, source)
+                elif m > len(source) or (positions == "all" and len(source) != len(prompt)):
                     needed = "be of equal length" if positions == "all" else f"have at least {m}"
                     raise ValueError(
                         f"prompt {i} has {len(prompt)} tokens and its patch source {len(source)}; for "
@@ -370,8 +372,20 @@ class _Branches:
         if self._fixed is not None:
             return self._fixed
         m = span_length(self._prompts[index], self.positions)
-        z = head_outputs(self._model, [self._edits.sources[index]], last=m)[0]
+        places = self._edits.places
+        z = head_outputs(self._model, [self._edits.sources[index]], last=m if places is None else None)[0]
+        z = z if places is None else z[:, list(places[index][-m:])]
         return self._edits.branches(self._model, rearrange(z, "layer pos head d_head -> layer head pos d_head"))
+
+
+def _require_places(i: int, places: Sequence[Sequence[int]], prompt: Prompt, source: Prompt) -> None:
+    given = places[i] if i < len(places) else ()
+    if len(given) != len(prompt) or not all(0 <= place < len(source) for place in given):
+        raise ValueError(
+            f"prompt {i} has {len(prompt)} tokens and its patch source {len(source)}; places names {len(given)} "
+            f"positions, from {min(given, default=0)} to {max(given, default=0)}. Expected one of the source's for "
+            "each of the prompt's."
+        )
 
 
 def _difference(model, prompts, i: int, branches: _Branches, metric, check, memory_mib) -> float:

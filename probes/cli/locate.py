@@ -64,4 +64,4 @@ def locate(
         return Cost(len(prompts), passes + (0 if all_pairs else 2), prompt_tokens=n_tokens)
 
     ranking = study.run(work, f"{len(pairs)} pairs from {data.data}", cost=cost)
-    print_ranking(ranking, [study.out], as_json, ranking.provenance["beside"])
+    print_ranking(ranking, [study.out], as_json)

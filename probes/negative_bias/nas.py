@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.door import public
-from interp.locating import Looked, said_beside
+from interp.locating import Looked, provenance_beside
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.rankings import HeadRanking, Measure, register
@@ -252,6 +252,8 @@ def rank_heads(
     arrays = study.run(list(zip(plain, swapped, strict=True)), score)
     arrays["nas_order_balanced"] = (arrays["nas"] + arrays["nas_swapped_order"]) / 2
     method = f"NAS over query span {query_span!r}, both orders of the options"
+    if effects:
+        mass |= provenance_beside(Looked(model, plain, metric, "answer", arrays["total_effect"], ablation=effects))
     ranking = _ranking(study, "nas", arrays, questions, instruction, method, measured, mass)
     return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
 
@@ -311,8 +313,7 @@ def rank_by_effect(
     arrays = study.run(list(zip(plain, swapped, strict=True)), score)
     method = f"{ablation} ablation at positions {positions!r}, exact"
     looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation)
-    sentences, numbers = said_beside(looked)
-    more = mass | {"beside": sentences, "beside_numbers": numbers}
+    more = mass | provenance_beside(looked)
     ranking = _ranking(study, "total_effect", arrays, questions, instruction, method, in_order, more)
     return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 import interp
 from interp.architecture import run_pass
 from interp.interventions import stream_rewritten
-from interp.locating import WAYS, heads_rewritten, learn_gates, locate, patched_sets
+from interp.locating import WAYS, expected_passes, heads_rewritten, learn_gates, locate, patched_sets
 from interp.locating.asked import Asked
 from interp.locating.auto import sources
 from interp.locating.counting import counted
@@ -201,3 +203,55 @@ def test_what_cannot_be_done_is_refused(small, method, positions, message):
 
 def test_a_single_pair_is_enough(small):
     assert locate(small, PAIRS[:1], check=0).n_examples == 1
+
+
+LONGER = PromptPairs(
+    PAIRS.clean,
+    tuple(replace(p, token_ids=(*p.token_ids[:2], 55, *p.token_ids[2:]), tokens=()) for p in PAIRS.corrupt),
+    "differing",
+)
+
+
+def test_pairs_of_unequal_lengths_are_patched_where_they_are_aligned(model):
+    effects = locate(model, LONGER, "patch").measures["effect"]
+    clean = patched_sets(asked(model), np.zeros((1, model.n_layers, model.n_heads), bool))
+    for i, layer, head in [(0, 0, 1), (1, 2, 3), (3, 3, 0)]:
+        source = head_outputs(model, [LONGER.corrupt[i]], None)[0][:, list(LONGER.places(i))]
+
+        def swap(at, z, source=source, layer=layer, head=head):
+            return None if at != layer else z.index_copy(2, torch.tensor([head]), source[None, layer, :, [head]])
+
+        with torch.no_grad(), heads_rewritten(model, swap):
+            logits = run_pass(model, {**model.inputs([LONGER.clean[i]]).inputs, "use_cache": False}).logits[0, -1]
+        right, wrong = (LONGER.clean[i].answer_tokens(name)[0] for name in ("clean", "corrupt"))
+        assert effects[i, layer, head] == pytest.approx(clean[i, 0] - float(logits[right] - logits[wrong]), abs=1e-4)
+
+
+@pytest.mark.parametrize("method", [m for m in WAYS if m != "integrated_gradients"])
+def test_every_way_takes_pairs_that_are_aligned(small, method):
+    assert np.isfinite(locate(small, LONGER, method, check=0).scores).all()
+
+
+def test_embeddings_of_unequal_lengths_are_not_mixed(small):
+    with pytest.raises(ValueError, match="7 and 8 tokens; integrated gradients mix"):
+        locate(small, LONGER, "integrated_gradients", check=0)
+
+
+def test_other_outputs_come_from_a_pool(small):
+    """With the pool of one prompt, resampling is patching from it."""
+    pool = PAIRS.corrupt[2:3]
+    found = locate(small, PAIRS[:1], "resample", pool=pool, check=0).measures["effect"]
+    twin = PromptPairs(PAIRS.clean[:1], tuple(replace(p, answers=PAIRS.corrupt[0].answers) for p in pool))
+    assert np.allclose(found, locate(small, twin, "patch", check=0).measures["effect"], atol=1e-5)
+    assert locate(small, PAIRS, "auto", pool=PAIRS.corrupt, check=0).n_examples == 4
+    with pytest.raises(ValueError, match="none of 7 tokens"):
+        locate(small, PAIRS, "resample", pool=LONGER.corrupt, check=0)
+    with pytest.raises(ValueError, match="takes nothing from a pool"):
+        locate(small, PAIRS, "zero", pool=pool)
+
+
+def test_what_it_costs_is_known_before(small):
+    for method in ("zero", "patch", "auto", "direct", "attribution_patching"):
+        at = "answer" if method == "direct" else "all"
+        spent = locate(small, PAIRS, method, positions=at, check=0, warn=False).provenance["passes"]
+        assert 0.4 * spent <= expected_passes(small, method) <= 3 * spent
