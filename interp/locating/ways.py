@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.architecture import one_at_a_time
-from interp.door import public
+from interp.door import outside_package, public
 from interp.locating import attributions, exact, sets
 from interp.locating.asked import Asked, Positions
 from interp.locating.auto import BUDGET, auto
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Found = np.ndarray
 """Effects [example, layer, head], whose sizes are the scores; or scores [layer, head] of all pairs together."""
+UNDECIDED = 0.2
+"""From this share of half-open gates on, a ranking says that they have not converged."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,21 @@ class Way:
     it. ``everywhere``: whether it can look at all positions, or at the answer alone. ``passes``: what it costs for each
     pair, about, from what a scan of all heads costs and how many heads there are."""
 
-    find: Callable[[Asked], Found]
+    find: Callable[[Asked], Found | sets.Gates]
     reads: str
     misses: str
     everywhere: bool = True
     passes: Callable[[float, int], float] = lambda scan, n_heads: scan + 2
 
 
-def _gates(asked: Asked) -> Found:
-    gates = sets.learn_gates(asked)
-    if gates.undecided > 0.2:
-        warnings.warn(
-            f"{gates.undecided:.0%} of the gates are neither open nor closed; take more steps (learn_gates).",
-            stacklevel=4,
-        )
-    return np.maximum(gates.kept, gates.suppressed)
+def _of_gates(gates: sets.Gates) -> tuple[Found, dict[str, Any]]:
+    """Scores, and what a ranking's provenance keeps of the fit: its curve, and that it is not over."""
+    kept: dict[str, Any] = {"gates": {"undecided": gates.undecided, "losses": list(gates.losses)}}
+    if gates.undecided > UNDECIDED:
+        said = f"{gates.undecided:.0%} of the gates are neither open nor closed; take more steps (learn_gates)."
+        warnings.warn(said, stacklevel=outside_package())
+        kept["beside"] = [said]
+    return np.maximum(gates.kept, gates.suppressed), kept
 
 
 def _random(asked: Asked) -> Found:
@@ -112,7 +114,7 @@ WAYS: Mapping[str, Way] = {
         lambda scan, n_heads: 1,
     ),
     "gates": Way(
-        _gates,
+        sets.learn_gates,
         "how open its gate stays, or how far it shuts",
         "too few steps; a variable held constant",
         passes=lambda scan, n_heads: 480,
@@ -188,7 +190,9 @@ def locate(
     model.require_fits([*pairs.clean, *pairs.corrupt, *pool])
     asked = Asked(model, pairs, metric, positions, check, seed, tuple(pool))
     with counted(model) as cost:
-        found = np.asarray(way.find(asked), np.float32)
+        found = way.find(asked)
+    found, of_gates = _of_gates(found) if isinstance(found, sets.Gates) else (found, {})
+    found = np.asarray(found, np.float32)
     passes = cost.passes(model, pairs.clean)
     beside = _beside(asked, method, found, passes) if warn else {}
     shared = {
@@ -199,6 +203,7 @@ def locate(
         "metric": str(metric),
         "passes": passes,
         **beside,
+        **of_gates,
         **(kinds_beside(model) if warn else {}),
         "caveats": [f"What misleads this way: {way.misses}."],
     }

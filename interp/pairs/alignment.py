@@ -41,8 +41,8 @@ def aligned_places(one: Prompt, other: Prompt, by: str | Sequence[str]) -> Place
             )
         if end > start and other_end == other_start:
             raise ValueError(
-                f"positions {start} to {end - 1} of {_called(one)} go with nothing in {_called(other)}: expected a token "
-                "there."
+                f"positions {start} to {end - 1} of {_called(one)} go with nothing in {_called(other)}; expected a "
+                "token there."
             )
         places += range(at, other_start)
         places += [max(other_start, other_end - (end - position)) for position in range(start, end)]

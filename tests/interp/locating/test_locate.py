@@ -227,9 +227,17 @@ def test_pairs_of_unequal_lengths_are_patched_where_they_are_aligned(model):
         assert effects[i, layer, head] == pytest.approx(clean[i, 0] - float(logits[right] - logits[wrong]), abs=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*gates are neither open nor closed")
 @pytest.mark.parametrize("method", [m for m in WAYS if m != "integrated_gradients"])
 def test_every_way_takes_pairs_that_are_aligned(small, method):
     assert np.isfinite(locate(small, LONGER, method, check=0).scores).all()
+
+
+def test_gates_that_have_not_converged_are_said_and_their_curve_is_kept(small):
+    with pytest.warns(UserWarning, match="gates are neither open nor closed"):
+        ranking = locate(small, LONGER, "gates", check=0)
+    assert "neither open nor closed" in ranking.provenance["beside"][0]
+    assert ranking.provenance["gates"]["undecided"] > 0.2 and len(ranking.provenance["gates"]["losses"]) == 160
 
 
 def test_embeddings_of_unequal_lengths_are_not_mixed(small):

@@ -61,10 +61,10 @@ def test_positions_that_are_the_same_thing(one, other, by, places):
 @pytest.mark.parametrize(
     "one, other, by, message",
     [
-        (of(1, 2, name=(0,)), of(1, 2), ("name",), "has no span 'name'"),
-        (of(1, 2, 3, name=(0, 2)), of(1, 2, 3, name=(0,)), "name", "in one piece"),
+        (of(1, 2, name=(0,)), of(1, 3), ("name",), "has no span 'name'"),
+        (of(1, 2, 3, name=(0, 2)), of(1, 2, 4, name=(0,)), "name", "in one piece"),
         (of(1, 2, 3, name=(2,)), of(1, 2, name=(1,)), ("name",), "must have as many"),
-        (of(1, 2, a=(0,), b=(1,)), of(1, 2, a=(1,), b=(0,)), ("a", "b"), "in another order"),
+        (of(1, 2, a=(0,), b=(1,)), of(1, 3, a=(1,), b=(0,)), ("a", "b"), "in another order"),
     ],
 )
 def test_prompts_that_can_not_be_aligned_are_refused(one, other, by, message):
