@@ -58,6 +58,7 @@ class Size:
     ranked: int = 10  # pairs that make a ranking
     held_out: int = 10  # pairs on which sets and curves are measured
     random: int = 20  # sets of the same layers beside a set
+    minimal: int = 5  # pairs on which the smallest set is found
     paths: int = 4  # pairs of the paths
     heads: int = 8  # first heads that are a set, and between which paths are patched
     gates: tuple[int, int] = (60, 5)  # steps, and pairs in each
@@ -66,8 +67,8 @@ class Size:
 
 SIZES = {
     "smollm2-135m": Size(),
-    "qwen2.5-coder-0.5b": Size(held_out=6, random=9, paths=3, heads=6, gates=(40, 4), stability=0),
-    "qwen2.5-coder-1.5b": Size(held_out=4, random=9, paths=2, heads=4, gates=(30, 2), stability=0),
+    "qwen2.5-coder-0.5b": Size(held_out=5, random=9, minimal=3, paths=2, heads=6, gates=(30, 3), stability=0),
+    "qwen2.5-coder-1.5b": Size(held_out=4, random=9, minimal=2, paths=2, heads=4, gates=(30, 2), stability=0),
 }
 
 
@@ -201,10 +202,9 @@ class Task:
 
     def about_sets(self) -> Tables:
         """Necessity and sufficiency of the first heads, on other pairs."""
-        n_heads = self.model.n_layers * self.model.n_heads
-        return {
-            "Sets": pd.DataFrame([self._weighed(f"first {k}", self.first(k)) for k in (self.size.heads, n_heads // 10)])
-        }
+        few, tenth = self.size.heads, self.model.n_layers * self.model.n_heads // 10
+        sets = ((few, self.size.random), (tenth, min(9, self.size.random)))
+        return {"Sets": pd.DataFrame([self._weighed(f"first {k}", self.first(k), n) for k, n in sets])}
 
     def _weighed(self, name: str, heads: Sequence[Head], n_random: int | None = None) -> dict[str, Any]:
         _, others = self.pairs()
@@ -230,9 +230,9 @@ class Task:
 
     def about_minimal(self) -> Tables:
         """The smallest set found that keeps 80 % on the pairs of the ranking, and what it keeps on others."""
-        ranked, _ = self.pairs()
+        ranked = self.pairs()[0][: self.size.minimal]
         heads, kept = minimal_set(self.model, ranked, self.ranking(), 0.8, positions=self.positions(ranked))
-        row = self._weighed("minimal", heads, n_random=min(9, self.size.random))
+        row = self._weighed("minimal", heads, n_random=3)
         named = ", ".join(head_label(*h) for h in heads[:12]) + (" ..." if len(heads) > 12 else "")
         return {"Minimal sets": pd.DataFrame([{**row, "kept where found": kept, "first named": named}])}
 
@@ -284,7 +284,7 @@ class Task:
         """What NAS finds beside what gates find and what replacing heads finds."""
         nas, (gates, undecided) = self.nas(), self.gates()
         ways = {"nas": nas, "gates": gates, "auto": self.ranking()}
-        sets = [self._weighed(f"first 10 by {way}", ranking.select(top=10)) for way, ranking in ways.items()]
+        sets = [self._weighed(f"first 10 by {way}", ranking.select(top=10), 9) for way, ranking in ways.items()]
         rows = []
         for a, b in (("nas", "gates"), ("nas", "auto"), ("gates", "auto")):
             shared = set(ways[a].select(top=10)) & set(ways[b].select(top=10))
