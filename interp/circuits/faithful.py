@@ -15,7 +15,7 @@ from interp.architecture import one_at_a_time
 from interp.circuits.drawn_sets import Head, random_sets
 from interp.door import public
 from interp.door.brief import brief
-from interp.figures import head_label, interval_lines
+from interp.figures import head_label, kept_and_removed
 from interp.locating import patched_sets
 from interp.locating.asked import Asked, Positions
 from interp.rankings import HeadRanking
@@ -69,15 +69,7 @@ class Faithfulness:
 
     def plot(self) -> go.Figure:
         """Both curves over the number of heads, with bands of 95 %."""
-        frame = self.to_frame()
-        several = [
-            frame[["k"]].assign(heads=said, share=frame[name], low=frame[f"{name}_low"], high=frame[f"{name}_high"])
-            for name, said in (("kept", "only the first k kept"), ("removed", "the first k replaced"))
-        ]
-        labels = {"k": "heads", "share": "share of what the model does"}
-        return interval_lines(
-            pd.concat(several), "k", "share", "low", "high", color="heads", reference=1, labels=labels
-        )
+        return kept_and_removed(self.to_frame())
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each number of heads: k, kept, removed, with 95 % intervals over pairs."""

@@ -7,6 +7,7 @@ from interp.door.faces import hands_on
 if TYPE_CHECKING:
     from interp.figures.heads import (
         head_heatmap as head_heatmap,
+        kept_and_removed as kept_and_removed,
         scatter as scatter,
         strongest_examples as strongest_examples,
         token_bars as token_bars,

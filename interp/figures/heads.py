@@ -193,6 +193,20 @@ def token_bars(view: TokenView, head: tuple[int, int]) -> go.Figure:
     return finish(figure)
 
 
+def kept_and_removed(frame: pd.DataFrame) -> go.Figure:
+    """How much is left with only the first k heads, and without them, over k, with bands of 95 %.
+
+    frame: columns k, kept, kept_low, kept_high, removed, removed_low, removed_high: shares of what the model does.
+    """
+    said = {"kept": "only the first k kept", "removed": "the first k replaced"}
+    several = [
+        frame[["k"]].assign(heads=word, share=frame[name], low=frame[f"{name}_low"], high=frame[f"{name}_high"])
+        for name, word in said.items()
+    ]
+    labels = {"k": "heads", "share": "share of what the model does"}
+    return interval_lines(pd.concat(several), "k", "share", "low", "high", color="heads", reference=1, labels=labels)
+
+
 def strongest_examples(scores: Float[np.ndarray, "example layer head"], texts: Sequence[str]) -> np.ndarray:
     """For hover: the example whose score lies farthest to the side of the head's mean. It is the most extreme of all
     examples, not a typical one.

@@ -21,6 +21,7 @@ from interp.rankings.stability import consensus
 from interp.reports import Card, Figures, Findings, model_name, number, with_mass
 
 HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
+SETS = "The first heads as a set"
 UNORDERED = "Heads, in no order"
 CONTROLS, OTHERS, MEASURES, STABILITY = "Controls", "Other measures", "Measures", "Stability"
 _MOST_HEADS = 600  # of the table on the page; its CSV has all
@@ -209,7 +210,8 @@ def _figures(ranking: HeadRanking) -> Figures:
     if {"direct_effect", "total_effect"} <= set(ranking.others):
         pairs["Direct against total effect"] = ("direct_effect", "total_effect")
     against = {title: partial(_plot_against, ranking, *measures) for title, measures in pairs.items()}
-    return Figures({HEADS: partial(_plot_heads, ranking), TOP: partial(_plot_top, ranking), **against})
+    sets = {SETS: partial(_plot_sets, ranking)} if "curve" in ranking.provenance else {}
+    return Figures({HEADS: partial(_plot_heads, ranking), TOP: partial(_plot_top, ranking), **sets, **against})
 
 
 def _plot_heads(ranking: HeadRanking) -> go.Figure:
@@ -230,6 +232,15 @@ def _plot_top(ranking: HeadRanking) -> go.Figure:
         ranking.plot_top(20),
         f"Bars: mean and 95 % interval.{markers if ranking.others else ''} The intervals do not know that these heads "
         "were picked for being the highest, so their values are somewhat too large. Confirm them on new examples.",
+    )
+
+
+def _plot_sets(ranking: HeadRanking) -> go.Figure:
+    """Of the curve that whoever made the ranking put beside it."""
+    return _noted(
+        figures.kept_and_removed(pd.DataFrame(ranking.provenance["curve"])),
+        "Of what all heads do together on these prompts: what is left with only the first k heads of the ranking (all "
+        "others give what they give on the corrupt prompt), and without them. The same prompts made the ranking.",
     )
 
 

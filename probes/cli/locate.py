@@ -37,12 +37,16 @@ def locate(
         Literal["answer", "all"] | int, Option("answer, all, or a number of last positions.", metavar="answer|all|N")
     ] = "all",
     all_pairs: Annotated[bool, Option("Keep pairs of which the model prefers the other prompt's answer.")] = False,
+    align: Annotated[bool, Option("Keep pairs of unequal lengths, lined up by what differs.")] = False,
+    sets: Annotated[
+        int, Option("Weigh the first N heads as a set, beside random ones, and draw what is left.", metavar="N")
+    ] = 0,
     as_json: bool = False,
 ) -> None:
     """Which heads matter to an answer? Clean and corrupt prompts, exact replacements, and what they do not see.
 
-    Pairs are rows of clean, corrupt, answer, corrupt_answer, or of MIB's fields. The two prompts of a pair must have
-    as many tokens.
+    Pairs are rows of clean, corrupt, answer, corrupt_answer, or of MIB's fields; or those of a task that was written
+    for the project. The two prompts of a pair must have as many tokens, unless they are lined up (--align).
     """
     study = Study(keep, model, data)
     pairs = data.pairs()
@@ -51,17 +55,18 @@ def locate(
         from probes.prompt_pairs import locate_heads
 
         options = {"method": method, "positions": positions, "answered": not all_pairs, "seed": data.seed}
-        return locate_heads(loaded, pairs, **options, keep=study.keep())
+        return locate_heads(loaded, pairs, **options, align=align, sets=sets, keep=study.keep())
 
     def cost(loaded):
         from interp.locating import expected_passes
         from probes.prompt_pairs import build_pairs
 
-        prompts = build_pairs(loaded, pairs, answered=False).pairs.clean
+        prompts = build_pairs(loaded, pairs, answered=False, align=align).pairs.clean
         n_tokens = sum(map(len, prompts)) / len(prompts)
         changed = {"answer": 1.0, "all": n_tokens}.get(str(positions), positions)
         passes = expected_passes(loaded, method, float(changed) / n_tokens)
-        return Cost(len(prompts), passes + (0 if all_pairs else 2), prompt_tokens=n_tokens)
+        passes += (0 if all_pairs else 2) + (80 if sets else 0)
+        return Cost(len(prompts), passes, prompt_tokens=n_tokens)
 
     ranking = study.run(work, f"{len(pairs)} pairs from {data.data}", cost=cost)
     print_ranking(ranking, [study.out], as_json)

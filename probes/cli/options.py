@@ -160,7 +160,13 @@ class QuestionData(Data):
 class PairData(Data):
     """Pairs of prompts of one file."""
 
-    data: Annotated[str, Option("A .jsonl, .json, .csv, .tsv or .parquet file of pairs, or - for standard input.")]
+    data: Annotated[
+        str,
+        Option(
+            "A .jsonl, .json, .csv, .tsv or .parquet file of pairs, or - for standard input; or a task: other_name, "
+            "greater_than, agreement (with --no-chat), yes_no."
+        ),
+    ]
     column: list[str] | None = None
     format: str | None = None
     limit: int | None = None
@@ -172,8 +178,10 @@ class PairData(Data):
 
     def pairs(self) -> list[PairRow]:
         """The pairs, at most ``limit`` of them."""
-        from probes.prompt_pairs import load_prompt_pairs
+        from probes.prompt_pairs import TASKS, load_prompt_pairs, written_pairs
 
+        if self.data in TASKS:
+            return written_pairs(self.data, self.limit or 40, seed=self.seed)
         how = self.reading
         return load_prompt_pairs(self.data, limit=self.limit, format=how.format, columns=how.columns)
 

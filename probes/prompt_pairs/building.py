@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from interp.door import public
-from interp.pairs import PromptPairs
+from interp.pairs import DIFFERING, PromptPairs
 from probes.prompt_pairs.pair_rows import Answer, PairRow
 
 if TYPE_CHECKING:
@@ -31,17 +31,20 @@ class BuiltPairs:
 
 
 @public
-def build_pairs(model: Model, rows: Sequence[PairRow], *, answered: bool = True, batch_size: int = 8) -> BuiltPairs:
+def build_pairs(
+    model: Model, rows: Sequence[PairRow], *, answered: bool = True, align: bool = False, batch_size: int = 8
+) -> BuiltPairs:
     """Prompts of rows, as the model reads them (with its chat template, unless it was loaded without).
 
-    Left out are pairs whose prompts have unequal numbers of tokens (a position is not the same thing in both), whose
-    answers begin with one token, and with ``answered`` those of which the model prefers the other prompt's answer to
-    its own.
+    Left out are pairs whose prompts have unequal numbers of tokens (a position is not the same thing in both; with
+    ``align`` they stay), whose answers begin with one token, and with ``answered`` those of which the model prefers the
+    other prompt's answer to its own.
 
     Args:
         model: whose tokenizer and template, and whose answers.
         rows: from :func:`load_prompt_pairs`.
         answered: leave out what the model answers otherwise.
+        align: line pairs of unequal lengths up by what differs (:func:`interp.pairs.aligned_places`).
         batch_size: prompts in a pass.
 
     Returns:
@@ -58,7 +61,7 @@ def build_pairs(model: Model, rows: Sequence[PairRow], *, answered: bool = True,
     kept: list[tuple[str, Prompt, Prompt]] = []
     for row in rows:
         clean, corrupt = (_prompt(model, text, row) for text in (row.clean, row.corrupt))
-        if len(clean) != len(corrupt):
+        if len(clean) != len(corrupt) and not align:
             left_out[UNEQUAL].append(row.id)
         elif set(clean.answers["clean"]) & set(clean.answers["corrupt"]):
             left_out[ONE_TOKEN].append(row.id)
@@ -70,7 +73,8 @@ def build_pairs(model: Model, rows: Sequence[PairRow], *, answered: bool = True,
     if not kept:
         why = ", ".join(f"{len(ids)} {reason}" for reason, ids in counted.items() if ids)
         raise ValueError(f"of {len(rows)} pairs none is left: {why}.")
-    return BuiltPairs(PromptPairs(tuple(p for _, p, _ in kept), tuple(p for _, _, p in kept)), counted)
+    clean, corrupt = (tuple(of) for of in zip(*((p, q) for _, p, q in kept), strict=True))
+    return BuiltPairs(PromptPairs(clean, corrupt, DIFFERING if align else None), counted)
 
 
 def _prompt(model: Model, text: str, row: PairRow) -> Prompt:

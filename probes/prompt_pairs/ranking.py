@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from interp.circuits import faithfulness, weigh_set
 from interp.door import public
 from interp.locating import WAYS, locate
 from interp.models import Model
+from interp.pairs import PromptPairs
 from interp.rankings import HeadRanking
 from interp.records import Kept, keeps_work
 from probes.prompt_pairs.building import build_pairs
@@ -32,6 +35,8 @@ def locate_heads(
     method: str = "auto",
     positions: str | int = "all",
     answered: bool = True,
+    align: bool = False,
+    sets: int = 0,
     seed: int = 0,
     keep: Kept = None,
 ) -> HeadRanking:
@@ -42,6 +47,9 @@ def locate_heads(
         rows: pairs, from :func:`load_prompt_pairs`.
         method, positions, seed: as of :func:`interp.locating.locate`.
         answered: leave out pairs of which the model prefers the other prompt's answer.
+        align: keep pairs of unequal lengths, the last tokens of what differs going together.
+        sets: say of the first so many heads whether they are needed and enough, beside random sets of the same layers,
+            and draw how much the first k keep; 0: not. On the pairs that made the ranking.
         keep: the folder for the report (:class:`interp.Keep`).
 
     The first sentences say what the ranking does not see; another, what kinds of heads the first ones are by their
@@ -54,19 +62,22 @@ def locate_heads(
         ValueError: as :func:`build_pairs` and :func:`interp.locating.locate`.
         FileExistsError: a folder with another run's report.
 
-    Cost: as :func:`interp.locating.locate`, a fifth of it for what is said beside, and some 30 passes. Not resumable
-    within a ranking.
+    Cost: as :func:`interp.locating.locate`, a fifth of it for what is said beside, and some 30 passes; some 80 more for
+    each pair with ``sets``. Not resumable within a ranking.
     Misleads: as ``interp.locating.WAYS[method].misses`` says.
     """
     if method not in WAYS:
         raise ValueError(f"method={method!r}; expected one of {', '.join(WAYS)}.")
-    built = build_pairs(model, rows, answered=answered)
+    if not 0 <= sets < model.n_layers * model.n_heads:
+        raise ValueError(f"sets={sets}; expected a number of heads below all {model.n_layers * model.n_heads}, or 0.")
+    built = build_pairs(model, rows, answered=answered, align=align)
+    asked = {"method": method, "positions": positions, "answered": answered, "align": align, "sets": sets, "seed": seed}
     study = Study(
         "Heads that matter",
         model,
         [*built.pairs.clean, *built.pairs.corrupt],
         data={"pairs": len(rows), "sha256": hash_items(rows)},
-        settings={"method": method, "positions": positions, "answered": answered, "seed": seed},
+        settings=asked,
         n_items=len(built.pairs),
         batch_size=len(built.pairs),
         keep=keep,
@@ -79,8 +90,20 @@ def locate_heads(
     found = ranking.provenance
     said = [built.sentence(), *found.get("beside", []), *_kinds(ranking)]
     kept = ("title", "method", "metric", "passes", "beside_numbers", "head_kinds")
-    more = {name: found[name] for name in kept if name in found} | {"beside": said}
-    return study.done(replace(ranking, provenance=study.provenance(**more)))
+    more = {name: found[name] for name in kept if name in found}
+    if sets:
+        weighed, more["curve"] = _of_sets(model, built.pairs, ranking, positions, sets, seed)
+        said += weighed
+    return study.done(replace(ranking, provenance=study.provenance(**more, beside=said)))
+
+
+def _of_sets(
+    model: Model, pairs: PromptPairs, ranking: HeadRanking, positions: str | int, k: int, seed: int
+) -> tuple[list[str], list[dict[str, float]]]:
+    """What the first k heads are as a set, in sentences, and the curve of all of them, in rows."""
+    weighed = weigh_set(model, pairs, ranking.select(top=k), positions=positions, seed=seed)
+    curve = faithfulness(model, pairs, ranking, positions=positions).to_frame()
+    return weighed.statement(), json.loads(curve.to_json(orient="records"))
 
 
 def _kinds(ranking: HeadRanking) -> list[str]:

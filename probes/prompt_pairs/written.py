@@ -30,6 +30,8 @@ COLORS = ("red", "blue", "green", "black", "white", "yellow")
 YES_NO = "Answer the question with Yes or No.\nQuestion: "
 """What stands before a yes/no question, as in ``probes.questions.Instruction``."""
 
+IN_VAIN = 100
+"""Draws that give a pair that is there already, one after the other, before no more are looked for."""
 Drawn = tuple[str, str, str | tuple[str, ...], str | tuple[str, ...]]
 """Clean, corrupt, answer, corrupt answer."""
 
@@ -96,7 +98,7 @@ def written_pairs(task: str, n: int = 40, *, seed: int = 0, wording: int = 0) ->
         (``interp.load(..., chat=False)``).
 
     Raises:
-        ValueError: an unknown task or wording, and more pairs than 50 n draws give.
+        ValueError: an unknown task or wording, and more pairs than there are.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r}; expected one of {', '.join(TASKS)}.")
@@ -104,10 +106,12 @@ def written_pairs(task: str, n: int = 40, *, seed: int = 0, wording: int = 0) ->
         raise ValueError(f"wording={wording}, n={n}; expected 0 or 1, and one pair at least.")
     rng = np.random.default_rng([seed, wording, *task.encode()])
     found: dict[tuple[str, str], PairRow] = {}
-    for _ in range(50 * n):
+    in_vain = 0
+    while len(found) < n and in_vain < IN_VAIN:
         clean, corrupt, answer, other = TASKS[task](rng, wording)
-        if (clean, corrupt) not in found:
+        in_vain = in_vain + 1 if (clean, corrupt) in found else 0
+        if not in_vain:
             found[clean, corrupt] = PairRow(f"{task}-{wording}-{len(found) + 1}", clean, corrupt, answer, other)
-        if len(found) == n:
-            return list(found.values())
-    raise ValueError(f"{task} has {len(found)} pairs at least, and {n} were asked for; ask for fewer.")
+    if len(found) < n:
+        raise ValueError(f"{task} has about {len(found)} pairs, and {n} were asked for; ask for fewer.")
+    return list(found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -119,8 +120,34 @@ def test_written_pairs_are_different_and_say_different_things(task, wording):
 
 
 @pytest.mark.parametrize(
-    "given, message", [({"task": "chess"}, "expected one of"), ({"wording": 2}, "wording=2"), ({"n": 10**6}, "ask for")]
+    "given, message",
+    [
+        ({"task": "chess"}, "expected one of"),
+        ({"wording": 2}, "wording=2"),
+        ({"task": "yes_no", "n": 10**4}, "ask for"),
+    ],
 )
 def test_pairs_that_nobody_wrote_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         written_pairs(**{"task": "agreement", "n": 4} | given)
+
+
+def test_a_set_of_the_first_heads_is_weighed_and_drawn(llama_with_words):
+    ranking = locate_heads(llama_with_words, of(ROWS * 5), method="patch", answered=False, sets=2)
+    said = " ".join(ranking.provenance["beside"])
+    assert "2 heads: L" in said and "random sets of the same layers" in said
+    curve = ranking.provenance["curve"]
+    assert curve[0]["kept"] == 0 and curve[-1]["kept"] == curve[0]["removed"] == 1
+    assert "The first heads as a set" in ranking.to_findings().figures
+    assert "The first heads as a set" not in replace(ranking, provenance={}).to_findings().figures
+    everything = llama_with_words.n_layers * llama_with_words.n_heads
+    with pytest.raises(ValueError, match=f"sets={everything}; expected a number of heads below all"):
+        locate_heads(llama_with_words, of(ROWS), answered=False, sets=everything)
+
+
+def test_pairs_of_unequal_lengths_stay_where_they_are_lined_up(llama_with_words):
+    rows = of([*ROWS, {"clean": "a red ball", "corrupt": "a red cat ball", "answer": "good", "corrupt_answer": "bad"}])
+    built = build_pairs(llama_with_words, rows, answered=False, align=True)
+    assert len(built.pairs) == 3 and built.left_out["unequal lengths"] == ()
+    assert len(built.pairs.places(2)) == len(built.pairs.clean[2]) < len(built.pairs.corrupt[2])
+    assert locate_heads(llama_with_words, rows, method="patch", answered=False, align=True).n_examples == 3
