@@ -174,7 +174,7 @@ def _frame(model: Model, scores: dict[str, np.ndarray]) -> pd.DataFrame:
     frame = pd.DataFrame({"layer": layer, "head": head})
     frame["label"] = [head_label(*at) for at in zip(layer, head, strict=True)]
     for kind in KINDS:
-        frame[kind] = scores[kind].ravel()
+        frame[kind] = scores[kind].ravel().astype(np.float64)
     told = frame[list(KINDS[:-1])]
     named = told.idxmax(axis=1).where(told.max(axis=1) >= NAMED, "")
     frame["kind"] = named.where((named != "") | (frame["first_token"] < NAMED), "first_token")
