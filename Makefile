@@ -46,6 +46,10 @@ evaluate: $(SETUP)  ## every number of the studies; hours on 2 cores, continues 
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-0.5b
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-1.5b
 	$(BIN)/python -m tests.benchmarks.known_answers
+	$(BIN)/python -m tests.benchmarks.circuits smollm2-135m
+	$(BIN)/python -m tests.benchmarks.circuits qwen2.5-coder-0.5b
+	$(BIN)/python -m tests.benchmarks.circuits qwen2.5-coder-1.5b
+	$(BIN)/python -m tests.benchmarks.path_patching
 	$(BIN)/python -m tests.benchmarks.visual_semantics scenes-llava-tiny
 	$(BIN)/python -m tests.benchmarks.visual_semantics scenes-smollm2
 	$(BIN)/python -m probes.scenes.training.llava_tiny reports/evaluate/training 6

@@ -49,8 +49,8 @@ class Looked:
     """A ranking by effect of a ``model``'s heads, to be looked at: ``effects`` [example, layer, head] in the unit of
     the ``metric``, of all ``prompts``, at ``positions``.
 
-    ``passes``: what the ranking cost, over each prompt; None: one scan. ``ablation``: what took the place of a head's
-    output ("zero", "mean", "mean_of_others", "patch" for the corrupt twin's output, "" for other prompts').
+    ``passes``: what the ranking cost, over each prompt; None: so many ``scans``. ``ablation``: what took the place of a
+    head's output ("zero", "mean", "mean_of_others", "patch" for the corrupt twin's output, "" for other prompts').
     """
 
     model: Model
@@ -60,12 +60,13 @@ class Looked:
     effects: Effects
     passes: float | None = None
     ablation: str = "zero"
+    scans: int = 1
 
     __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.passes is None:
-            self.passes = self.cost(self.positions)
+            self.passes = self.scans * self.cost(self.positions)
         self.total = SHARE * self.passes * len(self.prompts)
         self.left = self.total
         self._means: dict[Positions, Tensor] = {}

@@ -312,7 +312,7 @@ def rank_by_effect(
 
     arrays = study.run(list(zip(plain, swapped, strict=True)), score)
     method = f"{ablation} ablation at positions {positions!r}, exact"
-    looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation)
+    looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation, scans=2)
     more = mass | provenance_beside(looked)
     ranking = _ranking(study, "total_effect", arrays, questions, instruction, method, in_order, more)
     return study.done(_with_views(ranking, model, plain, questions, metric, n_views))

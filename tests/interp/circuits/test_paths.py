@@ -157,6 +157,14 @@ def test_graphs_of_other_models_and_broken_ones_are_refused(llama, tmp_path, cha
         load_graph(path, llama)
 
 
+def test_the_graph_of_a_model_of_another_name_is_refused(llama, tmp_path):
+    graph = CircuitGraph({("a0.h1", "logits", ""): 1.0}, frozenset(), llama.n_layers, llama.n_heads, "another")
+    path = graph.save(tmp_path / "importances.json")
+    with pytest.raises(ValueError, match="is the graph of another; the model is"):
+        load_graph(path, llama)
+    assert load_graph(path).model == "another"
+
+
 @pytest.mark.parametrize(
     "senders, message", [([], "0 senders"), ([(0, 1), (0, 1)], "2 senders, 1 different"), ([(99, 0)], "out of range")]
 )
