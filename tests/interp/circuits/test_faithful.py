@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from interp.circuits import faithfulness, minimal_set, only_together, weigh_set
+from interp.circuits.faithful import _least
 from interp.locating import locate
 from probes.known_answers import ALTERATIONS, load_known
 from tests.interp.locating.test_locate import PAIRS
@@ -75,3 +76,15 @@ def test_no_set_and_the_set_of_all_heads_are_refused(llama, heads, message):
 def test_a_share_that_is_none_is_refused(llama):
     with pytest.raises(ValueError, match="share=2"):
         minimal_set(llama, PAIRS, [(0, 0)], share=2)
+
+
+@pytest.mark.parametrize("most", [1, 2, 17, 270])
+def test_the_least_number_that_holds(most):
+    for least in range(1, most + 1, 1 + most // 7):
+        asked = []
+
+        def holds(sizes, least=least, asked=asked):
+            asked += sizes
+            return [k >= least for k in sizes]
+
+        assert _least(holds, most) == least and len(asked) <= 34
