@@ -51,6 +51,7 @@ class Looked:
 
     ``passes``: what the ranking cost, over each prompt; None: so many ``scans``. ``ablation``: what took the place of a
     head's output ("zero", "mean", "mean_of_others", "patch" for the corrupt twin's output, "" for other prompts').
+    ``twins``: corrupt prompts, where there are some.
     """
 
     model: Model
@@ -61,6 +62,7 @@ class Looked:
     passes: float | None = None
     ablation: str = "zero"
     scans: int = 1
+    twins: Sequence[Prompt] = ()
 
     __repr__ = brief
 
@@ -75,6 +77,16 @@ class Looked:
     def shape(self) -> tuple[int, int]:
         """Layers and heads."""
         return self.model.n_layers, self.model.n_heads
+
+    @property
+    def everywhere(self) -> Positions:
+        """All positions; of an ablation by other outputs or means those from the first on at which prompts differ:
+        before it a head gives the same in all, and a mean over positions would take away what is no head's to vary."""
+        ids = [p.token_ids for p in (*self.prompts, *self.twins)]
+        if self.ablation in ("zero", "mean_of_others") or len(ids) == 1:
+            return "all"
+        shared = next((i for i, tokens in enumerate(zip(*ids, strict=False)) if len(set(tokens)) > 1), 0)
+        return min(map(len, ids)) - shared
 
     def few(self, share: float, cost: float, least: int = 1) -> list[int]:
         """So many prompts, spread over all, as this ``share`` of what may be spent allows, each at this ``cost`` in
@@ -187,19 +199,19 @@ def said_beside(looked: Looked) -> tuple[list[str], dict[str, float]]:
 
 
 def heads_not_seen(looked: Looked) -> list[Head]:
-    """Heads with a large effect at all positions of which little is left at the ranking's own, exactly, on a few
-    prompts; the heads of the last layer act at the answer alone.
+    """Heads with a large effect at all positions (:attr:`Looked.everywhere`) of which little is left at the ranking's
+    own, exactly, on a few prompts; the heads of the last layer act at the answer alone.
 
     Where every head of one prompt is dearer than the check may be, only those of the layers that lose most when they
     are removed whole; where that is too dear too (many layers), only those of which one gradient says the most: then
     more heads may act there than are found.
     """
     n_layers, n_heads = looked.shape
-    prompt = looked.prompts[0]
-    if span_length(prompt, looked.positions) == len(prompt) or n_layers == 1:
+    prompt, where = looked.prompts[0], looked.everywhere
+    if span_length(prompt, looked.positions) >= span_length(prompt, where) or n_layers == 1:
         return []
-    branches = np.array(looked.removed(looked.ablation, "all"), object).reshape(looked.shape)
-    chosen = looked.few(1 / 2, looked.cost("all"))
+    branches = np.array(looked.removed(looked.ablation, where), object).reshape(looked.shape)
+    chosen = looked.few(1 / 2, looked.cost(where))
     if chosen or n_layers == 2:
         looked.left -= 0 if chosen else 1 + n_heads
         heads = [(layer, head) for layer in range(n_layers - 1) for head in range(n_heads)]
@@ -212,7 +224,7 @@ def heads_not_seen(looked: Looked) -> list[Head]:
         return []
     everywhere = np.zeros(looked.shape)
     several = [branches[head] for head in heads]
-    everywhere[tuple(zip(*heads, strict=True))] = np.abs(looked.scanned(chosen, several, "all")).mean(0)
+    everywhere[tuple(zip(*heads, strict=True))] = np.abs(looked.scanned(chosen, several, where)).mean(0)
     here = np.abs(looked.effects[chosen]).mean(0)
     largest = max(everywhere.max(), here.max())
     found = (everywhere > LARGE * largest) & (here < SMALL * everywhere)
@@ -223,7 +235,7 @@ def _of_dear_layers(looked: Looked, branches: np.ndarray) -> list[Head]:
     """The heads of the layers that lose most when they are removed whole, on the first prompt."""
     n_layers, n_heads = looked.shape
     whole = [Branch(tuple(e for b in branches[layer] for e in b.edits)) for layer in range(n_layers - 1)]
-    lost = np.abs(looked.scanned([0], whole, "all")).mean(0)
+    lost = np.abs(looked.scanned([0], whole, looked.everywhere)).mean(0)
     spent, heads = 1 + (n_layers - 1) / 2, []
     for layer in map(int, np.argsort(-lost)):
         price = n_heads * (n_layers - layer) / n_layers

@@ -237,8 +237,11 @@ def _beside(asked: Asked, method: str, found: Found, passes: float) -> dict[str,
     if method not in _REPLACED_BY:
         return {}
     replaced = _REPLACED_BY[method]
-    looked = Looked(asked.model, asked.pairs.clean, asked.metric, asked.positions, found, passes, replaced)
-    return provenance_beside(looked, asked.pairs)
+    pairs = asked.pairs
+    looked = Looked(
+        asked.model, pairs.clean, asked.metric, asked.positions, found, passes, replaced, twins=pairs.corrupt
+    )
+    return provenance_beside(looked, pairs)
 
 
 def _ranking(

@@ -8,6 +8,7 @@ import pytest
 import interp
 from interp.locating import locate
 from interp.locating.beside import Looked, heads_not_seen, said_beside
+from interp.pairs import PromptPairs
 from interp.reading import default_metric
 from probes.known_answers import ALTERATIONS, load_known
 from tests.interp.locating.test_locate import PAIRS
@@ -95,3 +96,15 @@ def test_saturated_answers_are_said(llama):
 def test_a_model_of_one_layer_has_no_earlier_heads():
     model = interp.load(tiny("llama", num_hidden_layers=1))
     assert said_beside(Looked(model, PAIRS.clean, default_metric(PAIRS.clean), "answer", np.ones((4, 1, 4))))[1]
+
+
+def test_positions_that_all_prompts_share_are_no_earlier_ones():
+    """A mean over positions would take away what a head gives at the first token of every prompt: no variable."""
+    model = interp.load(tiny("llama"))
+    pairs = PromptPairs.from_token_ids([(1, 2, 8, 5), (1, 2, 9, 5)], [(1, 2, 7, 5), (1, 2, 6, 5)], [(20, 21)] * 2)
+    metric, nothing = default_metric(pairs.clean), np.zeros((2, model.n_layers, model.n_heads), np.float32)
+    looked = {
+        name: Looked(model, pairs.clean, metric, 2, nothing, 1e3, name, twins=pairs.corrupt) for name in ("", "zero")
+    }
+    assert looked[""].everywhere == 2 and heads_not_seen(looked[""]) == []
+    assert looked["zero"].everywhere == "all" and heads_not_seen(looked["zero"])
