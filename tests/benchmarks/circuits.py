@@ -173,8 +173,8 @@ class Task:
     def about_heads(self) -> Tables:
         """The first ten, how stable they are, and what the ranking says of itself."""
         ranking = self.ranking()
-        shares = consensus(ranking, 10).set_index("label")
         top = ranking.top(10)
+        shares = consensus(ranking, len(top)).set_index("label")
         rows = []
         for row in top.itertuples():
             of = {"task": self.name, "head": row.label, "importance": row.score}
@@ -329,7 +329,11 @@ class Task:
 
 
 def _frame(record: dict[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame(record["data"], columns=record["columns"])
+    frame = pd.DataFrame(record["data"], columns=record["columns"])
+    for name, column in frame.items():
+        if column.map(lambda value: value is None or isinstance(value, int | float)).all():
+            frame[name] = pd.to_numeric(column)  # JSON has no NaN
+    return frame
 
 
 def _fresh(path: Path) -> Path:
