@@ -1,4 +1,4 @@
-"""From heads to circuits: sets of heads, paths between them, how stable both are, what kind of head each is."""
+"""From heads to circuits: sets of heads, paths between them, what kind of head each is."""
 
 from typing import TYPE_CHECKING
 
