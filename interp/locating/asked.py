@@ -14,8 +14,8 @@ from torch import Tensor
 from interp.architecture import run_pass
 from interp.door.brief import brief
 from interp.pairs import PromptPairs
-from interp.passes import passes
-from interp.reading import LogitDifference, head_outputs
+from interp.passes import passes, text_from
+from interp.reading import LogitDifference, head_outputs, mean_head_outputs
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -62,6 +62,17 @@ class Asked:
         outputs = head_outputs(self.model, [self.pairs.corrupt[i] for i in chosen], None, len(chosen))
         return [z[:, list(self.pairs.places(i))] for i, z in zip(chosen, outputs, strict=True)]
 
+    def means(self) -> Float[Tensor, "layer head d_head"]:
+        """Mean z over the prompts of the pairs, or of the pool, and over the positions that are looked at."""
+        last = {"answer": 1, "all": None}.get(str(self.positions), self.positions)
+        return mean_head_outputs(self.model, self.pool or [*self.pairs.clean, *self.pairs.corrupt], last)
+
+    @property
+    def share(self) -> float:
+        """Of the positions of the first clean prompt that are looked at."""
+        prompt = self.pairs.clean[0]
+        return (len(prompt) - self.first_position(prompt)) / len(prompt)
+
     def batches(self, size: int = 16) -> list[list[int]]:
         """Indices of pairs that may share a pass: of equal length."""
         found: list[list[int]] = []
@@ -74,6 +85,19 @@ class Asked:
                 parts = passes(self.model, [self.pairs.clean[i] for i in chunk], size)
                 found += [[chunk[i] for i in part] for part in parts]
         return found
+
+
+def varying_positions(model: Model, prompts: Sequence[Prompt]) -> Positions:
+    """The last positions, from the first on at which any two of the prompts differ; "all" where these are all, and for
+    prompts of several lengths. Before it every head of a model that looks back alone gives the same in each prompt, so
+    another prompt's output is its own, and a mean would take away what no prompt varies (where heads rest, as at the
+    first token)."""
+    ids, n = [p.token_ids for p in prompts], len(prompts[0])
+    if {len(tokens) for tokens in ids} != {n}:
+        return "all"
+    shared = next((i for i, tokens in enumerate(zip(*ids, strict=True)) if len(set(tokens)) > 1), 0)
+    m = n - text_from(model, prompts[0], n - shared)
+    return "all" if m == n else m
 
 
 def measured(

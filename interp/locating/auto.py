@@ -15,7 +15,7 @@ from interp.interventions import Branch, HeadEdit
 from interp.locating.asked import Asked
 from interp.locating.counting import Cost, counted
 from interp.locating.exact import drawn_from
-from interp.reading import head_outputs, mean_head_outputs
+from interp.reading import head_outputs
 from interp.scans.scan import scan
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ class _Replaced:
 
     def __post_init__(self) -> None:
         asked = self.asked
-        pool = asked.pool or [*asked.pairs.clean, *asked.pairs.corrupt]
-        last = {"answer": 1, "all": None}.get(str(asked.positions), asked.positions)
-        self.means = mean_head_outputs(asked.model, pool, last)
+        self.means = asked.means()
         self.sources = sources(asked)
 
     def lost(
@@ -126,9 +124,10 @@ def _kept(
 ) -> Float[np.ndarray, " head"]:
     """The share of each head's score that stays when the head that undoes most of it is replaced too: 1 for most."""
     n_layers, n_heads = asked.shape
-    scan_cost = 1 + n_layers * n_heads * (n_layers + 1) / (2 * n_layers)
-    left = len(alone) * (BUDGET * scan_cost - cost.passes(asked.model, asked.pairs.clean))
-    suspected, spent = _suspected(alone, asked.shape, 0.75 * left)
+    scan_cost = 1 + asked.share * n_layers * n_heads * (n_layers + 1) / (2 * n_layers)
+    left = len(alone) * (BUDGET * scan_cost - cost.passes(asked.model, asked.pairs.clean)) / asked.share
+    plain = 2 / asked.share  # what a scan costs beside its branches, in passes over the positions that are looked at
+    suspected, spent = _suspected(alone, asked.shape, 0.75 * left, plain)
     ratios: dict[tuple[int, int], float] = defaultdict(float)
     for (i, way), pairs in suspected.items():
         joint = np.abs(replaced.lost(i, pairs, [way])[0])
@@ -138,7 +137,7 @@ def _kept(
     kept = np.ones(alone.shape[-1])
     if not undoing:
         return kept
-    dear = 2 + sum(_share(pair, asked.shape) for pair in undoing)
+    dear = plain + sum(_share(pair, asked.shape) for pair in undoing)
     cells = [(i, i % 2) for i in range(len(alone))][: max(2, int((left - spent) / dear))]
     together = np.stack([np.abs(replaced.lost(i, undoing, [way])[0]) for i, way in cells]).mean(0)
     before = np.stack([alone[cell] for cell in cells]).mean(0)
@@ -149,7 +148,7 @@ def _kept(
 
 
 def _suspected(
-    alone: Float[np.ndarray, "pair way head"], shape: tuple[int, int], left: float
+    alone: Float[np.ndarray, "pair way head"], shape: tuple[int, int], left: float, plain: float
 ) -> tuple[dict[Cell, list[tuple[int, int]]], float]:
     """Which pairs of heads to replace together, and on which prompts: where one of them has an effect and
     the other has none, either way round; and what it costs, in passes of a prompt."""
@@ -162,7 +161,7 @@ def _suspected(
     for a, b in _alike_first(flat, able):
         gap = flat[:, a] - flat[:, b]
         cells = {places[int(gap.argmax())], places[int(gap.argmin())]}
-        price = len(cells) * _share((a, b), shape) + 2 * sum(cell not in found for cell in cells)
+        price = len(cells) * _share((a, b), shape) + plain * sum(cell not in found for cell in cells)
         if spent + price > left:
             break
         spent += price

@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.door.brief import brief
 from interp.figures import head_label
 from interp.interventions import Branch, EachHead, HeadEdit, ablate_each_head
-from interp.locating.asked import Positions
+from interp.locating.asked import Positions, varying_positions
 from interp.locating.attributions import removal_by_gradient
 from interp.locating.counting import counted
 from interp.prompts import Prompt
@@ -80,13 +80,10 @@ class Looked:
 
     @property
     def everywhere(self) -> Positions:
-        """All positions; of an ablation by other outputs or means those from the first on at which prompts differ:
-        before it a head gives the same in all, and a mean over positions would take away what is no head's to vary."""
-        ids = [p.token_ids for p in (*self.prompts, *self.twins)]
-        if self.ablation in ("zero", "mean_of_others") or len(ids) == 1:
+        """All positions; of an ablation by other outputs or means, :func:`varying_positions`."""
+        if self.ablation in ("zero", "mean_of_others"):
             return "all"
-        shared = next((i for i, tokens in enumerate(zip(*ids, strict=False)) if len(set(tokens)) > 1), 0)
-        return min(map(len, ids)) - shared
+        return varying_positions(self.model, [*self.prompts, *self.twins])
 
     def few(self, share: float, cost: float, least: int = 1) -> list[int]:
         """So many prompts, spread over all, as this ``share`` of what may be spent allows, each at this ``cost`` in
@@ -117,7 +114,7 @@ class Looked:
             return ablate_each_head(ablation).branches(self.model)
         if positions not in self._means:
             several = self.few(1 / 8, 1) or [0]
-            last = 1 if positions == "answer" else None
+            last = 1 if positions == "answer" else positions if isinstance(positions, int) else None
             self._means[positions] = mean_head_outputs(self.model, [self.prompts[i] for i in several], last)
         return EachHead("mean").branches(self.model, self._means[positions])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from interp.interventions import EachHead, ablate_each_head, patch_each_head
+from interp.interventions import Branch, EachHead, ablate_each_head, patch_each_head
 from interp.locating.asked import Asked
 from interp.scans.scan import scan
 
@@ -24,8 +24,8 @@ def zeroed(asked: Asked) -> Effects:
 
 
 def own_mean(asked: Asked) -> Effects:
-    """What is lost when each head gives its mean over the clean and corrupt prompts."""
-    return _lost(asked, ablate_each_head("mean", asked.pool or [*asked.pairs.clean, *asked.pairs.corrupt]))
+    """What is lost when each head gives its mean over the clean and corrupt prompts, and the positions looked at."""
+    return _lost(asked, EachHead("mean").branches(asked.model, asked.means()))
 
 
 def mean_of_others(asked: Asked) -> Effects:
@@ -79,7 +79,7 @@ def drawn_from(asked: Asked) -> list[Prompt]:
     return chosen
 
 
-def _lost(asked: Asked, edits: EachHead, prompts: Sequence[Prompt] | None = None) -> Effects:
+def _lost(asked: Asked, edits: EachHead | Sequence[Branch], prompts: Sequence[Prompt] | None = None) -> Effects:
     prompts = asked.pairs.clean if prompts is None else prompts
     done = scan(
         asked.model,

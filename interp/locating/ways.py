@@ -12,7 +12,7 @@ import numpy as np
 from interp.architecture import one_at_a_time
 from interp.door import outside_package, public
 from interp.locating import attributions, exact, sets
-from interp.locating.asked import Asked, Positions
+from interp.locating.asked import Asked, Positions, varying_positions
 from interp.locating.auto import BUDGET, auto
 from interp.locating.beside import Looked, provenance_beside
 from interp.locating.counting import counted
@@ -34,13 +34,15 @@ UNDECIDED = 0.2
 class Way:
     """A way of finding heads. ``reads``: what its score is. ``misses``: what it takes for granted, and so what misleads
     it. ``everywhere``: whether it can look at all positions, or at the answer alone. ``passes``: what it costs for each
-    pair, about, from what a scan of all heads costs and how many heads there are."""
+    pair, about, from what a scan of all heads costs and how many heads there are. ``varies``: whether what it puts in
+    place of an output is what the model gives elsewhere, so that nothing is to see where all prompts agree."""
 
     find: Callable[[Asked], Found | sets.Gates]
     reads: str
     misses: str
     everywhere: bool = True
     passes: Callable[[float, int], float] = lambda scan, n_heads: scan + 2
+    varies: bool = True
 
 
 def _of_gates(gates: sets.Gates) -> tuple[Found, dict[str, Any]]:
@@ -66,12 +68,17 @@ WAYS: Mapping[str, Way] = {
         "three heads that cancel; a head whose part another takes over; a variable that no prompt of the set varies",
         passes=lambda scan, n_heads: BUDGET * scan,
     ),
-    "zero": Way(exact.zeroed, "what is lost without its output", "constants that it carries; a backup that wakes"),
+    "zero": Way(
+        exact.zeroed, "what is lost without its output", "constants that it carries; a backup that wakes", varies=False
+    ),
     "mean": Way(
         exact.own_mean, "what is lost with its mean output", "two heads that cancel; one whose mean is as good"
     ),
     "mean_of_others": Way(
-        exact.mean_of_others, "what is lost with its layer's mean", "z's of different heads are not in one basis"
+        exact.mean_of_others,
+        "what is lost with its layer's mean",
+        "z's of different heads are not in one basis",
+        varies=False,
     ),
     "resample": Way(exact.resampled, "what is lost with another prompt's output", "two heads that cancel"),
     "patch": Way(
@@ -151,8 +158,9 @@ def locate(
         pairs: clean and corrupt prompts with their answers.
         method: a name of ``interp.locating.WAYS``, where it is said what each reads and what misleads it. "auto" is
             exact: other prompts' outputs and means, and a test of pairs of heads that undo each other.
-        positions: where heads are changed: "answer" (the last position), the last m (a number), or "all". A head that
-            acts at earlier positions is not seen at the answer.
+        positions: where heads are changed: "answer" (the last position), the last m (a number), or "all" (but for
+            "zero" and "mean_of_others": from the first on at which any two prompts differ, where all are of one length;
+            before it each head gives the same in all). A head that acts at earlier positions is not seen at the answer.
         metric: by default the difference of the logits of the clean and the corrupt answer.
         pool: prompts that "resample", "mean" and "auto" read other outputs from, in place of the pairs' own.
         check: as in :func:`interp.scan`, of the exact ways; 0 trusts the caller.
@@ -188,7 +196,9 @@ def locate(
     if pool and method not in ("auto", "mean", "resample"):
         raise ValueError(f"method={method!r} takes nothing from a pool; 'auto', 'mean' and 'resample' do.")
     model.require_fits([*pairs.clean, *pairs.corrupt, *pool])
-    asked = Asked(model, pairs, metric, positions, check, seed, tuple(pool))
+    prompts = [*pairs.clean, *pairs.corrupt, *pool]
+    used = varying_positions(model, prompts) if positions == "all" and way.varies else positions
+    asked = Asked(model, pairs, metric, used, check, seed, tuple(pool))
     with counted(model) as cost:
         found = way.find(asked)
     found, of_gates = _of_gates(found) if isinstance(found, sets.Gates) else (found, {})

@@ -12,17 +12,19 @@ import interp
 from interp.architecture import run_pass
 from interp.interventions import stream_rewritten
 from interp.locating import WAYS, expected_passes, heads_rewritten, learn_gates, locate, patched_sets
-from interp.locating.asked import Asked
+from interp.locating.asked import Asked, varying_positions
 from interp.locating.auto import sources
 from interp.locating.counting import counted
 from interp.locating.relevance import relevance_rules
 from interp.locating.sets import single_sets
 from interp.pairs import PromptPairs
 from interp.reading import default_metric, head_outputs
+from probes.known_answers import load_known
 from tests.tiny import tiny
 
 ROWS = np.random.default_rng(0).integers(3, 90, size=(8, 7))
-PAIRS = PromptPairs.from_token_ids(ROWS[:4].tolist(), ROWS[4:].tolist(), [(5, 7), (9, 8), (5, 7), (11, 12)])
+ANSWERS = [(5, 7), (9, 8), (5, 7), (11, 12)]
+PAIRS = PromptPairs.from_token_ids(ROWS[:4].tolist(), ROWS[4:].tolist(), ANSWERS)
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -263,3 +265,23 @@ def test_what_it_costs_is_known_before(small):
         at = "answer" if method == "direct" else "all"
         spent = locate(small, PAIRS, method, positions=at, check=0, warn=False).provenance["passes"]
         assert 0.4 * spent <= expected_passes(small, method) <= 3 * spent
+
+
+@pytest.mark.parametrize("method", ["patch", "resample", "denoise", "attribution_patching"])
+def test_positions_that_all_prompts_share_are_left_out_and_change_nothing(model, method):
+    shared = [5, 9, 11]
+    late = PromptPairs.from_token_ids(
+        [[*shared, *row[:3]] for row in ROWS[:4].tolist()], [[*shared, *row[:3]] for row in ROWS[4:].tolist()], ANSWERS
+    )
+    assert varying_positions(model, [*late.clean, *late.corrupt]) == 3
+    found = locate(model, late, method, check=0, warn=False)
+    whole = WAYS[method].find(Asked(model, late, default_metric(late.clean), "all", 0, 0))
+    assert np.allclose(found.measures["effect"], whole, atol=1e-4)
+    assert found.provenance["positions"] == "all"
+
+
+def test_positions_of_a_model_that_looks_ahead_all_vary():
+    known = load_known("alone")
+    pairs = known.pairs(4)
+    assert varying_positions(known.model, [*pairs.clean, *pairs.corrupt]) == "all"
+    assert varying_positions(known.model, [pairs.clean[0], replace(pairs.clean[0], token_ids=(1, 2))]) == "all"
