@@ -17,7 +17,7 @@ from interp.door import public
 from interp.door.brief import brief
 from interp.figures import head_label, kept_and_removed
 from interp.locating import patched_sets
-from interp.locating.asked import Asked, Positions
+from interp.locating.asked import Asked, Positions, varying_positions
 from interp.rankings import HeadRanking
 from interp.reading import LogitDifference, default_metric
 from interp.statistics import Claim, Estimate, ratio_estimate
@@ -327,7 +327,8 @@ def only_together(
 
 
 def _asked(model: Model, pairs: PromptPairs, metric: LogitDifference | None, positions: Positions, check: int) -> Asked:
-    return Asked(model, pairs, metric or default_metric(pairs.clean), positions, check, 0)
+    used = varying_positions(model, [*pairs.clean, *pairs.corrupt]) if positions == "all" else positions
+    return Asked(model, pairs, metric or default_metric(pairs.clean), used, check, 0)
 
 
 def _order(order: HeadRanking | Sequence[Head]) -> list[Head]:
