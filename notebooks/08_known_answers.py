@@ -78,7 +78,7 @@ interval_bars(
 )
 
 # %% [markdown]
-# The table has the worst model of each cell, the bars the mean over models with intervals of 95 %. Zero ablation takes a constant for a
+# The table has the worst model of each cell, the bars the mean over models with its interval. Zero ablation takes a constant for a
 # function; two heads that cancel look important one at a time; direct attribution sees nothing that acts through later layers.
 
 # %% [markdown]

@@ -150,7 +150,7 @@ class SetTest:
             if self.random.empty:
                 said.append(f"{does}: {share:.0%} (no random sets of the same layers exist).")
                 continue
-            mean = float(self.random[name].mean())
+            mean = round(float(self.random[name].mean()), 3) + 0.0  # no minus before a zero
             claim = Claim(does, share, null=mean, side="above", p=p, n=self.n, fewest=2, form=".0%")
             said.append(f"{claim.sentence()[:-1]}; {len(self.random)} random sets of the same layers: {mean:.0%}.")
         return said
