@@ -11,15 +11,6 @@
 #     name: python3
 # ---
 
-# %%
-import os
-
-FAST = os.environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few pairs
-MODELS = ["two_hops", "comparison-llama-0"] if FAST else ["two_hops", "three_hops", "just_one", "comparison-llama-0"]
-N_PAIRS = 6 if FAST else 20
-WAYS = ["auto", "zero", "direct"] if FAST else ["auto", "mean", "zero", "patch", "direct", "attribution_patching"]
-N_RANDOM = 5 if FAST else 20
-
 # %% [markdown]
 # # Which way of finding heads finds the heads that are there?
 #
@@ -29,6 +20,15 @@ N_RANDOM = 5 if FAST else 20
 # **Method.** Programs compiled to weights (Tracr, Lindner et al. 2023, arXiv 2301.05062), and small transformers trained so that one
 # given head carries each variable of a task (after Gupta et al. 2024, arXiv 2407.14494). Then alterations that leave every logit as it
 # is and mislead some ways. A way is scored by AUROC: 1 where every head that matters is ranked before every other.
+
+# %% tags=["plumbing"] jupyter={"source_hidden": true}
+FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run every cell on a few pairs
+
+# %%
+MODELS = ["two_hops", "comparison-llama-0"] if FAST else ["two_hops", "three_hops", "just_one", "comparison-llama-0"]
+N_PAIRS = 6 if FAST else 20
+WAYS = ["auto", "zero", "direct"] if FAST else ["auto", "mean", "zero", "patch", "direct", "attribution_patching"]
+N_RANDOM = 5 if FAST else 20
 
 # %%
 import pandas as pd

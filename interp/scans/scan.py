@@ -49,6 +49,10 @@ if TYPE_CHECKING:
     from interp.models import Model
     from interp.prompts import Prompt
 
+_NOT_EVERYWHERE = (
+    "Edited at positions {!r} alone: a head that acts earlier has no effect there. Take positions='all', or "
+    "interp.locating.locate, which looks."
+)
 Positions = Literal["answer", "text", "all"] | int
 
 
@@ -124,6 +128,7 @@ class ScanResult:
                 "created": now(),
                 "positions": self.positions,
                 "how": f"{self.how}; {self.check}",
+                **({} if self.positions == "all" else {"caveats": [_NOT_EVERYWHERE.format(self.positions)]}),
             },
         )
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 DEMO, N_DEMO = "smollm2-135m", 200  # as in the Makefile
 # `interp rank negative-attention`: NAS in both orders, direct effects and what the answers hold, one pass each;
-# effects, one scan; and once: its check, the fingerprint, and which prompts may share a pass
-RANKING = {"plain_passes": NAS_PASSES, "scans": 1, "passes_once": 24}
+# effects, one scan, and a sixth of it for what is said beside; and once: its check, the fingerprint, which prompts may
+# share a pass, and the kinds of heads
+RANKING = {"plain_passes": NAS_PASSES, "scans": 7 / 6, "passes_once": 32}
 
 
 def doctor(

@@ -125,7 +125,41 @@ SHORTCUT = f"negative_bias/{SMOL}/insufficient.md > Claims of the paper"
 SHIPPED = "negative_bias/{}/knowledge.md > Claims of the paper, on the shipped questions"
 FORM = "|word part| less |meaning part| (wrapped, turned_round) / all"
 IDK = "what was answered with that option, less plain / all"
+CIRCUITS = "circuits/smollm2-135m.md"
+CIRCUITS_HALF = "circuits/qwen2.5-coder-0.5b.md"
 FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
+    "circuits": (
+        "How few heads carry an answer?",
+        (
+            Panel(
+                "What is left with only these heads, on pairs that did not choose them (1: all)",
+                (
+                    ("other name, SmolLM2: L23H3", f"{CIRCUITS} > Curves > other_name / 1 > kept"),
+                    ("… smallest set found: 4", f"{CIRCUITS} > Minimal sets > other_name > sufficiency"),
+                    ("… the first 8", f"{CIRCUITS} > Sets > other_name / first 8 > sufficiency"),
+                    ("agreement, SmolLM2: L26H0", f"{CIRCUITS} > Curves > agreement / 1 > kept"),
+                    ("… smallest set found: 2", f"{CIRCUITS} > Minimal sets > agreement > sufficiency"),
+                    ("… the first 8", f"{CIRCUITS} > Sets > agreement / first 8 > sufficiency"),
+                    ("agreement, Qwen-0.5B: L19H4", f"{CIRCUITS_HALF} > Curves > agreement / 1 > kept"),
+                    ("… smallest set found: 2", f"{CIRCUITS_HALF} > Minimal sets > agreement > sufficiency"),
+                ),
+                (0.0, "no head"),
+            ),
+            Panel(
+                "What is left without them",
+                (
+                    ("other name, SmolLM2: L23H3", f"{CIRCUITS} > Curves > other_name / 1 > removed"),
+                    ("… the first 2", f"{CIRCUITS} > Curves > other_name / 2 > removed"),
+                    ("… the first 8", f"{CIRCUITS} > Curves > other_name / 8 > removed"),
+                    ("agreement, SmolLM2: L26H0", f"{CIRCUITS} > Curves > agreement / 1 > removed"),
+                    ("… the first 2", f"{CIRCUITS} > Curves > agreement / 2 > removed"),
+                    ("agreement, Qwen-0.5B: L19H4", f"{CIRCUITS_HALF} > Curves > agreement / 1 > removed"),
+                    ("… the first 2", f"{CIRCUITS_HALF} > Curves > agreement / 2 > removed"),
+                ),
+                (0.0, "nothing"),
+            ),
+        ),
+    ),
     "knowledge": (
         "Does the bias follow knowledge, or form?",
         (
