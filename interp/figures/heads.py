@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from interp.figures.intervals import interval_lines
 from interp.figures.names import displayed
 from interp.figures.style import GREY, MARKER_COLORS, NEGATIVE, POSITIVE, color_scale, finish, wrapped
 from interp.figures.views import TokenView, head_label
