@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp.figures.intervals import interval_lines as interval_lines, min_width as min_width
     from interp.figures.levels import heads_by_level as heads_by_level, overlap_matrix as overlap_matrix
     from interp.figures.names import displayed as displayed
+    from interp.figures.saving import save_figure as save_figure
     from interp.figures.style import (
         GREY as GREY,
         MARKER_COLORS as MARKER_COLORS,

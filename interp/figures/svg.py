@@ -46,6 +46,14 @@ def draw(figure: go.Figure, width: int = 760, said: str = "", tips: dict[str, in
     return _Drawing(decoded(figure.to_plotly_json()), width, {} if tips is None else tips).svg(said)
 
 
+def alone(figure: go.Figure, width: int = 760, said: str = "", is_printed: bool = False) -> str:
+    """:func:`draw` with its colours, as a file of its own: light or dark as its reader is, or for white paper."""
+    light = ":root{--ink:#24292f;--soft:#59636e;--line:#d9dee4}"
+    dark = "@media(prefers-color-scheme:dark){:root{--ink:#d0d4da;--soft:#9aa3ad;--line:#444b55}}"
+    style = light + stylesheet().partition("@media")[0] if is_printed else light + dark + stylesheet()
+    return draw(figure, width, said).replace(">", f"><style>{style}</style>", 1) + "\n"
+
+
 class _Drawing(Marks):
     """All of a figure: axes, shapes, notes and colour bars around its marks."""
 

@@ -95,6 +95,13 @@ class Result:
             raise KeyError(f"{type(self).__name__} has no figure {name!r}; it has {list(figures)}.{why}")
         return figures[name]
 
+    @public
+    def save_figure(self, path: str | Path, name: str | None = None) -> Path:
+        """Write a figure of the report to ``path``, by its ending as SVG, PDF or PNG; returns it. ``name``: as of
+        :meth:`plot`. Raises as :func:`interp.figures.save_figure`: PDF and PNG need kaleido and a browser.
+        """
+        return import_module("interp.figures.saving").save_figure(self.plot(name), path)
+
     @keeps_work
     def save(self, directory: str | Path, *, include_replies: bool = False, overwrite: bool = False) -> Path:
         """Write the report, and the value that :func:`interp.load_result` reads back, into a folder; returns it.

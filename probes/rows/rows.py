@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from probes.rows.cells import clean, fault, shortened
+from probes.rows.hub import hub_rows, is_hub
 from probes.rows.json_rows import Row, are_lines, json_rows
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet", ".tsv", ".ndjson")
@@ -66,12 +67,19 @@ def stream_rows(
 ) -> Iterator[Row]:
     """The rows of a source in its order, read as they are asked for: no more of a file is read than that.
 
-    ``source`` is a file, "-" for standard input, or a pipe; these two are read once, whole. ``under``: the name of the
+    ``source`` is a file, "-" for standard input, or a pipe (these two are read once, whole), or a data set by its name
+    (:mod:`probes.rows.hub`). ``under``: the name of the
     array in a JSON object that has the rows. ``keyed``: a JSON object's values are the rows, their keys kept. Of a
     Parquet file, columns with embedded images are left out, and an index that pandas stored is a column of its name.
     ``expected``: what to say of a file that is not there.
 
     Raises ``FileNotFoundError``, or ``ValueError`` saying what is wrong at which row."""
+    if is_hub(source):
+        for row in hub_rows(source):
+            if wrong := fault(row.fields):
+                raise ValueError(f"{source}, row {row.label}: it has {wrong}.")
+            yield row
+        return
     path = Path(source).expanduser()
     if not is_stdin(source) and (path.is_dir() or not path.exists()):
         near = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []

@@ -54,12 +54,7 @@ def figure_of(notebook: str, number: int) -> go.Figure:
 def drawn(name: str) -> str:
     """One figure as a file of its own, light or dark as its reader is."""
     notebook, number, said = FIGURES[name]
-    shown = svg.draw(figure_of(notebook, number), WIDTH, said)
-    colors = (
-        ":root{--ink:#24292f;--soft:#59636e;--line:#d9dee4}"
-        "@media(prefers-color-scheme:dark){:root{--ink:#d0d4da;--soft:#9aa3ad;--line:#444b55}}"
-    )
-    return shown.replace(">", f"><style>{colors}{svg.stylesheet()}</style>", 1) + "\n"
+    return svg.alone(figure_of(notebook, number), WIDTH, said)
 
 
 def main() -> None:

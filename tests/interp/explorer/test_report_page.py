@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from interp import Findings
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 from tests.interp.explorer.conftest import SHOTS, ranking
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from interp.figures import heads, svg
+from interp.figures import heads, intervals, save_figure, svg
 from interp.figures.levels import heads_by_level, overlap_matrix
 from interp.figures.traces import tracing_heatmap
 
@@ -42,7 +43,7 @@ def test_a_heatmap_has_a_cell_for_each_value_in_its_place_and_shade():
 
 def test_bars_and_whiskers_are_as_long_as_their_values():
     frame = pd.DataFrame({"set": ["a", "b"], "v": [1.0, -0.5], "v_low": [0.5, -1.0], "v_high": [2.0, 0.0]})
-    root = parsed(heads.interval_bars(frame, "set", "v"))
+    root = parsed(intervals.interval_bars(frame, "set", "v"))
     first, second = (float(bar.get("height")) for bar in marks(root, "rect"))
     assert first == pytest.approx(2 * second, abs=0.2)
     paths = [node.get("d") for node in root.iter(f"{SVG}path") if node.get("d").count("M") == 3]
@@ -52,7 +53,7 @@ def test_bars_and_whiskers_are_as_long_as_their_values():
 
 def test_what_is_undefined_is_said_and_not_drawn_as_zero():
     frame = pd.DataFrame({"set": ["a", "b"], "v": [1.0, np.nan], "v_low": [0.5, np.nan], "v_high": [2.0, np.nan]})
-    root = parsed(heads.interval_bars(frame, "set", "v"))
+    root = parsed(intervals.interval_bars(frame, "set", "v"))
     assert len(marks(root, "rect")) == 2 and "–" in texts(root)
 
 
@@ -72,8 +73,8 @@ def test_every_figure_is_drawn_and_refused_kinds_are_named():
         heads_by_level({"one": values, "two": -values}, title="t", marked={"one": [(0, 1)]}),
         overlap_matrix(np.eye(2) * 3, ["one", "two"], 3, 0.2),
         tracing_heatmap(np.ones((2, 3, 2)), ["layer", "mlp"], [0, 1, 2], ["the first", "the last"]),
-        heads.interval_lines(lines, "x", "y", color="of", facet="of"),
-        heads.interval_lines(lines, "x", "y", color="of", band=False),
+        intervals.interval_lines(lines, "x", "y", color="of", facet="of"),
+        intervals.interval_lines(lines, "x", "y", color="of", band=False),
     ):
         root = parsed(figure, said="What it shows")
         assert root.get("aria-label") == "What it shows" and len(list(root.iter())) > 20
@@ -84,7 +85,7 @@ def test_every_figure_is_drawn_and_refused_kinds_are_named():
 def test_texts_are_escaped_and_plotlys_tags_are_read():
     frame = pd.DataFrame({"set": [EVIL], "v": [1.0], "v_low": [0.5], "v_high": [2.0]})
     tips: dict[str, int] = {}
-    drawn = svg.draw(heads.interval_bars(frame, "set", "v", color="set", title=EVIL), said=EVIL, tips=tips)
+    drawn = svg.draw(intervals.interval_bars(frame, "set", "v", color="set", title=EVIL), said=EVIL, tips=tips)
     assert "<script" not in drawn and "&lt;script&gt;" in drawn
     ET.fromstring(drawn)  # well formed
     assert any(EVIL in tip for tip in tips) and not any("<b>" in tip for tip in tips)
@@ -96,3 +97,27 @@ def test_names_of_points_do_not_cover_each_other():
     root = parsed(figure)
     places = {t: (float(n.get("x")), float(n.get("y"))) for n in root.iter(f"{SVG}text") for t in n.itertext()}
     assert abs(places["near"][1] - places["also"][1]) > 10 or abs(places["near"][0] - places["also"][0]) > 30
+
+
+def test_a_figure_is_saved_for_a_paper_or_says_what_it_needs(tmp_path, monkeypatch):
+    figure = heads.head_heatmap(np.eye(3), "Heads")
+    saved = save_figure(figure, tmp_path / "new" / "heads.svg").read_text(encoding="utf-8")
+    assert "<style>" in saved and "dark" not in saved and ET.fromstring(saved).get("viewBox")
+    with pytest.raises(ValueError, match=r"expected \.svg, \.pdf or \.png"):
+        save_figure(figure, tmp_path / "heads.jpg")
+
+    def fails(*args, **kwargs):
+        raise OSError("no browser")
+
+    monkeypatch.setattr(go.Figure, "to_image", fails)
+    with pytest.raises(RuntimeError, match=r"needs kaleido and a browser .* or save it as heads\.svg"):
+        save_figure(figure, tmp_path / "heads.pdf")
+    assert not (tmp_path / "heads.pdf").exists()
+
+
+def test_kaleido_makes_a_pdf(tmp_path):
+    pytest.importorskip("kaleido", reason="comes with the extra notebooks")
+    if shutil.which("chromium") is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    saved = save_figure(heads.head_heatmap(np.eye(3), "Heads"), tmp_path / "heads.pdf")
+    assert saved.read_bytes().startswith(b"%PDF")
