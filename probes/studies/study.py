@@ -102,14 +102,16 @@ class Study:
         items: Sequence[Item],
         score: Callable[[Sequence[Item]], Arrays],
         step: str | None = None,
+        batch_size: int | None = None,
         **of_step: Any,
     ) -> Arrays:
         """``score`` over batches of the items, joined; kept batch by batch as they come. A study of several steps names
-        them, with what the steps before it decided that its numbers depend on."""
+        them, with what the steps before it decided that its numbers depend on. ``batch_size``: of a step, if not the
+        study's."""
         return run_batches(
             items,
             score,
-            batch_size=self.batch_size,
+            batch_size=batch_size or self.batch_size,
             directory=self.keep.folder if step is None else self.step(step),
             settings=self._parts if step is None else of_step,
             resume=self.keep.resume or step is not None,

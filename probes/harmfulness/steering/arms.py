@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,9 +21,8 @@ from interp.edits import Direction, Steering, add_direction, remove_direction
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import generate, reply_nll
-from interp.records import run_batches
-from probes.requests import VERDICTS, Judge, Kind, Request, hash_requests, name_of, require_verdict
-from probes.studies import pack_texts, unpack_texts
+from probes.requests import VERDICTS, Judge, Kind, Request, hash_requests, require_verdict
+from probes.studies import Study, pack_texts, unpack_texts
 
 Op = Literal["none", "add", "remove"]
 
@@ -73,30 +71,24 @@ class Arm:
 
 
 def run_arms(
-    model: Model,
+    study: Study,
+    part: str,
     arms: Sequence[Arm],
     requests: Sequence[Request],
     prompts: Sequence[Prompt],
     vectors: Mapping[tuple[str, str], Direction],
     judge: Judge,
-    *,
-    positions: str,
-    while_generating: bool,
-    max_new_tokens: int,
-    batch_size: int,
-    directory: Path | None = None,
-    resume: bool = False,
-    holds_texts: bool = True,
-    title: str = "steered replies",
 ) -> pd.DataFrame:
-    """One row for each arm and request: the arm's fields and name, ``id``, ``verdict``, ``reply`` (empty unless
-    ``holds_texts``: replies are judged as they come, and part files have none), ``nll`` (nats, of the reply under
+    """One row for each arm and request: the arm's fields and name, ``id``, ``verdict``, ``reply`` (empty unless the
+    study holds texts: replies are judged as they come, and part files have none), ``nll`` (nats, of the reply under
     the unsteered model), ``n_tokens``, ``repetition`` and ``kl`` (nats, KL(unsteered || steered) of the first token,
     for the first 16 harmless requests).
 
     An arm on harmful requests has rows of those too, with ``kl`` alone and no verdict. The directions must be
-    known to fit the model. Part files under ``directory`` keep the work batch by batch.
+    known to fit the model. It is the step ``part`` of a study, whose settings say where and how replies are steered.
     """
+    model, settings, batch_size = study.model, study.settings, study.batch_size
+    positions, while_generating = settings["positions"], settings["while_generating"]
     of_kind = {k: [i for i, r in enumerate(requests) if r.kind == k] for k in ("harmful", "harmless")}
     compared_on = of_kind["harmless"][:N_KL]
     items: list[tuple[int, int, bool]] = []
@@ -118,7 +110,9 @@ def run_arms(
             given = [prompts[batch[row][1]] for row in rows]
             with nullcontext() if steering is None else unchecked(steering).apply(model, given):
                 if asked:
-                    said = generate(model, [prompts[batch[row][1]] for row in asked], max_new_tokens, batch_size=64)
+                    said = generate(
+                        model, [prompts[batch[row][1]] for row in asked], settings["max_new_tokens"], batch_size=64
+                    )
                     for row, (reply,) in zip(asked, said, strict=True):
                         replies[row] = reply
                 if compared:
@@ -131,28 +125,13 @@ def run_arms(
             VERDICTS.index(require_verdict(judge(requests[i].text, reply), judge)) if is_asked else -1
             for (_, i, is_asked), reply in zip(batch, replies, strict=True)
         ]
-        texts = pack_texts([[reply] for reply in replies]) if holds_texts else {}
+        texts = pack_texts([[reply] for reply in replies]) if study.holds_texts else {}
         return {"verdict": np.array(judged), **measured, **texts}
 
-    arrays = run_batches(
-        items,
-        score,
-        batch_size=batch_size,
-        directory=directory,
-        settings={
-            "arms": [asdict(arm) for arm in arms],
-            "data": hash_requests(requests),
-            "positions": positions,
-            "while_generating": while_generating,
-            "max_new_tokens": max_new_tokens,
-            "judge": name_of(judge),
-            "holds_texts": holds_texts,
-        },
-        resume=resume,
-        title=title,
-    )
+    of_step = {"arms": [asdict(arm) for arm in arms], "data": hash_requests(requests), "holds_texts": study.holds_texts}
+    arrays = study.run(items, score, part, **of_step)
     replies = [""] * len(items)
-    if holds_texts:
+    if study.holds_texts:
         replies = [reply for (reply,) in unpack_texts(arrays.pop("text"), arrays.pop("length"))]
     frame = pd.DataFrame([asdict(arms[a]) | {"arm": arms[a].name, "id": requests[i].id} for a, i, _ in items])
     verdicts = ["" if verdict < 0 else VERDICTS[verdict] for verdict in arrays.pop("verdict")]

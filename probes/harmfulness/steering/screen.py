@@ -4,7 +4,6 @@ is generated."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from interp.interventions import Branch, ResidualEdit
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.reading import LogitDifference
-from interp.records import run_batches
 from interp.scans import Positions
 from interp.scans.scan import scan
 from interp.statistics import mean_estimate, wilson_share
@@ -23,6 +21,7 @@ from probes.harmfulness.directions import DIRECTIONS, Openings
 from probes.harmfulness.steering.arms import Arm
 from probes.heads import check_once
 from probes.requests import Kind, Request
+from probes.studies import Study
 
 MOST_LAYERS = 14
 FEW = 8  # requests of a kind in a screen at all positions
@@ -41,18 +40,11 @@ def default_layers(model: Model) -> tuple[int, ...]:
 
 
 def screen(
-    model: Model,
+    study: Study,
     requests: Sequence[Request],
     prompts: Sequence[Prompt],
     directions: dict[str, Direction],
     openings: Openings,
-    *,
-    layers: Sequence[int],
-    coefficients: Sequence[float],
-    positions: str,
-    batch_size: int = 16,
-    directory: Path | None = None,
-    resume: bool = False,
 ) -> pd.DataFrame:
     """Log odds of refusing against accepting first tokens: one row for each arm, layer, coefficient and place.
 
@@ -61,13 +53,14 @@ def screen(
     ``change`` from unsteered with bootstrap intervals; ``leans_to_refusal``: the share above 0, with Wilson's;
     ``unsteered``: that share without steering; ``how``: fan-out or loop.
     """
+    model, settings = study.model, study.settings
     named, signs, frames = openings.on(prompts), {"harmless": 1.0, "harmful": -1.0}, []
-    grid = [(name, layer, c) for name in DIRECTIONS for layer in layers for c in coefficients]
+    grid = [(name, lay, c) for name in DIRECTIONS for lay in settings["layers"] for c in settings["coefficients"]]
     branches = {
         kind: [Branch((ResidualEdit(lay, directions[n].vectors[lay], "add", sign * c),)) for n, lay, c in grid]
         for kind, sign in signs.items()
     }
-    for where in dict.fromkeys(("answer", positions)):
+    for where in dict.fromkeys(("answer", settings["positions"])):
         place = scan_positions(where, named)
         items = [i for kind in signs for i in _spread([j for j, r in enumerate(requests) if r.kind == kind], place)]
         how, _ = check_once(model, [named[i] for i in items], branches["harmless"], METRIC, place)
@@ -82,15 +75,7 @@ def screen(
                     clean[rows], values[rows] = found.clean, found.values
             return {"clean": clean, "values": values}
 
-        arrays = run_batches(
-            items,
-            score,
-            batch_size=1 if place == "all" else batch_size,
-            directory=None if directory is None else directory / where,
-            settings={"screen": where},
-            resume=resume,
-            title=f"first tokens, steered at {where}",
-        )
+        arrays = study.run(items, score, f"screen/{where}", 1 if place == "all" else None)
         for kind, sign in signs.items():
             mask = np.array([requests[i].kind == kind for i in items])
             frames.append(_table(grid, sign, kind, arrays["clean"][mask], arrays["values"][mask], where, place, how))

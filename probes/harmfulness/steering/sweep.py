@@ -8,18 +8,17 @@ beside every refusal rate, and norm-matched random and shuffled-label directions
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from interp.door import public
-from interp.door.brief import brief
 from interp.edits import Direction
 from interp.models import Model
-from interp.prompts import Prompt, System
-from interp.records import Kept, keeps_work, run_batches
+from interp.prompts import System
+from interp.records import Kept, keeps_work
 from probes.harmfulness.directions import (
     DIRECTIONS,
     HarmfulDirections,
@@ -149,28 +148,17 @@ def sweep(
         return replace(study.found, validation=tuple(requests))
     directions.refusal.require_fits(model)
     vectors = {(name, ""): directions.direction(name) for name in DIRECTIONS}
-    run = _Runner(model, requests, prompts, vectors, judge, settings, study)
-    unsteered = run([Arm("validation", kind) for kind in ("harmless", "harmful")], "unsteered")
+    asking = {"requests": requests, "prompts": prompts, "vectors": vectors, "judge": judge}
+    unsteered = run_arms(study, "unsteered", [Arm("validation", kind) for kind in ("harmless", "harmful")], **asking)
     said = unsteered[unsteered["verdict"] != ""].set_index("id")["verdict"]
     if behaviour is None:
         openings = find_openings(model, prompts, [said[r.id] for r in requests], batch_size)
     else:
         openings = openings_of(model, behaviour, asked, batch_size)
-    screened = screen(
-        model,
-        requests,
-        prompts,
-        {name: vectors[name, ""] for name in DIRECTIONS},
-        openings,
-        layers=layers,
-        coefficients=settings["coefficients"],
-        positions=positions,
-        batch_size=batch_size,
-        directory=study.step("screen"),
-        resume=True,
-    )
+    screened = screen(study, requests, prompts, {name: vectors[name, ""] for name in DIRECTIONS}, openings)
     last = screened["positions"].iloc[-1]
-    replies = run(shortlist(screened[screened["positions"] == last], n_layers, model.n_layers), "candidates")
+    candidates = shortlist(screened[screened["positions"] == last], n_layers, model.n_layers)
+    replies = run_arms(study, "candidates", candidates, **asking)
     outcomes = pd.concat([unsteered, replies], ignore_index=True)
     chosen = choose(summarise(outcomes, fluency_factor))
     return study.done(
@@ -256,7 +244,7 @@ def test(
     for name, control in replying:
         if name in ablate:
             arms.append(Arm("test", "harmful", name, "remove", study.chosen["-" + name]["layer"], control=control))
-    outcomes = _Runner(model, requests, prompts, vectors, judge, settings, run)(arms, "test")
+    outcomes = run_arms(run, "test", arms, requests, prompts, vectors, judge)
     named = study.openings.on(prompts)
     place = scan_positions(settings["positions"], named)
     first = {kind: FirstTokens(model, named, these, vectors, METRIC, place) for kind, these in drawn.items()}
@@ -264,8 +252,7 @@ def test(
     def score(batch: Sequence[int]) -> dict[str, np.ndarray]:
         return first[requests[batch[0]].kind].read([named[i] for i in batch])
 
-    how = {"batch_size": 1, "directory": run.step("draws"), "settings": {"draws": True}, "resume": True}
-    read = run_batches(range(len(named)), score, title="first tokens beside directions that mean nothing", **how)
+    read = run.run(range(len(named)), score, "draws", 1)
     draws = [
         asdict(d) | {"id": r.id, "kind": r.kind, "plain": plain, "margin": margin}
         for r, plain, row in zip(requests, read["plain"], read["drawn"], strict=True)
@@ -307,37 +294,6 @@ def choose(summary: pd.DataFrame) -> dict[str, dict[str, Any]]:
         row = {"layer": int(best["layer"]), "n": int(best["n"]), "fluent": bool(best["fluent"]), "note": best["note"]}
         chosen[name] = row | {c: float(best[c]) for c in ("coefficient", "refusal_rate", "perplexity_ratio", "kl")}
     return chosen
-
-
-@dataclass(frozen=True, eq=False)
-class _Runner:
-    """Runs arms on the requests of one stage, as the settings say."""
-
-    model: Model
-    requests: Sequence[Request]
-    prompts: Sequence[Prompt]
-    vectors: Mapping[tuple[str, str], Direction]
-    judge: Judge
-    settings: Mapping[str, Any]
-    study: Study
-
-    __repr__ = brief
-
-    def __call__(self, arms: Sequence[Arm], part: str) -> pd.DataFrame:
-        return run_arms(
-            self.model,
-            arms,
-            self.requests,
-            self.prompts,
-            self.vectors,
-            self.judge,
-            **{k: self.settings[k] for k in ("positions", "while_generating", "max_new_tokens")},
-            batch_size=self.study.batch_size,
-            directory=self.study.step(part),
-            resume=True,
-            holds_texts=self.study.holds_texts,
-            title=f"{part} replies",
-        )
 
 
 def _require_same(what: str, given: Any, expected: Any) -> None:
