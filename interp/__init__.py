@@ -10,11 +10,7 @@ if TYPE_CHECKING:
     from interp.edits.directions import Direction as Direction, load_direction as load_direction
     from interp.edits.head_scales import ScaledHeads as ScaledHeads
     from interp.edits.identity import describe_model as describe_model
-    from interp.edits.steering import (
-        add_direction as add_direction,
-        clamp_direction as clamp_direction,
-        remove_direction as remove_direction,
-    )
+    from interp.edits.steering import add_direction as add_direction, remove_direction as remove_direction
     from interp.explorer.exploring import explore as explore
     from interp.interventions.values import (
         Branch as Branch,

@@ -67,7 +67,7 @@ scores = pd.DataFrame(rows)
 scores.pivot_table("AUROC", "way", "condition", aggfunc="min")[list(conditions)].loc[WAYS].round(2)
 
 # %%
-from interp.figures.heads import interval_bars
+from interp.figures.intervals import interval_bars
 
 bars = []
 for (way, condition), group in scores.groupby(["way", "condition"], sort=False):

@@ -79,7 +79,7 @@ probes.cli: cli_study:study cli_negative_bias:negative_bias cli_requests:request
 _NAMES = """
 interp: EachHead@interp.interventions Attribution@interp.reading ScanResult@interp.scans.scan AnswerMass@interp.reports
     TunedHeads@interp.edits Steering@interp.edits load_control_vector@interp.edits.control_vectors
-    save_control_vector@interp.edits.control_vectors
+    save_control_vector@interp.edits.control_vectors clamp_direction@interp.edits.steering
 probes.harmfulness: Dimensions@.steering Inversion@.steering InversionQuestion@.steering SteeringStudy@.steering
     FineTuningStudy@.attacks Jailbreak@.attacks JailbreakStudy@.attacks HeldOut@.directions GROUPS@probes.requests
     RequestSets@probes.requests RequestStates@probes.requests judge_by_phrases@probes.requests
