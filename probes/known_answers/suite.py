@@ -13,7 +13,8 @@ import interp
 from interp.pairs import PromptPairs
 from probes.known_answers.programs import PROGRAMS, build_program, program_names, program_task
 from probes.known_answers.tasks import Task
-from probes.known_answers.twins import TASKS, build_twin, twin_names
+from probes.known_answers.twins import build_twin, twin_names
+from probes.known_answers.twins.tasks import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

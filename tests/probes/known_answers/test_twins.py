@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from probes.known_answers import load_known
-from probes.known_answers.twins import TASKS, twin_names
+from probes.known_answers.twins import twin_names
+from probes.known_answers.twins.tasks import TASKS
 
 EXAMPLES = {
     "other_name": ("BOS C F C END", "F"),
