@@ -23,12 +23,12 @@ from interp.fitting import (
     gradient_search,
     strength_for,
 )
-from interp.models import Model
 from interp.rankings import HeadRanking
 from interp.records import load_artefact, save_artefact, understood
 from interp.scans import Positions
 from probes.modulation.readings import ItemSet
 from probes.modulation.result import RELEASED, Candidate
+from probes.studies import Study
 
 Rule = Literal["released", "top-k", "search"]
 RULES: tuple[Rule, ...] = ("released", "top-k", "search")
@@ -168,28 +168,26 @@ def planned(scope: str, scores: HeadScores, settings: ModulationSettings) -> lis
 
 
 def searched(
-    model: Model,
+    study: Study,
+    number: int,
     scope: str,
     scores: HeadScores,
     fit: ItemSet,
     settings: ModulationSettings,
-    *,
-    batch_size: int,
     memory_mib: float,
-    folder: Path | None,
-    key: str,
     say: Callable[[str], None] | None,
 ) -> tuple[list[Candidate], list[dict[str, Any]]]:
     """Factors searched on ``fit``, a part of it held back (whole groups), and the searches look by look.
 
-    With a ``folder``, a finished search is read back, and a killed one goes on."""
+    They are a step of the study: a finished search is read back, and a killed one goes on."""
     if "search" not in settings.rules:
         return [], []
     part, held = divided(fit, settings.held_back, settings.seed)
     found, history = [], []
-    plans = _searches(model, scores, part, held, settings, batch_size, memory_mib, key)
-    for number, (name, search) in enumerate(plans.items()):
-        place = None if folder is None else folder / f"search-{number}"
+    folder, key = study.step(f"scope-{number}"), f"{study.id} {number}"
+    plans = _searches(study, scores, part, held, settings, memory_mib, key)
+    for order, (name, search) in enumerate(plans.items()):
+        place = None if folder is None else folder / f"search-{order}"
         own = f"{key} {name}"  # so that no search is taken for another
         if (done := _read_back(place, own)) is None:
             if say is not None:
@@ -207,12 +205,11 @@ def searched(
 
 
 def _searches(
-    model: Model,
+    study: Study,
     scores: HeadScores,
     part: ItemSet,
     held: ItemSet,
     settings: ModulationSettings,
-    batch_size: int,
     memory_mib: float,
     key: str,
 ) -> dict[str, Callable[[Path | None], FactorSearch]]:
@@ -220,13 +217,13 @@ def _searches(
 
     def by_gradient(pull: float) -> Callable[[Path | None], FactorSearch]:
         return lambda keep: gradient_search(
-            model,
+            study.model,
             part.prompts,
             held_back=held.prompts,
             pull=pull,
             learning_rate=settings.learning_rate,
             steps=settings.steps,
-            batch_size=batch_size,
+            batch_size=study.batch_size,
             seed=settings.seed,
             keep=keep,
             key=f"{key} pull {pull:g}",
@@ -236,7 +233,7 @@ def _searches(
 
     def by_coordinates(keep: Path | None) -> FactorSearch:
         return coordinate_search(
-            model,
+            study.model,
             part.prompts,
             [*best, *worst],
             held_back=held.prompts,

@@ -92,7 +92,7 @@ def modulate_items(
     if study.found is not None:
         return study.found
     mass = mass_read(model, validation.prompts, batch_size)
-    work = ModulationWork(model, study, settings, width_of(*sets.values()), memory_mib, say)
+    work = ModulationWork(study, settings, width_of(*sets.values()), memory_mib, say)
     scopes = [work.scope(number, name, of, sets) for number, (name, of) in enumerate(by_scope.items())]
     tested = tuple(work.tested(number, name, given, scopes) for number, (name, given) in enumerate(tests.items()))
     provenance = study.provenance(

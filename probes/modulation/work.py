@@ -12,7 +12,6 @@ import pandas as pd
 
 from interp.door.brief import brief
 from interp.fitting import Factors, random_factors
-from interp.models import Model
 from interp.records import count_left, hash_json
 from probes.modulation.candidates import HeadScores, ModulationSettings, planned, searched
 from probes.modulation.effects import ALL, OFFSET, RANDOM, UNMODULATED, ReadSet, paired
@@ -48,10 +47,9 @@ class Scope:
 
 @dataclass(frozen=True, eq=False)
 class ModulationWork:
-    """Reads and fits with one model, and keeps what is done as steps of the study. ``width``: most options of any
+    """Reads and fits with the model of a study, and keeps what is done as its steps. ``width``: most options of any
     question. ``say`` gets a sentence before each long step."""
 
-    model: Model
     study: Study
     settings: ModulationSettings
     width: int
@@ -63,18 +61,7 @@ class ModulationWork:
     def scope(self, number: int, name: str, scores: HeadScores, sets: Mapping[str, ItemSet]) -> Scope:
         """Fit and choose, for all questions or for those of a level."""
         fit, validation = (sets[s] if name == ALL else sets[s].of_level(name) for s in ("fit", "validation"))
-        by_search, history = searched(
-            self.model,
-            name,
-            scores,
-            fit,
-            self.settings,
-            batch_size=self.study.batch_size,
-            memory_mib=self.memory_mib,
-            folder=self.study.step(f"scope-{number}"),
-            key=f"{self.study.id} {number}",
-            say=self.say,
-        )
+        by_search, history = searched(self.study, number, name, scores, fit, self.settings, self.memory_mib, self.say)
         candidates = (*planned(name, scores, self.settings), *by_search)
         nothing = np.ones_like(scores.signed)
         of_fit = self.read(f"fit-{number}", fit, [nothing])
@@ -111,12 +98,12 @@ class ModulationWork:
         left = count_left(len(given), self.study.step(step), self.study.batch_size)
         if self.say is not None and left:
             first, began = given.at(range(min(_TIMED, len(given)))), time.perf_counter()
-            read_answers(self.model, first, tables[:1], self.width)
+            read_answers(self.study.model, first, tables[:1], self.width)
             minutes = (time.perf_counter() - began) / len(first) * left * len(tables) / 60
             self.say(f"{step}: {left} questions, {len(tables)} tables of factors: about {minutes:.1f} min")
 
         def score(batch: range) -> Arrays:
-            return read_answers(self.model, given.at(batch), tables, self.width)
+            return read_answers(self.study.model, given.at(batch), tables, self.width)
 
         found = self.study.run(range(len(given)), score, step, tables=hash_json([table.tolist() for table in tables]))
         return Readings(given.items, **found)
