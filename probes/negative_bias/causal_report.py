@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp.figures import heads as figures
+from interp.figures.intervals import interval_lines
 from interp.reports import Figures, Findings, mass_of
 from interp.statistics import ALPHA, FEWEST_DRAWS, Claim, Estimate, split_half
 from probes.negative_bias.causal_result import OUTCOMES, CausalTest
@@ -64,7 +64,7 @@ def plot_of(test: CausalTest, outcome: str, positions: str) -> go.Figure:
     y = f"delta_{outcome}"
     panel = frame["edit"] + ", by " + frame["by"].map(name_of)
     what = OUTCOMES[outcome]
-    return figures.interval_lines(
+    return interval_lines(
         frame.dropna(subset=y).assign(panel=panel),
         x="k",
         y=y,

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 import pytest
 
 from interp.figures import heads as figures
-from interp.figures.intervals import min_width
+from interp.figures.intervals import interval_bars, interval_lines, min_width
+from interp.figures.style import TEMPLATES
 from interp.figures.views import TokenView
 from interp.rankings.ranking import HeadRanking
 
@@ -70,7 +71,7 @@ def test_hover_shows_the_example_in_which_a_head_is_most_extreme(ranking):
 
 @pytest.mark.parametrize("name", ["any", "light", "dark"])
 def test_scales_are_diverging_with_the_neutral_colour_in_the_middle(name):
-    layout = figures.TEMPLATES[name].layout
+    layout = TEMPLATES[name].layout
     positions, colors = zip(*layout.coloraxis.colorscale, strict=True)
     assert positions[0] == 0 and positions[3] == 0.5 and positions[-1] == 1
     red, _, blue = (int(colors[3][i : i + 2], 16) for i in (1, 3, 5))
@@ -140,7 +141,7 @@ def intervals() -> pd.DataFrame:
 
 def test_interval_bars_are_groups_with_asymmetrical_intervals(intervals):
     rows = intervals[intervals["k"] == 5]
-    figure = figures.interval_bars(rows, "scenario", "bias", "low", "high", color="subset", title="<u>", reference=0.1)
+    figure = interval_bars(rows, "scenario", "bias", "low", "high", color="subset", title="<u>", reference=0.1)
     assert [trace.name for trace in figure.data] == ["known", "unknown &lt;b&gt;"]
     for trace in figure.data:
         assert list(trace.x) == ["plain", "chain_of_thought in <i>"]  # identities; the axis prints the escaped texts
@@ -158,7 +159,7 @@ def test_interval_bars_are_groups_with_asymmetrical_intervals(intervals):
 def test_interval_bars_mark_what_is_not_defined(intervals):
     rows = intervals[(intervals["k"] == 5) & (intervals["subset"] == "known")].copy()
     rows.loc[rows["scenario"] == "plain", ["bias", "low", "high"]] = np.nan
-    trace = figures.interval_bars(rows, "scenario", "bias", "low", "high").data[0]
+    trace = interval_bars(rows, "scenario", "bias", "low", "high").data[0]
     assert trace.text[0] == "–" and trace.text[1] == "" and trace.y[0] == 0
     assert "bias not known<br>" in trace.hovertext[0] and not trace.showlegend
 
@@ -167,7 +168,7 @@ def test_bars_whose_names_do_not_fit_lie_and_titles_are_wrapped():
     names = [f"measure number {i} of all" for i in range(12)]
     rows = pd.DataFrame({"measure": names, "value": 0.5, "low": 0.4, "high": 0.7})
     rows.loc[3, "value"] = np.nan
-    figure = figures.interval_bars(rows, "measure", "value", "low", "high", title="title " * 30)
+    figure = interval_bars(rows, "measure", "value", "low", "high", title="title " * 30)
     (trace,) = figure.data
     assert trace.orientation == "h" and list(trace.y) == names and trace.text[3] == "undefined"
     np.testing.assert_allclose(trace.error_x.array[0], 0.2)
@@ -178,13 +179,13 @@ def test_bars_whose_names_do_not_fit_lie_and_titles_are_wrapped():
 def test_four_panels_stand_two_by_two(intervals):
     named = [intervals.assign(scenario=f"{name}, of a title too long for one line of a panel") for name in "abcd"]
     rows = pd.concat(named).drop_duplicates(["k", "subset", "scenario"])
-    figure = figures.interval_lines(rows, "k", "bias", "low", "high", "subset", "scenario")
+    figure = interval_lines(rows, "k", "bias", "low", "high", "subset", "scenario")
     assert len({axis.domain for axis in figure.select_xaxes()}) == 2
     assert all("<br>" in note.text for note in figure.layout.annotations)
 
 
 def test_interval_lines_are_sorted_with_bands_or_bars_in_panels_of_one_scale(intervals):
-    draw = functools.partial(figures.interval_lines, intervals, "k", "bias", "low", "high", "subset", "scenario")
+    draw = functools.partial(interval_lines, intervals, "k", "bias", "low", "high", "subset", "scenario")
     assert draw(labels={"subset": ""}).layout.legend.title.text == "" != draw().layout.legend.title.text
     figure = draw(labels={"bias": "bias & <more>"})
     bands = [trace for trace in figure.data if trace.fill == "toself"]
@@ -205,29 +206,29 @@ def test_interval_lines_are_sorted_with_bands_or_bars_in_panels_of_one_scale(int
 
 def test_interval_lines_without_intervals_colours_or_panels(intervals):
     rows = intervals.assign(low=np.nan, high=np.nan).head(3)
-    figure = figures.interval_lines(rows, "k", "bias", "low", "high")
+    figure = interval_lines(rows, "k", "bias", "low", "high")
     assert len(figure.data) == 1 and not figure.data[0].showlegend
     late = intervals[(intervals["scenario"] != "plain") | (intervals["subset"] == "known")]  # first seen in panel two
-    named = figures.interval_lines(late, "k", "bias", "low", "high", "subset", "scenario")
+    named = interval_lines(late, "k", "bias", "low", "high", "subset", "scenario")
     assert [trace.name for trace in named.data if trace.showlegend] == ["known", "unknown &lt;b&gt;"]
     many = pd.concat([intervals.head(3).assign(scenario=str(i)) for i in range(4)])
-    assert figures.interval_lines(many, "k", "bias", "low", "high", facet="scenario").layout.yaxis4.matches == "y"
+    assert interval_lines(many, "k", "bias", "low", "high", facet="scenario").layout.yaxis4.matches == "y"
 
 
 def test_the_least_width_grows_with_bars_and_panels(intervals):
     rows = intervals[intervals["k"] == 5]
-    draw = functools.partial(figures.interval_bars, y="bias", low="low", high="high")
+    draw = functools.partial(interval_bars, y="bias", low="low", high="high")
     assert min_width(draw(rows, "scenario", color="subset")) == 70 + 2 * 62  # "thought in" has ten letters
     wide = pd.concat([intervals.head(1).assign(scenario="s", subset=str(i)) for i in range(9)])
     assert min_width(draw(wide, "scenario", color="subset")) == 70 + 9 * 22
-    lines = functools.partial(figures.interval_lines, intervals, "k", "bias", "low", "high", "subset")
+    lines = functools.partial(interval_lines, intervals, "k", "bias", "low", "high", "subset")
     assert min_width(lines()) == 0 and min_width(lines(facet="scenario")) == 60 + 2 * 230
 
 
 def test_interval_figures_refuse_what_they_cannot_draw(intervals):
     with pytest.raises(ValueError, match=r"No column 'lo', 'hi'; expected some of \['scenario'"):
-        figures.interval_bars(intervals, "scenario", "bias", "lo", "hi")
+        interval_bars(intervals, "scenario", "bias", "lo", "hi")
     with pytest.raises(ValueError, match=r"Two rows have the same scenario and subset: \['plain', 'known'\]"):
-        figures.interval_bars(intervals, "scenario", "bias", "low", "high", color="subset")
+        interval_bars(intervals, "scenario", "bias", "low", "high", color="subset")
     with pytest.raises(ValueError, match="no rows"):
-        figures.interval_lines(intervals.head(0), "k", "bias", "low", "high")
+        interval_lines(intervals.head(0), "k", "bias", "low", "high")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from interp import Findings, load_findings, load_ranking
-from interp.figures import heads as figures
+from interp.figures.intervals import interval_bars
 from interp.rankings.ranking import HeadRanking
 from interp.records.records import record_text
 from interp.reports import findings
@@ -126,7 +126,7 @@ def test_which_columns_are_intervals(columns, expected):
 
 def test_a_table_and_a_figure_of_one_name_stand_together_with_their_captions():
     table = make_table()
-    figure = figures.interval_bars(table, "subset", "bias", "bias_low", "bias_high", title="Dropped here")
+    figure = interval_bars(table, "subset", "bias", "bias_low", "bias_high", title="Dropped here")
     figure.update_layout(meta={"note": "Of the figure."})
     text = findings.render(make_findings(tables={"Bias": table, "More": table}, figures={"Bias": figure}))
     own = text
@@ -147,7 +147,7 @@ def test_long_tables_are_cut_on_the_page_only(tmp_path):
 def test_all_text_is_escaped_and_nothing_is_loaded():
     table = pd.DataFrame({EVIL: [EVIL], "x": [0.5], "x_low": [0.1], "x_high": [0.9]})
     table.attrs["note"] = EVIL
-    figure = figures.interval_bars(table, EVIL, "x", "x_low", "x_high", color=EVIL, facet=EVIL, title=EVIL)
+    figure = interval_bars(table, EVIL, "x", "x_low", "x_high", color=EVIL, facet=EVIL, title=EVIL)
     figure.layout.meta = {"note": EVIL}
     provenance = {"model": EVIL, "run_id": EVIL, EVIL: [EVIL], "citation": EVIL, "caveats": [EVIL], "created": EVIL}
     evil = make_findings(

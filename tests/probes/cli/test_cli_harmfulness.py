@@ -13,8 +13,8 @@ import pytest
 import interp
 from interp import load_direction, load_edit, load_findings, load_ranking, load_result
 from interp.records.records import record_text
-from probes.cli import app as cli, harmfulness as cli_harmfulness
-from probes.cli.requests import go_on
+from probes.cli import app as cli
+from probes.cli.requests import BY_KIND, go_on
 from probes.latent_guard.classifier import load_guard
 from probes.latent_guard.held_out import GuardWarning, verdict_of
 from probes.requests import behaviour as behaviour_module, divide_requests
@@ -156,7 +156,7 @@ def test_directions_by_kind_with_raw_endings_and_replies(run, model, data, tmp_p
     )
     assert code == 0, err
     assert "11 harmful and 11 harmless requests to fit on, 11 harmful and 11 harmless requests to test on" in err
-    assert cli_harmfulness.BY_KIND in printed and "CONFOUNDED" in printed and f"report: {out / 'report.html'}" in err
+    assert BY_KIND in printed and "CONFOUNDED" in printed and f"report: {out / 'report.html'}" in err
     findings, observed = load_findings(out), load_result(out / "behaviour")
     assert findings.provenance["settings"] | {"matched": False, "system": "Be kind."} == findings.provenance["settings"]
     assert observed.replies is not None and {r.source for r in observed.requests[22:]} <= {
