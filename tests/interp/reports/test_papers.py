@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -75,3 +77,16 @@ def test_a_result_has_all_of_it():
         made.table("x")
     with pytest.raises(ValueError, match="expected 'latex' or 'markdown'"):
         made.table(form="word")
+
+
+def test_tables_compile(tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex with booktabs: apt-get install texlive-latex-recommended")
+    evil = pd.DataFrame({"label": ["L0H1", "50 % & more_ {x} ~ ^ # $ \\\\ < >"], "score": [-1.5, np.nan]})
+    found = ranking()
+    tables = [latex(evil, "Heads & scores_"), *(found.table(name) for name in found.to_findings().tables)]
+    head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    (tmp_path / "paper.tex").write_text(head + "\n".join(tables) + "\\end{document}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert ran.returncode == 0 and (tmp_path / "paper.pdf").is_file(), ran.stdout[-1500:]
