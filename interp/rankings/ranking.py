@@ -19,7 +19,7 @@ from interp.door import made_by, public
 from interp.figures import TokenView, displayed, frozen_array, head_label
 from interp.rankings.measures import Measure
 from interp.rankings.plain_tables import NO_EXAMPLES, read_table
-from interp.reports import Result
+from interp.reports import Result, narrow
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -385,7 +385,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
 
     def _repr_html_(self) -> str:
         first = f"<p><b>{html.escape(import_module('interp.rankings.report').headline(self))}</b></p>"
-        table = self.top(0 if self.is_too_few else 10).to_html(index=False, float_format="{:.4g}".format)
+        table = narrow(self.top(0 if self.is_too_few else 10), 10)
         return first if self.is_too_few else f"{first}<p>The first 10 heads:</p>{table}"
 
 

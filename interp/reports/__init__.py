@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         saved_run as saved_run,
         write_report_record as write_report_record,
     )
+    from interp.reports.markdown import narrow as narrow
     from interp.reports.mass import LEAST as LEAST, AnswerMass as AnswerMass, mass_of as mass_of, with_mass as with_mass
     from interp.reports.page import (
         model_name as model_name,

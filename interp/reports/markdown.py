@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from interp.figures import displayed
 from interp.records.writing import write_atomically
 from interp.statistics import Estimate
 
@@ -30,6 +31,13 @@ def markdown(frame: pd.DataFrame) -> str:
     names = [name.replace("_", " ") for name in shown]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in zip(*shown.values(), strict=True)])
+
+
+def narrow(frame: pd.DataFrame, rows: int, columns: int = 8) -> str:
+    """The first rows and columns for a notebook, as HTML: intervals beside their values, names that people read."""
+    told = {"layer", "head"} if "label" in frame else set()
+    shown = {displayed(name): texts for name, texts in cells(frame.head(rows)).items() if name not in told | {"se"}}
+    return pd.DataFrame(dict(list(shown.items())[:columns])).to_html(index=False)
 
 
 def cells(frame: pd.DataFrame) -> dict[str, list[str]]:

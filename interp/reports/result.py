@@ -22,7 +22,7 @@ from interp.door import public
 from interp.records import keeps_work, understood
 from interp.reports.findings import RECORD, Findings, load_findings, saved_arrays
 from interp.reports.folder import read_report_record
-from interp.reports.markdown import markdown
+from interp.reports.markdown import markdown, narrow
 from interp.reports.papers import bibtex, latex, methods
 from interp.reports.saved import packed, unpacked
 
@@ -173,7 +173,7 @@ class Result:
     def _repr_html_(self) -> str:
         findings = self.to_findings()
         table = next(iter(findings.tables.values()), None)
-        shown = "" if table is None else table.head(_SHOWN).to_html(index=False, float_format="{:.3g}".format)
+        shown = "" if table is None else narrow(table, _SHOWN)
         return f"<p><b>{html.escape(findings.statement[0])}</b></p>{shown}"
 
 

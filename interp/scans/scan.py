@@ -32,7 +32,7 @@ from interp.reading import (
     metric_values,
 )
 from interp.records import now, showing_progress
-from interp.reports import AnswerMass
+from interp.reports import AnswerMass, narrow
 from interp.scans.agreement import (
     FanOutDisagreement as FanOutDisagreement,
     Method as Method,
@@ -147,6 +147,13 @@ class ScanResult:
             ValueError: as :meth:`ranking`.
         """
         return self.ranking().plot()
+
+    def _repr_html_(self) -> str:
+        """The ranking, where there is one of every head; else the first rows."""
+        try:
+            return self.ranking()._repr_html_()
+        except ValueError:
+            return narrow(self.to_frame(), 10)
 
     def __repr__(self) -> str:
         return (

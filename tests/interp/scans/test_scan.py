@@ -344,7 +344,7 @@ def test_a_scan_of_all_heads_is_a_ranking(llama):
     np.testing.assert_array_equal(ranking.scores, result.drop.reshape(shape))
     assert ranking.measure.unit == result.unit and ranking.provenance["model"] == llama.name
     assert result.top(1)["label"].item() == result.labels[int(result.drop.mean(0).argmax())]
-    assert result.plot().layout.title.text
+    assert result.plot().layout.title.text and "too few" in result._repr_html_()
     assert len(set(ranking.example_ids)) == 2  # also of prompts without ids, or of one id twice
 
 
