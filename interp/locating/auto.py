@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from interp.prompts import Prompt
 
 BUDGET = 3.0
-"""The most that it costs, in exact scans of all heads."""
+"""The most that it costs, in exact scans of all heads at all positions."""
+MORE = 1.2
+"""Of scans of the positions that are looked at, where these are few, it may cost so many times the budget."""
 FLOOR = 0.01
 """Heads whose score is a smaller share of the largest are not tried in pairs: there is nothing to take back."""
 CLEARED = 0.3
@@ -124,7 +126,8 @@ def _kept(
 ) -> Float[np.ndarray, " head"]:
     """The share of each head's score that stays when the head that undoes most of it is replaced too: 1 for most."""
     n_layers, n_heads = asked.shape
-    scan_cost = 1 + asked.share * n_layers * n_heads * (n_layers + 1) / (2 * n_layers)
+    share = min(1.0, MORE * asked.share)
+    scan_cost = 1 + share * n_layers * n_heads * (n_layers + 1) / (2 * n_layers)
     left = len(alone) * (BUDGET * scan_cost - cost.passes(asked.model, asked.pairs.clean)) / asked.share
     plain = 2 / asked.share  # what a scan costs beside its branches, in passes over the positions that are looked at
     suspected, spent = _suspected(alone, asked.shape, 0.75 * left, plain)
