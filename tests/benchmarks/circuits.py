@@ -45,7 +45,7 @@ from probes.questions import Question
 
 BUILD = Path("build/circuits")
 TABLES = Path(__file__).parent / "circuits"
-STEPS = ("pairs", "heads", "sets", "curve", "paths", "minimal", "nas", "variance")
+STEPS = ("pairs", "nas", "heads", "sets", "curve", "paths", "minimal", "variance")
 TASKS = ("other_name", "agreement", "yes_no", "greater_than")
 Head = tuple[int, int]
 Tables = dict[str, pd.DataFrame | list[str]]
@@ -61,7 +61,7 @@ class Size:
     minimal: int = 5  # pairs on which the smallest set is found
     paths: int = 4  # pairs of the paths
     heads: int = 8  # first heads that are a set, and between which paths are patched
-    gates: tuple[int, int] = (60, 5)  # steps, and pairs in each
+    gates: tuple[int, int] = (40, 4)  # steps, and pairs in each
     stability: int = 4  # pairs in each ranking whose variance is split; 0: not
 
 
@@ -281,22 +281,18 @@ class Task:
         return _of_sizes(found.kept[None], len(ranked)), found.undecided
 
     def about_nas(self) -> Tables:
-        """What NAS finds beside what gates find and what replacing heads finds."""
+        """What NAS finds beside what gates find, and which of the two sets the answer needs."""
         nas, (gates, undecided) = self.nas(), self.gates()
-        ways = {"nas": nas, "gates": gates, "auto": self.ranking()}
+        ways = {"nas": nas, "gates": gates}
         sets = [self._weighed(f"first 10 by {way}", ranking.select(top=10), 9) for way, ranking in ways.items()]
-        rows = []
-        for a, b in (("nas", "gates"), ("nas", "auto"), ("gates", "auto")):
-            shared = set(ways[a].select(top=10)) & set(ways[b].select(top=10))
-            means = [ways[w].scores.mean(0).ravel() for w in (a, b)]
-            rows.append(
-                {"one": a, "other": b, "of first ten, shared": len(shared), "by chance": 100 / nas.scores[0].size}
-            )
-            rows[-1] |= {"spearman over heads": spearman(*means)[0], "n": self.size.ranked}
+        shared = set(nas.select(top=10)) & set(gates.select(top=10))
+        agreement = spearman(nas.scores.mean(0).ravel(), gates.scores.mean(0).ravel())[0]
+        row = {"task": self.name, "of first ten, shared": len(shared), "by chance": 100 / nas.scores[0].size}
+        row |= {"spearman over heads": agreement, "n": self.size.ranked}
         named = [f"First by {way}: {', '.join(head_label(*h) for h in r.select(top=10))}." for way, r in ways.items()]
         named.append(f"{undecided:.0%} of the gates are between 0.1 and 0.9 after {self.size.gates[0]} steps.")
         return {
-            "NAS beside gates": pd.DataFrame(rows),
+            "NAS beside gates": pd.DataFrame([row]),
             "What each finds": named,
             "Sets by NAS and gates": pd.DataFrame(sets),
         }
