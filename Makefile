@@ -7,7 +7,7 @@ SETUP := $(VENV)/.complete
 # A plain path, which editors and pyright can follow.
 EDITABLE := --config-settings editable_mode=compat
 
-.PHONY: demo test shapes lint bench evaluate notebooks docs lock clean
+.PHONY: demo test lint bench evaluate notebooks docs lock clean
 
 # Threads that wait asleep: on a busy machine spinning ones make every pass several times slower.
 demo: export OMP_WAIT_POLICY = PASSIVE
@@ -18,10 +18,6 @@ demo: $(SETUP)
 
 test: $(SETUP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-
-SHAPES ?= $(addprefix tests/interp/,architecture edits figures models passes prompts rankings reading scans statistics vision)
-shapes: $(SETUP)  ## those tests with every array held to the shape in its annotation, by beartype
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_shapes.py $(SHAPES) -p tests.shapes --jaxtyping-packages=interp,probes,tests.shapes.checked
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+import tests.shapes  # noqa: F401  # before anything of the packages
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a hub
 
 import interp

@@ -1,10 +1,11 @@
-"""Arrays are held to the shapes in their annotations while tests run: `make shapes` names :func:`checked`.
+"""Arrays are held to the shapes in their annotations while tests run: pytest's options (pyproject.toml) name it.
 
-jaxtyping's hook hands every function of the two packages to it, and beartype checks arguments and result of those that
-name a shape (``Float[Tensor, "batch seq"]``): kind, axes, and that a name is one size throughout a call. Other
-annotations are pyright's, and at the door ``@public``'s.
+jaxtyping's hook hands every function of the two packages to :func:`checked`, and beartype checks arguments and result
+of those that name a shape (``Float[Tensor, "batch seq"]``): kind, axes, and that a name is one size throughout a call.
+Other annotations are pyright's, and at the door ``@public``'s.
 
-A test may hand over what a function refuses: an array of another shape fails only where the function takes it.
+A test may hand over what a function refuses: an array of another shape fails only where the function takes it. A
+warning names the same line as without the checker, whose frames are not counted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +27,15 @@ from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturn
 
 SHAPE = re.compile(r"\b(Bool|Float|Int|Num|UInt8)\[")
 WORD = re.compile(r"[A-Z]\w+")
+CHECKER = re.compile(rf"{re.escape(__file__)}|<@beartype\(.*|.*/jaxtyping/.*")  # the files of its frames
 SHAPED: dict[tuple[str, str, int], Shaped] = {}
 _by_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 _told_by_jaxtyping = jaxtyping.jaxtyped
 
 # jaxtyping would wrap each of 3000 functions, inner ones at every call, and check arguments twice: a third more time.
 jaxtyping.jaxtyped = lambda *, typechecker: typechecker
+
+_warn = warnings.warn
 
 
 class WrongShape(AssertionError):
@@ -66,7 +71,7 @@ class Shaped:
 def checked(function: Any) -> Any:
     """The function, or the dataclass, with arrays held to the shapes in its signature."""
     if not inspect.isclass(function):
-        return _checked(function, {})
+        return counted(function) if function.__qualname__ == "outside_package" else _checked(function, {})
     if dataclasses.is_dataclass(function) and "__init__" in vars(function):
         modules = {n: c.__module__ for c in reversed(function.__mro__) for n in vars(c).get("__annotations__", {})}
         function.__init__ = _checked(function.__init__, modules)
@@ -96,7 +101,38 @@ def _checked(function: types.FunctionType, modules: dict[str, str]) -> Callable[
         function(*args, **kwargs)  # may refuse
         raise wrong
 
-    return wrapped
+    return _as_if_in(function, wrapped)
+
+
+def _as_if_in(function: types.FunctionType, wrapper: Any) -> Any:
+    """``wrapper`` as if its module were the function's, for :func:`interp.door.callers.outside_package`."""
+    of_module = {**globals(), "__name__": function.__module__}
+    there = types.FunctionType(wrapper.__code__, of_module, wrapper.__name__, None, wrapper.__closure__)
+    return functools.update_wrapper(there, function)
+
+
+class Counted(int):
+    """A ``stacklevel`` in which the checker's frames are counted."""
+
+
+def counted(outside_package: types.FunctionType) -> Callable[[], Counted]:
+    return _as_if_in(outside_package, lambda: Counted(outside_package() - 1))
+
+
+def warn(message: Any, category: type[Warning] | None = None, stacklevel: int = 1, source: Any = None) -> None:
+    """``warnings.warn``, where ``stacklevel`` does not count the checker's frames."""
+    level, frame, left = 1, sys._getframe(1), stacklevel
+    if isinstance(stacklevel, Counted):
+        level, left = int(stacklevel), 1
+    while left > 1 and frame.f_back is not None:
+        frame = frame.f_back
+        file = frame.f_code.co_filename
+        level += "importlib._bootstrap" not in file  # Python does not count these
+        left -= not (CHECKER.fullmatch(file) or "importlib._bootstrap" in file)
+    _warn(message, category, level + 1, source)
+
+
+warnings.warn = warn
 
 
 def _names_a_shape(annotation: str, names: dict[str, Any]) -> bool:

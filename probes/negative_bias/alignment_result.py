@@ -159,7 +159,7 @@ def _row(name: str, method: str, answers: Answers, untouched: Answers) -> dict[s
 def _null_rows(name: str, untouched: Answers) -> list[dict[str, Any]]:
     """A model that always says No, whatever is asked, and a coin: the mean and central 95 % of its draws."""
     never = replace(
-        untouched, log_probs=np.log(np.full((len(untouched), 2), [0.99, 0.01])), top=np.zeros(len(untouched))
+        untouched, log_probs=np.log(np.full((len(untouched), 2), [0.99, 0.01])), top=np.zeros(len(untouched), dtype=int)
     )
     rng, gold = np.random.default_rng(SEED), untouched.gold
     coins = rng.normal(size=(N_COINS, len(gold)))

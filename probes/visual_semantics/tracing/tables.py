@@ -181,7 +181,7 @@ def _with_interval(values: Float[np.ndarray, "example part layer"]) -> Cells:
     return values.mean(axis=0), *mean_interval(values)
 
 
-def _share(m: Measured, change: Float[np.ndarray, "example part layer"], known: Bool[np.ndarray, " example"]) -> Cells:
+def _share(m: Measured, change: Float[np.ndarray, "known part layer"], known: Bool[np.ndarray, " example"]) -> Cells:
     difference = (m.clean - m.corrupt)[known].astype(np.float64)
     if not len(change) or abs(difference.mean()) < LEAST[m.unit]:
         nothing = np.full(change.shape[1:], np.nan)

@@ -191,7 +191,7 @@ def test_verdicts(change, low, high, verdict):
 
 
 def test_mcnemar_by_hand():
-    before, after = np.array([0, 0, 0, 0, 0, 1, 1]), np.array([1, 1, 1, 1, 1, 1, 1])
+    before, after = np.array([0.0, 0, 0, 0, 0, 1, 1]), np.ones(7)
     assert mcnemar_p(after, before) == pytest.approx(2 * 0.5**5) and mcnemar_p(before, before) == 1
 
 
