@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         render_page as render_page,
     )
     from interp.reports.result import Result as Result, load_result as load_result
+    from interp.reports.saved import later as later
     from interp.reports.tracking import log_result as log_result
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -139,7 +139,11 @@ def load_findings(directory: str | Path) -> Findings:
     """
     directory = Path(directory)
     data = storage.read_report_record(directory, RECORD, needs=(), kind="study")
-    arrays = saved_arrays(directory, data)
+    return findings_in(directory, data, saved_arrays(directory, data))
+
+
+def findings_in(directory: Path, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Findings:
+    """The findings of a record and its arrays, which were read already."""
     with understood(directory / RECORD):
         return Findings(
             title=data["title"],

@@ -20,7 +20,7 @@ import numpy as np
 
 from interp.door import public
 from interp.records import keeps_work, understood
-from interp.reports.findings import RECORD, Findings, load_findings, saved_arrays
+from interp.reports.findings import RECORD, Findings, findings_in, load_findings, saved_arrays
 from interp.reports.folder import read_report_record
 from interp.reports.markdown import markdown, narrow
 from interp.reports.papers import bibtex, latex, methods
@@ -73,12 +73,16 @@ class Result:
         object.__setattr__(handed, "tables", {name: table.copy() for name, table in handed.tables.items()})
         return handed
 
+    def _read(self) -> Findings:
+        """The report as it was saved, without figures; of a result that was not loaded, the report."""
+        return self.__dict__.get("_saved") or self.to_findings()
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_findings"}
 
     def statement(self) -> list[str]:
         """The verdict first, in sentences, from the numbers alone."""
-        return list(self.to_findings().statement)
+        return list(self._read().statement)
 
     def plot(self, name: str | None = None) -> go.Figure:
         """A figure of the report, by its name; if none is given, the one that the class names, else the first.
@@ -117,6 +121,7 @@ class Result:
         arrays: dict[str, np.ndarray] = {}
         value = packed(self, arrays, withhold=not include_replies)
         findings = self.to_findings(include_replies=include_replies)
+        value["withheld"] = not include_replies
         return findings.save(directory, overwrite=overwrite, result=value, raw=arrays)
 
     def cite(self) -> str:
@@ -125,7 +130,7 @@ class Result:
 
     def methods_paragraph(self) -> str:
         """A paragraph for the methods section of a paper, with this run's model, data, settings and versions."""
-        return methods(self.to_findings().title, self.provenance)
+        return methods(self._read().title, self.provenance)
 
     @public
     def table(
@@ -141,7 +146,7 @@ class Result:
         Raises:
             KeyError: a table that the report does not have.
         """
-        tables = self.to_findings().tables
+        tables = self._read().tables
         name = name or next(iter(tables), "")
         if name not in tables:
             raise KeyError(f"{type(self).__name__} has no table {name!r}; it has {list(tables)}.")
@@ -171,7 +176,7 @@ class Result:
         return f"{type(self).__name__}: {self.statement()[0]}"
 
     def _repr_html_(self) -> str:
-        findings = self.to_findings()
+        findings = self._read()
         table = next(iter(findings.tables.values()), None)
         shown = "" if table is None else narrow(table, _SHOWN)
         return f"<p><b>{html.escape(findings.statement[0])}</b></p>{shown}"
@@ -192,4 +197,7 @@ def load_result(directory: str | Path) -> Any:
         return load_findings(directory)
     arrays = saved_arrays(directory, record)
     with understood(directory / RECORD):
-        return unpacked(record["result"], arrays)
+        result = unpacked(record["result"], arrays)
+    if isinstance(result, Result) and record["result"].get("withheld"):
+        vars(result)["_saved"] = findings_in(directory, record, arrays)
+    return result

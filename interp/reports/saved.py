@@ -4,7 +4,8 @@ Numbers, texts, lists, mappings, tables, arrays, tensors and dataclasses of thes
 its name and its fields, and built again from them: nothing else of a file is ever called. Texts that may be harmful are
 left out unless asked for: a value with a method ``withheld`` is written as what that returns, a field with
 ``metadata={"withheld": True}`` as None. A field with ``metadata={"saved": False}`` is not written: it has its default
-when the value is read.
+when the value is read. A field that is :class:`later` is built when somebody asks for it, so that the rest is read
+where torch is not installed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib import import_module
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,49 @@ def unpacked(stored: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return tuple(unpacked(v, arrays) for v in inside)
     if kind == "mapping":
         return {_key(unpacked(k, arrays)): unpacked(v, arrays) for k, v in inside}
-    return class_of(kind)(**{n: unpacked(v, arrays) for n, v in inside.items()})
+    cls = class_of(kind)
+    return cls(**{n: Stored(v, arrays) if _is_later(cls, n) else unpacked(v, arrays) for n, v in inside.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What :func:`unpacked` has not built yet."""
+
+    stored: Any
+    arrays: Mapping[str, np.ndarray]
+
+
+class later:
+    """A field of a dataclass that holds tensors or edits: of a saved value it is built when it is first asked for.
+
+    >>> @dataclass(frozen=True)
+    ... class Correction:
+    ...     name: str
+    ...     edit: ModelEdit = later()
+    """
+
+    def __init__(self, default: Any = MISSING) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            if self.default is MISSING:
+                raise AttributeError(self.name)  # a dataclass then takes the field to have no default
+            return self.default
+        value = vars(instance)[self.name]
+        if isinstance(value, Stored):
+            value = vars(instance)[self.name] = unpacked(value.stored, value.arrays)
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self.name] = value
+
+
+def _is_later(cls: type, name: str) -> bool:
+    return isinstance(getattr_static(cls, name, None), later)
 
 
 def class_of(name: str) -> type:
@@ -115,10 +159,7 @@ def class_of(name: str) -> type:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in _OWN:
             raise _of_another_version(name) from None
-        raise RecordError(
-            f"this result is of {name}, which needs {error.name}, and that is not installed. interp.load_findings "
-            "reads its sentences and tables without."
-        ) from None
+        raise _needs(f"this result is of {name}", error) from None
     except (ImportError, AttributeError):
         raise _of_another_version(name) from None
     if not (isinstance(found, type) and (is_dataclass(found) or hasattr(found, "_fields"))):
@@ -139,10 +180,19 @@ def _bits(tensor: Any) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray, dtype: str) -> Any:
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise _needs("this is a tensor", error) from None
     tensor = torch.from_numpy(np.array(array))
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+
+
+def _needs(what: str, error: ModuleNotFoundError) -> RecordError:
+    return RecordError(
+        f"{what}, which needs {error.name}, and that is not installed. interp.load_findings reads the sentences and "
+        "tables without."
+    )
 
 
 def _of_another_version(name: str) -> RecordError:

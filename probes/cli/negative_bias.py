@@ -206,7 +206,7 @@ def nasa(
     options: Annotated[
         dict,
         taken(
-            "probes.negative_bias.methods:Settings",
+            "probes.negative_bias.corrections:Settings",
             "steps learning_rate",
             k=Option("Tune at most so many heads, those of highest NAS.", least=1),
             batch_size=Option("Questions in a step, half of them Yes.", least=2),

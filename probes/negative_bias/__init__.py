@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from probes.negative_bias.asking import answer as answer
     from probes.negative_bias.bias_result import BiasReport as BiasReport
     from probes.negative_bias.causality import causal_test as causal_test
+    from probes.negative_bias.corrections import Settings as Settings
     from probes.negative_bias.knowledge import sort_by_knowledge as sort_by_knowledge
     from probes.negative_bias.knowledge_result import Knowledge as Knowledge
     from probes.negative_bias.measures import measure as measure
-    from probes.negative_bias.methods import Settings as Settings
     from probes.negative_bias.nas import (
         negative_attention_score as negative_attention_score,
         rank_by_effect as rank_by_effect,

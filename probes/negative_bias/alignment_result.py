@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from interp.edits import ModelEdit, require_weights
-from interp.models import Model
 from interp.records import keeps_work
 from interp.reports import Result, refuse_other_run
 from interp.statistics import SEED, Estimate, auroc, auroc_difference, paired_share_change
 from probes.negative_bias.answers import LEAST_MASS, Answers, bias_measures
-from probes.negative_bias.asking import answer
-from probes.negative_bias.methods import Method
+from probes.negative_bias.corrections import Method
 from probes.questions import Instruction, Question, overlap
+
+if TYPE_CHECKING:
+    from interp.edits import ModelEdit
+    from interp.models import Model
 
 FITTED = "NASA on the validation questions"
 HELD_OUT = "Held-out questions"
@@ -85,6 +86,8 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
             ValueError: questions that a method was fitted on, their twins and copies, those that made the ranking,
                 and a model of other weights.
         """
+        from interp.edits import require_weights
+
         require_weights(model, self.edit.model, "the alignment")
         for name, given in sets.items():
             questions, _ = self._asked(given)
@@ -115,6 +118,8 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
         return given if isinstance(given, tuple) else (given, self.instruction)
 
     def _ask(self, model: Model, given, batch_size: int) -> Answers:
+        from probes.negative_bias.asking import answer
+
         questions, instruction = self._asked(given)
         return answer(model, questions, instruction, batch_size=batch_size)
 

@@ -11,7 +11,7 @@ from typing import Any
 from interp.edits import load_edit
 from interp.records import clear_parts, read_record, understood, write_record
 from interp.reports import hash_file
-from probes.negative_bias.methods import Method, State
+from probes.negative_bias.corrections import Method, State
 from probes.studies import Study
 
 

@@ -20,8 +20,9 @@ from interp.records import Kept, hash_json, keeps_work
 from interp.statistics.rank_agreement import ranks
 from probes.negative_bias.alignment_result import HELD_OUT, Alignment
 from probes.negative_bias.answers import require_options_used
+from probes.negative_bias.corrections import Method, Settings
 from probes.negative_bias.fits import Fits
-from probes.negative_bias.methods import Bench, Method, Settings, tune_heads
+from probes.negative_bias.methods import Bench, tune_heads
 from probes.negative_bias.nas import CITATIONS, score_prompts
 from probes.negative_bias.rivals import fit_offset, scale_heads, train_lora
 from probes.questions import Instruction, Question, hash_questions, overlap, require_probing_set

@@ -13,7 +13,8 @@ from interp.figures import head_label
 from interp.fitting import LoraTuner
 from interp.passes import UpperLayers
 from probes.negative_bias.answers import Answers
-from probes.negative_bias.methods import Bench, Method, State, validation_state
+from probes.negative_bias.corrections import Method, State
+from probes.negative_bias.methods import Bench, validation_state
 
 FACTORS = (0.0, 0.5, 1.5)  # tried for each head by the rival that scales
 

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
         observe as observe,
     )
     from probes.requests.behaviour_result import GROUPS as GROUPS, Behaviour as Behaviour
+    from probes.requests.classes import (
+        TEXT_CLASSIFIERS as TEXT_CLASSIFIERS,
+        require_both as require_both,
+        separation as separation,
+        surface_baselines as surface_baselines,
+        words_of as words_of,
+    )
     from probes.requests.prompts import (
         build_request_prompts as build_request_prompts,
         positions_of as positions_of,
@@ -46,16 +53,11 @@ if TYPE_CHECKING:
     )
     from probes.requests.sets import RequestSets as RequestSets, divide_requests as divide_requests
     from probes.requests.states import (
-        TEXT_CLASSIFIERS as TEXT_CLASSIFIERS,
         RequestStates as RequestStates,
         difference_of_means as difference_of_means,
         read_states as read_states,
-        require_both as require_both,
-        separation as separation,
         separation_by_position as separation_by_position,
-        surface_baselines as surface_baselines,
         whitened_difference as whitened_difference,
-        words_of as words_of,
     )
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

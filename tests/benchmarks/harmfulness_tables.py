@@ -9,7 +9,7 @@ import pandas as pd
 
 from interp.rankings.ranking import HeadRanking
 from interp.statistics import Estimate, paired_share_change, wilson_share
-from probes.harmfulness.directions.directions import HeldOut
+from probes.harmfulness.directions.result import HeldOut
 from probes.requests.behaviour_result import GROUPS, UNCLEAR, Behaviour, refusal_rate
 from probes.requests.requests import Request
 

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
         controls_of as controls_of,
     )
     from probes.harmfulness.directions.directions import (
-        HarmfulDirections as HarmfulDirections,
-        HeldOut as HeldOut,
         compare_protocols as compare_protocols,
         fit_directions as fit_directions,
     )
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
         find_openings as find_openings,
         openings_of as openings_of,
     )
+    from probes.harmfulness.directions.result import HarmfulDirections as HarmfulDirections, HeldOut as HeldOut
     from probes.harmfulness.directions.writers import (
         rank_writers as rank_writers,
         strongest_layer as strongest_layer,

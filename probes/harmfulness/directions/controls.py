@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 
 from interp.edits import Direction, random_direction
-from probes.harmfulness.directions.directions import HarmfulDirections
+from probes.harmfulness.directions.result import HarmfulDirections
 
 
 def controls_of(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
-from torch import Tensor
 
 from interp.door.brief import brief
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POSITIONS = {"harmfulness": "t_inst", "refusal": "t_post"}
 """Where each direction is read."""

@@ -16,8 +16,7 @@ from interp.figures.intervals import interval_lines
 from interp.records import hash_json
 from interp.reports import Figures, Findings
 from interp.statistics import FEWEST, Claim, Estimate, difference_of, mean_estimate
-from probes.harmfulness.directions.directions import HarmfulDirections, HeldOut
-from probes.harmfulness.directions.learning import chosen_layer
+from probes.harmfulness.directions.result import HarmfulDirections, HeldOut
 from probes.requests import hash_requests
 
 _LINES = {
@@ -189,6 +188,8 @@ def _one_or_two(mean: Mapping[str, float], n: int) -> str:
 
 
 def _held_out_sentences(condition: str, held: HeldOut) -> Iterator[str]:
+    from probes.harmfulness.directions.learning import chosen_layer
+
     words = held.baselines.set_index("baseline").loc["words (TF-IDF)"]
     of_words, n_texts = Estimate.from_row(words, "auroc"), int(words["n_fitted"])
     fit = held.directions

@@ -30,9 +30,9 @@ from interp.scans import scan_projection, write_along
 from interp.scans.scan import scan
 from interp.statistics import auroc, mean_interval
 from probes.harmfulness.directions.controls import balanced_half, controls_of
-from probes.harmfulness.directions.directions import HarmfulDirections
 from probes.harmfulness.directions.first_tokens import Openings
 from probes.harmfulness.directions.openings import find_openings, openings_of
+from probes.harmfulness.directions.result import HarmfulDirections
 from probes.heads import check_once
 from probes.requests import (
     CITATIONS as PAPER,

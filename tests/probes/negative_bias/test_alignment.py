@@ -16,7 +16,8 @@ from probes.negative_bias import methods as alignment_methods
 from probes.negative_bias.alignment_result import target_of
 from probes.negative_bias.answers import Answers
 from probes.negative_bias.asking import answer
-from probes.negative_bias.methods import Bench, Method, Settings, State, tune_heads, validation_state
+from probes.negative_bias.corrections import Method, Settings, State
+from probes.negative_bias.methods import Bench, tune_heads, validation_state
 from probes.negative_bias.nas import rank_by_effect, rank_heads
 from probes.negative_bias.nasa import RIVALS, align, negative_heads, require_disjoint, require_ranking_of
 from probes.negative_bias.rivals import fit_offset

@@ -8,16 +8,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import interp
+from probes.requests.classes import embedding_auroc, separation, surface_baselines
 from probes.requests.prompts import build_request_prompts, positions_of
 from probes.requests.requests import Request, is_confounded, load_requests, with_ending
-from probes.requests.states import (
-    RequestStates,
-    embedding_auroc,
-    read_states,
-    separation,
-    separation_by_position,
-    surface_baselines,
-)
+from probes.requests.states import RequestStates, read_states, separation_by_position
 from tests.tiny import tiny, tiny_tokenizer
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from probes.requests.classes import surface_baselines
 from probes.requests.formats import FORMATS
 from probes.requests.requests import (
     SCARY,
@@ -24,7 +25,6 @@ from probes.requests.requests import (
     split_requests,
     with_ending,
 )
-from probes.requests.states import surface_baselines
 
 CATEGORIES = {
     "violence",

@@ -13,8 +13,8 @@ from interp.edits.head_scales import ScaledHeads
 from interp.records.folder_lock import FolderInUseError
 from interp.records.keep import Keep
 from probes.modulation.candidates import _put_away, _read_back
+from probes.negative_bias.corrections import Method, State
 from probes.negative_bias.fits import Fits, read_method, write_method
-from probes.negative_bias.methods import Method, State
 from probes.requests import Behaviour, Request
 from probes.studies.study import Study
 from tests.interp.records.test_folder_lock import another_process

@@ -12,9 +12,10 @@ import interp
 from interp.records.folder_lock import OtherRunError
 from interp.scans.head_writing import scan_projection, write_along
 from probes.harmfulness.directions import writers as module
-from probes.harmfulness.directions.directions import HarmfulDirections, fit_directions
+from probes.harmfulness.directions.directions import fit_directions
 from probes.harmfulness.directions.first_tokens import Openings
 from probes.harmfulness.directions.openings import find_openings
+from probes.harmfulness.directions.result import HarmfulDirections
 from probes.harmfulness.directions.writers import rank_writers, strongest_layer
 from probes.requests.behaviour_result import Behaviour
 from probes.requests.prompts import build_request_prompts, until_instruction_end
