@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.door.brief import brief
 from interp.records import RecordError
 from interp.reports.tables import read_table, stored_table
 
@@ -112,6 +113,8 @@ class Stored:
 
     stored: Any
     arrays: Mapping[str, np.ndarray]
+
+    __repr__ = brief
 
 
 class later:

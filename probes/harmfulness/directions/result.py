@@ -253,6 +253,8 @@ class HeldOut:
     baselines: pd.DataFrame
     layer0_auroc: float
 
+    __repr__ = brief
+
     @property
     def is_confounded(self) -> bool:
         """Whether the requests' endings tell the classes apart, here or where the directions were fitted."""
