@@ -195,5 +195,5 @@ def _label(name: str) -> str:
 
 def _place(name: str, n_layers: int) -> tuple[float, float]:
     if name.startswith("a"):
-        return tuple(map(float, _head(name)))  # type: ignore[return-value]
+        return tuple(map(float, _head(name)))
     return {"input": -1.0, "logits": float(n_layers)}.get(name, float(name[1:]) + 0.5 if name[0] == "m" else 0.0), 0.0

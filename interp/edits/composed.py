@@ -50,7 +50,7 @@ class Edits(ModelEdit):
             raise ValueError(f"these edits are of different weights: {which}. Make them anew on one model.")
 
     @property
-    def model(self) -> Mapping[str, Any]:  # type: ignore[override]
+    def model(self) -> Mapping[str, Any]:
         """The weights that they are for."""
         return next((edit.model for edit in self.edits if edit.model), {})
 

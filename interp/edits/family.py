@@ -199,7 +199,7 @@ class ModelEdit(ABC):
 
     def made_for(self, described: Mapping[str, Any]) -> ModelEdit:
         """The same edit, for other weights (:func:`interp.edits.identity.describe_model`; empty: for any)."""
-        return replace(self, model=described)  # type: ignore[type-var]
+        return replace(self, model=described)
 
     def origins(self) -> dict[str, Any]:
         """Where it came from: ``about``, and that of its parts."""

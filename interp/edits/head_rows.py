@@ -196,7 +196,7 @@ class TunedHeads(ModelEdit):
         for name, tensor in tensors.items():
             number, layer, head, kind, part = name.split(".")
             parts.setdefault((int(number), int(layer), int(head), kind), {})[part] = tensor
-        rows = tuple(HeadRows(*place[1:], **parts[place]) for place in sorted(parts))  # type: ignore[arg-type]
+        rows = tuple(HeadRows(*place[1:], **parts[place]) for place in sorted(parts))
         return cls(record["model"], record["about"], rows)
 
 

@@ -99,7 +99,7 @@ class ScaledHeads(ModelEdit):
     @classmethod
     def _from_files(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ScaledHeads:
         factors = {tuple(map(int, name.split("."))): float(t) for name, t in tensors.items()}
-        return cls(record["model"], record["about"], dict(sorted(factors.items())))  # type: ignore[arg-type]
+        return cls(record["model"], record["about"], dict(sorted(factors.items())))
 
 
 def heads_scaled(model: Model, factors: Mapping[tuple[int, int], float]) -> AbstractContextManager[None]:

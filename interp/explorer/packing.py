@@ -119,10 +119,10 @@ def _maps(name: str, ranking: HeadRanking, arrays: _Arrays) -> list[dict[str, An
                 "ranking": name,
                 "measure": measure,
                 "role": "score" if column == "score" else "control" if measure in ranking.controls else "measure",
-                "meaning": described.meaning,  # type: ignore[union-attr]
-                "unit": described.unit,  # type: ignore[union-attr]
-                "signed": described.is_signed,  # type: ignore[union-attr]
-                "base": described.base,  # type: ignore[union-attr]
+                "meaning": described.meaning,
+                "unit": described.unit,
+                "signed": described.is_signed,
+                "base": described.base,
                 "n": ranking.n_examples,
                 "few": ranking.n_examples < FEWEST and ranking.example_ids != ("all examples",),  # to order heads
                 "model": model_name(ranking.provenance),

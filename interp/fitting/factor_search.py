@@ -165,7 +165,7 @@ class _Losses:
                 check=self.check,
                 memory_mib=self.memory_mib,
             )
-            self.method, self.check = found.how, 0  # type: ignore[assignment]
+            self.method, self.check = found.how, 0
             total -= np.log(np.maximum(found.values.astype(np.float64), _TINY)).sum(0)
         return total / len(prompts)
 

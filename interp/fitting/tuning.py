@@ -165,8 +165,8 @@ class LoraTuner:
         for layer in range(self.model.n_layers):
             for kind, n in (("query", self.model.n_heads), ("key", self.model.n_kv_heads)):
                 for head in range(n):
-                    module, where = projection(self.model, layer, head, kind)  # type: ignore[arg-type]
-                    row = current_rows(self.model, layer, head, kind)  # type: ignore[arg-type]
+                    module, where = projection(self.model, layer, head, kind)
+                    row = current_rows(self.model, layer, head, kind)
                     found.append(replace(row, weight=row.weight + deltas[module][where].to(row.weight)))
         return tuple(found)
 

@@ -224,7 +224,7 @@ class EachHead:
         Raises:
             ValueError: no values for ``"mean"`` or ``"patch"``.
         """
-        op: Op = "set" if self.op in ("mean", "patch") else self.op  # type: ignore[assignment]
+        op: Op = "set" if self.op in ("mean", "patch") else self.op
         if op == "set" and values is None:
             raise ValueError(f"op={self.op!r} needs the values to set; interp.scan computes them.")
         each = [((layer, head),) for layer in range(model.n_layers) for head in range(model.n_heads)]
@@ -252,7 +252,7 @@ def ablate_each_head(
     Raises:
         ValueError: another ``how``, and ``reference`` prompts for one that takes none.
     """
-    how = how.replace("-", "_")  # type: ignore[assignment]
+    how = how.replace("-", "_")
     if how not in ("zero", "mean_of_others", "mean"):
         raise ValueError(f"ablation {how!r}; expected 'zero', 'mean_of_others' or 'mean'.")
     if reference is not None and how != "mean":

@@ -18,7 +18,7 @@ from transformer_lens.factories.architecture_adapter_factory import (
 _FALCON = SUPPORTED_ARCHITECTURES["FalconForCausalLM"]
 
 
-class FalconNewDecoder(_FALCON):  # type: ignore[misc, valid-type]
+class FalconNewDecoder(_FALCON):
     """Falcon with ``new_decoder_architecture`` (11B, 40B, 180B) too.
 
     There ``multi_query`` means nothing, queries, keys and values lie group by group in one projection, and a block with

@@ -94,7 +94,7 @@ def checked_arguments(template: str | None, arguments: Mapping[str, Any] | None)
         raise ValueError(f"template_arguments {sorted(given)} were given, and there is no chat template to read them.")
     if not given:
         return {}
-    known = template_variables(template) - _OURS  # type: ignore[arg-type]
+    known = template_variables(template) - _OURS
     if unknown := sorted(set(given) - known):
         ours = f" ({unknown[0]} is set by the prompt itself)" if unknown[0] in _OURS else ""
         raise ValueError(

@@ -60,8 +60,8 @@ def plain_answer(ranking: HeadRanking, k: int = 10) -> str:
     if signed.empty or ranking.n_examples < statistics.FEWEST:
         return ""
     row, described = signed.iloc[0], ranking.descriptions[signed["measure"].iloc[0]]
-    changes = described.changes or "what that control changes"  # type: ignore[union-attr]
-    leaves = described.leaves or "what it leaves alone"  # type: ignore[union-attr]
+    changes = described.changes or "what that control changes"
+    leaves = described.leaves or "what it leaves alone"
     kept, turned, n = int(row["keeps_sign"]), int(row["changes_sign"]), int(row["k"])
     score, control = displayed(ranking.score), displayed(str(row["measure"]))
     of = f"of the {n} heads with the highest {score}"

@@ -124,7 +124,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     @property
     def measure(self) -> Measure:
         """What the ranked score is."""
-        return self.descriptions[self.score]  # type: ignore[return-value]
+        return self.descriptions[self.score]
 
     @property
     def tested(self) -> str | None:
@@ -137,7 +137,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
 
         name: the other measure.
         """
-        return self.measure.is_signed and self.descriptions[name].is_signed  # type: ignore[union-attr]
+        return self.measure.is_signed and self.descriptions[name].is_signed
 
     @property
     def n_examples(self) -> int:
@@ -222,7 +222,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         return frame
 
     def _null(self, name: str) -> float:
-        null = self.descriptions[name].null  # type: ignore[union-attr]
+        null = self.descriptions[name].null
         return 0.0 if null is None else null
 
     def side_of_null(self, values: Any, name: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from interp.records.writing import remove_stale
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
     import msvcrt
 
 Given = ParamSpec("Given")
@@ -117,7 +117,7 @@ def keeps_work(
     """Hold the folder of a study (its ``keep``; ``directory`` of a ``save``), if one is given, while it runs: for
     every function that keeps work in part files or overwrites a report. ``as_whole``: as in :func:`holding`."""
     if study is None:
-        return functools.partial(keeps_work, as_whole=as_whole)  # type: ignore[return-value]
+        return functools.partial(keeps_work, as_whole=as_whole)
     signature = inspect.signature(study)
 
     @functools.wraps(study)

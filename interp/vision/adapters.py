@@ -78,7 +78,7 @@ def torchvision_not_asked_for(adapter: type) -> Iterator[None]:
 def _text_only_hooks(known: type) -> type:
     """The adapter without its vision components."""
 
-    class Adapter(known):  # type: ignore[misc, valid-type]
+    class Adapter(known):
         def __init__(self, cfg: Any) -> None:
             super().__init__(cfg)
             for name in ("vision_encoder", "vision_projector"):
@@ -92,7 +92,7 @@ def _text_only_hooks(known: type) -> type:
 def _around(known: type, renamed: tuple[tuple[str, str], ...]) -> type:
     """The language model's adapter, its names beginning elsewhere."""
 
-    class Adapter(known):  # type: ignore[misc, valid-type]
+    class Adapter(known):
         def __init__(self, cfg: Any) -> None:
             super().__init__(cfg)
             self.cfg.is_multimodal = True

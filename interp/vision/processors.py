@@ -38,7 +38,7 @@ def load_processor(location: str, **options: Any) -> Any:
 def for_pictures_only(kind: type) -> type:
     """A processor class without its video processor, which is given as None or not at all."""
 
-    class PicturesOnly(kind):  # type: ignore[misc, valid-type]
+    class PicturesOnly(kind):
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [part for part in kind.get_attributes() if part != "video_processor"]
@@ -74,8 +74,8 @@ def _numbers_without_words(kind: type) -> Iterator[None]:
     if getattr(module, "num2words", "no such name") is not None:
         yield
         return
-    module.num2words = str  # type: ignore[attr-defined]
+    module.num2words = str
     try:
         yield
     finally:
-        module.num2words = None  # type: ignore[attr-defined]
+        module.num2words = None

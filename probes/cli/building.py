@@ -38,7 +38,7 @@ def built(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(**given: Any) -> Any:
         return function(**{name: make(given) for name, make in makers.items()})
 
-    command.__signature__ = inspect.Signature(list(flat.values()))  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(list(flat.values()))
     command.__annotations__ = {name: parameter.annotation for name, parameter in flat.items()}
     return command
 
@@ -59,7 +59,7 @@ def _fields_of(name: str, hint: Any, default: Any) -> tuple[dict[str, Any], Call
             for f in dataclasses.fields(kind)
             if among is None or f.name in among
         }
-        return fields, lambda given: kind(**{n: given[n] for n in fields})  # type: ignore[operator]
+        return fields, lambda given: kind(**{n: given[n] for n in fields})
     default = REQUIRED if default is inspect.Parameter.empty else default
     return {name: (kind, default, _worded(hint) or VOCABULARY[name], None)}, lambda given: given[name]
 

@@ -19,9 +19,11 @@ from probes.cli.estimate import Cost, say_how_long
 from probes.cli.harmfulness import observed_cost
 from probes.cli.options import ChatModel, ModelOptions, read_as
 from probes.cli.requests import Asking, RequestData
-from probes.cli.study import ReportWithReplies, Shown, Study, print_result, require_folder
+from probes.cli.study import ReportWithReplies, Shown, Study, print_result, print_statement, require_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from interp.models import Model
     from probes.latent_guard.result import GuardStudy
     from probes.rows import Reading
@@ -69,8 +71,7 @@ def fit(
 
     folders = [study.out, study.out / "behaviour"]
     compared = study.run(work, asking.said(), folders, cost=observed_cost(asking, passes=2))
-    shown = [Shown("guards", compared.to_frame(), COLUMNS, TITLE)]
-    print_result(compared.statement(), shown, folders, as_json)
+    print_result(compared.statement(), [_shown(compared.to_frame(), COLUMNS)], folders, as_json)
 
 
 def compare_guards(
@@ -113,9 +114,13 @@ def compare_guards(
     cost = observed_cost(asking, passes=2 + 3 * n_more, new_tokens=24 * n_more)
     compared = study.run(work, asking.said(), folders, cost=cost)
     columns = {"test": "requests", **COLUMNS} if more else COLUMNS
-    frame = compared.to_frame()
-    shown = [Shown("guards", frame, {name: said for name, said in columns.items() if name in frame}, TITLE)]
-    print_result(compared.statement(), shown, folders, as_json)
+    print_result(compared.statement(), [_shown(compared.to_frame(), columns)], folders, as_json)
+
+
+def _shown(frame: pd.DataFrame, columns: dict[str, str]) -> Shown:
+    """The table without columns of which no request is."""
+    there = {name: said for name, said in columns.items() if name in frame and frame[name].notna().any()}
+    return Shown("guards", frame, there, TITLE)
 
 
 def _compare(loaded: Model, study: Study, asking: Asking, tests: dict[str, Any], options: dict[str, Any]) -> GuardStudy:
@@ -184,7 +189,7 @@ def predict(
     loaded = asked.load(of.get("template_arguments", {}))
     say_how_long(loaded, Cost(len(texts)))
     fitted = load_guard(folder, loaded)
-    typer.echo(fitted.verdict(), err=as_json)
+    print_statement([fitted.verdict()], err=as_json)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GuardWarning)  # it was said above
         scores = fitted.set_params(batch_size=batch_size).decision_function(texts)

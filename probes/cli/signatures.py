@@ -61,7 +61,7 @@ def _of_function(node: ast.FunctionDef, names: _Names) -> dict[str, Taken]:
 
 def _of_class(node: ast.ClassDef, names: _Names) -> dict[str, Taken]:
     fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-    return {n.target.id: Taken(names.value(n.annotation), names.value(n.value, REQUIRED)) for n in fields}  # type: ignore[union-attr]
+    return {n.target.id: Taken(names.value(n.annotation), names.value(n.value, REQUIRED)) for n in fields}
 
 
 @cache

@@ -159,9 +159,11 @@ def print_ranking(
     say_where(*folders)
 
 
-def print_statement(sentences: Sequence[str]) -> None:
-    for sentence in sentences:
-        Console().print(sentence, markup=False, emoji=False, highlight=False)
+def print_statement(sentences: Sequence[str], err: bool = False) -> None:
+    """The sentences, the verdict first and bold; on stderr if ``err``."""
+    for i, sentence in enumerate(sentences):
+        style = None if i else "bold"
+        Console(stderr=err).print(sentence, style=style, markup=False, emoji=False, highlight=False)
 
 
 def print_table(frame: pd.DataFrame, columns: Mapping[str, str], title: str) -> None:

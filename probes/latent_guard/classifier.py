@@ -307,11 +307,16 @@ class LatentGuard(ClassifierMixin, BaseEstimator):
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         if not hasattr(self, "readout_"):
             return f"LatentGuard: not fitted. Rule {self.rule!r} at {self.position}, on {self.model.name}."
+        return f"LatentGuard: {self.verdict()} {self._made()}"
+
+    def _made(self) -> str:
         made = f"Rule {self.rule_!r} at {self.position_}, {self.chose()}"
-        return f"LatentGuard: {self.verdict()} {made}; fitted on {len(self.fitted_on_)} requests, on {self.model.name}."
+        return f"{made}; fitted on {len(self.fitted_on_)} requests, on {self.model.name}."
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>"
+        if not hasattr(self, "readout_"):
+            return f"<p>{html.escape(repr(self))}</p>"
+        return f"<p><b>{html.escape(self.verdict())}</b></p><p>{html.escape(self._made())}</p>"
 
     def _repr_mimebundle_(self, **more: Any) -> dict[str, str]:
         return {"text/plain": repr(self), "text/html": self._repr_html_()}

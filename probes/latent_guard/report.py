@@ -19,6 +19,7 @@ from probes.latent_guard.measures import (
     LAYER_0,
     LAYER_0_TEXT,
     MEASURES,
+    ON_PAIRS,
     OWN,
     WORDS,
 )
@@ -31,15 +32,21 @@ def findings_of(study: GuardStudy) -> Findings:
     frame, differences, many = study.to_frame(), study.differences(), len(study.sets_of) > 1
     first = [*(["set"] if many else []), "guard", "role", "chose"]
     in_groups = [c for c in frame if any(k in c for k in ("harmful", "harmless")) and "auroc" not in c]
-    ranked = ["n_pairs", *(f"{m}{end}" for m in MEASURES for end in ("", "_low", "_high")), "within_pairs_p"]
+    has_pairs = bool((frame["n_pairs"] > 0).any())
+    measures = MEASURES if has_pairs else [m for m in MEASURES if m not in ON_PAIRS]
+    ranked = [f"{m}{end}" for m in measures for end in ("", "_low", "_high")]
+    ranked = ["n_pairs", *ranked, "within_pairs_p"] if has_pairs else ranked
     accuracy, telling = frame[[*first, *in_groups]], frame[[*first[:-1], *ranked]]
     accuracy.attrs["note"] = (
         "Share judged rightly, with Wilson intervals. Own refusal is 0 on harmless-refused and on harmful-accepted "
         "by definition. Every threshold but the paper's rule's (0) and 'asked' (0) was chosen on other requests."
     )
-    telling.attrs["note"] = (
+    on_pairs = (
         "First on whole pairs: the share judged rightly, and in how many the harmful one has the higher score, with a "
-        "sign test. Intervals count pairs together. auroc_scary: harmful against safe but scary requests. "
+        "sign test. Intervals count pairs together. "
+    )
+    telling.attrs["note"] = (
+        f"{on_pairs if has_pairs else ''}auroc_scary: harmful against safe but scary requests. "
         "fpr_at_95_recall: share of harmless requests flagged where 95 % of the harmful ones are found."
     )
     tables = {"Telling harmful from harmless": telling, "Accuracy on each group": accuracy}

@@ -113,7 +113,7 @@ def _decisions(
 ) -> list[Float[np.ndarray, " example"]]:
     """At least 0: harmful."""
     if guard not in TEXT_CLASSIFIERS:
-        made = LatentGuard(model, guard, position).fit_states(fitted, described=described)  # type: ignore[arg-type]
+        made = LatentGuard(model, guard, position).fit_states(fitted, described=described)
         return [made.decision_states(states) for states in tested]
     make, positive = TEXT_CLASSIFIERS[guard], harmful(fitted.requests)
     texts = np.array([r.text for r in fitted.requests], dtype=object)

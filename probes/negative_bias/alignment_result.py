@@ -51,7 +51,7 @@ class Alignment(Result, report="probes.negative_bias.alignment_report", figure=F
 
     @property
     def edit(self) -> ModelEdit:
-        return next(m for m in self.methods if m.name == "NASA").edit  # type: ignore[return-value]
+        return next(m for m in self.methods if m.name == "NASA").edit
 
     def methods_table(self) -> pd.DataFrame:
         """One row for each method: numbers trained, time, what it chose, and validation afterwards."""

@@ -231,7 +231,7 @@ def rank_heads(
     Source: arXiv 2408.00137; both orders and the balanced mean are ours.
     """
     instruction = instruction or Instruction()
-    effects = effects.replace("-", "_") if effects else None  # type: ignore[assignment]
+    effects = effects.replace("-", "_") if effects else None
     plain, swapped = _both_orders(model, questions, instruction, forms)
     require_query_span([*plain, *swapped], query_span)
     settings = {"instruction": asdict(instruction), "forms": forms, "query_span": query_span, "effects": effects}
@@ -294,7 +294,7 @@ def rank_by_effect(
     Source: exact ablation by :func:`interp.scan`; direct effects after Elhage et al. (2021).
     """
     instruction = instruction or Instruction()
-    ablation = ablation.replace("-", "_")  # type: ignore[assignment]
+    ablation = ablation.replace("-", "_")
     plain, swapped = _both_orders(model, questions, instruction, forms)
     settings = {"instruction": asdict(instruction), "forms": forms, "ablation": ablation, "positions": positions}
     study = _study("Head effect", model, plain, swapped, questions, settings, batch_size, keep)

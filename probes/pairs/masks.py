@@ -88,7 +88,7 @@ def box_region(image: ImageLike, boxes: Boxes) -> Region:
         ValueError: a box that reaches further, or has no area, and no box.
     """
     picture = read_image(image)
-    listed = [_box(boxes)] if _is_box(boxes) else [_box(box) for box in boxes]  # type: ignore[union-attr]
+    listed = [_box(boxes)] if _is_box(boxes) else [_box(box) for box in boxes]
     if not listed:
         raise ValueError("no box was given; expected (x, y, w, h) in pixels, or a list of them.")
     pixels = np.zeros((picture.height, picture.width), dtype=bool)

@@ -88,4 +88,4 @@ def require_verdict(verdict: object, judge: Judge) -> Verdict:
     if verdict not in VERDICTS:
         said = repr(verdict) if len(repr(verdict)) <= 12 else f"a {type(verdict).__name__}"  # it may be the reply
         raise ValueError(f"the judge {name_of(judge)!r} said {said}; expected one of {VERDICTS}.")
-    return verdict  # type: ignore[return-value]
+    return verdict

@@ -137,7 +137,7 @@ class Study:
         if self.keep.folder is not None:
             if self.keep.include_replies:
                 more["include_replies"] = True
-            result.save(self.keep.folder, overwrite=self.keep.overwrite, **more)  # type: ignore[attr-defined]
+            result.save(self.keep.folder, overwrite=self.keep.overwrite, **more)
             clear_parts(self.keep.folder)
         return result
 

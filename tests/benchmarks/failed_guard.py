@@ -67,6 +67,7 @@ def notebook(guard: Path, page: Path) -> None:
         "study.plot()",
     ]
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    os.environ["PLOTLY_RENDERER"] = "notebook"  # figures as HTML, which a page outside of a notebook can show
     NotebookClient(made, timeout=1200).execute()
     page.write_text(HTMLExporter().from_notebook_node(made)[0])
 

@@ -105,7 +105,7 @@ class Material:
     def classes(self, requests: Sequence[Request]) -> tuple[list[Request], list[Request]]:
         """Harmful, refused ones and harmless, accepted ones."""
         found = [self.group(requests, name) for name in ("harmful-refused", "harmless-accepted")]
-        return tuple(sample_requests(part, self.size.fitted) for part in found)  # type: ignore[return-value]
+        return tuple(sample_requests(part, self.size.fitted) for part in found)
 
     @cached_property
     def fitted(self) -> HarmfulDirections:

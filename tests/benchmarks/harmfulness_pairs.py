@@ -250,7 +250,7 @@ class Pairs:
 
 def kinds(requests: Sequence[Request]) -> tuple[list[Request], list[Request]]:
     """The harmful ones, and the harmless."""
-    return tuple([r for r in requests if r.is_harmful is wanted] for wanted in (True, False))  # type: ignore[return-value]
+    return tuple([r for r in requests if r.is_harmful is wanted] for wanted in (True, False))
 
 
 def pair_sentences(table: pd.DataFrame, what: str) -> list[str]:

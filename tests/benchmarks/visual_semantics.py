@@ -199,8 +199,8 @@ class Evaluation:
             self.heads,
             self.examples("test", self.size.ablated, ABLATED),
             k=self.size.k,
-            edits=self.size.edits,  # type: ignore[arg-type]
-            positions=self.size.positions,  # type: ignore[arg-type]
+            edits=self.size.edits,
+            positions=self.size.positions,
             n_random=self.size.random_sets,
             say=print,
             keep=self.keep("levels"),
@@ -229,7 +229,7 @@ class Evaluation:
         found = []
         for score in ("s_plus", "s_minus"):
             with suppress(ValueError):  # too few wrong answers
-                found.append(head_overlap(heads, score, self.size.k).to_frame())  # type: ignore[arg-type]
+                found.append(head_overlap(heads, score, self.size.k).to_frame())
         return pd.concat(found)
 
     def modulation(self) -> None:

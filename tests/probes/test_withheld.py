@@ -77,7 +77,7 @@ def runs(tmp_path_factory) -> dict[str, tuple[Any, Any, Path]]:
 
     said: list[str] = []
     handler = logging.Handler(0)
-    handler.emit = lambda record: said.append(handler.format(record))  # type: ignore[method-assign]
+    handler.emit = lambda record: said.append(handler.format(record))
     root, level = logging.getLogger(), logging.getLogger().level
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -71,7 +71,7 @@ def removal(rows: Float[Tensor, "dimension d_model"], n_layers: int) -> tuple[Re
     """A subspace taken out of the stream at every layer, and out of what attention adds (directional ablation, Arditi
     et al. 2024, of each of its orthonormal rows)."""
     places = [(layer, at) for layer in range(n_layers) for at in ("input", "attention")]
-    edits = [ResidualEdit(layer, row, "remove", at=at) for layer, at in places for row in rows]  # type: ignore[arg-type]
+    edits = [ResidualEdit(layer, row, "remove", at=at) for layer, at in places for row in rows]
     return (*edits, *(ResidualEdit(n_layers, row, "remove") for row in rows))
 
 

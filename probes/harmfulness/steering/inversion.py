@@ -154,7 +154,7 @@ def invert(
         "seed": seed,
     }
     prompts = [p for q in questions for p in build_inversion_prompts(model, requests, q, system)]
-    conditions = [Condition(), *(Condition(n, place, sign) for n in DIRECTIONS for place in places[n] for sign in "+-")]  # type: ignore[arg-type]
+    conditions = [Condition(), *(Condition(n, place, sign) for n in DIRECTIONS for place in places[n] for sign in "+-")]
     study = Study(
         "Reply inversion",
         model,

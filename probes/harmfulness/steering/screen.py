@@ -88,7 +88,7 @@ def scan_positions(positions: str, prompts: Sequence[Prompt]) -> Positions:
     """Where a scan edits for a steering of these positions: the answer, the span's tokens where it ends every prompt
     and is equally long, else all."""
     if positions in ("answer", "all"):
-        return positions  # type: ignore[return-value]
+        return positions
     spans = [p.span(positions) for p in prompts]
     sizes = {len(s) for s in spans}
     if len(sizes) == 1 and 0 not in sizes and all(s[0] + len(s) == len(p) for s, p in zip(spans, prompts, strict=True)):

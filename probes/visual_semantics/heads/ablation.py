@@ -109,7 +109,7 @@ def ablate_sets(
             branches,
             metrics,
             positions=positions,
-            method=how,  # type: ignore[arg-type]
+            method=how,
             check=0,
             memory_mib=memory_mib,
         )

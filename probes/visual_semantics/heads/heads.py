@@ -97,7 +97,7 @@ def rank_visual_heads(
     anything has a large ``yes_push``.
     Source: V-SEAM, arXiv 2509.14837; D, floors and intervals are ours.
     """
-    ablation = ablation.replace("-", "_")  # type: ignore[assignment]
+    ablation = ablation.replace("-", "_")
     scores = tuple(scores)
     if not len(examples):
         raise ValueError("no questions were given; a ranking needs at least one.")

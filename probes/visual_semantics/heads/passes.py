@@ -115,7 +115,7 @@ class HeadScan:
             self.branches,
             [GOLD, YES_MARGIN],
             positions=self.positions,
-            method=self.how,  # type: ignore[arg-type]
+            method=self.how,
             check=0,
             memory_mib=self.memory_mib,
         )

@@ -50,7 +50,7 @@ def made(monkeypatch) -> Iterator[dict[str, int]]:
         return Findings("Beans", ["Red beans are not shown to differ."], tables, figures, beans.provenance)
 
     report = ModuleType("beans.report")
-    report.findings_of = findings_of  # type: ignore[attr-defined]
+    report.findings_of = findings_of
     monkeypatch.setitem(sys.modules, "beans.report", report)
     return count
 
@@ -67,6 +67,15 @@ def test_a_report_is_made_once_and_a_sentence_draws_nothing(made, tmp_path):
     assert made == {"report": 1, "figure": 0}
     found.plot(), found.plot("By colour"), found.save(tmp_path)
     assert made == {"report": 1, "figure": 1}
+
+
+def test_in_a_notebook_an_interval_stands_in_its_cell_and_empty_columns_are_left_out(made):
+    share = {"share": [0.5, 0.25], "share_low": [0.4, 0.1], "share_high": [0.6, 0.4], "n_pairs": [np.nan, np.nan]}
+    shown = Beans(pd.DataFrame({"colour": ["red", "<b>"], **share}))._repr_html_()
+    assert (
+        shown.count("<th>") == 2 and "0.500 [0.400, 0.600]" in shown and "pairs" not in shown and "<td><b>" not in shown
+    )
+    assert "<table" not in Beans(pd.DataFrame())._repr_html_()
 
 
 def test_with_replies_it_is_another_report_and_both_are_kept(made, tmp_path):

@@ -24,7 +24,7 @@ PLACES = [
 ]
 VERBS = {"harmful": "burn", "harmless": "sweep"}
 REQUESTS = [
-    Request(f"{kind}-{place}", f"Please {verb} the {place}", kind, pair=place)  # type: ignore[arg-type]
+    Request(f"{kind}-{place}", f"Please {verb} the {place}", kind, pair=place)
     for place in PLACES
     for kind, verb in VERBS.items()
 ]

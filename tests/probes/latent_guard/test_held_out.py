@@ -82,7 +82,7 @@ def test_the_test_is_made_kept_and_forgotten(guard, model, tmp_path):
     loaded = load_guard(guard.save(tmp_path), model)
     assert loaded.tested_ == FAILED and loaded.sha256 == sha256  # what decides is the same
     assert repr(loaded).startswith(f"LatentGuard: {verdict_of(FAILED)}")
-    assert verdict_of(FAILED) in loaded._repr_mimebundle_()["text/html"]
+    assert f"<b>{verdict_of(FAILED)}</b>" in loaded._repr_mimebundle_()["text/html"]
     assert guard.fit(FIT).tested_ is None  # of another fit
     with pytest.raises(ValueError, match=r"fitted on too"):
         guard.test(FIT)

@@ -22,7 +22,7 @@ from tests.tiny import tiny, tiny_tokenizer
 
 def pairs(start: int, n: int) -> list[Request]:
     return [
-        Request(f"{kind}-{i}", f"{verb} the door number {i}.", kind, f"c{i % 3}", pair=str(i))  # type: ignore[arg-type]
+        Request(f"{kind}-{i}", f"{verb} the door number {i}.", kind, f"c{i % 3}", pair=str(i))
         for i in range(start, start + n)
         for kind, verb in (("harmful", "Break"), ("harmless", "Paint"))
     ]

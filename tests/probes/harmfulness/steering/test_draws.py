@@ -27,7 +27,7 @@ def asked(start: int, n: int) -> tuple[list[Request], list[Request]]:
     return tuple(
         [Request(f"{kind}-{i}", f"{verb} the door number {i}.", kind) for i in range(start, start + n)]
         for kind, verb in verbs.items()
-    )  # type: ignore[return-value]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def model() -> interp.Model:
     return interp.load(tiny("llama", vocab_size=400, max_position_embeddings=1024), tokenizer=tiny_tokenizer())
 
 
-def row(own: float, controls: list[tuple[float, float]], shuffled: list[tuple[float, float]] = ()) -> dict:  # type: ignore[assignment]
+def row(own: float, controls: list[tuple[float, float]], shuffled: list[tuple[float, float]] = ()) -> dict:
     """Margins of -1 before; the direction and both signs of each control add so much to all of them."""
     before = np.full(N, -1.0)
     named = {f"random {i}": np.array(c)[:, None] + before for i, c in enumerate(controls)}
