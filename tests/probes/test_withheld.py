@@ -168,6 +168,12 @@ def test_no_text_leaves_a_result(runs, name):
     assert holding(folder) == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_result_that_was_read_says_what_it_says_computed_anew(runs, name):
+    value, loaded, _ = runs[name]
+    assert loaded.statement() == loaded.to_findings().statement == value.statement()
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("HarmfulDirections", "GuardStudy")])
 def test_texts_are_there_when_asked_for(runs, name, tmp_path):
     value, _, _ = runs[name]
