@@ -20,8 +20,9 @@ from probes.harmfulness.attacks.jailbreak_result import ATTACKS, JailbreakStudy
 from probes.harmfulness.attacks.jailbreaks import attack, plan
 from probes.harmfulness.attacks.texts import FAMILIES, Jailbreak, load_jailbreaks
 from probes.harmfulness.directions.directions import fit_directions
+from probes.requests.classes import words_classifier
 from probes.requests.requests import Request, load_requests
-from probes.requests.states import read_states, words_classifier
+from probes.requests.states import read_states
 from tests.tiny import tiny, tiny_tokenizer
 
 SECRET = "kettle-reply-7261"
