@@ -41,12 +41,21 @@ class Region:
     Args:
         pixels: True where the edit may change the image.
         how: where the mask came from, in JSON types, for provenance.
+
+    Raises:
+        ValueError: a mask of another type than bool.
     """
 
     pixels: Bool[np.ndarray, "height width"]
     how: Mapping[str, Any] = field(default_factory=dict)
 
     __repr__ = brief
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != bool:
+            raise ValueError(
+                f"the mask has dtype {self.pixels.dtype}; expected bool: True where the edit may change pixels."
+            )
 
     @property
     def share(self) -> float:
@@ -63,8 +72,6 @@ def region_of(image: Image.Image, region: RegionLike) -> Region:
     """The region, checked against the image: Boolean, of the image's size, not empty. ``ValueError`` otherwise."""
     given = region if isinstance(region, Region) else Region(np.asarray(region), {"mask": "given as an array"})
     pixels = given.pixels
-    if pixels.dtype != bool:
-        raise ValueError(f"the mask has dtype {pixels.dtype}; expected bool: True where the edit may change pixels.")
     if pixels.shape != (image.height, image.width):
         raise ValueError(
             f"the mask has shape {pixels.shape}; expected (height, width) = {(image.height, image.width)}. "
