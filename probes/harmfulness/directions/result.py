@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp.door import made_by
+from interp.door.brief import brief
 from interp.reports import Findings, Result, later
 from probes.harmfulness.directions.agreement import Agreement, agreement
 from probes.harmfulness.directions.means import POSITIONS, Means, mean_state, position_of
