@@ -32,10 +32,9 @@ def findings_of(study: GuardStudy) -> Findings:
     frame, differences, many = study.to_frame(), study.differences(), len(study.sets_of) > 1
     first = [*(["set"] if many else []), "guard", "role", "chose"]
     in_groups = [c for c in frame if any(k in c for k in ("harmful", "harmless")) and "auroc" not in c]
-    has_pairs = bool((frame["n_pairs"] > 0).any())
-    measures = MEASURES if has_pairs else [m for m in MEASURES if m not in ON_PAIRS]
+    measures = [m for m in MEASURES if frame[m].notna().any()]  # some have no request: no pairs, none that is scary
     ranked = [f"{m}{end}" for m in measures for end in ("", "_low", "_high")]
-    ranked = ["n_pairs", *ranked, "within_pairs_p"] if has_pairs else ranked
+    ranked = ["n_pairs", *ranked, "within_pairs_p"] if (has_pairs := ON_PAIRS[0] in measures) else ranked
     accuracy, telling = frame[[*first, *in_groups]], frame[[*first[:-1], *ranked]]
     accuracy.attrs["note"] = (
         "Share judged rightly, with Wilson intervals. Own refusal is 0 on harmless-refused and on harmful-accepted "
@@ -45,8 +44,9 @@ def findings_of(study: GuardStudy) -> Findings:
         "First on whole pairs: the share judged rightly, and in how many the harmful one has the higher score, with a "
         "sign test. Intervals count pairs together. "
     )
+    on_scary = "auroc_scary: harmful against safe but scary requests. "
     telling.attrs["note"] = (
-        f"{on_pairs if has_pairs else ''}auroc_scary: harmful against safe but scary requests. "
+        f"{on_pairs if has_pairs else ''}{on_scary if 'auroc_scary' in measures else ''}"
         "fpr_at_95_recall: share of harmless requests flagged where 95 % of the harmful ones are found."
     )
     tables = {"Telling harmful from harmless": telling, "Accuracy on each group": accuracy}
