@@ -1,7 +1,7 @@
 """NASA: correct a model's negative bias by tuning only its negative heads, beside rivals, and test it on held-out data.
 
 After "Correcting Negative Bias in Large Language Models through Negative Attention Score Alignment" (arXiv
-2408.00137). What its sources leave open is in :class:`~probes.negative_bias.methods.Settings`.
+2408.00137). What its sources leave open is in :class:`~probes.negative_bias.corrections.Settings`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class FineTuningStudy(
         results: a row for each of them under each condition, with ``trained_on`` ("nothing", "harmful" or "harmless"
             requests), ``n_pairs``, id, kind, category, verdict, ``harmful`` (Delta_harmful, Eq. 3 of arXiv 2507.11878),
             ``refuse`` (Delta_refuse, Eq. 4) ``guard`` (its score; harmful from 0 up) and
-            ``words`` (:func:`probes.requests.states.words_of`).
+            ``words`` (:func:`probes.requests.classes.words_of`).
         training: a row for each condition with the replies tried for the pairs, steps, numbers trained, seconds, and
             the loss on the replies before training and in the last epoch, in nats a token.
         replies: one for each row of ``results``; None unless asked for.
