@@ -34,10 +34,12 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def narrow(frame: pd.DataFrame, rows: int, columns: int = 8) -> str:
-    """The first rows and columns for a notebook, as HTML: intervals beside their values, names that people read."""
-    told = {"layer", "head"} if "label" in frame else set()
-    shown = {displayed(name): texts for name, texts in cells(frame.head(rows)).items() if name not in told | {"se"}}
-    return pd.DataFrame(dict(list(shown.items())[:columns])).to_html(index=False)
+    """The first rows and columns for a notebook, as HTML: intervals beside their values, names that people read,
+    without columns that are empty. Empty if there are none."""
+    told = {"layer", "head", "se"} if "label" in frame else {"se"}
+    there = {name: texts for name, texts in cells(frame.head(rows)).items() if set(texts) - {"–", ""}}
+    shown = {displayed(name): texts for name, texts in there.items() if name not in told}
+    return pd.DataFrame(dict(list(shown.items())[:columns])).to_html(index=False) if shown else ""
 
 
 def cells(frame: pd.DataFrame) -> dict[str, list[str]]:

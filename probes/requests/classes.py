@@ -140,8 +140,11 @@ def words_classifier():
 
 
 def words_of(fitted: Sequence[Request], asked: Sequence[Request]) -> Float[np.ndarray, " example"]:
-    """What the words of requests tell: the score of :func:`words_classifier`, learned from the texts of others of both
-    kinds; higher for harmful ones. NaN where these were withheld."""
+    """What the words of requests tell, by :func:`words_classifier` learned from the texts of others of both kinds.
+
+    Returns:
+        [example], in log odds: higher for harmful ones. NaN where the texts of the others were withheld.
+    """
     if any(r.is_withheld for r in fitted):
         return np.full(len(asked), np.nan)
     rival = words_classifier().fit([r.text for r in fitted], [r.is_harmful for r in fitted])
