@@ -29,7 +29,6 @@ from interp.reading import (
     default_metric,
     head_outputs,
     mean_head_outputs,
-    metric_values,
 )
 from interp.records import now, showing_progress
 from interp.reports import AnswerMass, narrow
@@ -42,6 +41,7 @@ from interp.scans.agreement import (
     spread,
 )
 from interp.scans.fanout import fan_out_logits, require_edits_act
+from interp.scans.metric_rows import needed_tokens, read_metrics
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -322,7 +322,7 @@ def _require(model, prompts, edits, metrics, positions, method) -> None:
             "'text'. Build prompts with model.prompt, or give the number of last positions."
         )
     for prompt in prompts:
-        _tokens(metrics, prompt)  # KeyError names the answers there are
+        needed_tokens(metrics, prompt)  # KeyError names the answers there are
     if isinstance(edits, EachHead):
         if edits.op == "mean_of_others":
             HeadEdit(0, 0, "mean_of_others").check(model)
@@ -415,13 +415,15 @@ def _difference(model, prompts, i: int, branches: _Branches, metric, check, memo
 
 def _fan_out(model, prompt, branches, m, metrics, memory_mib, advance=None) -> Float[Tensor, "metric row"]:
     """The metrics for the unedited run and each branch, by the fan-out."""
-    tokens = _tokens(metrics, prompt)
-    return _read(metrics, fan_out_logits(model, prompt, branches, m, tokens, memory_mib, advance), tokens, prompt)
+    tokens = needed_tokens(metrics, prompt)
+    return read_metrics(
+        metrics, fan_out_logits(model, prompt, branches, m, tokens, memory_mib, advance), tokens, prompt
+    )
 
 
 def _loop(model, prompt, branches, m, metrics, memory_mib, advance=None) -> Float[Tensor, "metric row"]:
     """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
-    inputs, tokens = model.inputs([prompt]).inputs, _tokens(metrics, prompt)
+    inputs, tokens = model.inputs([prompt]).inputs, needed_tokens(metrics, prompt)
     rows = []
     for branch in [Branch((), "unedited"), *branches]:
         with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=m), unembed_only(model, tokens):
@@ -429,25 +431,4 @@ def _loop(model, prompt, branches, m, metrics, memory_mib, advance=None) -> Floa
             rows.append(output.logits[0, -1].float())
         if advance is not None and branch.edits:
             advance(1)
-    return _read(metrics, torch.stack(rows), tokens, prompt)
-
-
-def _tokens(metrics: Sequence[Metric], prompt: Prompt) -> list[int] | None:
-    """Whose logits are computed, metric by metric, group by group; None for all."""
-    tokens = [token for metric in metrics for group in metric.tokens(prompt) for token in group]
-    return None if any(metric.needs_vocabulary for metric in metrics) else tokens
-
-
-def _read(
-    metrics: Sequence[Metric], logits: Float[Tensor, "row token"], tokens: list[int] | None, prompt: Prompt
-) -> Float[Tensor, "metric row"]:
-    """The metrics from the logits of these tokens."""
-    if tokens is None:
-        return torch.stack([metric_values(metric, logits, prompt).float().cpu() for metric in metrics])
-    groups = [metric.tokens(prompt) for metric in metrics]
-    of_metric = logits.split([sum(map(len, own)) for own in groups], dim=1)
-    values = [
-        metric(own.split([len(g) for g in of], dim=1), None)
-        for metric, own, of in zip(metrics, of_metric, groups, strict=True)
-    ]
-    return torch.stack([v.float().cpu() for v in values])
+    return read_metrics(metrics, torch.stack(rows), tokens, prompt)
