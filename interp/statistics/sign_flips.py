@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from interp.door import as_integer
+from interp.door.brief import brief
 from interp.statistics.estimates import MAX_BYTES, SEED, as_cells, as_shares
 
 _NO_SPREAD, _FAR = 1e-12, 1e100
+_ENOUGH = 200  # flips as extreme on the rarer side, after which no more are drawn
+_HARDLY = 1e-3  # chance that a drawn flip reaches a head that is called far
 
 
 def sign_flip_p(scores: ArrayLike, n_resamples: int = 9999, seed: int = SEED) -> Float[np.ndarray, "*cell"]:
@@ -33,39 +37,112 @@ def sign_flip_p(scores: ArrayLike, n_resamples: int = 9999, seed: int = SEED) ->
     Returns:
         Of shape [...]. 1 for all-zero scores; NaN where a score is not finite.
 
-    Cost: `2 n_resamples * n * heads` multiply-adds, under 256 MB beside the scores themselves.
+    Flips are drawn for the heads that need them: none for a head so far from zero that the chance that any drawn flip
+    reaches it is under one in a thousand (its p is the smallest that there is), and no more once 200 flips were as
+    extreme on the rarer side, which tells p within 7 %.
+
+    Cost: `2 n * heads` multiply-adds a flip, under 256 MB beside three times the scores themselves. 2000 x 1024 scores
+    take seconds.
     Misleads: p is never below `2 / (n_resamples + 1)`, so after correction for m heads a lone head cannot reach
     q < `2 m / (n_resamples + 1)`: use at least `100 m` resamples.
     Source: Fisher (1935), The Design of Experiments; studentised tests of means: Janssen (1997), Stat. Probab. Lett.
-    36; `scipy.stats.permutation_test(permutation_type="samples")`.
+    36; stopping: Besag and Clifford (1991), Biometrika 78; all flips: `scipy.stats.permutation_test`.
     """
     cells, shape = as_cells(scores)
     n, n_resamples, seed = len(cells), as_integer(n_resamples, "n_resamples", 1), as_integer(seed, "seed", 0)
+    p = np.full(cells.shape[1], np.nan)
+    finite = np.isfinite(cells).all(axis=0)
     if n < 2:  # one example: the two flips are equally extreme
-        return np.where(np.isfinite(cells).all(axis=0), 1.0 if n else np.nan, np.nan).reshape(shape)
-
-    def p_value(block: np.ndarray) -> np.ndarray:
-        size = np.abs(block).max(axis=0)
-        scaled = _exactly_summable(block / np.where(size > 0, size, 1.0))
-        cubes, squares = _exactly_summable(scaled**3), (scaled**2).mean(axis=0)
-
-        def statistic(signs: np.ndarray, axis: int) -> np.ndarray:  # [batch, n] -> [batch, cell]
-            signs = np.moveaxis(signs, axis, -1)
-            return _transformed(signs @ scaled / n, signs @ cubes / n, squares, n)
-
-        result = scipy.stats.permutation_test(
-            (np.ones(n),),
-            statistic,
-            permutation_type="samples",
-            n_resamples=n_resamples,
-            batch=int(np.clip(MAX_BYTES // (64 * n), 1, 1000)),
-            vectorized=True,
-            rng=np.random.default_rng(seed),
-        )
-        return result.pvalue[None]
-
-    (p,) = _in_blocks(p_value, cells, width=MAX_BYTES // (8 * n_resamples), n_outputs=1)
+        p[finite] = 1.0 if n else np.nan
+    elif finite.any():
+        p_of = _of_all_flips if 2**n <= n_resamples else partial(_of_drawn_flips, n_resamples=n_resamples, seed=seed)
+        p[finite] = p_of(_Flipped.of(cells[:, finite]))
     return p.reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Flipped:
+    """Scores whose signs are flipped, each head's at most 1 in size, with their cubes and the mean of their squares."""
+
+    scaled: Float[np.ndarray, "example cell"]
+    cubes: Float[np.ndarray, "example cell"]
+    squares: Float[np.ndarray, " cell"]
+
+    __repr__ = brief
+
+    @classmethod
+    def of(cls, cells: Float[np.ndarray, "example cell"]) -> _Flipped:
+        size = np.abs(cells).max(axis=0)
+        scaled = _exactly_summable(cells / np.where(size > 0, size, 1.0))
+        return cls(scaled, _exactly_summable(scaled**3), (scaled**2).mean(axis=0))
+
+    def under(self, signs: Float[np.ndarray, "flip example"]) -> Float[np.ndarray, "flip cell"]:
+        """What is compared over flips."""
+        n = len(self.scaled)
+        return _transformed(signs @ self.scaled / n, signs @ self.cubes / n, self.squares, n)
+
+    def __getitem__(self, chosen: np.ndarray) -> _Flipped:
+        return _Flipped(self.scaled[:, chosen], self.cubes[:, chosen], self.squares[chosen])
+
+
+def _of_all_flips(flipped: _Flipped) -> Float[np.ndarray, " cell"]:
+    n = len(flipped.scaled)
+    result = scipy.stats.permutation_test(
+        (np.ones(n),),
+        lambda signs, axis: flipped.under(np.moveaxis(signs, axis, -1)),
+        permutation_type="samples",
+        n_resamples=2**n,
+        batch=_at_once(flipped),
+        vectorized=True,
+    )
+    return result.pvalue
+
+
+def _of_drawn_flips(flipped: _Flipped, n_resamples: int, seed: int) -> Float[np.ndarray, " cell"]:
+    """Flips drawn for heads that are neither far from zero nor plainly near it; the same flips for all."""
+    observed, rng = flipped.under(np.ones((1, len(flipped.scaled))))[0], np.random.default_rng(seed)
+    above, below = np.zeros((2, len(observed)), dtype=np.int64)
+    drawn = np.full(len(observed), n_resamples)
+    left = np.flatnonzero(~_is_far(flipped, observed, n_resamples))
+    n_drawn = 0
+    while len(left) and n_drawn < n_resamples:
+        these = flipped[left]
+        n_more = min(_at_once(these), n_resamples - n_drawn)
+        signs = 2.0 * rng.integers(0, 2, (n_more, len(these.scaled)), dtype=np.int8) - 1
+        found, near = these.under(signs), 1e-14 * np.abs(observed[left])
+        above[left] += (found >= observed[left] - near).sum(axis=0)
+        below[left] += (found <= observed[left] + near).sum(axis=0)
+        n_drawn += n_more
+        drawn[left] = n_drawn
+        left = left[np.minimum(above, below)[left] < _ENOUGH]
+    return np.minimum(2 * (np.minimum(above, below) + 1) / (drawn + 1), 1.0)
+
+
+def _at_once(flipped: _Flipped) -> int:
+    """Flips that are looked at together."""
+    return int(np.clip(MAX_BYTES // (64 * max(flipped.scaled.shape)), 1, 1000))
+
+
+def _is_far(flipped: _Flipped, observed: Float[np.ndarray, " cell"], n_resamples: int) -> Bool[np.ndarray, " cell"]:
+    """Heads whose observed value no drawn flip will reach, by a bound on the chance that any does.
+
+    What is compared grows with the mean m of a flip and with its skewness k. With |m| below some M, k is at most K(M);
+    if even M with K(M) stays below what was observed, a flip that reaches it has |m| >= M, and of those there are at
+    most a share of 2 exp(-n M^2 / 2 q), with q the mean of the squares (Hoeffding 1963). The largest such M is sought.
+    """
+    n, q = len(flipped.scaled), np.where(flipped.squares > 0, flipped.squares, 1.0)
+    mean, size = np.abs(flipped.scaled.mean(axis=0)), np.abs(flipped.cubes).mean(axis=0)
+    aim, far = np.abs(observed), np.zeros(len(q), dtype=bool)
+    for part in np.linspace(0.95, 0.3, 14):
+        m = part * mean
+        variance = q - m * m
+        scale = variance**1.5 * np.sqrt(n) / (1 + 6 / n)
+        t, k = m * np.sqrt((n - 1) / variance), size / scale
+        reached = t * (1 + k * t / 3 + (k * t) ** 2 / 27) + k / 6
+        other_side = (size + 3 * m * q) / scale / 6  # of flips with a mean below zero
+        chance = 2 * np.exp(-n * m * m / (2 * q))
+        far |= (np.maximum(reached, other_side) < aim) & (chance * n_resamples < _HARDLY)
+    return far
 
 
 def benjamini_hochberg(p: ArrayLike) -> Float[np.ndarray, "*cell"]:
@@ -86,16 +163,6 @@ def benjamini_hochberg(p: ArrayLike) -> Float[np.ndarray, "*cell"]:
     if known.any():
         q[known] = scipy.stats.false_discovery_control(p[known], method="bh")
     return q
-
-
-def _in_blocks(function: Callable[[np.ndarray], np.ndarray], cells: np.ndarray, width: int, n_outputs: int):
-    """`function` over blocks of finite columns, so that memory is bounded; NaN for the other columns."""
-    finite = np.flatnonzero(np.isfinite(cells).all(axis=0))
-    result = np.full((n_outputs, cells.shape[1]), np.nan)
-    for start in range(0, len(finite), max(1, width)):
-        block = finite[start : start + max(1, width)]
-        result[:, block] = function(cells[:, block])
-    return result
 
 
 def _transformed(mean: np.ndarray, cube: np.ndarray, square: np.ndarray, n: int) -> np.ndarray:

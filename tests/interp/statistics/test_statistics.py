@@ -23,6 +23,7 @@ from interp.statistics import (
     ratio_estimate,
     ratio_interval,
     sign_flip_p,
+    sign_flips,
     spearman,
     split_half,
     top_k_overlap,
@@ -123,6 +124,42 @@ def test_equal_scores_make_exact_ties_whatever_their_rounding():
     scores = np.array([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1], [0.1, 0.1], [0.1, 0.1]])
     p = sign_flip_p(scores)
     assert p[0] == p[1] == 2 / 32
+
+
+def flipped_slowly(scores, n_resamples):
+    """Every head, every flip, by scipy: the same statistic, other draws."""
+    n = len(scores)
+
+    def statistic(signs, axis):
+        x = np.moveaxis(signs, axis, -1)[..., None, :] * scores.T
+        mean, square, cube = (np.mean(x**k, axis=-1) for k in (1, 2, 3))
+        return sign_flips._transformed(mean, cube, square, n)
+
+    ones = (np.ones(n),)
+    how = dict(permutation_type="samples", n_resamples=n_resamples, batch=100, vectorized=True)
+    return stats.permutation_test(ones, statistic, rng=np.random.default_rng(9), **how).pvalue
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_flips_that_are_not_drawn_would_have_changed_nothing(skewed, monkeypatch):
+    """Heads far from zero have the floor, as they would; the others have p within the draws' error."""
+    rng = np.random.default_rng(3)
+    noise = rng.standard_exponential((300, 40)) - 1 if skewed else rng.normal(size=(300, 40))
+    scores = noise + np.linspace(-1.5, 1.5, 40)
+    drawn = []
+    under = sign_flips._Flipped.under
+    monkeypatch.setattr(
+        sign_flips._Flipped,
+        "under",
+        lambda self, signs: drawn.append(len(signs) * len(self.squares)) or under(self, signs),
+    )
+    p, slow = sign_flip_p(scores, n_resamples=4999), flipped_slowly(scores, 4999)
+    assert sum(drawn) < 0.5 * 4999 * 40
+    floor = 2 / 5000
+    is_far = sign_flips._is_far(flipped := sign_flips._Flipped.of(scores), under(flipped, np.ones((1, 300)))[0], 4999)
+    assert is_far.sum() >= 5 and (p[is_far] == floor).all() and (slow[is_far] == floor).all()
+    error = np.sqrt(slow * (1 - slow / 2) * 2 * (1 / 4999 + slow / 400))  # of 4999 draws, and of stopping after 200
+    assert (np.abs(p - slow) <= 4 * error + floor).all()
 
 
 def test_benjamini_hochberg_by_hand():
