@@ -34,6 +34,7 @@ N_RANDOM = 5 if FAST else 20
 import pandas as pd
 
 from interp.locating import locate
+from interp.statistics import Estimate
 from probes.known_answers import ALTERATIONS, load_known
 from probes.known_answers.scoring import auroc, mean_interval
 
@@ -126,10 +127,10 @@ graph.plot()
 # %%
 for way in WAYS:
     groups = [group["AUROC"].tolist() for _, group in scores[scores["way"] == way].groupby("model")]
-    value, low, high = mean_interval(groups)
+    value = Estimate(*mean_interval(groups))
     worst = scores[scores["way"] == way]["AUROC"].min()
     n = len(scores) // len(WAYS)
-    print(f"{way}: mean AUROC {value:.2f} [{low:.2f}, {high:.2f}], worst {worst:.2f} (n = {n} models and conditions)")
+    print(f"{way}: mean AUROC {value:.2f}, worst {worst:.2f} (n = {n} models and conditions)")
 print("\n".join(weighed.statement()))
 print(
     f"The set keeps {kept:.0%} and has {len(circuit)} heads, {len(set(circuit) & set(known.heads.values()))} of the program's."

@@ -269,13 +269,14 @@ def minimal_set(
 def _least(holds: Callable[[Sequence[int]], Sequence[bool]], most: int, at_once: int = 16) -> int:
     """The least number from 1 to ``most`` that holds, where those above it do too; ``most`` if no smaller one was found
     to. Numbers are asked about several at a time."""
-    low, high = 0, most  # low does not hold, high does
-    while high - low > 1:
-        sizes = np.unique(np.linspace(low + 1, high - 1, min(at_once, high - low - 1)).round().astype(int)).tolist()
+    fails, least = 0, most  # the largest that is known not to hold, the least that is known to
+    while fails + 1 < least:
+        between = np.linspace(fails + 1, least - 1, min(at_once, least - fails - 1))
+        sizes = np.unique(between.round().astype(int)).tolist()
         found = dict(zip(sizes, holds(sizes), strict=True))
-        high = min((k for k, held in found.items() if held), default=high)
-        low = max((k for k in sizes if k < high), default=low)
-    return high
+        least = min((k for k, held in found.items() if held), default=least)
+        fails = max((k for k in sizes if k < least), default=fails)
+    return least
 
 
 def _kept_shares(asked: Asked) -> Callable[[Sequence[Sequence[Head]]], list[float]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from interp.door.brief import brief
 from interp.passes import tolerance
 from interp.records import write_atomically
 from interp.sources import BUILTIN, cache_dir
@@ -39,6 +40,8 @@ class KeptKinds:
     model: Model
     prompt: Prompt
     settings: tuple[int, int, int]
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         logits = self.model.final_logits([self.prompt])[0].double().numpy()

@@ -87,9 +87,14 @@ class _Flipped:
 
 def _of_all_flips(flipped: _Flipped) -> Float[np.ndarray, " cell"]:
     n = len(flipped.scaled)
+
+    def statistic(signs: np.ndarray, axis: int) -> np.ndarray:
+        found = flipped.under(np.moveaxis(signs, axis, -1).reshape(-1, n))
+        return found if signs.ndim > 1 else found[0]
+
     result = scipy.stats.permutation_test(
         (np.ones(n),),
-        lambda signs, axis: flipped.under(np.moveaxis(signs, axis, -1)),
+        statistic,
         permutation_type="samples",
         n_resamples=2**n,
         batch=_at_once(flipped),

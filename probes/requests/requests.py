@@ -152,6 +152,7 @@ def load_requests(
     return kept if limit is None else sample_requests(kept, limit, seed)
 
 
+@public
 def read_texts(source: str | Path, reading: Reading = AS_IT_IS) -> list[Request]:
     """The texts of a file of requests whose kind nobody needs to know, such as those to judge: where a row does not say
     it, it is taken for harmless. Templates are texts like others here."""
@@ -179,6 +180,7 @@ def _made(form: Format, cells: Fields, source: str | Path, kind: Kind | None) ->
     return Request(**given)
 
 
+@public
 def hash_of(text: str) -> str:
     """What stands for a text where texts are withheld."""
     return text if text.startswith(_WITHHELD) else _WITHHELD + hash_text(text)[:16]
@@ -190,6 +192,7 @@ def hash_requests(requests: Sequence[Request]) -> str:
     return hash_items(requests)
 
 
+@public
 def bare(text: str) -> str:
     """A request's text up to case, space, and final punctuation and quotes: equal for what counts as a duplicate."""
     return " ".join(text.casefold().split()).strip(_FINAL)
@@ -224,6 +227,7 @@ def whole_pairs(requests: Sequence[Request]) -> list[Request]:
     return [r for r in requests if r.pair in whole]
 
 
+@public
 def require_requests(requests: Sequence[Request]) -> None:
     """Raise ``ValueError`` for no requests or repeated ids."""
     if not requests:
@@ -232,6 +236,7 @@ def require_requests(requests: Sequence[Request]) -> None:
         raise ValueError(f"requests share ids: {', '.join(twice[:10])}; expected ids that differ.")
 
 
+@public
 def require_at_least(n: int, what: str, remedy: str = "", least: int = LEAST_REQUESTS) -> None:
     """Raise ``ValueError`` for fewer than ``least`` of something, saying how many more are needed."""
     if n < least:
@@ -344,6 +349,7 @@ def _units(requests: Sequence[Request]) -> list[list[int]]:
     return list(units.values())
 
 
+@public
 def is_confounded(layer0_auroc: float) -> bool:
     """Whether the classes differ at the embedding already (an AUROC above 0.6): in the token that ends the request.
     What separates them at later layers may then be no more than that."""

@@ -67,7 +67,11 @@ def test_every_public_function_checks_at_the_door():
     assert not [name for name in without if name.split(".")[-1] not in OWN_CHECKS], without
 
 
-TAKES = {("interp.explore", "prompts"): [["a text"]], ("interp.explore", "ranking"): [{}]}  # texts; rankings by name
+TAKES = {  # texts; rankings by name
+    ("interp.explore", "prompts"): [["a text"]],
+    ("interp.explore", "ranking"): [{}],
+    ("interp.lens", "prompt"): ["a text"],
+}
 
 
 def cases():
