@@ -47,6 +47,14 @@ class Estimate(NamedTuple):
         width. An end that is not known is left to the ``other``."""
         return Estimate(self.value, float(np.fmin(self.low, other.low)), float(np.fmax(self.high, other.high)))
 
+    def within(self, least: float, most: float) -> Estimate:
+        """The same with ends that the quantity can have: an interval of a mean does not know that of a share.
+
+        >>> f"{Estimate(0.94, 0.66, 1.01).within(-1, 1):.2f}"
+        '0.94 [0.66, 1.00]'
+        """
+        return Estimate(self.value, max(self.low, least), min(self.high, most))
+
     @classmethod
     def from_row(cls, row: Any, name: str, ends: tuple[str, str] | None = None) -> Estimate:
         """From a row of a table: the columns ``name``, ``name_low`` and ``name_high``.

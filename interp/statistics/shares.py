@@ -131,7 +131,7 @@ def paired_share_change(
     if groups is not None:
         of_groups = mean_interval(changes, groups)
         low, high = np.fmin(low, of_groups.low), np.fmax(high, of_groups.high)
-    return Estimate(float(changes.mean()), float(low), float(high))
+    return Estimate(float(changes.mean()), float(low), float(high)).within(-1, 1)
 
 
 class WithinPairs(NamedTuple):

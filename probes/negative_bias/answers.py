@@ -253,8 +253,8 @@ def _estimates(answers: Answers, said: Int[np.ndarray, " example"]) -> dict[str,
         "precision": share(gold, yes),
         "recall": share(yes, gold),
         "negative_bias": difference_of(false_no, false_yes),
-        "mean_p_no": mean_estimate(probability[:, NO], answers.groups),
-        "option_mass": mean_estimate(probability.sum(1), answers.groups),
+        "mean_p_no": mean_estimate(probability[:, NO], answers.groups).within(0, 1),
+        "option_mass": mean_estimate(probability.sum(1), answers.groups).within(0, 1),
         "auroc": auroc_estimate(answers.margin, gold, answers.groups),
         "share_outside": share(said == OUTSIDE, everything),
         "says_yes": share(yes, everything),
@@ -263,7 +263,7 @@ def _estimates(answers: Answers, said: Int[np.ndarray, " example"]) -> dict[str,
     if set(groups[gold]) & set(groups[~gold]):  # twins: what is said of one tells of the other
         errors = np.where(gold, no, yes).astype(float)
         found["negative_bias"] = found["negative_bias"].no_narrower_than(
-            mean_difference(errors, gold, ~gold, answers.groups)
+            mean_difference(errors, gold, ~gold, answers.groups).within(-1, 1)
         )
     arrays = (gold, said, answers.log_probs)
     value = _bootstrapped(*arrays, np.ones((1, n)))[0]

@@ -46,7 +46,7 @@ def summarise(outcomes: pd.DataFrame, fluency_factor: float) -> pd.DataFrame:
             row |= wilson_share(refused).columns("refusal_rate")
             row |= paired_share_change(refused, before).columns("change") | perplexity.columns("perplexity")
             row |= {"perplexity_ratio": perplexity.value / base, "repetition": replied["repetition"].mean()}
-            row |= mean_estimate(part["kl"].dropna().to_numpy()).columns("kl")
+            row |= mean_estimate(part["kl"].dropna().to_numpy()).within(0, np.inf).columns("kl")
             rows.append(row | _fluency(row, repeated, fluency_factor))
     return pd.DataFrame(rows)
 

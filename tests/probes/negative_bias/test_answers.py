@@ -325,3 +325,19 @@ def test_bad_calls_are_refused(model):
         answer(model, [])
     with pytest.raises(ValueError, match="batch_size=0"):
         answer(model, QUESTIONS, batch_size=0)
+
+
+@pytest.mark.parametrize("twins", [False, True])
+@pytest.mark.parametrize("n_yes", [0, 1, 3])
+def test_no_interval_leaves_what_the_measure_can_be(twins, n_yes):
+    """Of a model that says No to nearly everything, with questions in twins or alone."""
+    gold, top = np.arange(60) % 2 == 0, np.zeros(60, int)
+    top[1 : 1 + 2 * n_yes : 2] = 1
+    answers = made(gold, top)
+    if twins:
+        answers = replace(answers, groups=tuple(f"pair {i // 2}" for i in range(60)))
+    table = bias_measures(answers).set_index("measure")
+    for name, row in table.iterrows():
+        least = -1 if name in ("negative_bias", "precision_recall_gap") else 0
+        if np.isfinite(row["ci_low"]):
+            assert least <= row["ci_low"] <= row["ci_high"] <= 1, name
