@@ -29,7 +29,7 @@ FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run ev
 
 # %%
 MODEL = "smollm2-135m"
-N_TRAIN, N_VALIDATION, N_TEST = (20, 20, 10) if FAST else (120, 60, 100)
+N_TRAIN, N_VALIDATION, N_TEST = (10, 10, 10) if FAST else (120, 60, 100)
 
 # %%
 import pandas as pd
@@ -91,7 +91,7 @@ test.plot("Change of negative bias, at the answer")
 
 # %%
 settings = negative_bias.Settings(k=1, steps=2, batch_size=4, check_every=2) if FAST else negative_bias.Settings()
-rivals = ("random heads", "constant offset") if FAST else ("random heads", "LoRA", "scaled heads", "constant offset")
+rivals = ("constant offset",) if FAST else ("random heads", "LoRA", "scaled heads", "constant offset")
 nasa = negative_bias.align(model, training, validation, ranking=ranking, settings=settings, rivals=rivals)
 nasa.methods_table().round(2)
 
