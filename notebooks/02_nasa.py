@@ -29,7 +29,7 @@ FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run ev
 
 # %%
 MODEL = "smollm2-135m"
-N_TRAIN, N_VALIDATION, N_TEST = (10, 10, 10) if FAST else (120, 60, 100)
+N_TRAIN, N_VALIDATION, N_TEST = (20, 20, 10) if FAST else (120, 60, 100)
 
 # %%
 import pandas as pd
