@@ -52,21 +52,22 @@ def lens(model: Model, prompt: Prompt | str, position: int = -1) -> pd.DataFrame
         raise ValueError(f"position={position}; expected one of the prompt's {n} tokens, from {-n} to {n - 1}.")
     if parts.final_norm is None:
         raise ValueError(f"{type(model.hf).__name__} has no final norm, through which a lens could look.")
-    states = residual_states(model, [asked], [[position % n]])[0, :, 0]  # [layer, d_model]
+    places = sorted({position % n, n - 1})  # the last is held against the model's own answer, whatever is asked for
+    states = residual_states(model, [asked], [places])[0]  # [layer, place, d_model]
     weight = next(parts.unembedding.parameters())
     with torch.no_grad():
-        logits = parts.unembedding(parts.final_norm(states[None].to(weight))).float()[0]
+        logits = parts.unembedding(parts.final_norm(states.to(weight))).float()
     config = model.hf.config.get_text_config()
     if cap := getattr(config, "final_logit_softcapping", None):
         logits = cap * torch.tanh(logits / cap)
     shares = logits.softmax(-1).cpu()
-    if position % n == n - 1:
-        off = float((shares[-1] - model.final_logits([asked])[0].float().softmax(-1).cpu()).abs().max())
-        if off > _TOLERANCE:
-            raise ValueError(
-                f"{type(model.hf).__name__}: the last layer through norm and unembedding is {off:.2g} of probability "
-                "from the model's own answer; a lens would show another model."
-            )
+    off = float((shares[-1, -1] - model.final_logits([asked])[0].float().softmax(-1).cpu()).abs().max())
+    if off > _TOLERANCE:
+        raise ValueError(
+            f"{type(model.hf).__name__}: the last layer through norm and unembedding is {off:.2g} of probability "
+            "from the model's own answer; a lens would show another model."
+        )
+    shares = shares[:, 0]
     top = shares.max(-1)
     texts = [str(int(i)) if model.tokenizer is None else model.tokenizer.decode([int(i)]) for i in top.indices]
     frame = pd.DataFrame({"layer": range(len(shares)), "token": texts, "probability": top.values.numpy()})

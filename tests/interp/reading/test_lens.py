@@ -32,3 +32,12 @@ def test_what_cannot_be_read_is_refused(llama):
         interp.lens(llama, prompt(9), position=9)
     first = interp.lens(llama, prompt(9), position=0)
     assert len(first) == llama.n_layers + 1 and first["probability"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("position", [-1, 0])
+def test_a_lens_that_would_show_another_model_is_refused_at_every_position(llama, monkeypatch, position):
+    """A model that scales its logits after the unembedding: seen at the last position, whichever is asked for."""
+    own = type(llama).final_logits
+    monkeypatch.setattr(type(llama), "final_logits", lambda self, prompts: 50 * own(self, prompts))
+    with pytest.raises(ValueError, match="a lens would show another model"):
+        interp.lens(llama, prompt(9), position=position)
