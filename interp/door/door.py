@@ -34,7 +34,7 @@ _UNTOLD = object()  # the annotation says nothing that can be checked
 _NOT_LISTS = (str, bytes, Mapping, set, frozenset)
 
 
-_KEPT = frozenset(("out", "resume", "overwrite", "include_replies", "origin"))
+_KEPT = frozenset(("out", "resume", "overwrite", "include_replies", "origin", "shard"))
 """Fields of ``keep`` (:class:`interp.records.keep.Keep`), which a study also takes by name."""
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from interp.records.csv_files import is_of_report as is_of_report, unguarded as unguarded, write_csv as write_csv
     from interp.records.folder_lock import NAME as NAME, holding as holding, keeps_work as keeps_work
     from interp.records.keep import Keep as Keep, Kept as Kept, keep_of as keep_of
+    from interp.records.merging import merge_shards as merge_shards, merged_from as merged_from
     from interp.records.progress import in_time as in_time, showing_progress as showing_progress
     from interp.records.provenance import (
         hash_json as hash_json,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         understood as understood,
         write_record as write_record,
     )
+    from interp.records.shards import ShardWaits as ShardWaits, place_of as place_of
     from interp.records.work import (
         clear_parts as clear_parts,
         count_left as count_left,

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, overload
 
+from interp.records.keep import keep_of
 from interp.records.writing import remove_stale
 
 try:
@@ -125,8 +126,10 @@ def keeps_work(
         try:
             given = signature.bind_partial(*args, **kwargs).arguments
             out = given.get("out", given.get("directory", given.get("keep")))
-            out = out.get("out") if isinstance(out, dict) else getattr(out, "out", out)  # of a Keep, or its fields
-        except TypeError:  # the call itself says it better
+            if isinstance(out, dict):  # the fields of a Keep
+                out = keep_of(out)
+            out = getattr(out, "folder", out)
+        except (TypeError, ValueError):  # the call itself says it better
             out = None
         if not isinstance(out, (str, os.PathLike)) or not str(out):
             return study(*args, **kwargs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from interp.door import made_by, public
+from interp.records.shards import Shard
 
 
 @public
@@ -25,6 +26,10 @@ class Keep:
         overwrite: replace the report, and discard the part files, of another run.
         include_replies: keep the texts of requests and replies, which may be harmful, in memory and in files.
         origin: what is known of the data (a file, a limit, the seed of a sample), for the provenance.
+        shard: "2/8": this process is the second of eight that share the study, each of which does its own batches and
+            keeps them in ``out/shards``. When all are done, ``interp merge out`` joins them.
+
+    Raises ``ValueError`` for a shard that can't be ("3/2"), or one without ``out``.
     """
 
     out: str | Path | None = None
@@ -32,11 +37,21 @@ class Keep:
     overwrite: bool = False
     include_replies: bool = False
     origin: Mapping[str, Any] | None = field(default=None, compare=False)
+    shard: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard is not None:
+            Shard.parse(self.shard)
+            if self.out is None:
+                raise ValueError(f"shard={self.shard!r} without a folder; the shards meet in one: give out=...")
 
     @property
     def folder(self) -> Path | None:
-        """``out`` as a path, ``~`` expanded."""
-        return None if self.out is None else Path(self.out).expanduser()
+        """``out`` as a path, ``~`` expanded; of a shard, its own folder in it."""
+        if self.out is None:
+            return None
+        out = Path(self.out).expanduser()
+        return out if self.shard is None else Shard.parse(self.shard).folder(out)
 
 
 Kept: TypeAlias = Keep | str | Path | Mapping[str, Any] | None

@@ -37,9 +37,36 @@ class Parts:
 
     def read(self, number: int, items: str) -> Arrays | None:
         """The arrays of a part, None where there is none; with a warning where its file is not this part, whole."""
+        arrays, why = self._looked_at(number, items)
+        if why:
+            self.distrust(number, why)
+        return arrays
+
+    def peek(self, number: int, items: str) -> Arrays | None:
+        """:meth:`read` without a word: of a part that somebody else writes, and may not have written yet."""
+        return self._looked_at(number, items)[0]
+
+    def numbers(self) -> list[int]:
+        """Of the part files that are there."""
+        return sorted(int(path.stem.split("-")[1]) for path in self.folder.glob("part-*.safetensors"))
+
+    def taken(self, number: int) -> tuple[str, Arrays]:
+        """A part whatever its items are: their hash, and the arrays. Raises ``ValueError`` for a file that is not this
+        part of this run, whole."""
+        try:
+            items = _about(self.path(number).read_bytes()).get("items", "")
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path(number)} can't be read: {str(error)[:120]}.") from None
+        arrays, why = self._looked_at(number, items)
+        if arrays is None:
+            raise ValueError(f"{self.path(number)} can't be used: {why or 'it is gone'}. Run its shard again.")
+        return items, arrays
+
+    def _looked_at(self, number: int, items: str) -> tuple[Arrays | None, str]:
+        """The arrays of a part, or None and why they are not used; without a reason where there is no file."""
         path = self.path(number)
         if not path.is_file():
-            return None
+            return None, ""
         try:
             content = path.read_bytes()
             arrays, about = load(content), _about(content)
@@ -47,11 +74,8 @@ class Parts:
             wrong = [name for name in expected if about.get(name) != expected[name]]
             why = _WRONG[wrong[0]] if wrong else "it says more than a part does" if len(about) > len(expected) else ""
         except (OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
-            why = f"it can't be read: {str(error)[:120]}"
-        if not why:
-            return arrays
-        self.distrust(number, why)
-        return None
+            return None, f"it can't be read: {str(error)[:120]}"
+        return (None, why) if why else (arrays, "")
 
     def write(self, number: int, items: str, arrays: Arrays) -> None:
         whole = {name: np.ascontiguousarray(a) for name, a in arrays.items()}

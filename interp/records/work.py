@@ -16,6 +16,7 @@ from interp.records.folder_lock import OtherRunError, holding_unless_held
 from interp.records.parts import Arrays, Parts, hash_items, layout
 from interp.records.progress import showing_progress
 from interp.records.provenance import hash_json
+from interp.records.shards import Place, ShardWaits, place_of
 from interp.records.writing import write_atomically
 
 Item = TypeVar("Item")
@@ -38,9 +39,11 @@ def run_batches(
     same ``settings`` instead of computing them. A part that is damaged, or of another batch, step or run, is
     computed again, with a warning that names it. The parts stay until :func:`clear_parts`.
 
+    In a shard's folder (:mod:`interp.records.shards`) its own batches alone are scored; the others' are read there.
+
     Raises ``OtherRunError`` if parts of other settings (or of another number of items, or another batch size) are
-    there, or if somebody else is at work there; ``ValueError`` for no
-    items.
+    there, or if somebody else is at work there; ``ValueError`` for no items; ``ShardWaits`` in a shard that is done
+    before the others.
     """
     if len(items) == 0:
         raise ValueError("no items were given; there is nothing to score.")
@@ -48,35 +51,56 @@ def run_batches(
         raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
     starts = range(0, len(items), batch_size)
     settings = {"batch_size": batch_size, "n_items": len(items), **(settings or {})}
-    with holding_unless_held(directory), showing_progress(title, len(items)) as advance:
+    shard = place_of(directory)
+    own = shard.shard.numbers(len(starts)) if shard else range(len(starts))
+    sizes = [min(batch_size, len(items) - start) for start in starts]
+    with holding_unless_held(directory), showing_progress(title, sum(sizes[n] for n in own)) as advance:
         parts = None
         if directory is not None:
-            parts = Parts(keep_parts_of(directory, settings, resume), _key_of(directory, settings))
-        done: list[Arrays] = []
-        kept: list[int] = []
+            parts = Parts(keep_parts_of(directory, settings, resume), key_of_parts(directory, settings))
+        done: dict[int, Arrays] = {}
+        kept: set[int] = set()
 
-        def made(number: int) -> Arrays:
+        def made(number: int, is_distrusted: bool = False) -> Arrays:
             batch = items[starts[number] : starts[number] + batch_size]
             named = hash_items(batch) if parts else ""
-            arrays = parts.read(number, named) if parts and number not in distrusted else None
+            arrays = parts.read(number, named) if parts and not is_distrusted else None
             if arrays is not None:
-                kept.append(number)
+                kept.add(number)
                 return arrays
             arrays = score(batch)
             if parts:
                 parts.write(number, named, arrays)
             return arrays
 
-        distrusted: set[int] = set()
-        for number in range(len(starts)):
-            done.append(made(number))
-            advance(min(batch_size, len(items) - starts[number]))
-        if parts and len({str(layout(arrays)) for arrays in done}) > 1:
-            distrusted.update(kept)
-            for number in sorted(distrusted):
+        for number in own:
+            done[number] = made(number)
+            advance(sizes[number])
+        if shard and parts:
+            others = [n for n in range(len(starts)) if n not in done]
+            named = {n: hash_items(items[starts[n] : starts[n] + batch_size]) for n in others}
+            done |= _of_others(shard, parts.key, named, title)
+        if parts and len({str(layout(arrays)) for arrays in done.values()}) > 1:
+            for number in sorted(kept):
                 parts.distrust(number, "not all parts have arrays of the same names, types and shapes")
-                done[number] = made(number)
-    return {name: np.concatenate([a[name] for a in done]) for name in done[0]}
+                done[number] = made(number, is_distrusted=True)
+    return {name: np.concatenate([done[n][name] for n in range(len(starts))]) for name in done[0]}
+
+
+def _of_others(place: Place, key: str, named: Mapping[int, str], title: str) -> dict[int, Arrays]:
+    """The parts that other shards keep, by number. Raises ``ShardWaits`` where some are not there."""
+    beside = [Parts(folder / "parts", key) for folder in place.beside()]
+    found: dict[int, Arrays] = {}
+    for number, items in named.items():
+        arrays = next((a for parts in beside if (a := parts.peek(number, items)) is not None), None)
+        if arrays is not None:
+            found[number] = arrays
+    if len(found) < len(named):
+        raise ShardWaits(
+            f"shard {place.shard} has done its batches of {title}; {len(named) - len(found)} of {len(named)} of the "
+            f"other shards are not here yet. When all are done: `interp merge {place.out}`."
+        )
+    return found
 
 
 def prepare_directory(directory: str | Path, need_mib: float) -> Path:
@@ -120,7 +144,7 @@ def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool,
     if not record.exists():
         return
     with holding_unless_held(directory):
-        found = _read_run(record)
+        found = read_run(record)
         same = found is not None and hash_json(found) == hash_json(settings)
         if same:
             return
@@ -160,16 +184,16 @@ def count_left(n_items: int, directory: Path | None, batch_size: int) -> int:
     return n_items - min(n_items, n_kept * batch_size)
 
 
-def _key_of(directory: Path, settings: Mapping[str, Any]) -> str:
+def key_of_parts(directory: Path, settings: Mapping[str, Any]) -> str:
     """Which run part files are of: its settings, and for a step inside another run's parts that run and its place."""
     own = hash_json(_as_read_back(settings))
     for above in directory.parents:
-        if above.name == "parts" and (found := _read_run(above / "run.json")) is not None:
+        if above.name == "parts" and (found := read_run(above / "run.json")) is not None:
             return hash_json([own, hash_json(found), directory.relative_to(above).as_posix()])
     return own
 
 
-def _read_run(record: Path) -> dict[str, Any] | None:
+def read_run(record: Path) -> dict[str, Any] | None:
     """The settings that part files are of; None where that can't be told."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from probes.cli.estimate import Cost
 from probes.cli.harmfulness import observed_cost
 from probes.cli.options import ChatModel, say
 from probes.cli.requests import EarlierRequests, RequestData, only_kind
-from probes.cli.study import ReportWithReplies, Shown, Study, print_result, with_caveats
+from probes.cli.study import ReportWithReplies, Shown, Study, WholeReportWithReplies, print_result, with_caveats
 from probes.cli.vocabulary import FILES
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def jailbreaks(
 
 
 def suffixes(
-    keep: ReportWithReplies,
+    keep: WholeReportWithReplies,
     model: ChatModel,
     data: RequestData,
     options: Annotated[

@@ -13,6 +13,7 @@ from probes.cli.edit import apply, diff, fold, show
 from probes.cli.guard import compare_guards, fit, predict
 from probes.cli.harmfulness import harmfulness_directions, inversion, refusal_writers, steer
 from probes.cli.locate import locate
+from probes.cli.merge import merge
 from probes.cli.models import models
 from probes.cli.modulate import modulate
 from probes.cli.negative_bias import knowledge, measure_negative_bias, nasa, negative_heads, order_swap
@@ -51,6 +52,7 @@ COMMANDS = (
     Command("test order-swap", order_swap, STEPS),
     Command("test visual-levels", visual_levels, STEPS),
     Command("compare", compare, STEPS),
+    Command("merge", merge, STEPS),
     Command("modulate", modulate, STEPS),
     Command("edit show", show, STEPS),
     Command("edit apply", apply, STEPS),

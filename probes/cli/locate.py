@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from probes.cli.declaring import Option
 from probes.cli.estimate import Cost
 from probes.cli.options import ModelOptions, PairData
-from probes.cli.study import Report, Study, print_ranking
+from probes.cli.study import Study, WholeReport, print_ranking
 
 METHODS = Literal[
     "auto",
@@ -29,7 +29,7 @@ METHODS = Literal[
 
 
 def locate(
-    keep: Report,
+    keep: WholeReport,
     model: ModelOptions,
     data: PairData,
     method: Annotated[METHODS, Option("How heads are found (docs/methods/known-answers.md).")] = "auto",

@@ -13,7 +13,15 @@ from probes.cli.declaring import Option, changed, taken
 from probes.cli.estimate import Cost
 from probes.cli.options import Data, ModelOptions, QuestionData, require_files, say
 from probes.cli.rank import INSTRUCTION, NAS_PASSES, Wording
-from probes.cli.study import Report, Shown, Study, print_result, require_folder, require_place_for_export
+from probes.cli.study import (
+    Report,
+    Shown,
+    Study,
+    WholeReport,
+    print_result,
+    require_folder,
+    require_place_for_export,
+)
 from probes.cli.vocabulary import FILES, VOCABULARY
 
 if TYPE_CHECKING:
@@ -200,7 +208,7 @@ class DividedQuestions(Data):
 
 
 def nasa(
-    keep: Report,
+    keep: WholeReport,
     model: ModelOptions,
     data: DividedQuestions,
     options: Annotated[

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-Report = Annotated[Keep, only("out resume overwrite")]
-"""The options that say where a report goes."""
-ReportWithReplies = Annotated[Keep, only("out include_replies resume overwrite")]
+Report = Annotated[Keep, only("out resume overwrite shard")]
+"""The options that say where a report goes, of work that is a stream of batches."""
+WholeReport = Annotated[Keep, only("out resume overwrite")]
+"""Of work that one process does."""
+ReportWithReplies = Annotated[Keep, only("out include_replies resume overwrite shard")]
+WholeReportWithReplies = Annotated[Keep, only("out include_replies resume overwrite")]
 
 
 class Shown(NamedTuple):
@@ -84,8 +87,9 @@ class Study:
         done, so that no other run writes there. Called with the data read: a bad file fails before the model is loaded.
         ``cost``: what is said before the start; None where the study itself says how long it takes.
         On errors, folders that were made and are empty are removed. Ctrl-C exits with code 130 and says how to go on.
+        A shard that is done exits with code 0: others are not, or are waiting for ``interp merge``.
         """
-        from interp.records import holding, prepare_directory
+        from interp.records import ShardWaits, holding, prepare_directory
         from interp.reports import refuse_other_run
 
         folders = folders or [self.out]
@@ -108,10 +112,17 @@ class Study:
                     say_system(loaded)
                 if cost is not None:
                     say_how_long(loaded, cost if isinstance(cost, Cost) else cost(loaded))
-                return work(loaded)
+                found = work(loaded)
+        except ShardWaits as waits:
+            say(str(waits))
+            raise typer.Exit(0) from None
         except KeyboardInterrupt:  # here, because typer turns it into an exit without a word
             say("stopped; the same command goes on where it stopped, also with --resume")
             raise typer.Exit(130) from None
+        if self.kept.shard is not None:
+            say(f"all shards are done: `interp merge {self.kept.out}`, then the same command without --shard")
+            raise typer.Exit(0)
+        return found
 
 
 def say_where(*folders: Path) -> None:

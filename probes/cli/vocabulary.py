@@ -18,6 +18,10 @@ VOCABULARY: dict[str, Option] = {
     "out": Option("Folder for the report.", kind=Path),
     "resume": Option("Read a finished report of the same run back. (A killed run goes on anyway.)"),
     "overwrite": Option("Replace the report of another run in --out."),
+    "shard": Option(
+        "Do one part of N of the work, such as 2/8, in --out/shards, beside other processes; then `interp merge`.",
+        metavar="I/N",
+    ),
     "include_replies": Option("Show the texts of requests and replies, which are withheld otherwise."),
     # the model
     "model": Option("Built-in name, hub id, directory or .gguf file (see `interp models`)."),

@@ -107,6 +107,7 @@ def align(
         n_items=len(training) + len(validation),
         batch_size=settings.batch_size,
         keep=keep,
+        is_stream=False,
         citation=CITATIONS,
         caveats=CAVEATS,
         need_mib=300,

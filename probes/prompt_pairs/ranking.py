@@ -81,6 +81,7 @@ def locate_heads(
         n_items=len(built.pairs),
         batch_size=len(built.pairs),
         keep=keep,
+        is_stream=False,
         citation=CITATIONS,
         caveats=[f"What misleads this way: {WAYS[method].misses}."],
     )

@@ -14,7 +14,7 @@ from interp.edits import named_adapters
 from interp.models import Model, measured_mass
 from interp.passes import PARTS, hash_prompts, identity_of, same_fingerprint, tolerance
 from interp.prompts import Prompt
-from interp.records import hash_json, prepare_directory, require_parts_of, versions
+from interp.records import hash_json, place_of, prepare_directory, require_parts_of, versions
 from interp.records.folder_lock import OtherRunError
 from interp.reports import refuse_other_run, saved_run
 
@@ -77,14 +77,16 @@ def _computation(model: Model, out: Path | None) -> dict[str, Any]:
 
 
 def _recorded_fingerprints(out: Path) -> list[dict[str, Any]]:
-    """Of the report and of the unfinished work in a folder."""
+    """Of the report and of the unfinished work in a folder; of a shard, also in those of the others."""
     model = (saved_run(out) or {}).get("model")
     found = [model.get("fingerprint") if isinstance(model, Mapping) else None]
-    try:
-        work = json.loads((out / "parts" / "run.json").read_text(encoding="utf-8"))
-        found.append(work["settings"]["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):  # none there, or damaged: whoever reads it to go on says so
-        pass
+    place = place_of(out)
+    for folder in [out, *(place.beside() if place else [])]:
+        try:
+            work = json.loads((folder / "parts" / "run.json").read_text(encoding="utf-8"))
+            found.append(work["settings"]["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: whoever reads it to go on says so
+            pass
     return [there for there in found if isinstance(there, dict) and isinstance(there.get("values"), list)]
 
 

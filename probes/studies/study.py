@@ -23,7 +23,7 @@ import numpy as np
 
 from interp.models import Model
 from interp.prompts import Prompt
-from interp.records import Keep, Kept, clear_parts, keep_of, keep_parts_of, now, run_batches
+from interp.records import Keep, Kept, clear_parts, keep_of, keep_parts_of, merged_from, now, place_of, run_batches
 from interp.reports import is_whole, load_result, saved_run
 from probes.studies.runs import parts_identity, require_place, study_provenance
 
@@ -47,9 +47,10 @@ class Study:
         with_replies: whether the study has replies that may be harmful; its part files hold them only where
             ``holds_texts``.
         need_mib: of disk; by default the page, and some scores of every head for every item.
+        is_stream: whether the work is a stream of batches, which several processes can share (``Keep.shard``).
 
-    Raises ``OtherRunError`` before any work for a folder that holds another run, and ``OSError`` for one that can't be
-    written or has no room.
+    Raises ``OtherRunError`` before any work for a folder that holds another run, ``OSError`` for one that can't be
+    written or has no room, and ``ValueError`` for a shard of work that is no stream of batches.
     """
 
     def __init__(
@@ -68,10 +69,16 @@ class Study:
         citation: Sequence[str] = (),
         caveats: Sequence[str] = (),
         need_mib: float | None = None,
+        is_stream: bool = True,
     ) -> None:
         self.began = time.perf_counter()
         self.title, self.model, self.batch_size = title, model, batch_size
         self.keep: Keep = keep_of(keep)
+        self._is_shard = place_of(self.keep.folder) is not None
+        if self._is_shard and not is_stream:
+            raise ValueError(
+                f"{title} can't be shared among processes: each step follows from the one before. Leave out shard=."
+            )
         self.settings = {**settings, **(afterwards or {})}
         data = {**(self.keep.origin or {}), **data}
         self._provenance = study_provenance(
@@ -130,11 +137,12 @@ class Study:
     def provenance(self, **more: Any) -> dict[str, Any]:
         """What the result needs to be traced and repeated, with the time until now."""
         timed = {"created": now(), "seconds": round(time.perf_counter() - self.began, 1)}
-        return self._provenance | timed | more
+        shared = {} if self.keep.folder is None else merged_from(self.keep.folder)
+        return self._provenance | timed | shared | more
 
     def done(self, result: Result, **more: Any) -> Result:
-        """The result, its report written and the part files cleared."""
-        if self.keep.folder is not None:
+        """The result, its report written and the part files cleared; in a shard, which is not the whole, neither."""
+        if self.keep.folder is not None and not self._is_shard:
             if self.keep.include_replies:
                 more["include_replies"] = True
             result.save(self.keep.folder, overwrite=self.keep.overwrite, **more)

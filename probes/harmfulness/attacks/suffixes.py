@@ -175,6 +175,8 @@ def _library() -> ModuleType:
 
 def _read(keep: Keep, run: Mapping[str, Any]) -> dict[str, Jailbreak]:
     """What the file holds of this run, by id."""
+    if keep.shard is not None:
+        raise ValueError(f"shard={keep.shard!r}: a search for suffixes is not shared among processes. Leave it out.")
     path = keep.folder
     if path is None:
         return {}
