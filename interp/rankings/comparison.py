@@ -17,7 +17,8 @@ from interp.door import public
 from interp.figures import head_label
 from interp.rankings.controls import _overlap_columns, _spearman
 from interp.rankings.ranking import HeadRanking
-from interp.records import hash_json, hash_text, now, versions
+from interp.rankings.resampled import Resampled
+from interp.records import hash_json, now, versions
 from interp.reports import Result, model_name
 from interp.statistics import rank_agreement
 
@@ -105,13 +106,18 @@ def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
     Source: rank-biased overlap, Webber, Moffat and Zobel (2010), ACM TOIS 28(4); the others are named in
     `interp.statistics`.
     """
+    return compared(a, b, k, Resampled())
+
+
+def compared(a: HeadRanking, b: HeadRanking, k: int, resampled: Resampled) -> RankingComparison:
+    """:func:`compare`, with draws that other comparisons may have made."""
     _require_same_shape(a, b)
     order_a, order_b = _order(a), _order(b)
     overlap = statistics.top_k_overlap(order_a, order_b, k, population=len(order_a))
     rbo = statistics.rank_biased_overlap(order_a, order_b)
     by_chance = rank_agreement.rank_biased_overlap_by_chance(len(order_a))
     spearman, p = _spearman(a.scores, b.scores)
-    draws = rank_agreement.correlation_by_row(*(rank_agreement.ranks(means) for means in _draws(a, b)))
+    draws = rank_agreement.correlation_by_row(*resampled.ranks(a, b))
     if min(a.n_examples, b.n_examples) < 2:
         draws = np.full_like(draws, np.nan)
     _, low, high = rank_agreement.around(spearman, draws)
@@ -157,7 +163,7 @@ def moved_heads(a: HeadRanking, b: HeadRanking) -> pd.DataFrame:
     _require_same_shape(a, b)
     means = [ranking.scores.astype(np.float64).mean(axis=0).ravel() for ranking in (a, b)]
     found = [rank_agreement.ranks(values) for values in means]
-    draws = [rank_agreement.ranks(values) for values in _draws(a, b)]
+    draws = Resampled().ranks(a, b)
     n = min(a.n_examples, b.n_examples)
     layer, head = (index.ravel() for index in np.indices((a.n_layers, a.n_heads)))
     label = [head_label(*pair) for pair in zip(layer, head, strict=True)]
@@ -198,8 +204,7 @@ def compared_provenance(rankings: Mapping[str, HeadRanking], settings: Mapping[s
     compared = {}
     for name, ranking in rankings.items():
         about = ranking.provenance
-        digest = hash_text(ranking.scores.tobytes().hex())
-        entry = {"score": ranking.score, "model": model_name(about), "scores_sha256": digest}
+        entry = {"score": ranking.score, "model": model_name(about), "scores_sha256": ranking.scores_sha256}
         entry |= {"means": ranking.measure.meaning, "n_examples": ranking.n_examples}
         compared[name] = entry | {key: about[key] for key in ("run_id", "method") if key in about}
     identity = {"compared": [[n, e["score"], e["scores_sha256"]] for n, e in compared.items()], **settings}
@@ -234,11 +239,6 @@ def _require_same_shape(a: HeadRanking, b: HeadRanking) -> None:
             "rankings of one architecture, since heads are matched by index. `interp.compare_rankings` compares "
             "others by relative depth."
         )
-
-
-def _draws(a: HeadRanking, b: HeadRanking) -> tuple[np.ndarray, np.ndarray]:
-    """Mean scores of both [draw, head] in the same bootstrap draws."""
-    return rank_agreement.paired_bootstrap_means(a.scores, b.scores, a.example_ids, b.example_ids)
 
 
 def _with_interval(name: str, values: np.ndarray, draws: np.ndarray, n: int) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from interp import statistics
 from interp.figures import head_label
 from interp.rankings.ranking import HeadRanking
+from interp.rankings.resampled import Resampled
 from interp.statistics import rank_agreement
 
 N_BINS = 10
@@ -74,10 +75,13 @@ def depth_profile(ranking: HeadRanking, n_bins: int = N_BINS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def compare_profiles(a: HeadRanking, b: HeadRanking, kind: str = "mean", n_bins: int = N_BINS) -> ProfileAgreement:
+def compare_profiles(
+    a: HeadRanking, b: HeadRanking, kind: str = "mean", n_bins: int = N_BINS, resampled: Resampled | None = None
+) -> ProfileAgreement:
     """Agreement of two rankings by relative depth, whatever their shapes; see `ProfileAgreement`.
 
-    NaN where a profile is flat. Costs 2,000 bootstrap draws of all heads. Raises ValueError for another `kind`, and
+    NaN where a profile is flat. ``resampled``: draws that other comparisons may have made. Costs
+    2,000 bootstrap draws of all heads. Raises ValueError for another `kind`, and
     for bins as `depth_profile`.
     """
     if kind not in KINDS:
@@ -89,7 +93,7 @@ def compare_profiles(a: HeadRanking, b: HeadRanking, kind: str = "mean", n_bins:
     value = float(rank_agreement.correlation_by_row(first, by_bin(layers[1], bins[1], n_bins)))
     turned = [np.roll(values, shift) for values in (layers[1], layers[1][::-1]) for shift in range(b.n_layers)]
     by_chance = rank_agreement.correlation_by_row(first, by_bin(np.stack(turned), bins[1], n_bins))
-    draws = rank_agreement.paired_bootstrap_means(a.scores, b.scores, a.example_ids, b.example_ids)
+    draws = (resampled or Resampled()).means(a, b)
     drawn = [
         by_bin(_by_layer(means.reshape(len(means), ranking.n_layers, ranking.n_heads), kind), of_layer, n_bins)
         for means, ranking, of_layer in zip(draws, (a, b), bins, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from interp.door import made_by, public
 from interp.figures import TokenView, displayed, frozen_array, head_label
 from interp.rankings.measures import Measure
 from interp.rankings.plain_tables import NO_EXAMPLES, read_table
+from interp.records import hash_text
 from interp.reports import Result, narrow
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     views: tuple[TokenView, ...] = ()
     controls: tuple[str, ...] = ()
     tested_by: Mapping[str, str] = field(default_factory=dict)
+    _kept: ClassVar = ("_frame", "reliability")  # what a saved ranking is read back with
 
     def __post_init__(self) -> None:
         if self.score not in self.measures:
@@ -180,6 +182,11 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         """The smallest p that so many sign flips can give; see `interp.statistics.sign_flip_p`."""
         n_flips = self.n_sign_flips
         return 2 / (n_flips if n_flips == 2**self.n_examples else n_flips + 1)
+
+    @cached_property
+    def scores_sha256(self) -> str:
+        """A hash of the scores, example by example."""
+        return hash_text(self.scores.tobytes().hex())
 
     @cached_property
     def reliability(self) -> statistics.SplitHalf:

@@ -18,10 +18,11 @@ import pandas as pd
 from interp import statistics
 from interp.door import public
 from interp.figures import head_label
-from interp.rankings.comparison import RankingComparison, compare, compared_provenance, moved_heads
+from interp.rankings.comparison import RankingComparison, compared, compared_provenance, moved_heads
 from interp.rankings.depth_profiles import KINDS, N_BINS, ProfileAgreement, compare_profiles, depth_profile
 from interp.rankings.loading import load_ranking
 from interp.rankings.ranking import HeadRanking
+from interp.rankings.resampled import Resampled
 from interp.reports import Result, model_name
 from interp.reports.kept_tables import made_once
 
@@ -162,13 +163,13 @@ def compare_rankings(
         raise ValueError(f"n_bins is {n_bins}; expected at least 2 bins of depth.")
     n_bins = min(n_bins, *(r.n_layers for r in found))
     by_name = dict(zip(named, found, strict=True))
-    pairs, depth = [], {}
+    pairs, depth, resampled = [], {}, Resampled()
     for a, b in itertools.combinations(by_name, 2):
         first, second = by_name[a], by_name[b]
         if first.scores.shape[1:] == second.scores.shape[1:]:
-            pairs.append(replace(compare(first, second, k), a=a, b=b))
+            pairs.append(replace(compared(first, second, k, resampled), a=a, b=b))
         if n_bins > 1:
-            depth[a, b] = tuple(compare_profiles(first, second, kind, n_bins) for kind in KINDS)
+            depth[a, b] = tuple(compare_profiles(first, second, kind, n_bins, resampled) for kind in KINDS)
     provenance = compared_provenance(by_name, {"k": k, "n_bins": n_bins})
     return ComparedRankings(by_name, k, n_bins, tuple(pairs), depth, provenance)
 

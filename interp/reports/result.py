@@ -20,6 +20,7 @@ import numpy as np
 
 from interp.door import public
 from interp.records import keeps_work, understood
+from interp.reports.computed import computed, restore
 from interp.reports.findings import RECORD, Findings, findings_in, load_findings, saved_arrays
 from interp.reports.folder import read_report_record
 from interp.reports.markdown import markdown, narrow
@@ -121,7 +122,8 @@ class Result:
         arrays: dict[str, np.ndarray] = {}
         value = packed(self, arrays, withhold=not include_replies)
         findings = self.to_findings(include_replies=include_replies)
-        value["withheld"] = not include_replies
+        kept = computed(self, value["is"], arrays)
+        value |= {"withheld": not include_replies} | ({"computed": kept} if kept else {})
         return findings.save(directory, overwrite=overwrite, result=value, raw=arrays)
 
     def cite(self) -> str:
@@ -198,6 +200,8 @@ def load_result(directory: str | Path) -> Any:
     arrays = saved_arrays(directory, record)
     with understood(directory / RECORD):
         result = unpacked(record["result"], arrays)
+        own = {name: array for name, array in arrays.items() if name.startswith("result")}
+        restore(result, record["result"].get("computed"), record["result"]["is"], own)
     if isinstance(result, Result) and record["result"].get("withheld"):
         vars(result)["_saved"] = findings_in(directory, record, arrays)
     return result

@@ -191,7 +191,14 @@ def spearman(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
 
 def ranks(values: ArrayLike) -> Float[np.ndarray, "... cell"]:
     """1 for the highest of values [..., cell]; equal values share their mean rank."""
-    return scipy.stats.rankdata(-as_numbers(values, "values"), axis=-1)
+    low_first = -as_numbers(values, "values")
+    order = np.argsort(low_first, axis=-1)
+    ordered = np.take_along_axis(low_first, order, axis=-1)
+    if not (ordered[..., 1:] > ordered[..., :-1]).all():  # equal values, or NaN: the general way, a third as fast
+        return scipy.stats.rankdata(low_first, axis=-1)
+    found = np.full(low_first.shape, np.nan)
+    np.put_along_axis(found, order, np.broadcast_to(np.arange(1.0, order.shape[-1] + 1), order.shape), axis=-1)
+    return found
 
 
 def around(value: float, draws: ArrayLike) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 from interp import statistics
 from interp.rankings.comparison import compare, moved_heads
 from interp.rankings.ranking import HeadRanking
+from interp.rankings.resampled import Resampled
 from interp.statistics import rank_agreement
 
 SHAPE = (6, 5)
@@ -171,3 +173,27 @@ def test_moved_heads_refuses_other_shapes_and_says_what_does_it():
         ValueError, match=r"b 2 layers of 5 heads; expected .* `interp.compare_rankings` compares others"
     ):
         moved_heads(make(sample(0)), make(sample(0)[:, :2]))
+
+
+@pytest.mark.parametrize("ids", ["the same", "other order", "others", "a name twice"])
+def test_draws_that_are_kept_are_those_of_each_pair(ids):
+    """Whichever two rankings are compared, and in whatever order: what the pair alone would be given."""
+    rng = np.random.default_rng(3)
+    names = {"the same": "abcdef", "other order": "fedcba", "others": "uvwxyz", "a name twice": "abcdee"}[ids]
+    rankings = [
+        HeadRanking("s", {"s": rng.normal(size=(6, 2, 3)).round(1)}, tuple(of), {}, {})
+        for of in ("abcdef", names, names)
+    ]
+    resampled = Resampled()
+    for a, b in itertools.permutations(rankings, 2):
+        alone = rank_agreement.paired_bootstrap_means(a.scores, b.scores, a.example_ids, b.example_ids)
+        for kept, want in zip(resampled.means(a, b), alone, strict=True):
+            np.testing.assert_allclose(kept, want, rtol=0, atol=1e-12)
+        for kept, want in zip(resampled.ranks(a, b), resampled.means(a, b), strict=True):
+            np.testing.assert_array_equal(kept, stats.rankdata(-want, axis=-1))
+
+
+@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [1.0, 1.0, 2.0], [np.nan, 1.0, 2.0], [], [5.0]])
+def test_ranks_are_those_of_scipy(values):
+    for shaped in (np.array(values), np.array([values, values[::-1]])):
+        np.testing.assert_array_equal(rank_agreement.ranks(shaped), stats.rankdata(-shaped, axis=-1))

@@ -216,3 +216,40 @@ def test_a_file_is_not_a_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"can't write to the output folder .*file: File exists"):
         make_ranking().save(tmp_path / "file")
+
+
+def test_a_table_is_computed_once_and_read_back(tmp_path, monkeypatch):
+    """Bit for bit, and without a single flip; where the code of the statistics is another, it is computed again."""
+    saved = make_ranking()
+    saved.save(tmp_path)
+    asked = []
+
+    def flips(*args, **how):
+        asked.append(1)
+        return np.full(args[0].shape[1:], 0.25)
+
+    monkeypatch.setattr("interp.statistics.sign_flip_p", flips)
+    read = load_ranking(tmp_path)
+    pd.testing.assert_frame_equal(read.to_frame(), saved.to_frame(), check_exact=True)
+    assert read.reliability == saved.reliability and asked == []
+    assert read.by("swapped/x").top(1)["p"].item() == 0.25 and asked == [1]  # another measure: another table
+    monkeypatch.setattr("interp.reports.computed._source", lambda module: "another version")
+    assert (load_ranking(tmp_path).to_frame()["p"] == 0.25).all() and len(asked) == 2
+
+
+@pytest.mark.parametrize("change", ["a score", "a control"])
+def test_a_table_of_other_numbers_is_not_read_back(tmp_path, change):
+    """Both were sealed with the record; a result whose numbers are others has none of it."""
+    from interp.reports import computed
+    from interp.reports.saved import packed
+
+    ranking, arrays = make_ranking(), {}
+    value = packed(ranking, arrays)["is"]
+    kept = computed.computed(ranking, value, arrays)
+    if change == "a score":
+        arrays = arrays | {name: array + 1 for name, array in arrays.items()}
+    else:
+        value = value | {"controls": {"$": "tuple", "is": []}}
+    other = make_ranking()
+    computed.restore(other, kept, value, arrays)
+    assert "_frame" not in vars(other)
