@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from interp.passes.gathered import Gathered as Gathered, Indices as Indices
     from interp.passes.handle import Handle as Handle
     from interp.passes.identity import (
         PARTS as PARTS,

@@ -160,9 +160,9 @@ class Handle:
 
     def require_finite(self, logits: Tensor, prompts: list[Prompt]) -> None:
         """Raise ``NonFiniteLogitsError`` naming the first bad prompt and layer, if any logit is NaN or infinite."""
-        bad = (~torch.isfinite(logits)).flatten(1).any(1).nonzero().flatten().tolist()
-        if bad:
-            prompt = prompts[bad[0]]
+        is_bad = (~torch.isfinite(logits)).flatten(1).any(1).tolist()  # the one wait for the device
+        if any(is_bad):
+            prompt = prompts[is_bad.index(True)]
             raise NonFiniteLogitsError(
                 f"{self.name} gave NaN or infinite logits on prompt {prompt.id or prompt.text[:60]!r}; the first "
                 f"non-finite activation is {first_nonfinite(self, prompt)}. Expected finite logits: check "

@@ -24,7 +24,7 @@ from interp.architecture import (
     run_pass,
 )
 from interp.door import public
-from interp.passes import passes
+from interp.passes import Gathered, Indices, passes
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -75,23 +75,28 @@ def attention_log_probs(
 def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> list[Tensor]:
     batch = model.inputs(prompts)
     shapes = [(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
-    results = [torch.full(shape, torch.nan, dtype=torch.float32) for shape in shapes]
+    found, indices = Gathered(), Indices()
 
     def look(call: AttentionCall) -> None:
+        device = call.query.device
         for i, offset in enumerate(batch.offsets):
-            positions = _index(queries[i], call.query.device) + offset
-            groups = [_index(g, call.query.device) + offset for g in keys[i]]
+            positions = indices.on(device, i, [position + offset for position in queries[i]])
+            groups = [
+                indices.on(device, (i, g), [position + offset for position in group]) for g, group in enumerate(keys[i])
+            ]
             for start in range(0, len(positions), max_rows):
-                rows = positions[start : start + max_rows]
-                scores = call.scores(i, rows)
+                scores = call.scores(i, positions[start : start + max_rows])
                 log_z = call.log_normaliser(scores)
-                for g, group in enumerate(groups):
-                    log_prob = scores[..., group].logsumexp(-1) - log_z
-                    results[i][call.layer, :, start : start + max_rows, g] = log_prob.cpu()
+                of_groups = [scores[..., group].logsumexp(-1) - log_z for group in groups]
+                if of_groups:
+                    found.put((i, call.layer, start), torch.stack(of_groups, dim=-1))
 
     with torch.no_grad(), attention_handler(model, look):
         logits = run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1]
     model.require_finite(logits, list(prompts))  # NaN anywhere before would look like a masked key
+    results = [torch.full(shape, torch.nan, dtype=torch.float32) for shape in shapes]
+    for (i, layer, start), log_probs in found.fetch().items():
+        results[i][layer, :, start : start + max_rows] = log_probs
     return results
 
 
@@ -122,21 +127,24 @@ def attention_sources(
     require_in_place(model)
     model.require_attention()
     n, k = len(prompt), min(k, len(prompt))
-    found = torch.zeros((model.n_layers, model.n_heads, n, k), dtype=torch.long)
-    weights = torch.zeros(found.shape, dtype=torch.float32)
+    read = Gathered()
 
     def look(call: AttentionCall) -> None:
         for start in range(0, n, max_rows):
             rows = torch.arange(start, min(n, start + max_rows), device=call.query.device)
             scores = call.scores(0, rows)
             highest = (scores - call.log_normaliser(scores)[..., None]).exp().topk(k, dim=-1)
-            found[call.layer, :, start : start + max_rows] = highest.indices.cpu()
-            weights[call.layer, :, start : start + max_rows] = highest.values.cpu()
+            read.put(("found", call.layer, start), highest.indices)
+            read.put(("weights", call.layer, start), highest.values.float())
 
     inputs = model.inputs([prompt]).inputs
     with torch.no_grad(), attention_handler(model, look):
         logits = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()}).logits[:, -1]
     model.require_finite(logits, [prompt])
+    found = torch.zeros((model.n_layers, model.n_heads, n, k), dtype=torch.long)
+    weights = torch.zeros(found.shape, dtype=torch.float32)
+    for (what, layer, start), values in read.fetch().items():
+        (found if what == "found" else weights)[layer, :, start : start + max_rows] = values
     return found, weights
 
 
@@ -167,17 +175,19 @@ def head_outputs(
             for i, p in zip(places, chunk, strict=True)
         ]
         shapes = [(model.n_layers, n, model.n_heads, model.d_head) for n in lengths]
-        out = [torch.full(shape, torch.nan, dtype=model.dtype) for shape in shapes]
+        read = Gathered()
 
-        def keep(layer: int, z: Tensor, lengths=lengths, out=out) -> None:
+        def keep(layer: int, z: Tensor, lengths=lengths, read=read) -> None:
             for i, n in enumerate(lengths):
-                of_heads = rearrange(z[i, -n:].detach(), "pos (head d_head) -> pos head d_head", head=model.n_heads)
-                out[i][layer] = of_heads.cpu()
+                read.put((i, layer), rearrange(z[i, -n:], "pos (head d_head) -> pos head d_head", head=model.n_heads))
 
         blocks = model.components.blocks
         hooks = [input_of(block.out_projection, partial(keep, layer)) for layer, block in enumerate(blocks)]
         with torch.no_grad(), attached(model, hooks):
             run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()})
+        out = [torch.full(shape, torch.nan, dtype=model.dtype) for shape in shapes]
+        for (i, layer), of_heads in read.fetch().items():
+            out[i][layer] = of_heads
         found |= zip(places, out, strict=True)
     return [found[i] for i in range(len(prompts))]
 
@@ -222,7 +232,3 @@ def _require_positions(prompts, queries, keys) -> None:
                     f"position {position} was asked of prompt {prompt.id or i!r}, which has {len(prompt)} tokens; "
                     "expected positions from 0 (a negative one would count the padding)."
                 )
-
-
-def _index(positions: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(list(positions), dtype=torch.long, device=device)

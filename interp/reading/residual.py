@@ -19,7 +19,7 @@ from interp.architecture import attached, one_at_a_time, run_pass
 from interp.door import public
 from interp.door.brief import brief
 from interp.interventions import stream_hook
-from interp.passes import passes
+from interp.passes import Gathered, Indices, passes
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -113,17 +113,21 @@ def _read(
     model: Model, prompts: Sequence[Prompt], positions: Sequence[Sequence[int]]
 ) -> Float[Tensor, "example layer pos d_model"]:
     batch = model.inputs(prompts)
-    columns = torch.tensor([[p + offset for p in own] for own, offset in zip(positions, batch.offsets, strict=True)])
-    rows = torch.arange(len(prompts))[:, None]
-    shape = (len(prompts), model.n_layers + 1, columns.shape[1], model.d_model)
-    states = torch.full(shape, torch.nan, dtype=torch.float32)
+    columns = [p + offset for own, offset in zip(positions, batch.offsets, strict=True) for p in own]
+    rows = [row for row, own in enumerate(positions) for _ in own]
+    read, indices = Gathered(), Indices()
 
     def keep(layer: int, hidden: Float[Tensor, "example pos d_model"]) -> None:
-        states[:, layer] = hidden.detach()[rows.to(hidden.device), columns.to(hidden.device)].float().cpu()
+        where = (indices.on(hidden.device, "row", rows), indices.on(hidden.device, "column", columns))
+        read.put(layer, hidden[where].float())
 
     hooks = [stream_hook(model, layer, partial(keep, layer)) for layer in range(model.n_layers + 1)]
     with torch.no_grad(), attached(model, hooks):
         run_pass(model, {**batch.inputs, "use_cache": False, **model.last_logits_only()})
+    shape = (len(prompts), model.n_layers + 1, len(columns) // len(prompts), model.d_model)
+    states = torch.full(shape, torch.nan, dtype=torch.float32)
+    for layer, found in read.fetch().items():
+        states[:, layer] = found.view(shape[0], shape[2], shape[3])
     return states
 
 

@@ -26,11 +26,11 @@ def read_metrics(
 ) -> Float[Tensor, "metric row"]:
     """The metrics from the logits of these tokens."""
     if tokens is None:
-        return torch.stack([metric_values(metric, logits, prompt).float().cpu() for metric in metrics])
+        return torch.stack([metric_values(metric, logits, prompt).float() for metric in metrics]).cpu()
     groups = [metric.tokens(prompt) for metric in metrics]
     of_metric = logits.split([sum(map(len, own)) for own in groups], dim=1)
     values = [
         metric(own.split([len(g) for g in of], dim=1), None)
         for metric, own, of in zip(metrics, of_metric, groups, strict=True)
     ]
-    return torch.stack([v.float().cpu() for v in values])
+    return torch.stack([v.float() for v in values]).cpu()
