@@ -36,8 +36,8 @@ async function exploreHeads(root, packed, ask = null) {
   const has = (m, layer, head) => layer < shapeOf(m)[0] && head < shapeOf(m)[1];
   const at = (m, kind, layer, head) => m[kind] === undefined ? NaN : data.array(m[kind])[layer * shapeOf(m)[1] + head];
   const interval = (m, l, h) => Number.isFinite(at(m, "low", l, h)) ? ` [${number(at(m, "low", l, h))}, ${number(at(m, "high", l, h))}]` : "";
-  const nameOf = (m) => m.measure.replaceAll("_", " ");
-  const titled = (m) => maps.some((o) => o !== m && o.measure === m.measure) || new Set(maps.map((o) => o.ranking)).size > 1 ? `${nameOf(m)} · ${m.ranking.replaceAll("_", " ")}` : nameOf(m);
+  const nameOf = (m) => m.name;
+  const titled = (m) => maps.some((o) => o !== m && o.measure === m.measure) || new Set(maps.map((o) => o.ranking)).size > 1 ? `${nameOf(m)} · ${m.of}` : nameOf(m);
   const placed = (m, l, h) => m.few ? "too few" : `${place(m, l, h)} of ${data.array(m.mean).length}`;
   const placeCache = new Map();
   function place(m, layer, head) {  // from 1: the place of a head in a map's order, highest first
@@ -377,20 +377,28 @@ async function exploreHeads(root, packed, ask = null) {
     const top = Math.max(...logs), sizes = logs.map((v) => Math.exp(v - top)), whole = sizes.reduce((a, b) => a + b, 0);
     return sizes.map((v) => v / whole);
   }
-  let asked = 0, isAsking = false, isStale = false;
-  async function askLive() {
-    if (!ask) return;
-    if (isAsking) { isStale = true; return; }
-    isAsking = true;
+  // One question at a time, a moment after the slider rests; what moves meanwhile is asked when the answer is there.
+  const RESTS_MS = 40;
+  let isAsking = false, isStale = false, resting = 0;
+  function askSoon() {
+    clearTimeout(resting);
+    isStale = true;
     text(answerNote, "Asking the model …");
-    const mine = ++asked, index = state.prompt, heads = [...turned].map(([name, factor]) => [...parsed(name), factor]);
+    resting = setTimeout(askLive, RESTS_MS);
+  }
+  async function askLive() {
+    if (isAsking || !isStale) return;
+    isAsking = true;
+    isStale = false;
+    const index = state.prompt, heads = [...turned].map(([name, factor]) => [...parsed(name), factor]);
     try {
       const found = await ask(index, heads);
+      if (isStale || index !== state.prompt || !turned.size) return;
       if (found && found.error) text(answerNote, `The model could not answer: ${found.error}`);
-      else if (found && mine === asked && index === state.prompt && !isStale) showAnswer(found, "measured");
+      else if (found) showAnswer(found, "measured");
     } finally {
       isAsking = false;
-      if (isStale) { isStale = false; askLive(); }
+      if (isStale) askSoon();
     }
   }
   function turn(layer, head, factor) {
@@ -423,7 +431,7 @@ async function exploreHeads(root, packed, ask = null) {
     reset.hidden = !turned.size;
     if (p.changes !== undefined) showAnswer(estimated(p), turned.size ? "estimated" : "clean");
     else showAnswer(p.clean, "clean");
-    if (ask && turned.size) askLive();
+    if (ask && turned.size) askSoon();
   }
   function slider(name) {
     const act = () => turn(...parsed(name), Number(input.value));

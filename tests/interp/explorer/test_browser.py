@@ -130,7 +130,7 @@ def test_the_keyboard_reaches_everything(opened, saved):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
-    assert focused.startswith("L3H3: nas ")
+    assert focused.startswith("L3H3: NAS ")
     assert page.locator(".hs-head-card h2").inner_text().startswith("L3H3")
     page.keyboard.press("0")
     prompt = exploration().prompts[0]
