@@ -62,7 +62,8 @@ def still_map(ranking: HeadRanking, width: int = 420, height: int = 520) -> Mark
             f'height="{cell_h - 0.6:.1f}" fill="{colour}" fill-opacity="{abs(value - base) / far:.2f}"/>'
         )
     w, h = n_heads * cell_w, n_layers * cell_h
-    label = f"Mean {displayed(ranking.score)} of each head: layers downwards, heads to the right; {repr(ranking).partition(': ')[2]}"
+    said = repr(ranking).partition(": ")[2]
+    label = f"Mean {displayed(ranking.score)} of each head: layers downwards, heads to the right; {said}"
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w:.0f} {h:.0f}" width="{w:.0f}" height="{h:.0f}" '
         f'role="img" aria-label="{escape(label)}"><rect width="{w:.0f}" height="{h:.0f}" fill="#888" '

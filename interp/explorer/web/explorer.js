@@ -34,11 +34,11 @@ async function exploreHeads(root, packed, ask = null) {
   const share = (v) => v < 0.0005 && v > 0 ? "< 0.001" : v.toFixed(3);
   const shapeOf = (m) => data.arrays[m.mean].shape;
   const has = (m, layer, head) => layer < shapeOf(m)[0] && head < shapeOf(m)[1];
-  const at = (m, kind, layer, head) => m[kind] === undefined ? NaN : data.array(m[kind])[layer * shapeOf(m)[1] + head];
+  const at = (m, kind, layer, head) => m[kind] === undefined || !has(m, layer, head) ? NaN : data.array(m[kind])[layer * shapeOf(m)[1] + head];
   const interval = (m, l, h) => Number.isFinite(at(m, "low", l, h)) ? ` [${number(at(m, "low", l, h))}, ${number(at(m, "high", l, h))}]` : "";
   const nameOf = (m) => m.name;
   const titled = (m) => maps.some((o) => o !== m && o.measure === m.measure) || new Set(maps.map((o) => o.ranking)).size > 1 ? `${nameOf(m)} · ${m.of}` : nameOf(m);
-  const placed = (m, l, h) => m.few ? "too few" : `${place(m, l, h)} of ${data.array(m.mean).length}`;
+  const placed = (m, l, h) => !has(m, l, h) ? "none" : m.few ? "too few" : `${place(m, l, h)} of ${data.array(m.mean).length}`;
   const placeCache = new Map();
   function place(m, layer, head) {  // from 1: the place of a head in a map's order, highest first
     if (!placeCache.has(m)) {
@@ -171,7 +171,9 @@ async function exploreHeads(root, packed, ask = null) {
   }
   function tell(m, layer, head) {
     const kind = kinds[label(layer, head)];
-    text(read, `${label(layer, head)}: ${nameOf(m)} ${number(at(m, "mean", layer, head))}${interval(m, layer, head)}${m.few ? "" : `, place ${placed(m, layer, head)}`}${kind ? `, ${kind}` : ""}`);
+    const told = [m, ...drawn.map((d) => d.m).filter((other) => other !== m)].filter((one) => has(one, layer, head)).map((one) =>
+      `${drawn.length > 1 ? titled(one) : nameOf(one)} ${number(at(one, "mean", layer, head))}${interval(one, layer, head)}${one.few ? "" : `, place ${placed(one, layer, head)}`}`);
+    text(read, `${label(layer, head)}: ${told.join("; ") || `no head of ${titled(m)}`}${kind ? `, ${kind}` : ""}`);
   }
 
   // ---- list
@@ -270,8 +272,10 @@ async function exploreHeads(root, packed, ask = null) {
     while (next >= 0 && next < spans.length && !spans[next]) next += step;
     if (spans[next]) { spans.forEach((s) => s && s.setAttribute("tabindex", -1)); spans[next].setAttribute("tabindex", 0); spans[next].focus(); }
   });
-  const cellOf = (p) => state.layer * data.arrays[p.attention ?? p.contribution ?? p.changes].shape[1] + state.head;
-  const knows = (p) => p.known === undefined || data.array(p.known)[cellOf(p)] === 1;
+  const headsOf = (p) => data.arrays[p.attention ?? p.contribution ?? p.changes].shape;
+  const cellOf = (p) => state.layer * headsOf(p)[1] + state.head;
+  const isIn = (p) => state.layer < headsOf(p)[0] && state.head < headsOf(p)[1];  // rankings may be of models of two shapes
+  const knows = (p) => isIn(p) && (p.known === undefined || data.array(p.known)[cellOf(p)] === 1);
   function attentionOf(p) {
     const n = p.tokens.length, start = cellOf(p) * n;
     return Float32Array.from(data.array(p.attention).subarray(start, start + n), (v) => (v / 255) ** 2);
@@ -361,7 +365,7 @@ async function exploreHeads(root, packed, ask = null) {
   }
 
   // ---- the answer
-  const canTurn = () => Boolean(prompt() && prompt().clean && (prompt().changes !== undefined || ask));
+  const canTurn = () => Boolean(prompt() && prompt().clean && (prompt().changes !== undefined ? isIn(prompt()) : ask));
   function changeOf(p, layer, head, factor) {  // of each log probability, between the measured points
     const [, nHeads, nScales, nAnswers] = data.arrays[p.changes].shape, values = data.array(p.changes);
     const start = (layer * nHeads + head) * nScales * nAnswers, unit = p.changes_scale / 32767;
@@ -415,7 +419,7 @@ async function exploreHeads(root, packed, ask = null) {
     const p = prompt();
     answerBox.hidden = !p || !p.clean;
     if (answerBox.hidden) return;
-    const names = canTurn() ? [...new Set([label(state.layer, state.head), ...turned.keys()])] : [];
+    const names = [...new Set([...(canTurn() ? [label(state.layer, state.head)] : []), ...turned.keys()])];
     if (String(names) !== String([...sliderRows.keys()])) {
       const kept = sliderRows;
       sliderRows = new Map(names.map((name) => [name, kept.get(name) || slider(name)]));
