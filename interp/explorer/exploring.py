@@ -239,14 +239,24 @@ def _logs(held: np.ndarray) -> np.ndarray:
 
 
 def _shown_tokens(prompt: Prompt) -> tuple[str, ...]:
-    """The tokens' texts; of a prompt that is token ids alone, these, apart from each other."""
+    """The tokens' texts, each with the space before it in the prompt's text that a tokenizer of whole words leaves out;
+    of a prompt that is token ids alone, these, apart from each other."""
     tokens = prompt.tokens or tuple(map(str, prompt.token_ids))
-    return tuple(f" {token}" for token in tokens) if all(token.isdigit() for token in tokens) else tokens
+    if all(token.isdigit() for token in tokens):
+        return tuple(f" {token}" for token in tokens)
+    shown, end = [], 0
+    for token in tokens:
+        at = prompt.text.find(token, end) if token else -1
+        between = prompt.text[end:at] if at > end > 0 else ""
+        shown.append(f" {token}" if between and between.isspace() else token)
+        end = at + len(token) if at >= 0 else end
+    return tuple(shown)
 
 
 def _title(prompt: Prompt) -> str:
     """What the user says, on a line."""
-    text = "".join(prompt.tokens[p] for p in prompt.spans.get("text", ()) if p < len(prompt.tokens)) or prompt.text
+    tokens = _shown_tokens(prompt)
+    text = "".join(tokens[p] for p in prompt.spans.get("text", ()) if p < len(tokens)) or prompt.text
     text = " ".join(text.split())
     return text if len(text) <= 90 else f"{text[:40]} … {text[-45:]}"
 
