@@ -312,7 +312,7 @@ async function exploreHeads(root, packed, ask = null) {
     if (current) for (const v of current) { far = Math.max(far, Math.abs(v)); sum += v; }
     text(viewNote, !kindsOfView.length ? "Attention could not be read; see the notes below." : !known ? "This head's attention in this prompt is not in the file." :
       isAttention ? `Attention from the answer's position (the last token). Full colour: ${number(far)}, on a square-root scale.${p.sources !== undefined ? " Point at a token: outlined, where the head looks from there; underlined, where from it is looked at." : ""}`
-        : `What the head reads from each token and writes toward ${p.answers[0] ?? "the first answer"} (orange) or against it (blue), in logits. Full colour: ${number(far)}; sum ${number(sum)}.`);
+        : `What the head reads from each token and writes toward ${p.answers[0] ? `“${p.answers[0].trim()}”` : "the first answer"} (orange) or against it (blue), in logits. Full colour: ${number(far)}; sum ${number(sum)}.`);
     spans.forEach((span, i) => {
       const v = current ? current[i] : 0;
       if (!span) return;
