@@ -146,7 +146,7 @@ def test_a_rankings_sentences_draw_nothing(monkeypatch):
     )
     for name in ("plot", "plot_top"):
         monkeypatch.setattr(HeadRanking, name, lambda *given, **more: pytest.fail("drawn"))
-    assert ranking.statement()[0].startswith("Model not named, 12 examples") and ranking._repr_html_() and repr(ranking)
+    assert ranking.statement()[0].startswith("Model not named, 12 examples") and repr(ranking)
 
 
 def test_every_results_report_can_be_asked_for_replies():
