@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from packaging.requirements import Requirement
 
 import interp
 from interp.reading import generate
@@ -67,6 +68,17 @@ def test_two_heads_flip_the_answer_as_the_readme_says():
     with interp.ScaledHeads(interp.describe_model(model), factors=dict.fromkeys(heads, float(factor))).apply(model):
         ((said,),) = generate(model, prompt, 7)
     assert said == after
+
+
+def test_what_a_first_cell_installs_is_what_pip_takes():
+    """A requirement with an address, or a path; pip refuses extras behind ``#egg=`` since version 25."""
+    told = [line for page in PAGES for line in re.findall(r"^%pip install .*$", page.read_text("utf-8"), re.M)]
+    assert told and all(len(line) <= 80 for line in told)
+    for line in told:
+        (what,) = re.findall(r'"(.*)"', line)
+        path = re.fullmatch(r"\./[\w.-]+\[(\w+)\]", what)
+        extras = {path[1]} if path else Requirement(what).extras
+        assert extras == {"explorer"} and "#egg=" not in what
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

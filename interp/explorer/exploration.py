@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from interp.door import made_by, public
 from interp.door.brief import brief
+from interp.figures import displayed
 from interp.rankings import ComparedRankings, HeadRanking
 from interp.reports import Result
 
@@ -174,6 +175,11 @@ class Exploration(Result, report="interp.explorer.report"):
         return import_module("interp.explorer.widget").widget_of(
             self if include_replies else self.withheld(), self.live
         )
+
+    @property
+    def title(self) -> str:
+        """Of the page."""
+        return str(self.provenance.get("title") or f"Heads by {displayed(self.ranking.score)}")
 
     @property
     def sentence(self) -> str:

@@ -27,7 +27,7 @@ from interp.reading import (
     kinds_beside,
 )
 from interp.records import now, showing_progress
-from interp.scans import Positions, scan_readings
+from interp.scans import AskedAgain, Positions, scan_readings, span_length
 from interp.vision import ImageLike, image_sha256, read_image
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Live:
     model: Model
     prompts: tuple[Prompt, ...]
     positions: Positions
+    asking: AskedAgain
 
     __repr__ = brief
 
@@ -54,13 +55,10 @@ class Live:
 
         prompt: which one, from 0. factors: (layer, head) -> what its output is multiplied by; others stay as they are.
         """
-        edits = tuple(HeadEdit(layer, head, "scale", factor) for (layer, head), factor in factors.items())
+        edits = [HeadEdit(layer, head, "scale", factor) for (layer, head), factor in factors.items()]
         asked = self.prompts[prompt]
-        words = list(asked.answers)
-        found = scan_readings(
-            self.model, [asked], [Branch(edits)], list(map(Probability, words)), positions=self.positions, check=0
-        )
-        held = [float(f.values[0, 0]) for f in found]
+        metrics = list(map(Probability, asked.answers))
+        held = self.asking.values(asked, span_length(asked, self.positions), edits, metrics)
         return [*held, max(0.0, 1.0 - sum(held))]
 
 
@@ -126,6 +124,7 @@ def explore(
                 f"{shape[0]} of {shape[1]}. Give a ranking of this model."
             )
     shown, effects, directs = [], np.full((n, *shape), np.nan, np.float32), []
+    fans_out = True
     with showing_progress("explore", n, after_s=3) as advance:
         for i, prompt in enumerate(built):
             split = _attribution(model, prompt, notes)
@@ -133,7 +132,7 @@ def explore(
             attention, sources = _attention(model, prompt, n_sources, notes, split)
             clean, changes, effects[i], how = _effects(model, prompt, positions, memory_mib, check=3 if i == 0 else 0)
             if i == 0 and how:
-                notes[how] = None
+                notes[how], fans_out = None, False
             shown.append(
                 ExploredPrompt(
                     prompt.id or f"prompt {i + 1}",
@@ -158,7 +157,7 @@ def explore(
         dict(kinds or {}),
         str(positions),
         tuple(notes),
-        live=Live(model, tuple(built), positions),
+        live=Live(model, tuple(built), positions, AskedAgain(model, fans_out)),
     )
 
 
@@ -240,14 +239,24 @@ def _logs(held: np.ndarray) -> np.ndarray:
 
 
 def _shown_tokens(prompt: Prompt) -> tuple[str, ...]:
-    """The tokens' texts; of a prompt that is token ids alone, these, apart from each other."""
+    """The tokens' texts, each with the space before it in the prompt's text that a tokenizer of whole words leaves out;
+    of a prompt that is token ids alone, these, apart from each other."""
     tokens = prompt.tokens or tuple(map(str, prompt.token_ids))
-    return tuple(f" {token}" for token in tokens) if all(token.isdigit() for token in tokens) else tokens
+    if all(token.isdigit() for token in tokens):
+        return tuple(f" {token}" for token in tokens)
+    shown, end = [], 0
+    for token in tokens:
+        at = prompt.text.find(token, end) if token else -1
+        between = prompt.text[end:at] if at > end > 0 else ""
+        shown.append(f" {token}" if between and between.isspace() else token)
+        end = at + len(token) if at >= 0 else end
+    return tuple(shown)
 
 
 def _title(prompt: Prompt) -> str:
     """What the user says, on a line."""
-    text = "".join(prompt.tokens[p] for p in prompt.spans.get("text", ()) if p < len(prompt.tokens)) or prompt.text
+    tokens = _shown_tokens(prompt)
+    text = "".join(tokens[p] for p in prompt.spans.get("text", ()) if p < len(tokens)) or prompt.text
     text = " ".join(text.split())
     return text if len(text) <= 90 else f"{text[:40]} … {text[-45:]}"
 

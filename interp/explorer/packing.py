@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from interp.explorer.exploration import SCALES, Exploration, ExploredPrompt
-from interp.figures import visible
+from interp.figures import displayed, visible
 from interp.rankings import HeadRanking
 from interp.reports import model_name
 from interp.statistics import FEWEST
@@ -65,7 +65,7 @@ def packed(exploration: Exploration, kept: Kept) -> bytes:
     if (n := len(exploration.prompts)) > kept.n_prompts:
         left_out.append(f"The first {kept.n_prompts} of {n} prompts are in this page, to stay below its size.")
     header = {
-        "title": str(exploration.provenance.get("title") or f"Heads by {exploration.ranking.score}"),
+        "title": exploration.title,
         "model": model_name(exploration.provenance),
         "maps": [m for name, ranking in exploration.rankings.items() for m in _maps(name, ranking, arrays)],
         "prompts": prompts,
@@ -118,6 +118,8 @@ def _maps(name: str, ranking: HeadRanking, arrays: _Arrays) -> list[dict[str, An
             {
                 "ranking": name,
                 "measure": measure,
+                "name": displayed(measure),
+                "of": displayed(name),
                 "role": "score" if column == "score" else "control" if measure in ranking.controls else "measure",
                 "meaning": described.meaning,
                 "unit": described.unit,

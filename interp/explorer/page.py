@@ -13,9 +13,9 @@ from markupsafe import Markup, escape
 
 from interp.explorer.exploration import Exploration
 from interp.explorer.packing import kept_steps, packed
-from interp.figures import NEGATIVE, POSITIVE, visible
+from interp.figures import NEGATIVE, POSITIVE, displayed, visible
 from interp.rankings import HeadRanking
-from interp.reports import model_name, number
+from interp.reports import model_name, narrow, number
 from interp.statistics import FEWEST, bracketed
 
 WEB = Path(__file__).parent / "web"
@@ -43,9 +43,8 @@ def summary(exploration: Exploration) -> str:
     ranking = exploration.ranking
     if ranking.n_examples < FEWEST:
         return f"<p><b>{escape(exploration.sentence)}</b></p>{still_map(ranking)}"
-    table = ranking.top(10)[["label", "score", "ci_low", "ci_high"]]
-    rows = table.to_html(index=False, float_format="{:.3g}".format)
-    return f"<p><b>{escape(exploration.sentence)}</b></p>{still_map(ranking)}{rows}"
+    table = narrow(ranking.top(10)[["label", "score", "ci_low", "ci_high"]], 10)
+    return f"<p><b>{escape(exploration.sentence)}</b></p>{still_map(ranking)}{table}"
 
 
 def still_map(ranking: HeadRanking, width: int = 420, height: int = 520) -> Markup:
@@ -63,9 +62,8 @@ def still_map(ranking: HeadRanking, width: int = 420, height: int = 520) -> Mark
             f'height="{cell_h - 0.6:.1f}" fill="{colour}" fill-opacity="{abs(value - base) / far:.2f}"/>'
         )
     w, h = n_heads * cell_w, n_layers * cell_h
-    label = (
-        f"Mean {ranking.score} of each head: layers downwards, heads to the right; {repr(ranking).partition(': ')[2]}"
-    )
+    said = repr(ranking).partition(": ")[2]
+    label = f"Mean {displayed(ranking.score)} of each head: layers downwards, heads to the right; {said}"
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w:.0f} {h:.0f}" width="{w:.0f}" height="{h:.0f}" '
         f'role="img" aria-label="{escape(label)}"><rect width="{w:.0f}" height="{h:.0f}" fill="#888" '
@@ -107,11 +105,11 @@ def _page(exploration: Exploration, content: bytes, n_prompts: int) -> str:
         environment()
         .get_template("explorer.html.j2")
         .render(
-            title=str(exploration.provenance.get("title") or f"Heads by {ranking.score}"),
+            title=exploration.title,
             facts=[model_name(exploration.provenance), f"{ranking.n_examples} examples", *_made(exploration)],
             sentence=exploration.sentence,
             picture=still_map(ranking),
-            columns=["head", ranking.score, "95 % interval", *ranking.others],
+            columns=["head", displayed(ranking.score), "95 % interval", *map(displayed, ranking.others)],
             heads=rows,
             n_heads=len(frame),
             meaning=ranking.measure.meaning,

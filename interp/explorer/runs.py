@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,10 @@ def _run(folder: Path) -> Run:
         about, (verdict, *others) = record["provenance"], record["statement"]
         if missing := [name for name in record["sha256"] if not (folder / name).is_file()]:
             raise FileNotFoundError(f"{', '.join(missing)} is missing, which its record lists.")
-        kind = str(record.get("result", {}).get("$", "")).rpartition(":")[2] or "Findings"
+        made = str(record.get("result", {}).get("$", "")).rpartition(":")[2] or "Findings"
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", made).lower()
         picture = ""
-        if kind in ("HeadRanking", "Exploration"):
+        if made in ("HeadRanking", "Exploration"):
             result = load_result(folder)
             ranking = result.ranking if isinstance(result, Exploration) else result
             picture = still_map(ranking, 130, 110) if isinstance(ranking, HeadRanking) else picture

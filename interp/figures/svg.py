@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 
@@ -29,6 +30,8 @@ from interp.figures.painting import (
     text_width,
     title_of,
 )
+
+_MOST_BYTES = 1_000_000  # of an image in a notebook
 
 
 def draw(figure: go.Figure, width: int = 760, said: str = "", tips: dict[str, int] | None = None) -> str:
@@ -52,6 +55,21 @@ def alone(figure: go.Figure, width: int = 760, said: str = "", is_printed: bool 
     dark = "@media(prefers-color-scheme:dark){:root{--ink:#d0d4da;--soft:#9aa3ad;--line:#444b55}}"
     style = light + stylesheet().partition("@media")[0] if is_printed else light + dark + stylesheet()
     return draw(figure, width, said).replace(">", f"><style>{style}</style>", 1) + "\n"
+
+
+def image(figure: go.Figure, said: str, width: int = 640) -> str:
+    """A line and an ``<img>`` for a notebook, on white paper whatever the notebook's colours: the styles of
+    :func:`alone` stay within it. ``said``: as of :func:`draw`. Empty for a figure that is not drawn here, and for one
+    above 1 MB."""
+    try:
+        drawn = quote(alone(figure, width, is_printed=True), safe=" =:;,/()!")
+    except ValueError:
+        return ""
+    if len(drawn) > _MOST_BYTES:
+        return ""
+    name = html.escape(said)
+    shown = f'<img alt="{name}" style="background:#fff;max-width:100%" width="{width}"'
+    return f'<p>{name}:</p>{shown} src="data:image/svg+xml,{drawn}">'
 
 
 class _Drawing(Marks):

@@ -392,8 +392,10 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
 
     def _repr_html_(self) -> str:
         first = f"<p><b>{html.escape(import_module('interp.rankings.report').headline(self))}</b></p>"
-        table = narrow(self.top(0 if self.is_too_few else 10), 10)
-        return first if self.is_too_few else f"{first}<p>The first 10 heads:</p>{table}"
+        if self.is_too_few:
+            return first
+        drawn = import_module("interp.figures.svg").image(self.plot(), f"Mean {displayed(self.score)} of each head")
+        return f"{first}<p>The first 10 heads:</p>{narrow(self.top(10), 10)}{drawn}"
 
 
 def sign_verdict(

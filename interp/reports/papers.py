@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from interp.figures import displayed
 from interp.records import versions
 from interp.reports.markdown import cells
 from interp.reports.page import model_name
@@ -40,12 +41,14 @@ def escaped(text: str) -> str:
 
 
 def latex(frame: pd.DataFrame, caption: str = "") -> str:
-    """The table with booktabs' rules, values with their intervals in one cell, numbers to the right.
+    """The table with booktabs' rules, values with their intervals in one cell, numbers to the right, under names that
+    people read; layer and head, where a label says them, are left out.
 
     ``caption``: above it, by default its note. Needs ``\\usepackage{booktabs}``.
     """
-    shown = cells(frame)
-    names = [escaped(name.replace("_", " ")) for name in shown]
+    told = {"layer", "head"} if "label" in frame else set()
+    shown = {name: texts for name, texts in cells(frame).items() if name not in told}
+    names = [escaped(displayed(name)) for name in shown]
     kinds = {str(column): values.dtype.kind for column, values in frame.items()}
     columns = "".join("r" if kinds[name] in "iuf" else "l" for name in shown)
     caption = caption or str(frame.attrs.get("note") or "")

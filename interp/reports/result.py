@@ -178,10 +178,20 @@ class Result:
         return f"{type(self).__name__}: {self.statement()[0]}"
 
     def _repr_html_(self) -> str:
+        """The verdict, the first rows of the first table, and the main figure; of a result that was read from a folder
+        without its texts, no figure."""
         findings = self._read()
         table = next(iter(findings.tables.values()), None)
         shown = "" if table is None else narrow(table, _SHOWN)
-        return f"<p><b>{html.escape(findings.statement[0])}</b></p>{shown}"
+        return f"<p><b>{html.escape(findings.statement[0])}</b></p>{shown}{self._image(findings)}"
+
+    def _image(self, findings: Findings) -> str:
+        """The main figure; empty without one, and where it needs torch, which need not be there to read a result."""
+        name = self._figure if self._figure in findings.figures else next(iter(findings.figures), "")
+        try:
+            return import_module("interp.figures.svg").image(findings.figures[name], name) if name else ""
+        except (ImportError, ValueError):
+            return ""
 
 
 @public

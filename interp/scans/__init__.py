@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from interp.scans.again import AskedAgain as AskedAgain
     from interp.scans.agreement import FanOutDisagreement as FanOutDisagreement, Method as Method
     from interp.scans.head_writing import scan_projection as scan_projection, write_along as write_along
     from interp.scans.readings import IsMostProbable as IsMostProbable, scan_readings as scan_readings

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from interp.prompts import Prompt
 
 
-class _Prefix(DynamicCache):
+class Prefix(DynamicCache):
     """Keys and values of the prefix, whole for every layer. When frozen, an update hands back the new ones alone."""
 
     frozen = False
@@ -78,7 +78,7 @@ def fan_out_logits(
         advance: told how many branches are done, chunk by chunk.
     """
     n_prefix = text_from(model, prompt, m)
-    prefix = _run_prefix(model, prompt, n_prefix) if n_prefix else None
+    prefix = run_prefix(model, prompt, n_prefix) if n_prefix else None
     order = sorted(range(len(branches)), key=lambda i: branches[i].first_layer)
     size = max(1, int(memory_mib * 2**20 / row_bytes(model, len(prompt) - n_prefix, len(prompt), tokens)))
     rows: dict[int, Tensor] = {}
@@ -134,9 +134,9 @@ def row_bytes(model: Model, m: int, n_tokens: int, tokens: Sequence[int] | None)
     return 4 * (activations + scores + logits)
 
 
-def _run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> _Prefix:
+def run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> Prefix:
     """From a pass over the whole prompt, cut, so that what goes by the length of a pass (LongRoPE) is the prompt's."""
-    cache, base = _Prefix(), model.hf.base_model
+    cache, base = Prefix(), model.hf.base_model
     inputs = prefix_inputs(model, prompt, len(prompt))
     if base is model.hf:
         inputs |= model.last_logits_only()
@@ -151,13 +151,13 @@ def _run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> _Prefix:
 def _run_chunk(
     model: Model,
     prompt: Prompt,
-    prefix: _Prefix | None,
+    prefix: Prefix | None,
     branches: Sequence[Branch],
     m: int,
     tokens: Sequence[int] | None,
 ) -> Float[Tensor, "row token"]:
     """One pass over what the prefix leaves: row 0 unedited, then the branches, sorted by their first edited layer."""
-    inputs = _inputs_after(model, prompt, prefix)
+    inputs = inputs_after(model, prompt, prefix)
     joining = defaultdict(int)
     edits: list[tuple[int, Edit]] = []
     for row, branch in enumerate(branches, start=1):
@@ -166,7 +166,7 @@ def _run_chunk(
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        handler = None if prefix is None else _shared_prefix_attention(prefix)
+        handler = None if prefix is None else through_prefix(prefix)
         stack.enter_context(attention_handler(model, handler))
         growing = [stream_hook(model, layer, partial(_grow, n_new)) for layer, n_new in joining.items()]
         stack.enter_context(attached(model, growing))
@@ -176,7 +176,7 @@ def _run_chunk(
         return run_pass(model, inputs).logits[:, -1].float()
 
 
-def _inputs_after(model: Model, prompt: Prompt, prefix: _Prefix | None) -> dict[str, Any]:
+def inputs_after(model: Model, prompt: Prompt, prefix: Prefix | None) -> dict[str, Any]:
     """Of a pass over what the prefix leaves of a prompt."""
     inputs: dict[str, Any] = {"use_cache": prefix is not None, **model.last_logits_only()}
     if prefix is None:
@@ -195,8 +195,8 @@ def look_at_rows(
     (as many as :func:`interp.passes.text_from` allows): ``look`` sees every layer's call, its keys and values whole.
 
     Costs a pass for the prefix, if there is one, and the rows."""
-    prefix = _run_prefix(model, prompt, n_prefix) if n_prefix else None
-    through = None if prefix is None else _shared_prefix_attention(prefix)
+    prefix = run_prefix(model, prompt, n_prefix) if n_prefix else None
+    through = None if prefix is None else through_prefix(prefix)
 
     def handler(call: AttentionCall) -> Tensor | None:
         look(call if prefix is None else _with_prefix(call, prefix))
@@ -207,10 +207,10 @@ def look_at_rows(
         stack.enter_context(attention_handler(model, handler))
         stack.enter_context(attached(model, hooks))
         stack.enter_context(growing_rows(model))
-        run_pass(model, _inputs_after(model, prompt, prefix))
+        run_pass(model, inputs_after(model, prompt, prefix))
 
 
-def _with_prefix(call: AttentionCall, prefix: _Prefix) -> AttentionCall:
+def _with_prefix(call: AttentionCall, prefix: Prefix) -> AttentionCall:
     """The call with the prefix's keys and values before its own, in every row."""
     layer, rows = prefix.layers[call.layer], len(call.query)
     key, value = (
@@ -229,7 +229,7 @@ def _grow(n_new: int, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor,
     return torch.cat([hidden, hidden[:1].expand(n_new, -1, -1)])
 
 
-def _shared_prefix_attention(prefix: _Prefix):
+def through_prefix(prefix: Prefix) -> Callable[[AttentionCall], Tensor]:
     """Attention of rows that share one prefix: scores against it in one product for all rows, then each row's own."""
 
     def handler(call: AttentionCall) -> Float[Tensor, "row pos head d_head"]:

@@ -16,9 +16,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.architecture import alone, require_in_place, run_pass
+from interp.architecture import alone, require_in_place
 from interp.door import public
-from interp.interventions import Branch, EachHead, HeadEdit, edited, unembed_only
+from interp.interventions import Branch, EachHead, HeadEdit
 from interp.models import measured_mass
 from interp.passes import plain_logits
 from interp.rankings import HeadRanking, Measure
@@ -32,6 +32,7 @@ from interp.reading import (
 )
 from interp.records import now, showing_progress
 from interp.reports import AnswerMass, narrow
+from interp.scans.again import edited_logits
 from interp.scans.agreement import (
     FanOutDisagreement as FanOutDisagreement,
     Method as Method,
@@ -423,12 +424,9 @@ def _fan_out(model, prompt, branches, m, metrics, memory_mib, advance=None) -> F
 
 def _loop(model, prompt, branches, m, metrics, memory_mib, advance=None) -> Float[Tensor, "metric row"]:
     """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
-    inputs, tokens = model.inputs([prompt]).inputs, needed_tokens(metrics, prompt)
-    rows = []
+    tokens, rows = needed_tokens(metrics, prompt), []
     for branch in [Branch((), "unedited"), *branches]:
-        with torch.no_grad(), edited(model, [(0, e) for e in branch.edits], last=m), unembed_only(model, tokens):
-            output = run_pass(model, {**inputs, "use_cache": False, **model.last_logits_only()})
-            rows.append(output.logits[0, -1].float())
+        rows.append(edited_logits(model, prompt, branch.edits, m, tokens))
         if advance is not None and branch.edits:
             advance(1)
     return read_metrics(metrics, torch.stack(rows), tokens, prompt)

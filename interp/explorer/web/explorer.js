@@ -34,11 +34,11 @@ async function exploreHeads(root, packed, ask = null) {
   const share = (v) => v < 0.0005 && v > 0 ? "< 0.001" : v.toFixed(3);
   const shapeOf = (m) => data.arrays[m.mean].shape;
   const has = (m, layer, head) => layer < shapeOf(m)[0] && head < shapeOf(m)[1];
-  const at = (m, kind, layer, head) => m[kind] === undefined ? NaN : data.array(m[kind])[layer * shapeOf(m)[1] + head];
+  const at = (m, kind, layer, head) => m[kind] === undefined || !has(m, layer, head) ? NaN : data.array(m[kind])[layer * shapeOf(m)[1] + head];
   const interval = (m, l, h) => Number.isFinite(at(m, "low", l, h)) ? ` [${number(at(m, "low", l, h))}, ${number(at(m, "high", l, h))}]` : "";
-  const nameOf = (m) => m.measure.replaceAll("_", " ");
-  const titled = (m) => maps.some((o) => o !== m && o.measure === m.measure) || new Set(maps.map((o) => o.ranking)).size > 1 ? `${nameOf(m)} · ${m.ranking.replaceAll("_", " ")}` : nameOf(m);
-  const placed = (m, l, h) => m.few ? "too few" : `${place(m, l, h)} of ${data.array(m.mean).length}`;
+  const nameOf = (m) => m.name;
+  const titled = (m) => maps.some((o) => o !== m && o.measure === m.measure) || new Set(maps.map((o) => o.ranking)).size > 1 ? `${nameOf(m)} · ${m.of}` : nameOf(m);
+  const placed = (m, l, h) => !has(m, l, h) ? "none" : m.few ? "too few" : `${place(m, l, h)} of ${data.array(m.mean).length}`;
   const placeCache = new Map();
   function place(m, layer, head) {  // from 1: the place of a head in a map's order, highest first
     if (!placeCache.has(m)) {
@@ -171,7 +171,9 @@ async function exploreHeads(root, packed, ask = null) {
   }
   function tell(m, layer, head) {
     const kind = kinds[label(layer, head)];
-    text(read, `${label(layer, head)}: ${nameOf(m)} ${number(at(m, "mean", layer, head))}${interval(m, layer, head)}${m.few ? "" : `, place ${placed(m, layer, head)}`}${kind ? `, ${kind}` : ""}`);
+    const told = [m, ...drawn.map((d) => d.m).filter((other) => other !== m)].filter((one) => has(one, layer, head)).map((one) =>
+      `${drawn.length > 1 ? titled(one) : nameOf(one)} ${number(at(one, "mean", layer, head))}${interval(one, layer, head)}${one.few ? "" : `, place ${placed(one, layer, head)}`}`);
+    text(read, `${label(layer, head)}: ${told.join("; ") || `no head of ${titled(m)}`}${kind ? `, ${kind}` : ""}`);
   }
 
   // ---- list
@@ -270,8 +272,10 @@ async function exploreHeads(root, packed, ask = null) {
     while (next >= 0 && next < spans.length && !spans[next]) next += step;
     if (spans[next]) { spans.forEach((s) => s && s.setAttribute("tabindex", -1)); spans[next].setAttribute("tabindex", 0); spans[next].focus(); }
   });
-  const cellOf = (p) => state.layer * data.arrays[p.attention ?? p.contribution ?? p.changes].shape[1] + state.head;
-  const knows = (p) => p.known === undefined || data.array(p.known)[cellOf(p)] === 1;
+  const headsOf = (p) => data.arrays[p.attention ?? p.contribution ?? p.changes].shape;
+  const cellOf = (p) => state.layer * headsOf(p)[1] + state.head;
+  const isIn = (p) => state.layer < headsOf(p)[0] && state.head < headsOf(p)[1];  // rankings may be of models of two shapes
+  const knows = (p) => isIn(p) && (p.known === undefined || data.array(p.known)[cellOf(p)] === 1);
   function attentionOf(p) {
     const n = p.tokens.length, start = cellOf(p) * n;
     return Float32Array.from(data.array(p.attention).subarray(start, start + n), (v) => (v / 255) ** 2);
@@ -308,7 +312,7 @@ async function exploreHeads(root, packed, ask = null) {
     if (current) for (const v of current) { far = Math.max(far, Math.abs(v)); sum += v; }
     text(viewNote, !kindsOfView.length ? "Attention could not be read; see the notes below." : !known ? "This head's attention in this prompt is not in the file." :
       isAttention ? `Attention from the answer's position (the last token). Full colour: ${number(far)}, on a square-root scale.${p.sources !== undefined ? " Point at a token: outlined, where the head looks from there; underlined, where from it is looked at." : ""}`
-        : `What the head reads from each token and writes toward ${p.answers[0] ?? "the first answer"} (orange) or against it (blue), in logits. Full colour: ${number(far)}; sum ${number(sum)}.`);
+        : `What the head reads from each token and writes toward ${p.answers[0] ? `“${p.answers[0].trim()}”` : "the first answer"} (orange) or against it (blue), in logits. Full colour: ${number(far)}; sum ${number(sum)}.`);
     spans.forEach((span, i) => {
       const v = current ? current[i] : 0;
       if (!span) return;
@@ -361,7 +365,7 @@ async function exploreHeads(root, packed, ask = null) {
   }
 
   // ---- the answer
-  const canTurn = () => Boolean(prompt() && prompt().clean && (prompt().changes !== undefined || ask));
+  const canTurn = () => Boolean(prompt() && prompt().clean && (prompt().changes !== undefined ? isIn(prompt()) : ask));
   function changeOf(p, layer, head, factor) {  // of each log probability, between the measured points
     const [, nHeads, nScales, nAnswers] = data.arrays[p.changes].shape, values = data.array(p.changes);
     const start = (layer * nHeads + head) * nScales * nAnswers, unit = p.changes_scale / 32767;
@@ -377,20 +381,28 @@ async function exploreHeads(root, packed, ask = null) {
     const top = Math.max(...logs), sizes = logs.map((v) => Math.exp(v - top)), whole = sizes.reduce((a, b) => a + b, 0);
     return sizes.map((v) => v / whole);
   }
-  let asked = 0, isAsking = false, isStale = false;
-  async function askLive() {
-    if (!ask) return;
-    if (isAsking) { isStale = true; return; }
-    isAsking = true;
+  // One question at a time, a moment after the slider rests; what moves meanwhile is asked when the answer is there.
+  const RESTS_MS = 40;
+  let isAsking = false, isStale = false, resting = 0;
+  function askSoon() {
+    clearTimeout(resting);
+    isStale = true;
     text(answerNote, "Asking the model …");
-    const mine = ++asked, index = state.prompt, heads = [...turned].map(([name, factor]) => [...parsed(name), factor]);
+    resting = setTimeout(askLive, RESTS_MS);
+  }
+  async function askLive() {
+    if (isAsking || !isStale) return;
+    isAsking = true;
+    isStale = false;
+    const index = state.prompt, heads = [...turned].map(([name, factor]) => [...parsed(name), factor]);
     try {
       const found = await ask(index, heads);
+      if (isStale || index !== state.prompt || !turned.size) return;
       if (found && found.error) text(answerNote, `The model could not answer: ${found.error}`);
-      else if (found && mine === asked && index === state.prompt && !isStale) showAnswer(found, "measured");
+      else if (found) showAnswer(found, "measured");
     } finally {
       isAsking = false;
-      if (isStale) { isStale = false; askLive(); }
+      if (isStale) askSoon();
     }
   }
   function turn(layer, head, factor) {
@@ -407,7 +419,7 @@ async function exploreHeads(root, packed, ask = null) {
     const p = prompt();
     answerBox.hidden = !p || !p.clean;
     if (answerBox.hidden) return;
-    const names = canTurn() ? [...new Set([label(state.layer, state.head), ...turned.keys()])] : [];
+    const names = [...new Set([...(canTurn() ? [label(state.layer, state.head)] : []), ...turned.keys()])];
     if (String(names) !== String([...sliderRows.keys()])) {
       const kept = sliderRows;
       sliderRows = new Map(names.map((name) => [name, kept.get(name) || slider(name)]));
@@ -423,7 +435,7 @@ async function exploreHeads(root, packed, ask = null) {
     reset.hidden = !turned.size;
     if (p.changes !== undefined) showAnswer(estimated(p), turned.size ? "estimated" : "clean");
     else showAnswer(p.clean, "clean");
-    if (ask && turned.size) askLive();
+    if (ask && turned.size) askSoon();
   }
   function slider(name) {
     const act = () => turn(...parsed(name), Number(input.value));

@@ -130,7 +130,7 @@ def test_the_keyboard_reaches_everything(opened, saved):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
-    assert focused.startswith("L3H3: nas ")
+    assert focused.startswith("L3H3: NAS ")
     assert page.locator(".hs-head-card h2").inner_text().startswith("L3H3")
     page.keyboard.press("0")
     prompt = exploration().prompts[0]
@@ -172,8 +172,26 @@ def test_two_rankings_stand_side_by_side(opened, tmp_path):
     assert len(page.locator(".hs-numbers tbody tr").all()) == 4
     page.locator(".hs-map").nth(1).locator('rect[aria-label^="L1H7:"]').click()
     assert page.locator('.hs-mark[visibility="visible"]').count() == 1  # the first has no such head
+    told = page.locator(".hs-map").first.locator("xpath=ancestor::section").locator(".hs-read").inner_text()
+    found = ranking(5, 8, seed=2).to_frame().set_index("label").loc["L1H7"]
+    assert told.startswith(f"L1H7: NAS · b {found['score']:.3g} ") and "NAS · a" not in told
+    cell(page, "L2H3").click()
+    page.mouse.move(5, 5)
+    told = page.locator(".hs-read").first.inner_text()
+    assert "NAS · a" in told and "NAS · b" in told
+    page.locator(".hs-map").nth(1).locator('rect[aria-label^="L1H7:"]').click()
     assert page.locator(".hs-answers-card").is_hidden()
     shot(page, "explorer-two-rankings")
+
+
+def test_a_head_that_only_the_other_ranking_has_is_told_no_other_s_numbers(opened, tmp_path):
+    made = exploration()  # 6 x 4, with prompts
+    both = replace(made, rankings={"a": made.ranking, "b": ranking(5, 8, seed=2)})
+    page = opened(both.save_explorer(tmp_path / "two.html"))
+    page.locator(".hs-map").nth(1).locator('rect[aria-label^="L1H7:"]').click()
+    assert "is not in the file" in page.locator(".hs-head-card").inner_text()
+    assert page.get_by_role("slider").count() == 0
+    assert set(page.locator(".hs-tokens span").evaluate_all("s => s.map(n => +n.style.getPropertyValue('--s'))")) == {0}
 
 
 def test_texts_are_never_markup(opened, tmp_path):
@@ -256,10 +274,19 @@ def test_the_saved_ranking_of_a_report_opens_with_the_heads_that_it_has(opened, 
 
 
 def test_it_is_quick_with_a_thousand_heads(opened, tmp_path):
-    """First paint within a second, and no frame of more than 100 ms when a head is clicked."""
+    """First paint within a second, and less than 100 ms of the page's own thread when a head is clicked: its CPU time,
+    which other work on the machine does not lengthen."""
     made = exploration(32, 32, n_prompts=2, n_tokens=60)
     page = opened(made.save_explorer(tmp_path / "large.html"))
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    asked = page.context.new_cdp_session(page)
+    asked.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def busy() -> float:
+        found = asked.send("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in found if metric["name"] == "TaskDuration")
+
+    began = busy()
     frames = page.evaluate(
         """async () => {
           const cells = [...document.querySelectorAll('.hs-cell')], times = [];
@@ -272,8 +299,9 @@ def test_it_is_quick_with_a_thousand_heads(opened, tmp_path):
           return times.sort((a, b) => a - b);
         }"""
     )
-    print(f"\n1,024 heads: first paint {paint:.0f} ms; a click {frames[15]:.0f} ms (median), {frames[-1]:.0f} (most)")
-    assert paint < 1000 and frames[15] < 100
+    cpu = (busy() - began) / 30 * 1000
+    print(f"\n1,024 heads: first paint {paint:.0f} ms; a click {frames[15]:.0f} ms (median), {cpu:.0f} ms of CPU")
+    assert paint < 1000 and cpu < 100
 
 
 def test_prompts_that_may_harm_are_dots(opened, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import interp
-from interp.explorer import Exploration
+from interp.explorer import Exploration, exploring
 from interp.explorer.exploration import SCALES
 from interp.explorer.packing import kept_steps, packed
 from interp.reading import attention_log_probs, attention_sources
@@ -208,6 +208,21 @@ def test_a_picture_is_cut_to_its_patches(tmp_path):
     assert header_of(packed(found, kept_steps(found)[0]))["prompts"][0]["grid"] == list(seen.grid)
     with pytest.raises(ValueError, match="is not the one that the prompt was built with"):
         interp.explore(model, [asked], pictures=[picture(1, (60, 20))])
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "shown"),
+    [
+        ("Is it red?", ("Is", "it", "red", "?"), "Is it red?"),  # of whole words
+        ("Is it red?", ("Is", " it", " red", "?"), "Is it red?"),
+        ("<i>Is it\nred?", ("<i>", "<i>", "Is", "it", "red", "?", "<answer>"), "<i><i>Is it red?<answer>"),
+        ("aa a", ("a", "a", "a"), "aa a"),
+        ("", ("5", "6"), " 5 6"),
+    ],
+)
+def test_tokens_are_shown_apart_as_in_the_text(text, tokens, shown):
+    asked = interp.Prompt(tuple(range(len(tokens))), tokens, text)
+    assert "".join(exploring._shown_tokens(asked)) == shown
 
 
 def test_turned_asks_the_model_and_says_what_it_lacks(explored):

@@ -40,7 +40,7 @@ def test_every_run_is_listed_and_broken_ones_say_why(reports):
     runs = find_runs(reports)
     names = [run.folder.name for run in runs]
     assert names == ["lat'er run", "nas", "findings", "damaged", "killed", "lost"]
-    assert [run.kind for run in runs] == ["HeadRanking", "HeadRanking", "Findings", "", "", ""]
+    assert [run.kind for run in runs] == ["head ranking", "head ranking", "findings", "", "", ""]
     assert runs[1].verdict == ranking().statement()[0] and runs[1].model == "random"
     assert runs[0].picture and not runs[2].picture
     told = {run.folder.name: run.problem for run in runs if run.is_broken}

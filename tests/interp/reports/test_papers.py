@@ -58,7 +58,7 @@ def test_a_latex_table_has_its_columns_and_escapes_texts():
     )
     lines = latex(frame, "Heads & scores").splitlines()
     assert r"\caption{Heads \& scores}" in lines and r"\begin{tabular}{lr}" in lines
-    assert r"label & score \\" in lines
+    assert r"head & score \\" in lines
     assert r"L0H1 & $-$1.500 [$-$2.000, $-$1.000] \\" in lines
     assert r"50 \% \& more\_ & -- \\" in lines
     assert [line for line in lines if "rule" in line] == [r"\toprule", r"\midrule", r"\bottomrule"]

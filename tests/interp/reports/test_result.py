@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -39,7 +42,7 @@ def made(monkeypatch) -> Iterator[dict[str, int]]:
 
     def draw(counts: pd.DataFrame) -> go.Figure:
         count["figure"] += 1
-        return go.Figure(go.Bar(y=counts["n"]), {"title": {"text": "Beans"}})
+        return go.Figure(go.Bar(y=counts.get("n", [])), {"title": {"text": "Beans"}})
 
     def findings_of(beans: Beans, include_replies: bool = False, by: str = "colour") -> Findings:
         count["report"] += 1
@@ -62,11 +65,20 @@ def beans() -> Beans:
 def test_a_report_is_made_once_and_a_sentence_draws_nothing(made, tmp_path):
     found = beans()
     assert found.statement() == found.statement() and repr(found) == f"Beans: {found.statement()[0]}"
-    assert "<b>Red beans are not shown to differ.</b>" in found._repr_html_()
     assert found.to_findings().tables["Counts"]["n"].sum() == 7
     assert made == {"report": 1, "figure": 0}
-    found.plot(), found.plot("By colour"), found.save(tmp_path)
+    found.plot(), found.plot("By colour"), found.save(tmp_path), found._repr_html_()
     assert made == {"report": 1, "figure": 1}
+
+
+def test_in_a_notebook_a_result_says_its_verdict_and_shows_its_figure(made, tmp_path):
+    found = beans()
+    shown = found._repr_html_()
+    assert shown.startswith("<p><b>Red beans are not shown to differ.</b></p><table")
+    picture = unquote(re.search(r'<img alt="By colour"[^>]* src="data:image/svg\+xml,([^"]*)">', shown)[1])
+    assert ElementTree.fromstring(picture).tag.endswith("svg") and "<p>By colour:</p>" in shown
+    found.save(tmp_path)
+    assert "<table" in load_result(tmp_path)._repr_html_()
 
 
 def test_in_a_notebook_an_interval_stands_in_its_cell_and_empty_columns_are_left_out(made):
@@ -134,7 +146,7 @@ def test_a_rankings_sentences_draw_nothing(monkeypatch):
     )
     for name in ("plot", "plot_top"):
         monkeypatch.setattr(HeadRanking, name, lambda *given, **more: pytest.fail("drawn"))
-    assert ranking.statement()[0].startswith("Model not named, 12 examples") and ranking._repr_html_() and repr(ranking)
+    assert ranking.statement()[0].startswith("Model not named, 12 examples") and repr(ranking)
 
 
 def test_every_results_report_can_be_asked_for_replies():
