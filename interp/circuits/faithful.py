@@ -222,7 +222,7 @@ def minimal_set(
     *,
     metric: LogitDifference | None = None,
     positions: Positions = "all",
-    rounds: int | None = None,
+    one_by_one: int | None = None,
 ) -> tuple[tuple[Head, ...], float]:
     """The smallest set found that keeps a share of what the model does, and the share that it keeps.
 
@@ -232,7 +232,7 @@ def minimal_set(
     Args:
         model, pairs, order, metric, positions: as in :func:`faithfulness`.
         share: of the difference between the whole model and all heads replaced.
-        rounds: the most times that heads are left out; None: until none can go.
+        one_by_one: the most heads of which each is left out alone: a larger set stays as it is; None: any number.
 
     Returns:
         The heads (layer, head), and the share that they keep.
@@ -252,9 +252,7 @@ def minimal_set(
     if most < share:
         raise ValueError(f"the {len(heads)} heads given keep {most:.0%} together; {share:.0%} was asked for.")
     chosen = heads[: _least(lambda sizes: [s >= share for s in kept([heads[:k] for k in sizes])], len(heads))]
-    left = len(heads) if rounds is None else rounds
-    while len(chosen) > 1 and left > 0:
-        left -= 1
+    while 1 < len(chosen) <= (len(heads) if one_by_one is None else one_by_one):
         alone = kept([[h for h in chosen if h != one] for one in chosen])
         cheapest = sorted(range(len(chosen)), key=lambda i: (-alone[i], -i))
         if alone[cheapest[0]] < share:
