@@ -46,9 +46,10 @@ def record_of_sets(
     if ranking.is_too_few:
         return {"sets": {"said": [f"The first heads are not weighed as a set: {too_few(ranking.n_examples)}."]}}
     ids = {p.id for p in built.pairs.clean}
-    whose = " that made the ranking" if ids <= set(ranking.example_ids) else ""
-    what = " of questions, the right answer of one against that of the other," if questions else ""
-    left_out = sum(map(len, built.left_out.values())) if questions else 0
-    beside = f" ({left_out} more are not told apart)" if left_out else ""
-    on = f"{len(built.pairs)} pairs{what}{beside}{whose}"
+    ranked = " that made the ranking" if ids <= set(ranking.example_ids) else ""
+    on = f"{len(built.pairs)} pairs{ranked}"
+    if questions:
+        left_out = sum(map(len, built.left_out.values()))
+        beside = f"; {left_out} more are not told apart" if left_out else ""
+        on = f"{len(built.pairs)} questions{ranked} (each beside one of the other answer{beside})"
     return {"sets": weigh_first(model, built.pairs, ranking, k, positions=positions, on=on, seed=seed).record()}
