@@ -57,17 +57,9 @@ def test_a_backup_that_wakes_is_found_by_removing_two(hops):
     )
 
 
-@pytest.mark.parametrize(
-    "name, chosen, head",
-    [
-        ("comparison-gpt2-1", {}, ""),
-        ("not_smallest", {}, ""),
-        ("lookup-llama-0", {}, ""),
-    ],
-)
-def test_other_models_too_are_exercised_or_not(name, chosen, head):
-    found = said(load_known(name), **chosen)
-    assert f"Your pairs do not exercise {head}:" in found if head else found == ""
+@pytest.mark.parametrize("name", ["comparison-gpt2-1", "not_smallest", "lookup-llama-0"])
+def test_nothing_is_said_of_other_models_that_pairs_exercise(name):
+    assert said(load_known(name)) == ""
 
 
 @pytest.mark.parametrize(
