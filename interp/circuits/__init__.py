@@ -14,6 +14,11 @@ if TYPE_CHECKING:
         only_together as only_together,
         weigh_set as weigh_set,
     )
+    from interp.circuits.first_heads import (
+        FirstHeads as FirstHeads,
+        passes_of_first as passes_of_first,
+        weigh_first as weigh_first,
+    )
     from interp.circuits.graph import CircuitGraph as CircuitGraph, load_graph as load_graph
     from interp.circuits.paths import Paths as Paths, patch_paths as patch_paths
     from interp.reading.kinds import KINDS as KINDS, head_kinds as head_kinds

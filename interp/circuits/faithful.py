@@ -20,7 +20,7 @@ from interp.locating import patched_sets
 from interp.locating.asked import Asked, Positions, varying_positions
 from interp.rankings import HeadRanking
 from interp.reading import LogitDifference, default_metric
-from interp.statistics import Claim, Estimate, ratio_estimate
+from interp.statistics import Claim, Estimate, mean_interval, ratio_estimate
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -222,6 +222,7 @@ def minimal_set(
     *,
     metric: LogitDifference | None = None,
     positions: Positions = "all",
+    one_by_one: int | None = None,
 ) -> tuple[tuple[Head, ...], float]:
     """The smallest set found that keeps a share of what the model does, and the share that it keeps.
 
@@ -231,6 +232,7 @@ def minimal_set(
     Args:
         model, pairs, order, metric, positions: as in :func:`faithfulness`.
         share: of the difference between the whole model and all heads replaced.
+        one_by_one: the most heads of which each is left out alone: a larger set stays as it is; None: any number.
 
     Returns:
         The heads (layer, head), and the share that they keep.
@@ -250,7 +252,7 @@ def minimal_set(
     if most < share:
         raise ValueError(f"the {len(heads)} heads given keep {most:.0%} together; {share:.0%} was asked for.")
     chosen = heads[: _least(lambda sizes: [s >= share for s in kept([heads[:k] for k in sizes])], len(heads))]
-    while len(chosen) > 1:
+    while 1 < len(chosen) <= (len(heads) if one_by_one is None else one_by_one):
         alone = kept([[h for h in chosen if h != one] for one in chosen])
         cheapest = sorted(range(len(chosen)), key=lambda i: (-alone[i], -i))
         if alone[cheapest[0]] < share:
@@ -305,25 +307,24 @@ def only_together(
     """Redundancy: two heads replaced together, beside what each loses alone.
 
     One row for each two of ``heads``: first, second, alone (of the larger), together, and beyond, what both lose more
-    than the sum of each alone, in the metric's unit, the largest first (below 0: one needs the other). Costs
-    K (K + 1) / 2 branches for each pair. Misleads: three heads that stand in for each other show in no two of them.
+    than the sum of each alone, in the metric's unit, with its 95 % interval over pairs, the largest first (below 0: one
+    needs the other). Costs K (K + 1) / 2 branches for each pair. Misleads: three heads that stand in for each other
+    show in no two of them.
     """
     asked, heads = _asked(model, pairs, metric, positions, 0), sorted(set(map(tuple, heads)))
     two = list(combinations(range(len(heads)), 2))
     sets = [(), *((head,) for head in heads), *((heads[a], heads[b]) for a, b in two)]
-    whole, *values = patched_sets(asked, np.stack([_mask(model, one) for one in sets])).astype(np.float64).mean(0)
-    lost = whole - np.array(values)
-    rows = [
-        {
-            "first": head_label(*heads[a]),
-            "second": head_label(*heads[b]),
-            "alone": max(lost[a], lost[b], key=abs),
-            "together": together,
-            "beyond": together - lost[a] - lost[b],
-        }
-        for (a, b), together in zip(two, lost[len(heads) :], strict=True)
-    ]
-    frame = pd.DataFrame(rows, columns=["first", "second", "alone", "together", "beyond"])
+    whole, *values = patched_sets(asked, np.stack([_mask(model, one) for one in sets])).astype(np.float64).T
+    lost = whole - np.array(values)  # [set, pair]
+    rows = []
+    for (a, b), together in zip(two, lost[len(heads) :], strict=True):
+        beyond = together - lost[a] - lost[b]
+        low, high = mean_interval(beyond)
+        row = {"first": head_label(*heads[a]), "second": head_label(*heads[b])}
+        row |= {"alone": max(lost[a].mean(), lost[b].mean(), key=abs), "together": together.mean()}
+        rows.append(row | Estimate(float(beyond.mean()), float(low), float(high)).columns("beyond"))
+    columns = ["first", "second", "alone", "together", "beyond", "beyond_low", "beyond_high"]
+    frame = pd.DataFrame(rows, columns=columns)
     return frame.sort_values("beyond", ascending=False, ignore_index=True)
 
 

@@ -88,16 +88,15 @@ class Asked:
 
 
 def varying_positions(model: Model, prompts: Sequence[Prompt]) -> Positions:
-    """The last positions, from the first on at which any two of the prompts differ; "all" where these are all, and for
-    prompts of several lengths. Before it every head of a model that looks back alone gives the same in each prompt, so
-    another prompt's output is its own, and a mean would take away what no prompt varies (where heads rest, as at the
-    first token)."""
-    ids, n = [p.token_ids for p in prompts], len(prompts[0])
-    if {len(tokens) for tokens in ids} != {n}:
-        return "all"
-    shared = next((i for i, tokens in enumerate(zip(*ids, strict=True)) if len(set(tokens)) > 1), 0)
-    m = n - text_from(model, prompts[0], n - shared)
-    return "all" if m == n else m
+    """The last positions, from the first on at which any two of the prompts differ (of prompts of several lengths, as
+    many as the longest has there); "all" where these are all of the shortest. Before it every head of a model that
+    looks back alone gives the same in each prompt, so another prompt's output is its own, and a mean would take away
+    what no prompt varies (where heads rest, as at the first token)."""
+    by_length = {len(p): p for p in prompts}
+    together = zip(*(p.token_ids for p in prompts), strict=False)
+    shared = next((i for i, tokens in enumerate(together) if len(set(tokens)) > 1), min(by_length))
+    m = max(n - text_from(model, p, n - shared) for n, p in by_length.items())
+    return m if 0 < m < min(by_length) else "all"
 
 
 def measured(

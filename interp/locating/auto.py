@@ -129,19 +129,22 @@ def _kept(
     share = min(1.0, MORE * asked.share)
     scan_cost = 1 + share * n_layers * n_heads * (n_layers + 1) / (2 * n_layers)
     left = len(alone) * (BUDGET * scan_cost - cost.passes(asked.model, asked.pairs.clean)) / asked.share
-    plain = 2 / asked.share  # what a scan costs beside its branches, in passes over the positions that are looked at
+    # what a scan costs beside its branches, in passes over the positions that are looked at: its source, the unedited
+    # row, and the prompt before those positions
+    plain = (2 + (asked.share < 1)) / asked.share
     suspected, spent = _suspected(alone, asked.shape, 0.75 * left, plain)
     ratios: dict[tuple[int, int], float] = defaultdict(float)
     for (i, way), pairs in suspected.items():
         joint = np.abs(replaced.lost(i, pairs, [way])[0])
         for pair, value in zip(pairs, joint, strict=True):
             ratios[pair] = max(ratios[pair], float(value / alone[i, way, list(pair)].max()))
-    undoing = sorted(pair for pair, ratio in ratios.items() if ratio < CLEARED)
+    undoing = sorted((pair for pair, ratio in ratios.items() if ratio < CLEARED), key=lambda pair: ratios[pair])
     kept = np.ones(alone.shape[-1])
+    dear = plain + np.cumsum([_share(pair, asked.shape) for pair in undoing])  # of the first so many, on a prompt
+    undoing = undoing[: int((2 * dear <= left - spent).sum())]  # on two prompts at least, one for each way
     if not undoing:
         return kept
-    dear = plain + sum(_share(pair, asked.shape) for pair in undoing)
-    cells = [(i, i % 2) for i in range(len(alone))][: max(2, int((left - spent) / dear))]
+    cells = [(i, i % 2) for i in range(len(alone))][: int((left - spent) / dear[len(undoing) - 1])]
     together = np.stack([np.abs(replaced.lost(i, undoing, [way])[0]) for i, way in cells]).mean(0)
     before = np.stack([alone[cell] for cell in cells]).mean(0)
     for pair, value in zip(undoing, together, strict=True):

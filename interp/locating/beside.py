@@ -21,6 +21,7 @@ from interp.interventions import Branch, EachHead, HeadEdit, ablate_each_head
 from interp.locating.asked import Positions, varying_positions
 from interp.locating.attributions import removal_by_gradient
 from interp.locating.counting import counted
+from interp.passes import text_from
 from interp.prompts import Prompt
 from interp.reading import attribute_heads, head_outputs, mean_head_outputs
 from interp.scans.scan import scan, span_length
@@ -37,6 +38,8 @@ LARGE = 0.1
 """An effect is large from this share of the largest on."""
 LITTLE = 0.05
 """An effect is next to nothing below this share of the largest."""
+MEAN_OF = 4
+"""A mean at the answer is of so many prompts at least: that of one is its own output."""
 SMALL = 0.1
 """An effect is not seen where this share of it, or less, is left."""
 
@@ -109,23 +112,29 @@ class Looked:
 
     def removed(self, ablation: str, positions: Positions) -> list[Branch]:
         """Each head removed by this ``ablation`` at these ``positions``; by its mean over a few prompts where the
-        ablation is by other prompts' outputs."""
+        ablation is by other prompts' outputs. None where no several prompts can be paid."""
         if ablation in ("zero", "mean_of_others"):
             return ablate_each_head(ablation).branches(self.model)
         if positions not in self._means:
-            several = self.few(1 / 8, 1) or [0]
+            several = self.few(1 / 4, 1, least=MEAN_OF if positions == "answer" else 1)
+            if not several:
+                return []
             last = 1 if positions == "answer" else positions if isinstance(positions, int) else None
             self._means[positions] = mean_head_outputs(self.model, [self.prompts[i] for i in several], last)
         return EachHead("mean").branches(self.model, self._means[positions])
 
+    def price(self, layers: Sequence[int], positions: Positions) -> float:
+        """Of one prompt, in passes: a scan of branches that edit first in these ``layers``, at these ``positions``."""
+        prompt, n_layers = self.prompts[0], self.shape[0]
+        m = span_length(prompt, positions)
+        prefix = text_from(self.model, prompt, m)  # without one, rows are whole prompts
+        share = (len(prompt) - prefix) / len(prompt)
+        return (prefix > 0) + share * (1 + sum(n_layers - layer for layer in layers) / n_layers)
+
     def cost(self, positions: Positions) -> float:
         """Of one prompt, in passes: every head removed at these ``positions``."""
-        prompt = self.prompts[0]
-        return _scan_cost(self.model, span_length(prompt, positions) / len(prompt))
-
-
-def _scan_cost(model: Model, share: float) -> float:
-    return 1 + share * model.n_layers * model.n_heads * (model.n_layers + 1) / (2 * model.n_layers)
+        n_layers, n_heads = self.shape
+        return self.price([layer for layer in range(n_layers) for _ in range(n_heads)], positions)
 
 
 def provenance_beside(looked: Looked, pairs: PromptPairs | None = None) -> dict[str, Any]:
@@ -199,24 +208,24 @@ def heads_not_seen(looked: Looked) -> list[Head]:
     """Heads with a large effect at all positions (:attr:`Looked.everywhere`) of which little is left at the ranking's
     own, exactly, on a few prompts; the heads of the last layer act at the answer alone.
 
-    Where every head of one prompt is dearer than the check may be, only those of the layers that lose most when they
-    are removed whole; where that is too dear too (many layers), only those of which one gradient says the most: then
-    more heads may act there than are found.
+    Where every head of one prompt is dearer than the check may be, only those of the layers that lose most more when
+    they are removed whole at all positions than at the ranking's own; where that is too dear too (many layers), only
+    those of which one gradient says the most: then more heads may act there than are found.
     """
     n_layers, n_heads = looked.shape
     prompt, where = looked.prompts[0], looked.everywhere
     if span_length(prompt, looked.positions) >= span_length(prompt, where) or n_layers == 1:
         return []
-    branches = np.array(looked.removed(looked.ablation, where), object).reshape(looked.shape)
-    chosen = looked.few(1 / 2, looked.cost(where))
-    if chosen or n_layers == 2:
-        looked.left -= 0 if chosen else 1 + n_heads
-        heads = [(layer, head) for layer in range(n_layers - 1) for head in range(n_heads)]
-    elif 1 + (n_layers - 1) / 2 + n_heads <= looked.total:
-        heads = _of_dear_layers(looked, branches)
+    before = [(layer, head) for layer in range(n_layers - 1) for head in range(n_heads)]
+    removed = looked.removed(looked.ablation, where)
+    if not removed:
+        return []
+    branches = np.array(removed, object).reshape(looked.shape)
+    if chosen := looked.few(2 / 3, looked.price([layer for layer, _ in before], where)):
+        heads = before
     else:
-        heads = _by_gradient(looked)
-    chosen = chosen or [0]
+        chosen = [0]
+        heads = _of_dear_layers(looked, branches) or _by_gradient(looked)
     if not heads:
         return []
     everywhere = np.zeros(looked.shape)
@@ -229,19 +238,37 @@ def heads_not_seen(looked: Looked) -> list[Head]:
 
 
 def _of_dear_layers(looked: Looked, branches: np.ndarray) -> list[Head]:
-    """The heads of the layers that lose most when they are removed whole, on the first prompt."""
+    """The heads of the layers that lose most more when they are removed whole at all positions of the first prompt than
+    at the ranking's own; none where that is too dear."""
     n_layers, n_heads = looked.shape
-    whole = [Branch(tuple(e for b in branches[layer] for e in b.edits)) for layer in range(n_layers - 1)]
-    lost = np.abs(looked.scanned([0], whole, looked.everywhere)).mean(0)
-    spent, heads = 1 + (n_layers - 1) / 2, []
+    layers, where = range(n_layers - 1), looked.everywhere
+    spent = looked.price(layers, where) + looked.price(layers, looked.positions) + looked.price([], where)
+    if spent + n_heads > looked.total:
+        return []
+    whole = [Branch(tuple(e for b in branches[layer] for e in b.edits)) for layer in layers]
+    here = _whole_layers(looked, looked.positions)
+    lost = np.abs(looked.scanned([0], whole, where)[0] - here)
+    heads: list[Head] = []
     for layer in map(int, np.argsort(-lost)):
-        price = n_heads * (n_layers - layer) / n_layers
+        price = looked.price([layer] * n_heads, where) - looked.price([], where)
         if heads and spent + price > looked.total / 2:
             break
         heads += [(layer, head) for head in range(n_heads)]
         spent += price
     looked.left -= spent
     return heads
+
+
+def _whole_layers(looked: Looked, positions: Positions) -> Float[np.ndarray, " layer"]:
+    """What the first prompt loses when each layer but the last is removed whole at these positions; 0 where no mean
+    can be paid."""
+    n_layers = looked.shape[0] - 1
+    removed = looked.removed(looked.ablation, positions)
+    if not removed:
+        return np.zeros(n_layers)
+    branches = np.array(removed, object).reshape(looked.shape)[:n_layers]
+    whole = [Branch(tuple(e for b in of for e in b.edits)) for of in branches]
+    return looked.scanned([0], whole, positions)[0]
 
 
 def _by_gradient(looked: Looked) -> list[Head]:
@@ -270,10 +297,11 @@ def _by_gradient(looked: Looked) -> list[Head]:
 def agreement_with(looked: Looked, ablation: str) -> tuple[float, int]:
     """Spearman over heads of the ranking's effects and those by another ablation, on the same few prompts; and on how
     many. NaN where none may be looked at."""
-    chosen = looked.few(1 / 3, looked.cost(looked.positions))
+    removed = looked.removed(ablation, looked.positions) if looked.left > looked.cost(looked.positions) else []
+    chosen = looked.few(1 / 3, looked.cost(looked.positions)) if removed else []
     if not chosen:
         return float("nan"), 0
-    other = np.abs(looked.scanned(chosen, looked.removed(ablation, looked.positions), looked.positions)).mean(0)
+    other = np.abs(looked.scanned(chosen, removed, looked.positions)).mean(0)
     here = np.abs(looked.effects[chosen]).mean(0).ravel()
     floor = 0.01 * max(other.max(), here.max())  # below it there is no order
     return spearman(np.where(here < floor, 0, here), np.where(other < floor, 0, other))[0], len(chosen)
@@ -282,10 +310,10 @@ def agreement_with(looked: Looked, ablation: str) -> tuple[float, int]:
 def together_alone(looked: Looked) -> tuple[float, float] | None:
     """What the head of the largest effect loses and what all heads removed together do, on a few prompts, where the
     first is next to nothing beside the second; None otherwise."""
-    chosen = looked.few(1 / 20, 2)
-    if not chosen:
+    chosen = looked.few(1 / 20, looked.price([0], looked.positions))
+    branches = looked.removed(looked.ablation, looked.positions) if chosen else []
+    if not branches:
         return None
-    branches = looked.removed(looked.ablation, looked.positions)
     together = Branch(tuple(edit for branch in branches for edit in branch.edits), "all heads")
     both = float(np.abs(looked.scanned(chosen, [together], looked.positions)).mean())
     one = float(np.abs(looked.effects[chosen]).mean(0).max())
@@ -310,7 +338,9 @@ def taken_over(looked: Looked, most: int = 2) -> list[tuple[Head, Head, float]]:
     found = []
     for head in islice(heads, most):
         later = [at for at in np.ndindex(alone.shape) if at[0] >= head[0] and at != head]
-        looked.left -= 1 + len(later) * (alone.shape[0] - head[0]) / alone.shape[0]
+        if (price := looked.price([head[0]] * len(later), looked.positions)) > looked.left:
+            break
+        looked.left -= price
         both = [Branch((HeadEdit(*head), HeadEdit(*at))) for at in later]
         beyond = looked.scanned([i], both, looked.positions)[0] - np.array([alone[at] for at in later])
         best = int(np.abs(beyond).argmax())
@@ -341,8 +371,9 @@ def not_exercised(looked: Looked, pairs: PromptPairs) -> tuple[list[Head], list[
     corrupt prompt which changes nothing in any pair. Looked at in several pairs, or in none; heads that show an effect
     are dropped, so that exercised ones cost little."""
     if looked.ablation == "patch":
-        some = looked.few(1 / 3, looked.cost(looked.positions))
-        lost = looked.scanned(some, looked.removed("mean", looked.positions), looked.positions) if some else np.zeros(1)
+        removed = looked.removed("mean", looked.positions)
+        some = looked.few(1 / 3, looked.cost(looked.positions)) if removed else []
+        lost = looked.scanned(some, removed, looked.positions) if some else np.zeros(1)
         size = np.abs(lost).mean(0).reshape(looked.shape) if some else np.zeros(looked.shape)
         exercised = np.abs(looked.effects).max(0) > LITTLE * max(size.max(), np.abs(looked.effects).max())
     else:

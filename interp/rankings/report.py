@@ -17,11 +17,11 @@ from interp import statistics
 from interp.figures import displayed, head_label, heads as figures
 from interp.rankings.controls import control_summary, plain_answer, sign_keepers
 from interp.rankings.ranking import HeadRanking
+from interp.rankings.sets import figures_of_sets, said_of_sets, tables_of_sets
 from interp.rankings.stability import consensus
 from interp.reports import Card, Figures, Findings, model_name, number, with_mass
 
 HEADS, TOP, AGAINST, TABLE = "All heads", "Top heads", "Against other measures", "Ranking"
-SETS = "The first heads as a set"
 UNORDERED = "Heads, in no order"
 CONTROLS, OTHERS, MEASURES, STABILITY = "Controls", "Other measures", "Measures", "Stability"
 _MOST_HEADS = 600  # of the table on the page; its CSV has all
@@ -93,13 +93,14 @@ def statement(ranking: HeadRanking) -> list[str]:
     beside = ranking.provenance.get("beside", [])  # what the ranking does not see, said by what made it
     sentences = [headline(ranking), *beside]
     if ranking.is_too_few:
-        return with_mass(sentences, ranking.provenance)
+        return with_mass([*sentences, *said_of_sets(ranking.provenance)], ranking.provenance)
     last, base = ranking.to_frame().iloc[-1], ranking.measure.base
     lowest = statistics.Estimate.from_row(last, "score", ("ci_low", "ci_high"))
     if ranking.measure.is_signed and lowest.side_of(base) < 0 and ranking.n_layers * ranking.n_heads > 1:
         which = "most negative" if base == 0 else "lowest"
         sentences.append(f"The {which} is {last.label}, {lowest.written(number)}.")
     sentences += [*_control_sentences(ranking), *_other_measure_sentences(ranking)]
+    sentences += said_of_sets(ranking.provenance)
     return with_mass([*sentences, _tested_sentence(ranking), _reliability_sentence(ranking)], ranking.provenance)
 
 
@@ -210,7 +211,7 @@ def _figures(ranking: HeadRanking) -> Figures:
     if {"direct_effect", "total_effect"} <= set(ranking.others):
         pairs["Direct against total effect"] = ("direct_effect", "total_effect")
     against = {title: partial(_plot_against, ranking, *measures) for title, measures in pairs.items()}
-    sets = {SETS: partial(_plot_sets, ranking)} if "curve" in ranking.provenance else {}
+    sets = figures_of_sets(ranking.provenance)
     return Figures({HEADS: partial(_plot_heads, ranking), TOP: partial(_plot_top, ranking), **sets, **against})
 
 
@@ -232,15 +233,6 @@ def _plot_top(ranking: HeadRanking) -> go.Figure:
         ranking.plot_top(20),
         f"Bars: mean and 95 % interval.{markers if ranking.others else ''} The intervals do not know that these heads "
         "were picked for being the highest, so their values are somewhat too large. Confirm them on new examples.",
-    )
-
-
-def _plot_sets(ranking: HeadRanking) -> go.Figure:
-    """Of the curve that whoever made the ranking put beside it."""
-    return _noted(
-        figures.kept_and_removed(pd.DataFrame(ranking.provenance["curve"])),
-        "Of what all heads do together on these prompts: what is left with only the first k heads of the ranking (all "
-        "others give what they give on the corrupt prompt), and without them. The same prompts made the ranking.",
     )
 
 
@@ -270,7 +262,7 @@ def _tables(ranking: HeadRanking) -> dict[str, pd.DataFrame]:
             tables[name].attrs["note"] = notes[name]
     if ranking.n_examples >= statistics.FEWEST:
         tables[STABILITY] = _stability(ranking)
-    return tables | {MEASURES: measures}
+    return tables | tables_of_sets(ranking.provenance) | {MEASURES: measures}
 
 
 def _stability(ranking: HeadRanking) -> pd.DataFrame:

@@ -38,9 +38,7 @@ def locate(
     ] = "all",
     all_pairs: Annotated[bool, Option("Keep pairs of which the model prefers the other prompt's answer.")] = False,
     align: Annotated[bool, Option("Keep pairs of unequal lengths, lined up by what differs.")] = False,
-    sets: Annotated[
-        int, Option("Weigh the first N heads as a set, beside random ones, and draw what is left.", metavar="N")
-    ] = 0,
+    sets: int = 0,
     as_json: bool = False,
 ) -> None:
     """Which heads matter to an answer? Clean and corrupt prompts, exact replacements, and what they do not see.
@@ -58,14 +56,16 @@ def locate(
         return locate_heads(loaded, pairs, **options, align=align, sets=sets, keep=study.keep())
 
     def cost(loaded):
+        from interp.circuits import passes_of_first
         from interp.locating import expected_passes
         from probes.prompt_pairs import build_pairs
 
         prompts = build_pairs(loaded, pairs, answered=False, align=align).pairs.clean
         n_tokens = sum(map(len, prompts)) / len(prompts)
         changed = {"answer": 1.0, "all": n_tokens}.get(str(positions), positions)
-        passes = expected_passes(loaded, method, float(changed) / n_tokens)
-        passes += (0 if all_pairs else 2) + (80 if sets else 0)
+        share = float(changed) / n_tokens
+        passes = expected_passes(loaded, method, share)
+        passes += (0 if all_pairs else 2) + (passes_of_first(loaded, len(prompts), share) if sets else 0)
         return Cost(len(prompts), passes, prompt_tokens=n_tokens)
 
     ranking = study.run(work, f"{len(pairs)} pairs from {data.data}", cost=cost)

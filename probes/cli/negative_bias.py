@@ -12,7 +12,7 @@ import typer
 from probes.cli.declaring import Option, changed, taken
 from probes.cli.estimate import Cost
 from probes.cli.options import Data, ModelOptions, QuestionData, require_files, say
-from probes.cli.rank import INSTRUCTION, NAS_PASSES, Wording
+from probes.cli.rank import INSTRUCTION, NAS_PASSES, Wording, passes_of_sets
 from probes.cli.study import (
     Report,
     Shown,
@@ -76,7 +76,7 @@ def negative_heads(
         dict,
         taken(
             "probes.negative_bias.causality:causal_test",
-            "forms batch_size ks",
+            "forms sets batch_size ks",
             edits=EDITS,
             n_random=RANDOM,
         ),
@@ -137,7 +137,11 @@ def negative_heads(
 
     folders = [study.out] if saved else [study.out, study.out / "ranking"]
     made_by = f"{len(saved.example_ids)} made the ranking" if saved else f"{len(to_rank)} others to rank by"
-    cost = Cost(len(questions), 2 + (0 if saved else NAS_PASSES) + (0 if positions == "answer" else 90), scans=5)
+
+    def cost(loaded):
+        passes = 2 + (0 if saved else NAS_PASSES) + (0 if positions == "answer" else 90)
+        return Cost(len(questions), passes + passes_of_sets(loaded, len(questions), options["sets"]), scans=5)
+
     asked_of = f"{len(questions)} questions from {data.data}, {made_by}"
     result = study.run(work, asked_of, folders, cost=cost)
     frame = result.to_frame()
@@ -147,7 +151,8 @@ def negative_heads(
     columns = {name: name for name in ("positions", "edit", "k")} | changes
     by_nas = top[top["by"] == "nas"]
     shown = [Shown("top_heads", by_nas, columns, "Change when the top k heads by NAS are edited together")]
-    print_result(result.statement()[:n_answers], shown, folders, as_json)
+    said = [*result.statement()[:n_answers], *result.provenance.get("sets", {}).get("said", [])]
+    print_result(said, shown, folders, as_json)
 
 
 def order_swap(

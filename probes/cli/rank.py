@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from probes.cli.declaring import Option, taken
 from probes.cli.estimate import Cost
 from probes.cli.options import ModelOptions, QuestionData
 from probes.cli.study import Report, Study, print_ranking
+
+if TYPE_CHECKING:
+    from interp.models import Model
 
 NAS_PASSES, EFFECT_PASSES = 4, 3  # both orders, and what is read beside; of SmolLM2, measured (`interp doctor`)
 INSTRUCTION = "Answer the question with Yes or No."
@@ -25,7 +28,7 @@ def negative_attention(
     model: ModelOptions,
     data: QuestionData,
     options: Annotated[
-        dict, taken("probes.negative_bias.nas:rank_heads", "query_span forms batch_size", effects=EFFECTS)
+        dict, taken("probes.negative_bias.nas:rank_heads", "query_span forms sets batch_size", effects=EFFECTS)
     ],
     instruction: Wording = INSTRUCTION,
     as_json: bool = False,
@@ -43,16 +46,28 @@ def negative_attention(
     ranking = study.run(
         lambda loaded: negative_bias.rank_heads(loaded, questions, instruction=asked, **options, keep=study.keep()),
         f"{len(questions)} questions from {data.data}",
-        cost=Cost(len(questions), NAS_PASSES, scans=0 if options["effects"] is None else 1),
+        cost=lambda loaded: Cost(
+            len(questions),
+            NAS_PASSES + passes_of_sets(loaded, len(questions), options["sets"]),
+            scans=0 if options["effects"] is None else 1,
+        ),
     )
     print_ranking(ranking, [study.out], as_json)
+
+
+def passes_of_sets(loaded: Model, n_questions: int, sets: int) -> float:
+    """What weighing the first heads as a set costs, in passes of each question; 20 of them are looked at."""
+    from interp.circuits import passes_of_first
+
+    n = min(20, n_questions)
+    return passes_of_first(loaded, n) * n / n_questions if sets else 0.0
 
 
 def head_effect(
     keep: Report,
     model: ModelOptions,
     data: QuestionData,
-    options: Annotated[dict, taken("probes.negative_bias.nas:rank_by_effect", "ablation forms batch_size")],
+    options: Annotated[dict, taken("probes.negative_bias.nas:rank_by_effect", "ablation forms sets batch_size")],
     positions: Annotated[
         Literal["answer", "all"] | int, Option("answer, all, or a number of last positions.", metavar="answer|all|N")
     ] = "answer",
@@ -69,10 +84,12 @@ def head_effect(
     ranking = study.run(
         lambda loaded: negative_bias.rank_by_effect(loaded, questions, **options, keep=study.keep()),
         f"{len(questions)} questions from {data.data}",
-        cost=lambda loaded: (
-            Cost(len(questions), EFFECT_PASSES, scans=2)  # both orders
-            if positions != "all"
-            else Cost(len(questions), loaded.n_layers * loaded.n_heads)  # half a pass for each head and order
+        cost=lambda loaded: Cost(
+            len(questions),
+            passes_of_sets(loaded, len(questions), options["sets"])
+            # both orders; at all positions half a pass for each head and order
+            + (EFFECT_PASSES if positions != "all" else loaded.n_layers * loaded.n_heads),
+            scans=2 if positions != "all" else 0,
         ),
     )
     print_ranking(ranking, [study.out], as_json)

@@ -87,6 +87,11 @@ VOCABULARY: dict[str, Option] = {
     "positions": Option("Which tokens are edited: the last one (answer), the text after a picture, or all."),
     "k": Option("Heads in a set.", least=1),
     "ks": Option("Heads in a set; may be repeated.", flag="--k", least=1),
+    "sets": Option(
+        "Weigh the first N heads as a set: needed, enough, beside random ones; the curve of the first k; 0: not.",
+        least=0,
+        metavar="N",
+    ),
     "n_random": Option("Random draws (of heads, of directions) to compare with.", flag="--random-draws", least=0),
     "n_shuffled": Option("Directions of shuffled labels to compare with.", flag="--shuffled-draws", least=0),
     "ranking": Option("Folder of a saved ranking: `interp rank ...`.", metavar="DIR"),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from interp.figures.intervals import interval_lines
+from interp.rankings.sets import figures_of_sets, said_of_sets, tables_of_sets
 from interp.reports import Figures, Findings, mass_of
 from interp.statistics import ALPHA, FEWEST_DRAWS, Claim, Estimate, split_half
 from probes.negative_bias.causal_result import OUTCOMES, CausalTest
@@ -41,8 +42,12 @@ def findings_of(test: CausalTest) -> Findings:
             "Score against effect": correlations,
             "Heads of the sets": test.sets(),
             "Heads": test.heads(),
+            **tables_of_sets(test.provenance),
         },
-        figures=Figures({f"Change of {OUTCOMES[o]}, {where_of(p)}": partial(plot_of, test, o, p) for o, p in shown}),
+        figures=Figures(
+            {f"Change of {OUTCOMES[o]}, {where_of(p)}": partial(plot_of, test, o, p) for o, p in shown}
+            | figures_of_sets(test.provenance)
+        ),
         provenance=dict(test.provenance),
     )
 
@@ -53,6 +58,7 @@ def statement_of(test: CausalTest) -> list[str]:
     said = verdict_sentences(
         test.to_frame(), test.correlations(), test.baseline(), test.provenance["settings"]["factor"], reliability
     )
+    said += said_of_sets(test.provenance)
     mass = mass_of(test.provenance)
     return said if mass is None else [*said, mass.sentence()]
 

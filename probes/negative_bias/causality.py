@@ -25,6 +25,7 @@ from interp.records import Kept, hash_json, keeps_work
 from interp.scans.scan import scan
 from probes.heads import Case, Head, check_once, plan_cases
 from probes.negative_bias.causal_result import CausalTest
+from probes.prompt_pairs import pair_prompts, record_of_sets, require_sets
 from probes.questions import Instruction, Question, build_prompts, describe_questions
 from probes.studies import Study, mass_read
 
@@ -67,6 +68,7 @@ def causal_test(
     n_random_all: int = 3,
     instruction: Instruction | None = None,
     forms: str = "in_context",
+    sets: int = 0,
     batch_size: int = 8,
     seed: int = 0,
     keep: Kept = None,
@@ -94,6 +96,9 @@ def causal_test(
         ks_all, n_random_all: the same at "all", which costs as many times more as the prompt has tokens.
         instruction: how they are put, and the two options; by default "Answer the question with Yes or No.".
         forms: "in_context", or "both": an answer word with and without a leading space.
+        sets: weigh the first so many heads of the ranking as a set too (:func:`interp.circuits.weigh_first`): are they
+            needed for the right answer, and enough? On some of the questions, each beside one with the other answer
+            (:func:`probes.prompt_pairs.pair_prompts`), replaced at all positions; 0: not.
         batch_size: questions in a pass and in a part file.
         seed: of the random sets.
         keep: the folder for the report, and for the work before it, batch by batch (:class:`interp.Keep`); its
@@ -113,6 +118,7 @@ def causal_test(
     grid = {p: (ks, n_random) if p == "answer" else (ks_all, n_random_all) for p in positions}
     require_made_on(model, ranking)
     _require(model, questions, ranking, by, edits, grid, factor)
+    require_sets(model, sets)
     instruction = instruction or Instruction()
     prompts = build_prompts(model, questions, instruction, forms=forms)
     cases = plan_cases(ranking, by, edits, grid, seed)
@@ -133,6 +139,7 @@ def causal_test(
         prompts,
         data=describe_questions(questions),
         settings=settings,
+        afterwards={"sets": sets} if sets else None,
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,
@@ -141,6 +148,7 @@ def causal_test(
     if study.found is not None:
         return study.found
 
+    built = pair_prompts(model, prompts, [q.group for q in questions]) if sets else None
     mass = mass_read(model, prompts, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
     plans = {
@@ -160,10 +168,12 @@ def causal_test(
         "margins": np.stack([arrays[c.positions][:, column[c.positions][c.edit, c.heads]] for c in cases], axis=1),
         "single": arrays["answer"][:, :n_single],
     }
+    more = {} if built is None else record_of_sets(model, ranking, built, sets, questions=True, seed=seed)
     method = f"Sets of heads edited together ({', '.join(edits)}), exact, against random heads of the same layers"
     provenance = study.provenance(
         method=method,
         **mass,
+        **more,
         scan={where: {"how": plan.how, "check": plan.check} for where, plan in plans.items()},
         ranking={key: ranking.provenance.get(key) for key in ("run_id", "title", "data", "settings")},
     )

@@ -26,6 +26,7 @@ from interp.reading import LogitDifference, attention_log_probs, kinds_beside
 from interp.records import Kept, keeps_work
 from interp.scans import Positions
 from probes.heads import Ablation, HeadEffects, token_views, why_no_attribution
+from probes.prompt_pairs import BuiltPairs, pair_prompts, record_of_sets, require_sets
 from probes.questions import Instruction, Question, build_prompts, describe_questions
 from probes.studies import Study, mass_read
 
@@ -195,6 +196,7 @@ def rank_heads(
     forms: str = "in_context",
     effects: Ablation | None = None,
     n_views: int = 3,
+    sets: int = 0,
     batch_size: int = 8,
     keep: Kept = None,
 ) -> HeadRanking:
@@ -204,7 +206,8 @@ def rank_heads(
     ``nas_order_balanced`` (their mean). With ``effects``, also ``total_effect`` (exact: log odds of "No" against
     "Yes" lost at the answer when the head is ablated so) and ``direct_effect`` (direct logit attribution).
 
-    Two forward passes for each question; with effects about six. Misleads where heads merely look at the later option:
+    Two forward passes for each question; with effects about six; with ``sets`` some 100 for each of 20 questions.
+    Misleads where heads merely look at the later option:
     read the control.
 
     Args:
@@ -216,6 +219,8 @@ def rank_heads(
             effect, a log of a sum not being one).
         effects: what ablated heads are replaced by, to measure effects too; None: no effects.
         n_views: questions on which the report shows what the first five heads read; 0: none.
+        sets: weigh the first so many heads as a set (:func:`interp.circuits.weigh_first`), on some of the questions,
+            each beside one with the other answer (:func:`probes.prompt_pairs.pair_prompts`); 0: not.
         batch_size: questions in a pass and in a part file.
         keep: the folder for the report, and for the work before it, batch by batch (:class:`interp.Keep`); its
             ``origin`` is recorded as where the questions came from.
@@ -235,9 +240,10 @@ def rank_heads(
     plain, swapped = _both_orders(model, questions, instruction, forms)
     require_query_span([*plain, *swapped], query_span)
     settings = {"instruction": asdict(instruction), "forms": forms, "query_span": query_span, "effects": effects}
-    study = _study("Negative Attention Score", model, plain, swapped, questions, settings, batch_size, keep)
+    study = _study("Negative Attention Score", model, plain, swapped, questions, settings, sets, batch_size, keep)
     if study.found is not None:
         return study.found
+    built = _paired(model, plain, questions, sets)
     mass = mass_read(model, plain, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
     measured = HeadEffects(model, plain, metric, effects) if effects else None
@@ -254,7 +260,9 @@ def rank_heads(
     method = f"NAS over query span {query_span!r}, both orders of the options"
     if effects:
         mass |= provenance_beside(Looked(model, plain, metric, "answer", arrays["total_effect"], ablation=effects))
-    ranking = _ranking(study, "nas", arrays, questions, instruction, method, measured, mass)
+    ranking = _with_sets(
+        _ranking(study, "nas", arrays, questions, instruction, method, measured, mass), model, built, sets
+    )
     return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
@@ -269,6 +277,7 @@ def rank_by_effect(
     instruction: Instruction | None = None,
     forms: str = "in_context",
     n_views: int = 3,
+    sets: int = 0,
     batch_size: int = 4,
     keep: Kept = None,
 ) -> HeadRanking:
@@ -279,7 +288,8 @@ def rank_by_effect(
     each question at the answer; at "all", half a pass for each head and order.
 
     Args:
-        model, questions, instruction, forms, n_views, batch_size, keep: as in :func:`rank_heads`.
+        model, questions, instruction, forms, n_views, sets, batch_size, keep: as in :func:`rank_heads`; of ``sets``,
+            heads are replaced at all positions.
         ablation: what a head's output is replaced by: zero, the mean of the layer's other heads, or its own mean over
             the questions.
         positions: where: "answer", "all", or the last so many tokens.
@@ -297,9 +307,10 @@ def rank_by_effect(
     ablation = ablation.replace("-", "_")
     plain, swapped = _both_orders(model, questions, instruction, forms)
     settings = {"instruction": asdict(instruction), "forms": forms, "ablation": ablation, "positions": positions}
-    study = _study("Head effect", model, plain, swapped, questions, settings, batch_size, keep)
+    study = _study("Head effect", model, plain, swapped, questions, settings, sets, batch_size, keep)
     if study.found is not None:
         return study.found
+    built = _paired(model, plain, questions, sets)
     mass = mass_read(model, plain, batch_size=batch_size)
     metric = LogitDifference(instruction.negative, instruction.positive)
     in_order = HeadEffects(model, plain, metric, ablation, positions)
@@ -315,6 +326,7 @@ def rank_by_effect(
     looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation, scans=2)
     more = mass | provenance_beside(looked)
     ranking = _ranking(study, "total_effect", arrays, questions, instruction, method, in_order, more)
+    ranking = _with_sets(ranking, model, built, sets)
     return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
 
 
@@ -327,19 +339,33 @@ def _both_orders(model, questions, instruction, forms) -> tuple[list[Prompt], li
     return plain, swapped
 
 
-def _study(title, model, plain, swapped, questions, settings, batch_size, keep: Kept) -> Study:
+def _study(title, model, plain, swapped, questions, settings, sets, batch_size, keep: Kept) -> Study:
     """The run of a ranking: it reads each question in both orders."""
+    require_sets(model, sets)
     return Study(
         title,
         model,
         [*plain, *swapped],
         data=describe_questions(questions),
         settings=settings,
+        afterwards={"sets": sets} if sets else None,
         batch_size=batch_size,
         keep=keep,
         citation=CITATIONS,
         caveats=CAVEATS,
     )
+
+
+def _paired(model: Model, prompts: Sequence[Prompt], questions: Sequence[Question], sets: int) -> BuiltPairs | None:
+    """Pairs on which sets are weighed: before the work, so that questions of one answer are refused then."""
+    return pair_prompts(model, prompts, [q.group for q in questions]) if sets else None
+
+
+def _with_sets(ranking: HeadRanking, model: Model, built: BuiltPairs | None, sets: int) -> HeadRanking:
+    if built is None:
+        return ranking
+    more = record_of_sets(model, ranking, built, sets, questions=True)
+    return replace(ranking, provenance={**ranking.provenance, **more})
 
 
 def _ranking(

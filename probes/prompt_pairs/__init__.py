@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.prompt_pairs.building import BuiltPairs as BuiltPairs, build_pairs as build_pairs
+    from probes.prompt_pairs.building import (
+        BuiltPairs as BuiltPairs,
+        build_pairs as build_pairs,
+        pair_prompts as pair_prompts,
+    )
+    from probes.prompt_pairs.first_heads import record_of_sets as record_of_sets, require_sets as require_sets
     from probes.prompt_pairs.pair_rows import (
         PAIR_FORMATS as PAIR_FORMATS,
         PairRow as PairRow,

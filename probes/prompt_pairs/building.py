@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import zip_longest
 
 from interp.door import public
+from interp.models import Model
 from interp.pairs import DIFFERING, PromptPairs
+from interp.prompts import Prompt
 from probes.prompt_pairs.pair_rows import Answer, PairRow
 
-if TYPE_CHECKING:
-    from interp.models import Model
-    from interp.prompts import Prompt
-
 UNEQUAL, ONE_TOKEN, OTHERWISE = "unequal lengths", "answers begin with one token", "answered otherwise"
+NOT_APART = "not told apart"
+Kept = tuple[str, Prompt, Prompt]
+"""A pair's id, its clean and its corrupt prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ def build_pairs(
     if not rows:
         raise ValueError("no pairs were given; give one at least.")
     left_out: dict[str, list[str]] = {UNEQUAL: [], ONE_TOKEN: [], OTHERWISE: []}
-    kept: list[tuple[str, Prompt, Prompt]] = []
+    kept: list[Kept] = []
     for row in rows:
         clean, corrupt = (_prompt(model, text, row) for text in (row.clean, row.corrupt))
         if len(clean) != len(corrupt) and not align:
@@ -68,11 +70,69 @@ def build_pairs(
         else:
             kept.append((row.id, clean, corrupt))
     if answered and kept:
-        kept = _answered(model, kept, left_out[OTHERWISE], batch_size)
+        right = _speaks_for_the_clean_answer(model, kept, batch_size)
+        kept = _kept(kept, [own > 0 > other for own, other in right], left_out[OTHERWISE])
+    return _built(kept, left_out, align)
+
+
+@public
+def pair_prompts(
+    model: Model, prompts: Sequence[Prompt], groups: Sequence[str] = (), *, n: int = 20, batch_size: int = 8
+) -> BuiltPairs:
+    """Pairs of questions that are there: each beside one whose right answer is another, lined up by what differs.
+
+    The other is of its own group (its twin), where that has one; else of those of the nearest length the one that
+    stands beside fewest. Left out are pairs that the model does not tell apart: of which the clean prompt speaks no
+    more for its own answer than the corrupt one does. Which answer it gives is not asked: a model with a bias gives
+    the same to all.
+
+    Args:
+        model: whose answers.
+        prompts: with two answers by name, the same for all, and which is right (``gold``).
+        groups: of each prompt, the questions that belong together.
+        n: pairs, the right answers in turn, in the order of the prompts.
+        batch_size: prompts in a pass.
+
+    Returns:
+        The pairs, and the ids of those left out.
+
+    Raises:
+        ValueError: prompts that all have one right answer, and where no pair is told apart.
+
+    Cost: one pass over each prompt of the pairs.
+    """
+    of_gold = {name: [i for i, p in enumerate(prompts) if p.gold == name] for name in prompts[0].answers}
+    if len(of_gold) != 2 or not all(of_gold.values()):
+        counts = ", ".join(f"{len(found)} {name!r}" for name, found in of_gold.items())
+        raise ValueError(f"the right answers are {counts}; pairs need questions of two answers. Give some of each.")
+    groups = groups or [""] * len(prompts)
+    turns = [i for both in zip_longest(*of_gold.values()) for i in both if i is not None][:n]
+    used: Counter[int] = Counter()
+    kept = []
+    for i in turns:
+        clean, (others,) = prompts[i], [found for name, found in of_gold.items() if name != prompts[i].gold]
+        twin = min(
+            others, key=lambda j: (not groups[i] or groups[j] != groups[i], abs(len(prompts[j]) - len(clean)), used[j])
+        )
+        used[twin] += 1
+        kept.append((clean.id, _named(clean, clean), _named(prompts[twin], clean)))
+    left_out: dict[str, list[str]] = {NOT_APART: []}
+    apart = _speaks_for_the_clean_answer(model, kept, batch_size)
+    return _built(_kept(kept, [own > other for own, other in apart], left_out[NOT_APART]), left_out, align=True)
+
+
+def _named(prompt: Prompt, clean: Prompt) -> Prompt:
+    """With the answers called as in a pair: that of the clean prompt, and the other."""
+    (other,) = (name for name in clean.answers if name != clean.gold)
+    named = {"clean": prompt.answer_tokens(str(clean.gold)), "corrupt": prompt.answer_tokens(other)}
+    return replace(prompt, answers=named, gold="clean" if prompt.gold == clean.gold else "corrupt")
+
+
+def _built(kept: list[Kept], left_out: Mapping[str, list[str]], align: bool) -> BuiltPairs:
     counted = {reason: tuple(ids) for reason, ids in left_out.items()}
     if not kept:
         why = ", ".join(f"{len(ids)} {reason}" for reason, ids in counted.items() if ids)
-        raise ValueError(f"of {len(rows)} pairs none is left: {why}.")
+        raise ValueError(f"of {sum(map(len, counted.values()))} pairs none is left: {why}.")
     clean, corrupt = (tuple(of) for of in zip(*((p, q) for _, p, q in kept), strict=True))
     return BuiltPairs(PromptPairs(clean, corrupt, DIFFERING if align else None), counted)
 
@@ -95,18 +155,17 @@ def _tokens(prompt: Prompt, answer: Answer) -> tuple[int, ...]:
     return tuple(map(int, answer))
 
 
-def _answered(
-    model: Model, kept: list[tuple[str, Prompt, Prompt]], otherwise: list[str], batch_size: int
-) -> list[tuple[str, Prompt, Prompt]]:
-    logits = model.final_logits([p for _, *both in kept for p in both], batch_size)
-    right = []
-    for place, (name, clean, corrupt) in enumerate(kept):
-        own, other = (
-            row[list(p.answers["clean"])].logsumexp(0) - row[list(p.answers["corrupt"])].logsumexp(0)
-            for row, p in zip(logits[2 * place : 2 * place + 2], (clean, corrupt), strict=True)
-        )
-        if own > 0 > other:
-            right.append((name, clean, corrupt))
-        else:
-            otherwise.append(name)
-    return right
+def _speaks_for_the_clean_answer(model: Model, kept: Sequence[Kept], batch_size: int) -> list[tuple[float, float]]:
+    """Log odds of the clean prompt's answer against the other, of the clean and of the corrupt prompt of each pair."""
+    prompts = [p for _, *both in kept for p in both]
+    odds = [
+        float(row[list(p.answers["clean"])].logsumexp(0) - row[list(p.answers["corrupt"])].logsumexp(0))
+        for row, p in zip(model.final_logits(prompts, batch_size), prompts, strict=True)
+    ]
+    return list(zip(odds[::2], odds[1::2], strict=True))
+
+
+def _kept(pairs: Sequence[Kept], right: Sequence[bool], left_out: list[str]) -> list[Kept]:
+    """Those that are right; the names of the others are put with what is left out."""
+    left_out += [name for (name, *_), is_right in zip(pairs, right, strict=True) if not is_right]
+    return [pair for pair, is_right in zip(pairs, right, strict=True) if is_right]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from interp.circuits import faithfulness, weigh_set
 from interp.door import public
 from interp.locating import WAYS, locate
 from interp.models import Model
-from interp.pairs import PromptPairs
 from interp.rankings import HeadRanking
 from interp.records import Kept, keeps_work
 from probes.prompt_pairs.building import build_pairs
+from probes.prompt_pairs.first_heads import record_of_sets, require_sets
 from probes.prompt_pairs.pair_rows import PairRow
 from probes.rows import hash_items
 from probes.studies import Study
@@ -48,8 +46,8 @@ def locate_heads(
         method, positions, seed: as of :func:`interp.locating.locate`.
         answered: leave out pairs of which the model prefers the other prompt's answer.
         align: keep pairs of unequal lengths, the last tokens of what differs going together.
-        sets: say of the first so many heads whether they are needed and enough, beside random sets of the same layers,
-            and draw how much the first k keep; 0: not. On the pairs that made the ranking.
+        sets: weigh the first so many heads as a set (:func:`interp.circuits.weigh_first`); 0: not. On the pairs that
+            made the ranking.
         keep: the folder for the report (:class:`interp.Keep`).
 
     The first sentences say what the ranking does not see; another, what kinds of heads the first ones are by their
@@ -62,14 +60,13 @@ def locate_heads(
         ValueError: as :func:`build_pairs` and :func:`interp.locating.locate`.
         FileExistsError: a folder with another run's report.
 
-    Cost: as :func:`interp.locating.locate`, a fifth of it for what is said beside, and some 30 passes; some 80 more for
-    each pair with ``sets``. Not resumable within a ranking.
+    Cost: as :func:`interp.locating.locate`, a fifth of it for what is said beside, and some 30 passes; with
+    ``sets`` as :func:`interp.circuits.passes_of_first` says. Not resumable within a ranking.
     Misleads: as ``interp.locating.WAYS[method].misses`` says.
     """
     if method not in WAYS:
         raise ValueError(f"method={method!r}; expected one of {', '.join(WAYS)}.")
-    if not 0 <= sets < model.n_layers * model.n_heads:
-        raise ValueError(f"sets={sets}; expected a number of heads below all {model.n_layers * model.n_heads}, or 0.")
+    require_sets(model, sets)
     built = build_pairs(model, rows, answered=answered, align=align)
     asked = {"method": method, "positions": positions, "answered": answered, "align": align, "sets": sets, "seed": seed}
     study = Study(
@@ -92,19 +89,8 @@ def locate_heads(
     said = [built.sentence(), *found.get("beside", []), *_kinds(ranking)]
     kept = ("title", "method", "metric", "passes", "beside_numbers", "head_kinds")
     more = {name: found[name] for name in kept if name in found}
-    if sets:
-        weighed, more["curve"] = _of_sets(model, built.pairs, ranking, positions, sets, seed)
-        said += weighed
+    more |= record_of_sets(model, ranking, built, sets, positions=positions, seed=seed)
     return study.done(replace(ranking, provenance=study.provenance(**more, beside=said)))
-
-
-def _of_sets(
-    model: Model, pairs: PromptPairs, ranking: HeadRanking, positions: str | int, k: int, seed: int
-) -> tuple[list[str], list[dict[str, float]]]:
-    """What the first k heads are as a set, in sentences, and the curve of all of them, in rows."""
-    weighed = weigh_set(model, pairs, ranking.select(top=k), positions=positions, seed=seed)
-    curve = faithfulness(model, pairs, ranking, positions=positions).to_frame()
-    return weighed.statement(), json.loads(curve.to_json(orient="records"))
 
 
 def _kinds(ranking: HeadRanking) -> list[str]:

@@ -134,6 +134,9 @@ def main(arguments: list[str]) -> None:
         "Passes and seconds are for each pair, on one thread; a pass is one over the whole prompt.",
         "The largest difference is of queries and of paths to the logits: where heads share keys and values, the loop "
         "patches them for all that share.",
+        "Of passes no exact way is much cheaper: each path has a run of its own from the receiver's layer on, at all "
+        "positions behind the first at which the prompts differ, since what the receiver gives goes on through all of "
+        "them; here that is 13 of the 18 passes. Seconds are fewer by more, since these runs are rows of one pass.",
     ]
     write_page(PAGE, "Path patching against TransformerLens", {"All paths between the heads": rows, "Notes": said})
     print(rows.T)

@@ -57,6 +57,21 @@ def test_a_backup_that_wakes_is_found_by_removing_two(hops):
     )
 
 
+@pytest.mark.parametrize("name", ["comparison-gpt2-1", "not_smallest", "lookup-llama-0"])
+def test_nothing_is_said_of_other_models_that_pairs_exercise(name):
+    assert said(load_known(name)) == ""
+
+
+@pytest.mark.parametrize(
+    "name, head", [("flagged_copy-llama-0", "L0H2"), ("next_to_flag", "L0H2"), ("two_hops", "L0H0")]
+)
+def test_heads_at_earlier_positions_of_other_models_at_a_fifth_of_the_cost(name, head):
+    """Of the layers, those are looked at that act where the ranking does not look, not those that matter most."""
+    assert f"1 head acts at earlier positions that this ranking does not see ({head})" in said(
+        load_known(name), "zero", "answer"
+    )
+
+
 def test_nothing_is_looked_at_without_warn(hops):
     assert "beside" not in locate(hops.model, hops.pairs(4), "zero", check=0, warn=False).provenance
 

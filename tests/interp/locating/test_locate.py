@@ -18,6 +18,7 @@ from interp.locating.counting import counted
 from interp.locating.relevance import relevance_rules
 from interp.locating.sets import single_sets
 from interp.pairs import PromptPairs
+from interp.prompts import Prompt
 from interp.reading import default_metric, head_outputs
 from probes.known_answers import load_known
 from tests.tiny import tiny
@@ -278,6 +279,19 @@ def test_positions_that_all_prompts_share_are_left_out_and_change_nothing(model,
     whole = WAYS[method].find(Asked(model, late, default_metric(late.clean), "all", 0, 0))
     assert np.allclose(found.measures["effect"], whole, atol=1e-4)
     assert found.provenance["positions"] == "all"
+
+
+def test_of_several_lengths_what_all_share_is_left_out_too(model):
+    def of(*rows):
+        return tuple(Prompt.from_token_ids([5, 9, 11, *row], {"clean": (20,), "corrupt": (21,)}) for row in rows)
+
+    late = PromptPairs(of([1, 2, 3], [7, 3, 1, 2]), of([4, 2, 3], [7, 8, 4, 6, 2]), align="differing")
+    prompts = [*late.clean, *late.corrupt]
+    assert varying_positions(model, prompts) == 5 and varying_positions(model, prompts[:1]) == "all"
+    found = locate(model, late, "patch", check=0, warn=False)
+    whole = WAYS["patch"].find(Asked(model, late, default_metric(late.clean), "all", 0, 0))
+    assert np.allclose(found.measures["effect"], whole, atol=1e-4)
+    assert varying_positions(model, [*prompts, *of([2])]) == "all"
 
 
 def test_positions_of_a_model_that_looks_ahead_all_vary():

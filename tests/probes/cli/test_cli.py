@@ -232,6 +232,30 @@ def test_head_effect(run, model, questions, tmp_path):
         assert load_ranking(out).provenance["settings"]["ablation"] == "mean_of_others"
 
 
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    path = tmp_path_factory.mktemp("asked") / "twelve.csv"
+    path.write_text(
+        "question,answer\n" + "".join(f"Is {i} {'odd' * (i % 2)}?,{'yes' if i % 3 else 'no'}\n" for i in range(12))
+    )
+    return path
+
+
+@pytest.mark.parametrize("command", ["negative-attention", "head-effect"])
+def test_the_first_heads_are_weighed_as_a_set(run, model, twelve, tmp_path, command):
+    asked = ("rank", command, "--model", model, "--data", twelve, "--device", "cpu", "--sets")
+    code, printed, err = run(*asked, 2, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "As a set, on " in printed and "questions that made the ranking (each beside one of the other" in printed
+    assert "random sets of the same layers" in printed and "keeps 95%" in printed
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count("The first heads as a set") >= 2  # a figure and a table
+    found = load_ranking(tmp_path / "out")
+    assert found.provenance["settings"]["sets"] == 2 and found.provenance["sets"]["k"] == 2
+    code, _, err = run(*asked, 99, "--out", tmp_path / "other")
+    assert code == 1 and "99; expected a number of heads below all" in err and not (tmp_path / "other").exists()
+
+
 def test_data_of_other_columns_from_standard_input(run, model, tmp_path, monkeypatch):
     table = "prompt,gold,\nIs the sky blue?,yes,\nIs it so?,no,\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.encode())))

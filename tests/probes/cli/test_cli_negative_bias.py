@@ -150,6 +150,7 @@ def test_negative_heads_ranked_on_one_half_and_tested_on_the_other(run, model, d
     assert code == 0, err
     assert printed.strip() and "6 questions from" in err
     ranking, findings = load_ranking(own / "ranking"), load_findings(own)
+    assert "As a set" not in printed
     assert ranking.n_examples == 6
     assert set(findings.tables["Sets of heads"]["k"]) == {1, 3}
 
@@ -160,6 +161,15 @@ def test_negative_heads_ranked_on_one_half_and_tested_on_the_other(run, model, d
     assert "8 questions from" in err and "6 made the ranking" in err
     assert load_findings(given).provenance["ranking"]["run_id"] == ranking.provenance["run_id"]
     assert not (given / "ranking").exists()
+
+
+def test_negative_heads_are_weighed_as_a_set_on_questions_that_did_not_rank_them(run, model, data, tmp_path):
+    command = ("test", "negative-heads", "--model", model, "--k", 1, "--random-draws", 2, "--edit", "zero", "--sets", 2)
+    code, printed, err = run(*command, "--data", data["many"], "--limit", 40, "--out", tmp_path, "--device", "cpu")
+    assert code == 0, err
+    assert "As a set, on " in printed and "that made the ranking" not in printed
+    assert "The first heads as a set" in load_findings(tmp_path).tables
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("The first heads as a set") >= 2
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_run_continues(run, model, data, tmp_path, monkeypatch):

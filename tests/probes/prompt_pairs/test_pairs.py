@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 
 import interp
-from probes.prompt_pairs import TASKS, PairRow, build_pairs, load_prompt_pairs, locate_heads, written_pairs
+from interp.locating.asked import measured
+from interp.reading import LogitDifference
+from probes.prompt_pairs import (
+    TASKS,
+    PairRow,
+    build_pairs,
+    load_prompt_pairs,
+    locate_heads,
+    pair_prompts,
+    written_pairs,
+)
 from tests.tiny import tiny, tiny_tokenizer
 
 
@@ -134,15 +144,57 @@ def test_pairs_that_nobody_wrote_are_refused(given, message):
 
 def test_a_set_of_the_first_heads_is_weighed_and_drawn(llama_with_words):
     ranking = locate_heads(llama_with_words, of(ROWS * 5), method="patch", answered=False, sets=2)
-    said = " ".join(ranking.provenance["beside"])
-    assert "2 heads: L" in said and "random sets of the same layers" in said
-    curve = ranking.provenance["curve"]
+    said = " ".join(ranking.to_findings().statement)
+    assert "As a set, on 10 pairs that made the ranking: 2 heads: L" in said
+    assert "random sets of the same layers" in said and "smallest set" in said.lower()
+    curve = ranking.provenance["sets"]["curve"]
     assert curve[0]["kept"] == 0 and curve[-1]["kept"] == curve[0]["removed"] == 1
-    assert "The first heads as a set" in ranking.to_findings().figures
+    found = ranking.to_findings()
+    assert "The first heads as a set" in found.figures and "The first heads as a set" in found.tables
+    assert list(found.tables["Heads that matter only together"]["first"]) and "CPR" in str(
+        found.tables["The first heads as a set"].attrs["note"]
+    )
     assert "The first heads as a set" not in replace(ranking, provenance={}).to_findings().figures
     everything = llama_with_words.n_layers * llama_with_words.n_heads
     with pytest.raises(ValueError, match=f"sets={everything}; expected a number of heads below all"):
         locate_heads(llama_with_words, of(ROWS), answered=False, sets=everything)
+
+
+def test_of_too_few_pairs_no_set_is_weighed(llama_with_words):
+    ranking = locate_heads(llama_with_words, of(ROWS), method="patch", answered=False, sets=2)
+    found = ranking.to_findings()
+    assert "not weighed as a set: too few (n = 2" in " ".join(found.statement) and not found.figures
+
+
+def asked(model, questions):
+    return [
+        model.prompt(f"is it so: {text}", answers=("bad", "good"), gold=gold, id=str(i))
+        for i, (text, gold) in enumerate(questions)
+    ]
+
+
+def test_questions_stand_beside_questions_of_another_answer(llama_with_words):
+    """The twin of its group first, else one of the nearest length; left out is what is not told apart."""
+    texts = [("a red ball", "good"), ("a ball", "bad"), ("red", "good"), ("a red cat ball", "bad")]
+    prompts = asked(llama_with_words, texts)
+    built = pair_prompts(llama_with_words, prompts)
+    clean = [p.id for p in built.pairs.clean]
+    assert sorted([*clean, *built.left_out["not told apart"]]) == ["0", "1", "2", "3"]
+    odds = LogitDifference("clean", "corrupt")
+    for one, other in zip(built.pairs.clean, built.pairs.corrupt, strict=True):
+        assert texts[int(one.id)][1] != texts[int(other.id)][1]
+        assert one.gold == "clean" and other.gold == "corrupt"
+        assert one.answer_tokens("clean") == llama_with_words.prompt(
+            one.text, answers=(texts[int(one.id)][1],), chat=False
+        ).answer_tokens(texts[int(one.id)][1])
+        whole, none = (measured(llama_with_words, odds, [p]).item() for p in (one, other))
+        assert whole > none
+    twins = pair_prompts(llama_with_words, prompts, ["a", "b", "b", "a"])
+    assert {(p.id, q.id) for p, q in zip(twins.pairs.clean, twins.pairs.corrupt, strict=True)} <= {
+        *(("0", "3"), ("3", "0"), ("1", "2"), ("2", "1"))
+    }
+    with pytest.raises(ValueError, match="0 'bad', 2 'good'; pairs need questions of two answers"):
+        pair_prompts(llama_with_words, [prompts[0], prompts[2]])
 
 
 def test_pairs_of_unequal_lengths_stay_where_they_are_lined_up(llama_with_words):
