@@ -192,7 +192,9 @@ def test_every_how_to_has_a_figure_and_every_thumbnail_leads_somewhere():
         assert shown and (page.parent / shown[0]).is_file(), page.name
     gallery = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
     thumbs = re.findall(r"^\[!\[[^]]+\]\(([^)]+)\)\]\(([^)]+)\)", gallery, re.M)
-    assert len(thumbs) >= 12 and all((ROOT / "docs" / place).is_file() for pair in thumbs for place in pair)
+    made = re.findall(r'^PAGE = "(.+)"$', (ROOT / "docs" / "hooks" / "explorers.py").read_text(encoding="utf-8"), re.M)
+    places = [place for pair in thumbs for place in pair if place not in made]  # made when the site is built
+    assert len(thumbs) >= 12 and all((ROOT / "docs" / place).is_file() for place in places)
 
 
 def test_figures_of_pages_are_those_of_the_notebooks():

@@ -110,7 +110,11 @@ def compare(a: HeadRanking, b: HeadRanking, k: int = 10) -> RankingComparison:
 
 
 def compared(a: HeadRanking, b: HeadRanking, k: int, resampled: Resampled) -> RankingComparison:
-    """:func:`compare`, with draws that other comparisons may have made."""
+    """:func:`compare`, with draws that other comparisons may have made.
+
+    Raises:
+        ValueError: as :func:`compare`.
+    """
     _require_same_shape(a, b)
     order_a, order_b = _order(a), _order(b)
     overlap = statistics.top_k_overlap(order_a, order_b, k, population=len(order_a))

@@ -71,7 +71,7 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
     views: tuple[TokenView, ...] = ()
     controls: tuple[str, ...] = ()
     tested_by: Mapping[str, str] = field(default_factory=dict)
-    _kept: ClassVar = ("_frame", "reliability")  # what a saved ranking is read back with
+    _computed_once: ClassVar = ("_frame", "reliability")  # what a saved ranking is read back with
 
     def __post_init__(self) -> None:
         if self.score not in self.measures:

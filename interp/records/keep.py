@@ -29,7 +29,8 @@ class Keep:
         shard: "2/8": this process is the second of eight that share the study, each of which does its own batches and
             keeps them in ``out/shards``. When all are done, ``interp merge out`` joins them.
 
-    Raises ``ValueError`` for a shard that can't be ("3/2"), or one without ``out``.
+    Raises:
+        ValueError: a shard that can't be ("3/2"), or one without ``out``.
     """
 
     out: str | Path | None = None

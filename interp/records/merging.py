@@ -92,7 +92,7 @@ class _Step:
 def _all_there(out: Path) -> list[Shard]:
     if not (out / FOLDER).is_dir():
         raise FileNotFoundError(
-            f"{out} has no folder {FOLDER}: no shard has worked there (--shard I/N, with --out {out})."
+            f"{out} has no folder {FOLDER}: no shard has worked there: shard='1/8' of a study with this out."
         )
     found = list(shards_in(out))
     if others := [name for name, shard in found if shard is None]:

@@ -1,8 +1,8 @@
 """What a result computed from its arrays, saved beside them: read back where nothing that it depends on has changed.
 
-A class says which of its cached properties are worth it: ``_kept = ("_frame", "reliability")``. They are taken for what
-they are only where the value, its arrays, the class's own source, that of :mod:`interp.statistics` and the libraries
-are those that they were computed with; else they are computed again, without a word.
+A class says which of its cached properties are worth it: ``_computed_once = ("_frame", "reliability")``. They are taken
+for what they are only where the value, its arrays, the class's own source, that of :mod:`interp.statistics` and the
+libraries are those that they were computed with; else they are computed again, without a word.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LIBRARIES = ("numpy", "scipy", "pandas")
 def computed(result: Any, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What ``result`` computed, as JSON for its record; {} of a class that keeps nothing. ``value``, ``arrays``: the
     result, packed."""
-    names = getattr(type(result), "_kept", ())
+    names = getattr(type(result), "_computed_once", ())
     if not names:
         return {}
     made = {name: packed(getattr(result, name), {}, name) for name in names}
@@ -37,7 +37,7 @@ def computed(result: Any, value: Mapping[str, Any], arrays: Mapping[str, np.ndar
 
 def restore(result: Any, stored: Any, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Give a result that was read what :func:`computed` had kept of it, if it is of this very result."""
-    names = getattr(type(result), "_kept", ())
+    names = getattr(type(result), "_computed_once", ())
     if not names or not isinstance(stored, Mapping) or set(stored.get("made", {})) != set(names):
         return
     if stored["of"] == _key(type(result), value, arrays):

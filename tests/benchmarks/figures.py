@@ -113,6 +113,7 @@ OTHERS = "change on the other levels less that of random heads of the same layer
 QWEN = "harmfulness/qwen2.5-coder-{}b"
 TOLD = f"{QWEN}/pairs.md > Held-out pairs, read at t_inst"
 SMALL_PAIRS, LARGE_PAIRS = TOLD.format("0.5"), TOLD.format("1.5")
+ASKED = QWEN.format("0.5")
 GUARD = f"{QWEN.format('0.5')}/guard_pairs.md > Rules and rivals on pairs"
 MOVED = f"{QWEN.format('0.5')}/guard_pairs.md > Thresholds between data sets"
 ORDER = "negative_bias/{model}/order.md"
@@ -157,6 +158,57 @@ FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
                     ("… the first 2", f"{CIRCUITS_HALF} > Curves > agreement / 2 > removed"),
                 ),
                 (0.0, "nothing"),
+            ),
+        ),
+    ),
+    "refusal": (
+        "What moves refusal in Qwen2.5-Coder-0.5B",
+        (
+            Panel(
+                "Log odds of refusing at the first token, change in nats",
+                tuple(
+                    (label, f"{ASKED}/dimensions.md > Subspaces > {row} > change margin")
+                    for label, row in (
+                        ("+ 1 dimension of refusal", "add / refusal / paired differences / 1 / harmless"),
+                        ("+ 8 dimensions of refusal", "add / refusal / paired differences / 8 / harmless"),
+                        ("+ 1 dimension of harmfulness", "add / harmfulness / paired differences / 1 / harmless"),
+                        ("− 1 dimension of refusal", "remove / refusal / paired differences / 1 / harmful"),
+                        ("− 1 dimension of harmfulness", "remove / harmfulness / paired differences / 1 / harmful"),
+                        ("+ harmfulness, refusal removed", "remove / refusal / paired differences / 1 / harmfulness"),
+                        ("+ refusal, harmfulness removed", "remove / harmfulness / paired differences / 1 / refusal"),
+                    )
+                ),
+                (0.0, "nothing"),
+            ),
+            Panel(
+                "Refused of 16 harmful requests, %, fine-tuned on pairs",
+                tuple(
+                    (label, f"{ASKED}/finetuning.md > Refusals and guard > {row} / harmful > refusal rate")
+                    for label, row in (
+                        ("none", "nothing / 0"),
+                        ("50 harmful ones", "harmful / 50"),
+                        ("50 harmless ones", "harmless / 50"),
+                        ("400 harmful ones", "harmful / 400"),
+                        ("400 harmless ones", "harmless / 400"),
+                    )
+                ),
+                scale=100,
+                decimals=0,
+            ),
+            Panel(
+                "Accepted of refused requests, %, in wrappers",
+                tuple(
+                    (label, f"{ASKED}/jailbreaks.md > Attack success > {row} > success")
+                    for label, row in (
+                        ("prefix injection", "prefix_injection"),
+                        ("template", "template"),
+                        ("persuasion", "persuasion"),
+                        ("suffix", "suffix"),
+                        ("neutral: presses for nothing", "neutral"),
+                    )
+                ),
+                scale=100,
+                decimals=0,
             ),
         ),
     ),

@@ -205,7 +205,8 @@ class Pairs:
 
     def inversion(self) -> None:
         """Does adding a direction turn No into Certainly on harmless requests, as the paper has it? Our question and
-        the released one, under the paper's mask; with the template's system prompt and none."""
+        the released one, under the paper's mask; with the template's system prompt and an empty one: Qwen's template
+        can't leave it out."""
         file = self.data / "inversion_questions.jsonl"
         released = load_inversion_questions(file)[:1] if file.is_file() else []
         chosen = {name: self.swept.chosen["+" + name] for name in ("refusal", "harmfulness")}
@@ -215,7 +216,7 @@ class Pairs:
         for title, questions, system, part in (
             ("Our question", QUESTIONS[:1], None, "inversion"),
             ("The released question", released, None, "inversion_released"),
-            ("Our question, no system prompt", QUESTIONS[:1], False, "inversion_no_system"),
+            ("Our question, an empty system prompt", QUESTIONS[:1], "", "inversion_empty_system"),
         ):
             if questions:
                 how = {"questions": questions, "system": system, "places": PAPER_PLACES, **at}

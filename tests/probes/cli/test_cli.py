@@ -114,7 +114,7 @@ def test_one_option_is_one_thing_in_every_command():
 
 def test_every_command_that_prints_a_table_prints_json():
     without = {name for name, command in commands().items() if all("--json" not in o.opts for o in command.params)}
-    assert without <= {"scenes make", "scenes edit-photo", "scenes sheet"}  # which print where they wrote
+    assert without <= {"scenes make", "scenes edit-photo", "scenes sheet", "merge"}  # which print where they wrote
 
 
 def test_a_typo_gets_the_nearest(run):
