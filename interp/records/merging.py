@@ -148,7 +148,7 @@ def _step(out: Path, shards: Sequence[Shard], inside: Path) -> _Step:
 def _run_in(folder: Path) -> dict[str, Any]:
     found = read_run(folder / "run.json")
     if found is None:
-        raise ValueError(f"{folder / 'run.json'} is damaged. Run this shard again, with --overwrite.")
+        raise ValueError(f"{folder / 'run.json'} is damaged. Run this shard again, with overwrite=True.")
     return found
 
 
@@ -167,7 +167,7 @@ def _apart(runs: Mapping[Shard, Mapping[str, Any]], first: Shard, other: Shard, 
         words = ", ".join("the model's logits" if name == "fingerprint" else name for name in differing)
         raise ValueError(
             f"shards {first} and {other} of {out} are of different runs: {words} differ. Run the one that is wrong "
-            "again, with --overwrite."
+            "again, with overwrite=True."
         )
     return apart
 
