@@ -174,8 +174,8 @@ FIGURES: dict[str, tuple[str, tuple[Panel, ...]]] = {
                         ("+ 1 dimension of harmfulness", "add / harmfulness / paired differences / 1 / harmless"),
                         ("− 1 dimension of refusal", "remove / refusal / paired differences / 1 / harmful"),
                         ("− 1 dimension of harmfulness", "remove / harmfulness / paired differences / 1 / harmful"),
-                        ("+ harmfulness, refusal removed", "remove / refusal / paired differences / 1 / harmfulness"),
-                        ("+ refusal, harmfulness removed", "remove / harmfulness / paired differences / 1 / refusal"),
+                        ("− refusal, while + harmfulness", "remove / refusal / paired differences / 1 / harmfulness"),
+                        ("− harmfulness, while + refusal", "remove / harmfulness / paired differences / 1 / refusal"),
                     )
                 ),
                 (0.0, "nothing"),
