@@ -80,9 +80,8 @@ def compare_profiles(
 ) -> ProfileAgreement:
     """Agreement of two rankings by relative depth, whatever their shapes; see `ProfileAgreement`.
 
-    NaN where a profile is flat. ``resampled``: draws that other comparisons may have made. Costs
-    2,000 bootstrap draws of all heads. Raises ValueError for another `kind`, and
-    for bins as `depth_profile`.
+    NaN where a profile is flat. ``resampled``: draws that other comparisons may have made. Costs 2,000 bootstrap draws
+    of all heads. Raises ValueError for another `kind`, and for bins as `depth_profile`.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; expected {' or '.join(map(repr, KINDS))}.")

@@ -27,16 +27,19 @@ class Resampled:
 
     def means(self, a: HeadRanking, b: HeadRanking) -> Both:
         """Of both, in the same draws."""
-        if a.example_ids != b.example_ids or len(set(a.example_ids)) < a.n_examples:
-            return _drawn(a, b)
-        return tuple(self._once("means", one, lambda one=one: _alone(one)) for one in (a, b))
+        if not _have_the_same_examples(a, b):
+            return rank_agreement.paired_bootstrap_means(a.scores, b.scores, a.example_ids, b.example_ids)
+        return self._once("means", a, lambda: _alone(a)), self._once("means", b, lambda: _alone(b))
 
     def ranks(self, a: HeadRanking, b: HeadRanking) -> Both:
         """The same, as ranks: 1 for the highest."""
-        if a.example_ids != b.example_ids or len(set(a.example_ids)) < a.n_examples:
-            return tuple(rank_agreement.ranks(means) for means in self.means(a, b))
-        both = zip((a, b), self.means(a, b), strict=True)
-        return tuple(self._once("ranks", one, lambda m=means: rank_agreement.ranks(m)) for one, means in both)
+        of_a, of_b = self.means(a, b)
+        if not _have_the_same_examples(a, b):
+            return rank_agreement.ranks(of_a), rank_agreement.ranks(of_b)
+        return (
+            self._once("ranks", a, lambda: rank_agreement.ranks(of_a)),
+            self._once("ranks", b, lambda: rank_agreement.ranks(of_b)),
+        )
 
     def _once(self, what: str, ranking: HeadRanking, make: Callable[[], np.ndarray]) -> np.ndarray:
         key = (what, id(ranking))
@@ -47,11 +50,12 @@ class Resampled:
         return self._kept[key][1]
 
 
-def _drawn(a: HeadRanking, b: HeadRanking) -> Both:
-    return rank_agreement.paired_bootstrap_means(a.scores, b.scores, a.example_ids, b.example_ids)
+def _have_the_same_examples(a: HeadRanking, b: HeadRanking) -> bool:
+    """In one order, and none twice: the draws are then those of either alone."""
+    return a.example_ids == b.example_ids and len(set(a.example_ids)) == a.n_examples
 
 
 def _alone(ranking: HeadRanking) -> Float[np.ndarray, "draw head"]:
-    """Its half of :func:`_drawn` with any ranking of the same examples."""
+    """Its half of the draws with any ranking of the same examples."""
     ids = ranking.example_ids
     return rank_agreement.paired_bootstrap_means(ranking.scores, np.zeros((len(ids), 1)), ids, ids)[0]

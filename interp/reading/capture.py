@@ -76,14 +76,17 @@ def _log_probs_of_pass(model: Model, prompts, queries, keys, max_rows: int) -> l
     batch = model.inputs(prompts)
     shapes = [(model.n_layers, model.n_heads, len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
     found, indices = Gathered(), Indices()
+    rows = [[position + offset for position in own] for own, offset in zip(queries, batch.offsets, strict=True)]
+    columns = [
+        [[position + offset for position in group] for group in own]
+        for own, offset in zip(keys, batch.offsets, strict=True)
+    ]
 
     def look(call: AttentionCall) -> None:
         device = call.query.device
-        for i, offset in enumerate(batch.offsets):
-            positions = indices.on(device, i, [position + offset for position in queries[i]])
-            groups = [
-                indices.on(device, (i, g), [position + offset for position in group]) for g, group in enumerate(keys[i])
-            ]
+        for i, own in enumerate(rows):
+            positions = indices.on(device, i, own)
+            groups = [indices.on(device, (i, g), group) for g, group in enumerate(columns[i])]
             for start in range(0, len(positions), max_rows):
                 scores = call.scores(i, positions[start : start + max_rows])
                 log_z = call.log_normaliser(scores)

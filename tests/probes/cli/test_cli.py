@@ -422,3 +422,25 @@ def test_kill_9_in_the_middle_then_resume_gives_the_same_ranking(run, model, tmp
         assert sorted(p.name for p in out.iterdir()) == REPORT
     for name in ("ranking.csv", "arrays.safetensors"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_two_shards_are_merged_into_one_report(run, model, questions, tmp_path):
+    """Whoever finishes first waits; the last says what is next; the report is that of one process."""
+    arguments = ("rank", "negative-attention", "--model", model, "--data", questions, "--batch-size", "1")
+    assert run(*arguments, "--out", tmp_path / "whole")[0] == 0
+    shared = (*arguments, "--out", tmp_path / "shared")
+    code, out, err = run(*shared, "--shard", "1/2")
+    assert code == 0 and "not here yet" in err and "report:" not in out + err
+    code, out, err = run(*shared, "--shard", "2/2")
+    assert (
+        code == 0 and f"all shards are done: `interp merge {tmp_path / 'shared'}`" in err and "report:" not in out + err
+    )
+    code, _, err = run("merge", tmp_path / "shared")
+    assert code == 0 and "4 part files of 2 shards are joined" in err
+    assert run(*shared)[0] == 0
+    whole, joined = ((tmp_path / n / "heads-in-no-order.csv").read_text() for n in ("whole", "shared"))
+    assert joined == whole
+    code, _, err = run(*shared, "--shard", "3/2")
+    assert code == 1 and "there is no such shard" in err
+    code, _, err = run("merge", tmp_path / "shared")
+    assert code == 1 and "no shard has worked there" in err
