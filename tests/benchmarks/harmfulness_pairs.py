@@ -239,7 +239,7 @@ class Pairs:
             ks=self.size.dimensions,
             keep=self.keep("dimensions"),
         )
-        self.write("dimensions", {"Verdict": found.statement(), "Subspaces": found.to_frame()})
+        self.write("dimensions", {"Verdict": found.statement(), "Subspaces": found.to_frame(), "Roads": found.roads()})
 
     @cached_property
     def tested(self) -> list[Request]:

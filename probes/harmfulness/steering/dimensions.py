@@ -126,7 +126,7 @@ def try_dimensions(
     Raises:
         ValueError: requests of the fit, and fewer pairs or categories than dimensions.
 
-    Cost for each harmful request: len(ks) (n_random + 2 len(bases)) passes; for each harmless one 2 (n_random + 1), and
+    Cost for each harmful request: len(ks) (n_random + 2 len(bases)) passes; for each harmless one 3 n_random + 4, and
     2 len(ks) (2 n_random + 1) parts of one, from the layer that is steered to the last.
     """
     requests = [*harmful, *harmless]
@@ -209,7 +209,8 @@ def _added(model, directions, layers, coefficients, ks, bases, n_random) -> dict
 
 
 def _without(model, directions, layers, coefficients, n_random) -> dict[Tried, Branch]:
-    """Each direction added while the other (or a random one) is removed everywhere."""
+    """Each direction added while the other (or a random one) is removed everywhere; and those removals alone, on the
+    same requests: what adding does then is told from what removing does by itself."""
     found = {}
     for steered, layer in layers.items():
         other = next(name for name in DIRECTIONS if name != steered)
@@ -219,6 +220,7 @@ def _without(model, directions, layers, coefficients, n_random) -> dict[Tried, B
         rows = {"": subspace(directions, other, layers[other], 1, BASES[0])}
         rows |= {f"random {i}": random_subspace(1, model.d_model, i) for i in range(n_random)}
         for name, row in rows.items():
-            branch = Branch((add, *removal(row, model.n_layers)), "both")
-            found[Tried(other, BASES[0], 1, "remove", name, steered=steered)] = branch
+            removed = removal(row, model.n_layers)
+            found[Tried(other, BASES[0], 1, "remove", name)] = Branch(removed, "removed")
+            found[Tried(other, BASES[0], 1, "remove", name, steered=steered)] = Branch((add, *removed), "both")
     return found

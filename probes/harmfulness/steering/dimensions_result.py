@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from interp.reports import Findings, Result
-from interp.statistics import Claim, Estimate
+from interp.statistics import Claim, Estimate, mean_estimate
 from probes.harmfulness.steering.draws import beside_draws, shares_of_draws
 
 
@@ -44,11 +44,39 @@ class Dimensions(Result, report="probes.harmfulness.steering.dimensions_result")
             rows.append({name: value for name, value in row.items() if name not in dropped})
         return pd.DataFrame(rows)
 
+    def roads(self) -> pd.DataFrame:
+        """A row for each direction that was added: what adding it does to the log odds (``adds``), what it does where
+        the other direction is removed (``adds_without``), the difference of the two by request, and the share of random
+        directions whose removal changes it as much.
+
+        Adding works through the other direction as far as it does less where that is gone. What the removal does
+        without adding is taken off on both sides, so it can't pass for that.
+        """
+        removed, rows = self.outcomes[self.outcomes["op"].eq("remove") & self.outcomes["kind"].eq("harmless")], []
+        for (steered, other), part in removed[removed["steered"].ne("")].groupby(["steered", "direction"], sort=False):
+            alone = removed[removed["steered"].eq("") & removed["direction"].eq(other)]
+            both, without = (frame.pivot(index="id", columns="draw", values="margin") for frame in (part, alone))
+            if without.empty:
+                continue
+            left = both - without.loc[both.index, both.columns]
+            steered_alone = part.groupby("id")["plain"].first().loc[both.index]
+            untouched = alone.groupby("id")["plain"].first().loc[both.index]
+            adds = (steered_alone - untouched).to_numpy()
+            controls = {draw: left[[draw]].to_numpy().T for draw in left.columns if draw}
+            beside = beside_draws(adds, left[""].to_numpy(), controls)
+            row = {"added": steered, "removed": other, "n": len(adds), "n_random": beside["n_random"]}
+            row |= mean_estimate(adds).columns("adds") | mean_estimate(left[""].to_numpy()).columns("adds_without")
+            row |= {name: value for name, value in beside.items() if name.startswith("change_margin")}
+            rows.append(row | {"margin_random": beside["margin_random"], "margin_p": beside["margin_p"]})
+        return pd.DataFrame(rows)
+
 
 def findings_of(found: Dimensions) -> Findings:
     """The table, and what it says of each direction."""
     table = found.to_frame()
-    return Findings(found.provenance["title"], sentences(table), {"Subspaces": table}, {}, dict(found.provenance))
+    roads = found.roads()
+    said = [*sentences(table), *road_sentences(roads)]
+    return Findings(found.provenance["title"], said, {"Subspaces": table, "Roads": roads}, {}, dict(found.provenance))
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
@@ -60,6 +88,24 @@ def sentences(table: pd.DataFrame) -> list[str]:
         what += f" ({row['basis']})" + (f" while {row['steered']} is added" if row["steered"] else "")
         claim = Claim(
             f"{what} changes the log odds of refusing {row['kind']} requests (nats)",
+            Estimate.from_row(row, "change_margin"),
+            p=float(row["margin_p"]),
+            n=int(row["n"]),
+            draws=int(row["n_random"]),
+            form="+.2f",
+        )
+        said.append(f"{claim.sentence().rstrip('.')}; {shares_of_draws(row, 'margin')}.")
+    return said
+
+
+def road_sentences(roads: pd.DataFrame) -> list[str]:
+    """Whether one direction steers through the other."""
+    said = []
+    for row in roads.to_dict("records"):
+        adds, without = (Estimate.from_row(row, name) for name in ("adds", "adds_without"))
+        claim = Claim(
+            f"Adding {row['added']} changes the log odds of refusing harmless requests by {adds:+.2f} nats, and by "
+            f"{without:+.2f} where {row['removed']} is removed: the difference",
             Estimate.from_row(row, "change_margin"),
             p=float(row["margin_p"]),
             n=int(row["n"]),

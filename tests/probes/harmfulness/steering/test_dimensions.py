@@ -14,7 +14,7 @@ from interp.edits.steering import remove_direction
 from probes.harmfulness.directions.directions import fit_directions
 from probes.harmfulness.directions.first_tokens import Openings
 from probes.harmfulness.steering.dimensions import random_subspace, removal, subspace, try_dimensions
-from probes.harmfulness.steering.dimensions_result import sentences
+from probes.harmfulness.steering.dimensions_result import road_sentences, sentences
 from probes.requests.prompts import build_request_prompts
 from probes.requests.requests import Request
 from tests.tiny import tiny, tiny_tokenizer
@@ -87,8 +87,26 @@ def test_the_table_has_both_interventions_and_what_is_left(tried):
     assert set(table["op"]) == {"remove", "add"} and set(table["k"]) == {1, 2} and (table["n_random"] == 2).all()
     left = table[table["steered"] != ""].set_index("steered")
     assert left["direction"].to_dict() == {"refusal": "harmfulness", "harmfulness": "refusal"}
-    assert len(table) == 2 * 2 * 2 + 2 * 2 + 2 and all("too few" in s for s in sentences(table))
+    assert len(table) == 2 * 2 * 2 + 2 * 2 + 2 * 2 and all("too few" in s for s in sentences(table))
     pd.testing.assert_frame_equal(load_result(out).to_frame(), table)
+
+
+def test_what_is_left_of_steering_leaves_out_what_the_removal_does_alone(tried):
+    """By request: added and removed less removed, held against added less untouched."""
+    found, _ = tried
+    rows = found.outcomes.query("kind == 'harmless' and op == 'remove' and direction == 'refusal' and draw == ''")
+    alone, both = (rows[rows["steered"] == name].set_index("id") for name in ("", "harmfulness"))
+    adds, left = both["plain"] - alone["plain"], both["margin"] - alone["margin"]
+    road = found.roads().set_index("added").loc["harmfulness"]
+    assert road["adds"] == pytest.approx(adds.mean()) and road["adds_without"] == pytest.approx(left.mean())
+    assert road["change_margin"] == pytest.approx((left - adds).mean())
+    assert road["n_random"] == 2 and "too few" in road_sentences(found.roads())[0]
+
+    cut = found.outcomes.copy()  # a direction that acts through the other alone: without that, adding does nothing
+    where = cut.eval("steered == 'harmfulness' and draw == '' and op == 'remove'")
+    cut.loc[where, "margin"] = alone["margin"].loc[cut.loc[where, "id"]].to_numpy()
+    road = replace(found, outcomes=cut).roads().set_index("added").loc["harmfulness"]
+    assert road["adds_without"] == 0 and road["change_margin"] == pytest.approx(-adds.mean())
 
 
 def test_a_random_subspace_can_win(tried):
