@@ -164,6 +164,8 @@ def _forward(
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if attention_mask is None and not is_causal:
         attention_mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    if attention_mask is not None and 1 < len(attention_mask) < len(query):  # rows grew out of those that it is of
+        attention_mask = attention_mask.repeat(len(query) // len(attention_mask), 1, 1, 1)
     call = AttentionCall(
         layer=module.layer_idx,
         query=query,

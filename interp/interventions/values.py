@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -323,8 +324,14 @@ def apply_residual_edits(
     hidden: Float[Tensor, "row pos d_model"], edits: Sequence[tuple[int, ResidualEdit]]
 ) -> Float[Tensor, "row pos d_model"]:
     """The edited copy of the stream at one place, where ``edits`` pairs a row of the batch with an edit; those of one
-    row act in their order."""
+    row act in their order. An edit that several rows have at the same place of their order is made once for all."""
     after = hidden.clone()
+    order: dict[int, int] = defaultdict(int)
+    rows: dict[tuple[int, int], tuple[ResidualEdit, list[int]]] = {}
     for row, edit in edits:
-        after[row] = edit.on(after[row])
+        rows.setdefault((order[row], id(edit)), (edit, []))[1].append(row)
+        order[row] += 1
+    for _, (edit, own) in sorted(rows.items(), key=lambda item: item[0][0]):
+        index = own[0] if len(own) == 1 else torch.tensor(own, device=hidden.device)
+        after[index] = edit.on(after[index])
     return after

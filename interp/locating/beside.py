@@ -24,7 +24,8 @@ from interp.locating.counting import counted
 from interp.passes import text_from
 from interp.prompts import Prompt
 from interp.reading import attribute_heads, head_outputs, mean_head_outputs
-from interp.scans.scan import scan, span_length
+from interp.scans.branches import span_length
+from interp.scans.scan import scan
 from interp.statistics import spearman
 
 if TYPE_CHECKING:

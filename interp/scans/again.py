@@ -66,10 +66,10 @@ class AskedAgain:
         if not n_prefix:
             return None
         asked = (prompt.token_ids, None if prompt.image is None else prompt.image.key, n_prefix)
-        if self._kept is None or self._kept[0] != (asked, _state(self._model)):
+        if self._kept is None or self._kept[0] != (asked, state_of(self._model)):
             self._kept = None  # freed before the next takes as much
             prefix = run_prefix(self._model, prompt, n_prefix)
-            self._kept = ((asked, _state(self._model)), prefix)  # transformers puts hooks of its own in a first pass
+            self._kept = ((asked, state_of(self._model)), prefix)  # transformers puts hooks of its own in a first pass
         return self._kept[1]
 
 
@@ -85,7 +85,7 @@ def edited_logits(
     prompt, or over what a prefix leaves of it.
 
     ``tokens``: the token ids to unembed, None for the whole vocabulary."""
-    inputs = inputs_after(model, prompt, prefix)
+    inputs = inputs_after(model, [prompt], prefix)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if prefix is not None:
@@ -95,7 +95,7 @@ def edited_logits(
         return run_pass(model, inputs).logits[0, -1].float()
 
 
-def _state(model: Model) -> tuple[Any, ...]:
+def state_of(model: Model) -> tuple[Any, ...]:
     """Another value as soon as anything on the model is another. About 0.03 s for 0.1 billion parameters."""
     on = tuple(
         (*module._forward_pre_hooks, *module._forward_hooks, id(vars(module).get("forward")), module.training)

@@ -6,6 +6,9 @@ joins the batch at the first layer that it edits: below that it equals the unedi
 Cost in token-forwards, for N single-head branches over L layers: S + m (1 + N (L + 1) / 2L), against N S for
 a loop. With m = S it is the scan of edits at all positions, at half of the loop's cost.
 
+Prompts of one length can take a fan-out together (:mod:`interp.scans.together`): row b P + p is branch b of prompt p
+of P. Nothing is padded, so positions, rotary tables and masks are those of one prompt, and hold for every row.
+
 Masks come from transformers itself (one for each kind of layer), so sliding windows are right; the cached prefix is
 kept whole also for layers with a sliding window, whose own cache would drop a part of it.
 
@@ -40,7 +43,7 @@ from interp.architecture import (
     run_pass,
     softmax_with_sinks,
 )
-from interp.interventions import Branch, Edit, HeadEdit, ResidualEdit, edited, stream_hook, unembed_only
+from interp.interventions import Branch, HeadEdit, ResidualEdit, edited, stream_hook, unembed_only
 from interp.passes import growing_rows, prefix_inputs, rest_inputs, text_from
 
 if TYPE_CHECKING:
@@ -58,6 +61,20 @@ class Prefix(DynamicCache):
             return key_states, value_states
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
+    def frozen_at(self, n_prefix: int) -> Prefix:
+        """Itself, cut to the first positions."""
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[:, :, :n_prefix], layer.values[:, :, :n_prefix]
+        self.frozen = True
+        return self
+
+    def for_rows(self, n: int) -> Prefix:
+        """Another that goes on from this one's single row in each of ``n`` rows; this one stays as it is."""
+        more = Prefix()
+        for number, layer in enumerate(self.layers):
+            more.update(layer.keys.expand(n, -1, -1, -1), layer.values.expand(n, -1, -1, -1), number)
+        return more
+
 
 @one_at_a_time
 def fan_out_logits(
@@ -68,6 +85,7 @@ def fan_out_logits(
     tokens: Sequence[int] | None,
     memory_mib: float = 1024.0,
     advance: Callable[[int], None] | None = None,
+    kept: Prefix | None = None,
 ) -> Float[Tensor, "branch token"]:
     """Logits at the answer for each branch, row 0 being the unedited run, float32.
 
@@ -76,15 +94,16 @@ def fan_out_logits(
         tokens: the token ids to unembed, None for the whole vocabulary.
         memory_mib: how much a chunk of branches may take, about.
         advance: told how many branches are done, chunk by chunk.
+        kept: keys and values of all but the last m positions, where they were run before.
     """
     n_prefix = text_from(model, prompt, m)
-    prefix = run_prefix(model, prompt, n_prefix) if n_prefix else None
+    prefix = kept or (run_prefix(model, prompt, n_prefix) if n_prefix else None)
     order = sorted(range(len(branches)), key=lambda i: branches[i].first_layer)
     size = max(1, int(memory_mib * 2**20 / row_bytes(model, len(prompt) - n_prefix, len(prompt), tokens)))
     rows: dict[int, Tensor] = {}
     for start in range(0, max(1, len(order)), size):
         chunk = order[start : start + size]
-        logits = _run_chunk(model, prompt, prefix, [branches[i] for i in chunk], m, tokens)
+        logits = run_rows(model, [prompt], prefix, [[branches[i] for i in chunk]], m, tokens)
         rows.setdefault(0, logits[0])
         rows |= zip([i + 1 for i in chunk], logits[1:], strict=True)
         if advance is not None:
@@ -136,39 +155,48 @@ def row_bytes(model: Model, m: int, n_tokens: int, tokens: Sequence[int] | None)
 
 def run_prefix(model: Model, prompt: Prompt, n_prefix: int) -> Prefix:
     """From a pass over the whole prompt, cut, so that what goes by the length of a pass (LongRoPE) is the prompt's."""
-    cache, base = Prefix(), model.hf.base_model
-    inputs = prefix_inputs(model, prompt, len(prompt))
+    cache = Prefix()
+    fill(model, cache, prefix_inputs(model, prompt, len(prompt)))
+    return cache.frozen_at(n_prefix)
+
+
+def fill(model: Model, cache: Prefix, inputs: dict[str, Any]) -> None:
+    """One pass whose keys and values go on from those that the cache holds."""
+    base = model.hf.base_model
     if base is model.hf:
-        inputs |= model.last_logits_only()
+        inputs = inputs | model.last_logits_only()
     with torch.no_grad(), attention_handler(model, None):
         run_pass(model, {**inputs, "past_key_values": cache, "use_cache": True}, base)
-    for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[:, :, :n_prefix], layer.values[:, :, :n_prefix]
-    cache.frozen = True
-    return cache
 
 
-def _run_chunk(
+def run_rows(
     model: Model,
-    prompt: Prompt,
+    prompts: Sequence[Prompt],
     prefix: Prefix | None,
-    branches: Sequence[Branch],
+    branches: Sequence[Sequence[Branch]],
     m: int,
     tokens: Sequence[int] | None,
 ) -> Float[Tensor, "row token"]:
-    """One pass over what the prefix leaves: row 0 unedited, then the branches, sorted by their first edited layer."""
-    inputs = inputs_after(model, prompt, prefix)
-    joining = defaultdict(int)
-    edits: list[tuple[int, Edit]] = []
-    for row, branch in enumerate(branches, start=1):
-        joining[branch.first_layer] += 1
-        edits += [(row, edit) for edit in branch.edits]
+    """One pass over what the prefix leaves: the unedited row of each prompt, then the first branch of each, the second
+    and so on, in the order of their first edited layer, which is the same for each prompt.
 
+    Several prompts have one length, and a prefix."""
+    inputs = inputs_after(model, prompts, prefix)
+    joining: dict[int, int] = defaultdict(int)
+    for branch in branches[0]:
+        joining[branch.first_layer] += 1
+    n = len(prompts)
+    edits = [
+        (n * (number + 1) + place, edit)
+        for place, of_prompt in enumerate(branches)
+        for number, branch in enumerate(of_prompt)
+        for edit in branch.edits
+    ]
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         handler = None if prefix is None else through_prefix(prefix)
         stack.enter_context(attention_handler(model, handler))
-        growing = [stream_hook(model, layer, partial(_grow, n_new)) for layer, n_new in joining.items()]
+        growing = [stream_hook(model, layer, partial(_grow, n, n_new)) for layer, n_new in joining.items()]
         stack.enter_context(attached(model, growing))
         stack.enter_context(growing_rows(model))
         stack.enter_context(edited(model, edits, last=m))
@@ -176,14 +204,14 @@ def _run_chunk(
         return run_pass(model, inputs).logits[:, -1].float()
 
 
-def inputs_after(model: Model, prompt: Prompt, prefix: Prefix | None) -> dict[str, Any]:
-    """Of a pass over what the prefix leaves of a prompt."""
+def inputs_after(model: Model, prompts: Sequence[Prompt], prefix: Prefix | None) -> dict[str, Any]:
+    """Of a pass over what the prefix leaves of prompts of one length."""
     inputs: dict[str, Any] = {"use_cache": prefix is not None, **model.last_logits_only()}
     if prefix is None:
-        return inputs | model.inputs([prompt]).inputs
+        return inputs | model.inputs(prompts).inputs
     start = prefix.get_seq_length()
-    inputs |= rest_inputs(model, prompt, start, len(prompt) - start)
-    inputs["input_ids"] = torch.tensor([prompt.token_ids[start:]], device=model.device)
+    inputs |= rest_inputs(model, prompts[0], start, len(prompts[0]) - start, len(prompts))
+    inputs["input_ids"] = torch.tensor([p.token_ids[start:] for p in prompts], device=model.device)
     return inputs | {"past_key_values": prefix}
 
 
@@ -207,7 +235,7 @@ def look_at_rows(
         stack.enter_context(attention_handler(model, handler))
         stack.enter_context(attached(model, hooks))
         stack.enter_context(growing_rows(model))
-        run_pass(model, inputs_after(model, prompt, prefix))
+        run_pass(model, inputs_after(model, [prompt], prefix))
 
 
 def _with_prefix(call: AttentionCall, prefix: Prefix) -> AttentionCall:
@@ -224,27 +252,24 @@ def _with_prefix(call: AttentionCall, prefix: Prefix) -> AttentionCall:
     return replace(call, key=key, value=value, mask=mask)
 
 
-def _grow(n_new: int, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "more_rows pos d_model"]:
-    """The batch with copies of row 0 appended."""
-    return torch.cat([hidden, hidden[:1].expand(n_new, -1, -1)])
+def _grow(n: int, n_new: int, hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "more_rows pos d_model"]:
+    """The batch with ``n_new`` copies of its first ``n`` rows appended."""
+    return torch.cat([hidden, hidden[:n].repeat(n_new, 1, 1)])
 
 
 def through_prefix(prefix: Prefix) -> Callable[[AttentionCall], Tensor]:
-    """Attention of rows that share one prefix: scores against it in one product for all rows, then each row's own."""
+    """Attention of rows that share the prefixes of P prompts, row b P + p that of prompt p: scores against each prefix
+    in one product for all its rows, then each row's own."""
 
     def handler(call: AttentionCall) -> Float[Tensor, "row pos head d_head"]:
-        k0, v0 = (
-            prefix.layers[call.layer].keys[0],
-            prefix.layers[call.layer].values[0],
-        )  # [kv, prefix, d_head]
+        k0, v0 = prefix.layers[call.layer].keys, prefix.layers[call.layer].values  # [prompt, kv, prefix, d_head]
         rows, n_heads, m, _ = call.query.shape
-        n_kv, n_prefix = k0.shape[0], k0.shape[1]
+        (n, n_kv, n_prefix, _), branches = k0.shape, rows // len(k0)
         group = n_heads // n_kv
+        sizes = {"n": n, "branch": branches, "kv": n_kv, "group": group}
         q = rearrange(call.query, "row (kv group) pos d_head -> row kv group pos d_head", kv=n_kv) * call.scaling
-        flat = rearrange(q, "row kv group pos d_head -> kv (row group pos) d_head")
-        to_prefix = rearrange(
-            flat @ k0.mT, "kv (row group pos) prefix -> row kv group pos prefix", row=rows, group=group
-        )
+        flat = rearrange(q, "(branch n) kv group pos d_head -> n kv (branch group pos) d_head", n=n)
+        to_prefix = rearrange(flat @ k0.mT, "n kv (branch group pos) prefix -> (branch n) kv group pos prefix", **sizes)
         own = q @ call.key[:, :, None].mT  # [row, kv, group, pos, pos]
         scores = torch.cat([to_prefix, own], dim=-1)
         if call.softcap is not None:
@@ -258,8 +283,8 @@ def through_prefix(prefix: Prefix) -> Callable[[AttentionCall], Tensor]:
         weights = softmax_with_sinks(rearrange(scores, "row kv group pos key -> row (kv group) pos key"), call.sinks)
         weights = rearrange(weights, "row (kv group) pos key -> row kv group pos key", kv=n_kv).to(v0.dtype)
         on_prefix, on_own = weights[..., :n_prefix], weights[..., n_prefix:]
-        flat = rearrange(on_prefix, "row kv group pos key -> kv (row group pos) key")
-        out = rearrange(flat @ v0, "kv (row group pos) d_head -> row kv group pos d_head", row=rows, group=group)
+        flat = rearrange(on_prefix, "(branch n) kv group pos key -> n kv (branch group pos) key", n=n)
+        out = rearrange(flat @ v0, "n kv (branch group pos) d_head -> (branch n) kv group pos d_head", **sizes)
         out = out + on_own @ call.value[:, :, None]
         return rearrange(out, "row kv group pos d_head -> row pos (kv group) d_head")
 

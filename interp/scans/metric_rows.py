@@ -24,13 +24,13 @@ def needed_tokens(metrics: Sequence[Metric], prompt: Prompt) -> list[int] | None
 def read_metrics(
     metrics: Sequence[Metric], logits: Float[Tensor, "row token"], tokens: list[int] | None, prompt: Prompt
 ) -> Float[Tensor, "metric row"]:
-    """The metrics from the logits of these tokens."""
+    """The metrics from the logits of these tokens, on their device."""
     if tokens is None:
-        return torch.stack([metric_values(metric, logits, prompt).float() for metric in metrics]).cpu()
+        return torch.stack([metric_values(metric, logits, prompt).float() for metric in metrics])
     groups = [metric.tokens(prompt) for metric in metrics]
     of_metric = logits.split([sum(map(len, own)) for own in groups], dim=1)
     values = [
         metric(own.split([len(g) for g in of], dim=1), None)
         for metric, own, of in zip(metrics, of_metric, groups, strict=True)
     ]
-    return torch.stack([v.float() for v in values]).cpu()
+    return torch.stack([v.float() for v in values])

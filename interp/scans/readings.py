@@ -13,7 +13,8 @@ from interp.interventions import Branch
 from interp.prompts import Prompt
 from interp.reading import Metric
 from interp.scans.agreement import Method
-from interp.scans.scan import Positions, ScanResult, scan_metrics
+from interp.scans.branches import Positions
+from interp.scans.scan import ScanResult, scan_metrics
 
 if TYPE_CHECKING:
     from interp.models import Model

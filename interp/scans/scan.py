@@ -6,43 +6,32 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
-from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
 
 from interp.architecture import alone, require_in_place
 from interp.door import public
 from interp.interventions import Branch, EachHead, HeadEdit
 from interp.models import measured_mass
-from interp.passes import plain_logits
 from interp.rankings import HeadRanking, Measure
 from interp.reading import (
     LogitDifference,
     Metric,
-    Probability,
     default_metric,
-    head_outputs,
-    mean_head_outputs,
 )
 from interp.records import now, showing_progress
 from interp.reports import AnswerMass, narrow
-from interp.scans.again import edited_logits
 from interp.scans.agreement import (
     FanOutDisagreement as FanOutDisagreement,
     Method as Method,
-    difference_within_rounding,
-    planned,
     require_method,
-    spread,
 )
-from interp.scans.fanout import fan_out_logits, require_edits_act
-from interp.scans.metric_rows import needed_tokens, read_metrics
+from interp.scans.both_ways import BothWays
+from interp.scans.branches import Branches, Positions, span_length
+from interp.scans.metric_rows import needed_tokens
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -54,7 +43,6 @@ _NOT_EVERYWHERE = (
     "Edited at positions {!r} alone: a head that acts earlier has no effect there. Take positions='all', or "
     "interp.locating.locate, which looks."
 )
-Positions = Literal["answer", "text", "all"] | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,10 +175,11 @@ def scan(
             last), the last m positions (a number), or ``"all"``.
         method: ``"auto"`` takes the fan-out, and the loop (one pass for each edit) where the architecture can't; the
             result's ``how`` says which. ``"fan-out"`` raises instead of falling back.
-        check: compare this many branches, spread over the layers, and the unedited row against plain passes, on the
-            first, the shortest and the longest prompt, and on the shortest and longest of each side of every length at
-            which the config says that something changes (windows, rotary factors): about 2 + ``check`` passes for each.
-            0 trusts the caller, who has checked.
+        check: compare this many branches, spread over the layers, and the unedited row of the first prompt with plain
+            passes (1 + ``check`` of them); and a branch and the unedited row of the shortest and the longest prompt,
+            and of the shortest and longest on each side of every length at which the config says that something
+            changes (windows, rotary factors). Once for a model as it is, a kind of edit and lengths: a later scan says
+            what was found. 0 trusts the caller, who has checked.
         memory_mib: about how much memory a chunk of branches may take.
         read_mass: read off eight prompts how much of the probability the answers hold together, and warn below 10 %.
 
@@ -203,9 +192,9 @@ def scan(
         KeyError: prompts without the metric's answers.
         NonFiniteLogitsError: NaN or infinite logits.
 
-    Cost for N heads, L layers, S tokens:
-    S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes for SmolLM2 at 113 tokens), and half
-    of the loop's N passes for ``"all"``. A picture is encoded once.
+    Cost for N heads, L layers, S tokens: S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes
+    for SmolLM2 at 113 tokens), less what the prompts share at their beginning, and half of the loop's N passes for
+    ``"all"``; the check beside. Prompts of one length are computed together. A picture is encoded once.
     Misleads: a zeroed head takes its constant part along; two heads that stand in for each other each seem to do
     nothing.
     Source: ablation and patching of heads as in Wang et al. (2022), arXiv 2211.00593; the fan-out is ours.
@@ -236,26 +225,15 @@ def scan_metrics(
     began = time.perf_counter()
     with alone(model.hf):
         mass = measured_mass(model, prompts, _words(first), most=8, warn=True) if read_mass and check > 0 else None
-        branches = _Branches(model, prompts, edits, positions)
-
-        def difference(i: int) -> float:
-            return _difference(model, prompts, i, branches, first, check, memory_mib)
-
-        how, note = planned(model, prompts, method, check, difference, stacklevel=5)
-        values = np.full((len(metrics), len(prompts), 1 + branches.n), np.nan, dtype=np.float32)
-        score = _fan_out if how == "fan-out" else _loop
-        with showing_progress("scan", len(prompts) * branches.n, after_s=3) as advance:
-            for i, prompt in enumerate(prompts):
-                m = span_length(prompt, positions)
-                edited = branches.of(i)  # for a patch, a pass of its own
-                rows = score(model, prompt, edited, m, metrics, memory_mib, advance)
-                model.require_finite(rows, [prompt] * len(rows))
-                values[:, i] = rows.numpy()
+        ways = BothWays(model, prompts, Branches(model, prompts, edits, positions), metrics, memory_mib)
+        how, note = ways.plan(method, check, stacklevel=5)
+        with showing_progress("scan", ways.values[0, :, 1:].size, after_s=3) as advance:
+            ways.fill(how, advance)
     return tuple(
         ScanResult(
             values=of_metric[:, 1:],
             clean=of_metric[:, 0],
-            labels=tuple(b.label for b in edited),
+            labels=ways.labels,
             example_ids=tuple(p.id or str(i) for i, p in enumerate(prompts)),
             metric=str(metric),
             unit=metric.unit,
@@ -266,7 +244,7 @@ def scan_metrics(
             answer_mass=mass,
             model=model.name,
         )
-        for metric, of_metric in zip(metrics, values, strict=True)
+        for metric, of_metric in zip(metrics, ways.values, strict=True)
     )
 
 
@@ -286,17 +264,6 @@ def _grid(values: Float[np.ndarray, "example branch"], heads: np.ndarray) -> Flo
 def _words(metric: Metric) -> tuple[str, ...] | None:
     """The answers that a metric compares; None for all of a prompt's."""
     return (metric.positive, metric.negative) if isinstance(metric, LogitDifference) else None
-
-
-def span_length(prompt: Prompt, positions: Positions) -> int:
-    """How many last positions an edit acts on."""
-    if positions == "answer":
-        return 1
-    if positions == "text":
-        if prompt.image is not None:
-            return len(prompt.span("after_image"))
-        return len(prompt) - prompt.span("text")[0]
-    return len(prompt) if positions == "all" else int(positions)
 
 
 def _has_text(prompt: Prompt) -> bool:
@@ -342,91 +309,3 @@ def _require(model, prompts, edits, metrics, positions, method) -> None:
                             f"{edit.label}: value is for {edit.value.shape[0]} positions; the scan edits "
                             f"{sorted(lengths)} (positions={positions!r})."
                         )
-
-
-class _Branches:
-    """The branches for each prompt: the same for all, or, for a patch, set from another run prompt by prompt."""
-
-    def __init__(self, model: Model, prompts: Sequence[Prompt], edits, positions: Positions) -> None:
-        self._model, self._prompts, self._edits, self.positions = model, prompts, edits, positions
-        self._fixed: list[Branch] | None = None
-        if not isinstance(edits, EachHead):
-            self._fixed = list(edits)
-        elif edits.op == "mean":
-            reference = list(edits.reference) if edits.reference is not None else list(prompts)
-            last = 1 if positions == "answer" else None
-            if positions == "text":
-                last = [span_length(p, positions) for p in reference]
-            values = mean_head_outputs(model, reference, last)
-            self._fixed = edits.branches(model, values)
-        elif edits.op == "patch":
-            if len(edits.sources) != len(prompts):
-                raise ValueError(
-                    f"patching needs one source for each prompt; {len(edits.sources)} sources and {len(prompts)} "
-                    "prompts were given."
-                )
-            for i, (prompt, source) in enumerate(zip(prompts, edits.sources, strict=True)):
-                m = span_length(prompt, positions)
-                if edits.places is not None:
-                    _require_places(i, edits.places, prompt, source)
-                elif m > len(source) or (positions == "all" and len(source) != len(prompt)):
-                    needed = "be of equal length" if positions == "all" else f"have at least {m}"
-                    raise ValueError(
-                        f"prompt {i} has {len(prompt)} tokens and its patch source {len(source)}; for "
-                        f"positions={positions!r} they must {needed}."
-                    )
-        else:
-            self._fixed = edits.branches(model)
-        sets = None if self._fixed is not None else edits.sets
-        n_each = model.n_layers * model.n_heads if sets is None else len(sets)
-        self.n = n_each if self._fixed is None else len(self._fixed)
-
-    def of(self, index: int) -> list[Branch]:
-        if self._fixed is not None:
-            return self._fixed
-        m = span_length(self._prompts[index], self.positions)
-        places = self._edits.places
-        z = head_outputs(self._model, [self._edits.sources[index]], last=m if places is None else None)[0]
-        z = z if places is None else z[:, list(places[index][-m:])]
-        return self._edits.branches(self._model, rearrange(z, "layer pos head d_head -> layer head pos d_head"))
-
-
-def _require_places(i: int, places: Sequence[Sequence[int]], prompt: Prompt, source: Prompt) -> None:
-    given = places[i] if i < len(places) else ()
-    if len(given) != len(prompt) or not all(0 <= place < len(source) for place in given):
-        raise ValueError(
-            f"prompt {i} has {len(prompt)} tokens and its patch source {len(source)}; places names {len(given)} "
-            f"positions, from {min(given, default=0)} to {max(given, default=0)}. Expected one of the source's for "
-            "each of the prompt's."
-        )
-
-
-def _difference(model, prompts, i: int, branches: _Branches, metric, check, memory_mib) -> float:
-    """How far fan-out and plain passes are apart on one prompt, in the metric's unit or (of probabilities) in nats."""
-    require_edits_act(model, prompts[0])
-    prompt, chosen = prompts[i], spread(branches.of(i), check)
-    m = span_length(prompt, branches.positions)
-    fast, slow = (run(model, prompt, chosen, m, [metric], memory_mib)[0] for run in (_fan_out, _loop))
-    model.require_finite(slow[None], [prompt])
-    if isinstance(metric, Probability):  # a difference of small probabilities would always pass
-        fast, slow = fast.log(), slow.log()
-    logits = partial(plain_logits, model, prompt)
-    return difference_within_rounding(model, prompt, fast, slow, "the fan-out differs", "edits", logits)
-
-
-def _fan_out(model, prompt, branches, m, metrics, memory_mib, advance=None) -> Float[Tensor, "metric row"]:
-    """The metrics for the unedited run and each branch, by the fan-out."""
-    tokens = needed_tokens(metrics, prompt)
-    return read_metrics(
-        metrics, fan_out_logits(model, prompt, branches, m, tokens, memory_mib, advance), tokens, prompt
-    )
-
-
-def _loop(model, prompt, branches, m, metrics, memory_mib, advance=None) -> Float[Tensor, "metric row"]:
-    """The same, one plain forward pass for each: slow, obvious, and right for every architecture."""
-    tokens, rows = needed_tokens(metrics, prompt), []
-    for branch in [Branch((), "unedited"), *branches]:
-        rows.append(edited_logits(model, prompt, branch.edits, m, tokens))
-        if advance is not None and branch.edits:
-            advance(1)
-    return read_metrics(metrics, torch.stack(rows), tokens, prompt)

@@ -242,10 +242,11 @@ def test_nothing_is_left_behind_after_an_exception(llama, monkeypatch):
     assert torch.equal(llama.final_logits([p]), before)
 
 
-def test_a_fan_out_that_disagrees_is_refused_and_the_loop_takes_over(llama, monkeypatch):
-    module = sys.modules["interp.scans.scan"]
-    real = module._fan_out
-    monkeypatch.setattr(module, "_fan_out", lambda *a: real(*a) + 0.5)
+def test_a_fan_out_that_disagrees_is_refused_and_the_loop_takes_over(monkeypatch):
+    llama = interp.load(tiny("llama"))
+    module = sys.modules["interp.scans.both_ways"]
+    real = module.fan_out_logits
+    monkeypatch.setattr(module, "fan_out_logits", lambda *a: real(*a) + torch.arange(2.0))
     with pytest.raises(FanOutDisagreement, match="differs from plain"):
         interp.scan(llama, [prompt(20)], interp.ablate_each_head("zero"), method="fan-out")
     with pytest.warns(UserWarning, match="falls back to one pass"):

@@ -1,0 +1,138 @@
+"""Several prompts in one fan-out: those of one length are rows of one batch, and what prompts begin with is read once.
+
+The floor of a data set is its distinct prefix tokens and its branch tokens. Questions of one set share two thirds of
+their tokens (system prompt, instruction): these are run once for all prompts, what a group shares beyond them once for
+the group. Prompts are not padded: a group has one length, so positions, rotary tables and masks hold for each row as
+they do for a prompt alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.architecture import one_at_a_time
+from interp.interventions import Branch
+from interp.passes import may_share, prefix_inputs, rest_inputs, text_from
+from interp.passes.lengths import pass_lengths
+from interp.passes.shared_prefix import WORTH_SHARING, common_prefix
+from interp.scans.fanout import Prefix, fill, row_bytes, run_prefix, run_rows
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.prompts import Prompt
+
+MOST_PROMPTS = 32  # in a group: beyond, a batch gains nothing
+
+
+def groups_of(
+    model: Model,
+    prompts: Sequence[Prompt],
+    spans: Sequence[int],
+    n_branches: int,
+    tokens: Sequence[int] | None,
+    memory_mib: float,
+) -> list[list[int]]:
+    """Positions of prompts, those together that one fan-out takes: of one length, edited at as many last positions
+    (``spans``), without pictures, and with as many rows as the memory holds; ``tokens``: that are unembedded, None for
+    all. All others stand alone."""
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    alone = []
+    for i, (prompt, m) in enumerate(zip(prompts, spans, strict=True)):
+        if prompt.image is None and m < len(prompt) and may_share(model, [prompt], len(prompt)):
+            alike[len(prompt), m].append(i)
+        else:
+            alone.append([i])
+    found = []
+    for (length, m), places in alike.items():
+        rows = memory_mib * 2**20 / row_bytes(model, m, length, tokens)
+        size = max(1, min(MOST_PROMPTS, int(rows / (1 + n_branches))))
+        places.sort(key=lambda i: prompts[i].token_ids)  # neighbours share most
+        found += [places[at : at + size] for at in range(0, len(places), size)]
+    return sorted([*found, *alone])
+
+
+class Beginning:
+    """The first tokens that all prompts of a scan share: run once, when they are first needed; none where there are few
+    of them, or the model does not allow it."""
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt]) -> None:
+        text = [p for p in prompts if p.image is None]
+        n = common_prefix(text) if len(text) > 1 else 0
+        self._model, self._example = model, text[0] if text else None
+        self.n_shared = n if n >= WORTH_SHARING and may_share(model, text, n) else 0
+        self._prefix: Prefix | None = None
+
+    def serves(self, prompt: Prompt, m: int) -> bool:
+        """Whether a prompt that is edited at its last ``m`` positions begins with it."""
+        return 0 < self.n_shared <= text_from(self._model, prompt, m) and prompt.image is None
+
+    def prefixes(self, prompts: Sequence[Prompt], n_prefix: int) -> Prefix:
+        """Keys and values of the first ``n_prefix`` positions of prompts of one length.
+
+        What follows the common beginning is run once for the group as far as it is shared, then for each."""
+        model, (first, *more) = self._model, prompts
+        shares = self.n_shared and first.image is None
+        if not shares and not more:
+            return run_prefix(model, first, n_prefix)
+        n = min(self.n_shared, n_prefix) if shares else 0
+        steady = pass_lengths(model.hf.config).is_steady(n_prefix, len(first))
+        stop = n_prefix if steady else len(first)
+        cache = Prefix()
+        if n:
+            cache = self._kept().for_rows(1)
+        own = min(common_prefix(prompts), n_prefix) if more else n
+        if own - n >= WORTH_SHARING and may_share(model, prompts, own):
+            extend(model, cache, [first], n, own)
+            n = own
+        cache = cache.for_rows(len(prompts)) if more and n else cache
+        if n < stop:
+            extend(model, cache, prompts, n, stop)
+        return cache.frozen_at(n_prefix)
+
+    def _kept(self) -> Prefix:
+        if self._prefix is None:
+            self._prefix = Prefix()
+            extend(self._model, self._prefix, [self._example], 0, self.n_shared)
+        return self._prefix
+
+
+def extend(model: Model, cache: Prefix, prompts: Sequence[Prompt], start: int, stop: int) -> None:
+    """Run the tokens from ``start`` to ``stop`` of each prompt on top of what the cache holds."""
+    if start == 0 and len(prompts) == 1:
+        return fill(model, cache, prefix_inputs(model, prompts[0], stop))
+    inputs = rest_inputs(model, prompts[0], start, stop - start, len(prompts))
+    ids = torch.tensor([p.token_ids[start:stop] for p in prompts], device=model.device)
+    return fill(model, cache, {**inputs, "input_ids": ids})
+
+
+@one_at_a_time
+def fan_out_together(
+    model: Model,
+    prompts: Sequence[Prompt],
+    branches: Sequence[Sequence[Branch]],
+    m: int,
+    tokens: Sequence[int] | None,
+    beginning: Beginning,
+) -> Float[Tensor, "example branch token"]:
+    """What :func:`interp.scans.fanout.fan_out_logits` gives for each prompt of a group (:func:`groups_of`), in one pass
+    over their rows.
+
+    Args:
+        branches: of each prompt; those of one place edit the same layers.
+        m: the edits act on the last m positions.
+        tokens: the token ids to unembed, None for the whole vocabulary.
+        beginning: of all prompts of the scan.
+    """
+    prefix = beginning.prefixes(prompts, len(prompts[0]) - m)
+    order = sorted(range(len(branches[0])), key=lambda i: branches[0][i].first_layer)
+    rows = run_rows(model, prompts, prefix, [[of[i] for i in order] for of in branches], m, tokens)
+    found = rearrange(rows, "(branch example) token -> example branch token", example=len(prompts))
+    places = torch.tensor([0, *(1 + torch.tensor(order).argsort())] if order else [0], device=found.device)
+    return found[:, places]
