@@ -20,12 +20,12 @@ from interp.interventions import Branch
 from interp.passes import plain_logits
 from interp.reading import Metric, Probability
 from interp.scans.again import edited_logits
-from interp.scans.agreement import difference_within_rounding, planned, spread
+from interp.scans.agreement import FanOutDisagreement, difference_within_rounding, planned, spread
 from interp.scans.branches import Branches, span_length
 from interp.scans.checked import checked_before, remember
 from interp.scans.fanout import fan_out_logits, require_edits_act
 from interp.scans.metric_rows import needed_tokens, read_metrics
-from interp.scans.together import Beginning, fan_out_together, groups_of
+from interp.scans.together import Beginning, fan_out_together, groups_of, note_together, rows_go_together
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -45,12 +45,13 @@ class BothWays:
         branches: Branches,
         metrics: Sequence[Metric],
         memory_mib: float,
+        beginning: Beginning | None = None,
     ) -> None:
         self._model, self._prompts, self._branches, self._metrics = model, prompts, branches, metrics
         self._memory = memory_mib
         self._spans = [span_length(p, branches.positions) for p in prompts]
         self._tokens = [needed_tokens(metrics, p) for p in prompts]
-        self._beginning = Beginning(model, prompts)
+        self._beginning = beginning or Beginning(model, prompts)
         self._groups: list[list[int]] | None = None
         self._done: set[int] = set()
         self.labels: tuple[str, ...] = ()
@@ -84,9 +85,10 @@ class BothWays:
                 (branches,) = self._branches.of([i])
                 self._keep([i], [self._loop(i, branches, advance)], branches)
             return
-        for group in self._grouped():
-            if not self._done.issuperset(group):
-                self._run(group, advance)
+        while missing := [group for group in self._grouped() if not self._done.issuperset(group)]:
+            for group in missing:  # anew, where prompts turn out not to go together
+                if group in self._grouped():
+                    self._run(group, advance)
 
     def _grouped(self) -> list[list[int]]:
         if self._groups is None:
@@ -110,14 +112,21 @@ class BothWays:
             return
         wanted = [self._tokens[i] for i in group]
         every = None if None in wanted else list(dict.fromkeys(t for tokens in wanted for t in tokens))
-        logits = fan_out_together(model, prompts, of, m, every, self._beginning)
+        try:
+            logits = fan_out_together(model, prompts, of, m, every, self._beginning)
+        except (RuntimeError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._apart(str(error))
+            return
         place = {token: at for at, token in enumerate(every or ())}
         rows = []
         for of_prompt, tokens, prompt in zip(logits, wanted, prompts, strict=True):
             own = of_prompt if tokens is None else of_prompt[:, [place[t] for t in tokens]]
             rows.append(read_metrics(self._metrics, own, tokens, prompt))
         self._keep(group, rows, of[0])
-        if advance is not None:
+        self._goes_together(group)
+        if advance is not None and self._done.issuperset(group):
             advance(len(group) * self._branches.n)
 
     def _keep(self, group: Sequence[int], rows: Sequence[Float[Tensor, "metric row"]], branches: list[Branch]) -> None:
@@ -141,34 +150,41 @@ class BothWays:
     def _difference(self, i: int, check: int) -> float:
         """How far fan-out and plain passes are apart on one prompt, in the metric's unit or (of probabilities) in
         nats: the unedited row and ``check`` branches."""
-        model, prompt, metric = self._model, self._prompts[i], self._metrics[0]
-        require_edits_act(model, self._prompts[0])
-        group = next(group for group in self._grouped() if i in group)
-        if i not in self._done:
-            try:
-                self._run(group)
-            except (RuntimeError, IndexError) as error:
-                if len(group) == 1 or isinstance(error, torch.OutOfMemoryError):
-                    raise
-                return self._one_at_a_time(i, check, str(error))
+        require_edits_act(self._model, self._prompts[0])
+        while i not in self._done:
+            self._run(next(group for group in self._grouped() if i in group))
+        return self._compared(i, check)
+
+    def _compared(self, i: int, check: int) -> float:
+        """Of a prompt that the fan-out has given."""
+        model, prompt = self._model, self._prompts[i]
         (branches,) = self._branches.of([i])
         chosen = spread(range(len(branches)), check) if check > 1 else [len(branches) // 2]
         fast = torch.from_numpy(self.values[0, i][[0, *(1 + at for at in chosen)]])
         slow = self._loop(i, [branches[at] for at in chosen])[0].cpu()
         model.require_finite(slow[None], [prompt])
-        if isinstance(metric, Probability):  # a difference of small probabilities would always pass
+        if isinstance(self._metrics[0], Probability):  # a difference of small probabilities would always pass
             fast, slow = fast.log(), slow.log()
         logits = partial(plain_logits, model, prompt)
-        try:
-            return difference_within_rounding(model, prompt, fast, slow, "the fan-out differs", "edits", logits)
-        except RuntimeError as error:
-            if len(group) == 1:
-                raise
-            return self._one_at_a_time(i, check, str(error))
+        return difference_within_rounding(model, prompt, fast, slow, "the fan-out differs", "edits", logits)
 
-    def _one_at_a_time(self, i: int, check: int, why: str) -> float:
-        """The same with prompts apart, from here on."""
+    def _goes_together(self, group: Sequence[int]) -> None:
+        """Hold the first and the last prompt of a group against plain passes, where groups of as many rows were not
+        yet; apart from here on, where they differ."""
+        n_rows = len(group) * (1 + self._branches.n)
+        if rows_go_together(self._model, n_rows):
+            return
+        try:
+            for i in (group[0], group[-1]):
+                self._compared(i, 1)
+        except FanOutDisagreement as error:
+            self._apart(str(error))
+        else:
+            note_together(self._model, n_rows)
+
+    def _apart(self, why: str) -> None:
+        """Prompts one at a time, each whole: of this model from here on."""
         warnings.warn(f"prompts are scanned one at a time, not together: {why}", stacklevel=9)
+        note_together(self._model, None)
         self._groups, self._done = [[place] for place in range(len(self._prompts))], set()
         self._beginning = Beginning(self._model, ())
-        return self._difference(i, check)

@@ -32,6 +32,7 @@ from interp.scans.agreement import (
 from interp.scans.both_ways import BothWays
 from interp.scans.branches import Branches, Positions, span_length
 from interp.scans.metric_rows import needed_tokens
+from interp.scans.together import Beginning
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -216,16 +217,18 @@ def scan_metrics(
     positions: Positions,
     method: Method,
     check: int,
-    memory_mib: float,
+    memory_mib: float = 1024.0,
     read_mass: bool = True,
+    beginning: Beginning | None = None,
 ) -> tuple[ScanResult, ...]:
-    """What :func:`scan` gives for each metric, read from the same passes, which are checked by the first."""
+    """What :func:`scan` gives for each metric, read from the same passes, which are checked by the first.
+    ``beginning``: of more prompts than these, where a study goes batch by batch."""
     first = metrics[0]
     _require(model, prompts, edits, metrics, positions, method)
     began = time.perf_counter()
     with alone(model.hf):
         mass = measured_mass(model, prompts, _words(first), most=8, warn=True) if read_mass and check > 0 else None
-        ways = BothWays(model, prompts, Branches(model, prompts, edits, positions), metrics, memory_mib)
+        ways = BothWays(model, prompts, Branches(model, prompts, edits, positions), metrics, memory_mib, beginning)
         how, note = ways.plan(method, check, stacklevel=5)
         with showing_progress("scan", ways.values[0, :, 1:].size, after_s=3) as advance:
             ways.fill(how, advance)

@@ -9,24 +9,29 @@ they do for a prompt alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.architecture import one_at_a_time
 from interp.interventions import Branch
 from interp.passes import may_share, prefix_inputs, rest_inputs, text_from
 from interp.passes.lengths import pass_lengths
+from interp.passes.plain import foreign_hooks
 from interp.passes.shared_prefix import WORTH_SHARING, common_prefix
 from interp.scans.fanout import Prefix, fill, row_bytes, run_prefix, run_rows
 
 if TYPE_CHECKING:
     from interp.models import Model
     from interp.prompts import Prompt
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, int | None]] = WeakKeyDictionary()
+"""How many rows were held against plain passes, or None where prompts can't go together."""
 
 MOST_PROMPTS = 32  # in a group: beyond, a batch gains nothing
 
@@ -49,6 +54,8 @@ def groups_of(
             alike[len(prompt), m].append(i)
         else:
             alone.append([i])
+    if rows_go_together(model, 0) is False:
+        return [[i] for i in range(len(prompts))]
     found = []
     for (length, m), places in alike.items():
         rows = memory_mib * 2**20 / row_bytes(model, m, length, tokens)
@@ -58,12 +65,32 @@ def groups_of(
     return sorted([*found, *alone])
 
 
+def rows_go_together(model: Model, n_rows: int) -> bool | None:
+    """Whether prompts of a group of so many rows keep their own numbers: measured
+    (:class:`interp.scans.both_ways.BothWays`), as no config says it (experts that drop tokens, 8-bit layers). None: not
+    known yet."""
+    known = _KNOWN.get(model.hf, {})
+    if _kind(model) not in known:
+        return None
+    most = known[_kind(model)]
+    return False if most is None else True if n_rows <= 2 * most else None
+
+
+def note_together(model: Model, n_rows: int | None) -> None:
+    """That they do, or (None) do not."""
+    _KNOWN.setdefault(model.hf, {})[_kind(model)] = n_rows
+
+
+def _kind(model: Model) -> Hashable:
+    return model.dtype, model.hf.training, foreign_hooks(model.hf)
+
+
 class Beginning:
     """The first tokens that all prompts of a scan share: run once, when they are first needed; none where there are few
     of them, or the model does not allow it."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt]) -> None:
-        text = [p for p in prompts if p.image is None]
+        text = [p for p in prompts if p.image is None] if rows_go_together(model, 0) is not False else []
         n = common_prefix(text) if len(text) > 1 else 0
         self._model, self._example = model, text[0] if text else None
         self.n_shared = n if n >= WORTH_SHARING and may_share(model, text, n) else 0

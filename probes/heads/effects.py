@@ -15,7 +15,8 @@ from interp.passes import to_check
 from interp.prompts import Prompt
 from interp.reading import LogitDifference, attribute, attribute_heads, mean_head_outputs
 from interp.scans import Positions
-from interp.scans.scan import scan
+from interp.scans.scan import scan, scan_metrics
+from interp.scans.together import Beginning
 
 Ablation = Literal["zero", "mean_of_others", "mean"]
 
@@ -23,9 +24,9 @@ Ablation = Literal["zero", "mean_of_others", "mean"]
 class HeadEffects:
     """Total and direct effects of every head on a logit difference, for batches of prompts.
 
-    What all batches share is made once: a data-set mean, and the check of the fan-out on the first, the longest and
-    the shortest prompt. ``direct`` says whether this architecture has direct attribution (if not, a warning says why
-    now, instead of an error after long work).
+    What all batches share is made once: a data-set mean, what the prompts begin with, and the check of the fan-out on
+    the first, the longest and the shortest prompt. ``direct`` says whether this architecture has direct attribution (if
+    not, a warning says why now, instead of an error after long work).
     """
 
     def __init__(
@@ -43,19 +44,21 @@ class HeadEffects:
         else:
             self.branches = ablate_each_head(ablation).branches(model)
         self.how, self.check = check_once(model, prompts, self.branches, metric, positions)
+        self.beginning = Beginning(model, prompts)
         self.direct = positions == "answer" and not why_no_attribution(model, prompts[0], metric)
 
     def measure(self, prompts: Sequence[Prompt], direct: bool = True) -> dict[str, np.ndarray]:
         """``total_effect`` [example, layer, head] (clean minus ablated, logits), ``clean`` [example], and
         ``direct_effect`` where the architecture has it."""
-        found = scan(
+        (found,) = scan_metrics(
             self.model,
-            prompts,
+            list(prompts),
             self.branches,
-            metric=self.metric,
-            positions=self.positions,
-            method=self.how,
+            [self.metric],
+            self.positions,
+            self.how,
             check=0,
+            beginning=self.beginning,
         )
         shape = (len(prompts), self.model.n_layers, self.model.n_heads)
         measures = {"total_effect": found.drop.reshape(shape), "clean": found.clean}

@@ -255,7 +255,7 @@ def rank_heads(
         found = {"nas": nas, "nas_swapped_order": control, "masked_queries": masked}
         return found | (measured.measure(first) if measured else {})
 
-    arrays = study.run(list(zip(plain, swapped, strict=True)), score)
+    arrays = study.run(list(zip(plain, swapped, strict=True)), score, prompts=plain)
     arrays["nas_order_balanced"] = (arrays["nas"] + arrays["nas_swapped_order"]) / 2
     method = f"NAS over query span {query_span!r}, both orders of the options"
     if effects:
@@ -278,7 +278,7 @@ def rank_by_effect(
     forms: str = "in_context",
     n_views: int = 3,
     sets: int = 0,
-    batch_size: int = 4,
+    batch_size: int = 16,
     keep: Kept = None,
 ) -> HeadRanking:
     """Rank every head by what ablating it does to the answer: exact, in logits of "No" against "Yes".
@@ -321,7 +321,7 @@ def rank_by_effect(
         control = in_other.measure(second, direct=False)["total_effect"]
         return in_order.measure(first) | {"total_effect_swapped_order": control}
 
-    arrays = study.run(list(zip(plain, swapped, strict=True)), score)
+    arrays = study.run(list(zip(plain, swapped, strict=True)), score, prompts=plain)
     method = f"{ablation} ablation at positions {positions!r}, exact"
     looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation, scans=2)
     more = mass | provenance_beside(looked)

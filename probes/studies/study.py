@@ -110,13 +110,18 @@ class Study:
         score: Callable[[Sequence[Item]], Arrays],
         step: str | None = None,
         batch_size: int | None = None,
+        prompts: Sequence[Prompt] | None = None,
         **of_step: Any,
     ) -> Arrays:
         """``score`` over batches of the items, joined; kept batch by batch as they come. A study of several steps names
         them, with what the steps before it decided that its numbers depend on. ``batch_size``: of a step, if not the
-        study's."""
-        return run_batches(
-            items,
+        study's. ``prompts``: of each item, by which batches are made: those of one length, and of one beginning, are
+        cheap together. Arrays are in the order of the items."""
+        order = np.arange(len(items))
+        if prompts is not None:
+            order = np.array(sorted(order, key=lambda i: (len(prompts[i]), prompts[i].token_ids)))
+        arrays = run_batches(
+            [items[i] for i in order] if prompts is not None else items,
             score,
             batch_size=batch_size or self.batch_size,
             directory=self.keep.folder if step is None else self.step(step),
@@ -124,6 +129,7 @@ class Study:
             resume=self.keep.resume or step is not None,
             title=step or self.title,
         )
+        return arrays if prompts is None else {name: array[order.argsort()] for name, array in arrays.items()}
 
     def step(self, name: str) -> Path | None:
         """The folder of one step's part files; None where nothing is kept."""

@@ -132,6 +132,10 @@ def test_prompts_that_do_not_go_together_are_scanned_apart(llama, monkeypatch):
     with pytest.warns(UserWarning, match="one at a time, not together"):
         found = interp.scan(model, these, edits)
     assert found.how == "fan-out"
+    with pytest.warns(UserWarning, match="one at a time, not together"):  # in a study, whose batches are not checked
+        batch = interp.scan(other := interp.load(tiny("llama")), these, edits, check=0)
+    np.testing.assert_allclose(batch.values, found.values, atol=2e-5)
+    np.testing.assert_array_equal(interp.scan(other, these, edits, check=0).values, batch.values)
     np.testing.assert_allclose(found.values, interp.scan(model, these, edits, method="loop").values, atol=2e-5)
 
 
