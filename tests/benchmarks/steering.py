@@ -58,11 +58,11 @@ class Size:
 
 
 HALF = Size(
-    fit=0.6,
-    validation=12,
+    fit=0.5,
+    validation=8,
     tested=60,
     replied=60,
-    read=6,
+    read=4,
     tokens=12,
     layers=(0.58, 0.67),
     coefficients=(1.0, 2.0, 4.0),
@@ -131,7 +131,7 @@ class Steering:
             self.behaviour,
             some(self.split["validation"], size.validation),
             some(tested, size.tested),
-            arms=standard_arms(self.model, at, size.coefficients, n_pairs=size.n_pairs),
+            arms=standard_arms(self.model, at, size.coefficients, ks=(4,), n_pairs=size.n_pairs),
             n_front=size.n_front,
             n_read=size.read,
             n_replies=size.replied,

@@ -31,6 +31,7 @@ from probes.harmfulness.steering.arms import reply_quality
 from probes.harmfulness.steering.drawing import Drawn, FirstTokens
 from probes.harmfulness.steering.front_result import (
     CHOSEN_KEYS,
+    PROMPT,
     TEXT,
     UNTOUCHED,
     SteeringFront,
@@ -80,7 +81,7 @@ class Point:
 
     @property
     def label(self) -> str:
-        return ", ".join(f"{name} {value:g}" for name, value in self.settings.items())
+        return ", ".join(f"{name} {_short(value)}" for name, value in self.settings.items())
 
     @property
     def key(self) -> tuple[str, str]:
@@ -329,8 +330,11 @@ class _Look:
             within = part[part["kl"] <= settings["most_kl"]]
             best = within.sort_values("effect", ascending=False) if len(within) else part.sort_values("kl")
             if not any(a == arm for a, _ in read):
-                read |= set(itertools.islice(filter(is_whole, _keys(best)[:MOST_TRIES]), 1))
-        texts = [{"arm": a, "settings": s, "on_front": (a, s) in picked, **t} for (a, s), t in known.items()]
+                whole = list(itertools.islice(filter(is_whole, _keys(best)[:MOST_TRIES]), 1))
+                read |= set(whole or (_keys(best)[:1] if arm == PROMPT else []))  # what others stand beside
+        rows = rows[[known.get(key, {}).get("fluent", True) for key in _keys(rows)]]
+        front = {key for key in _keys(rows[pareto(rows)]) if key in known}  # of those whose text was read
+        texts = [{"arm": a, "settings": s, "on_front": (a, s) in front, **t} for (a, s), t in known.items()]
         return read, pd.DataFrame(texts, columns=["arm", "settings", "on_front", *TEXT])
 
     def odds(self, logits: Float[Tensor, "request vocabulary"]) -> Float[np.ndarray, " request"]:
@@ -391,6 +395,10 @@ def _first_of_each(requests: Sequence[Request], n: int) -> list[int]:
     for kind in ("harmful", "harmless"):
         found += [i for i, r in enumerate(requests) if r.kind == kind][:n]
     return sorted(found)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _keys(rows: pd.DataFrame) -> list[tuple[str, str]]:

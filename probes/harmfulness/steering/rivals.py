@@ -369,7 +369,7 @@ def standard_arms(
         SteeringArm("difference of means", added_means, grid),
         SteeringArm("whole pairs", added_pairs, grid),
         SteeringArm("subspace", added_subspace, {**grid, "k": list(ks)}),
-        SteeringArm("turn", turned, {"layer": at, "angle": [0.2, 0.4, 0.8]}),
+        SteeringArm("turn", turned, {"layer": at, "angle": [0.05, 0.1, 0.2, 0.4]}),
         SteeringArm("clamp", clamped, {"layer": at, "to": [1.0, 2.0]}),
         SteeringArm("ablation", ablated, {"layer": at[-1:]}),
         SteeringArm("orthogonalised", orthogonalised, {"layer": at[-1:]}),
