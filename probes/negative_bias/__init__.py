@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from probes.negative_bias.bias_result import BiasReport as BiasReport
     from probes.negative_bias.causality import causal_test as causal_test
     from probes.negative_bias.corrections import Settings as Settings
+    from probes.negative_bias.edit_cost import edit_cost as edit_cost
     from probes.negative_bias.knowledge import sort_by_knowledge as sort_by_knowledge
     from probes.negative_bias.knowledge_result import Knowledge as Knowledge
     from probes.negative_bias.measures import measure as measure
