@@ -355,7 +355,8 @@ def _draws(
     n = {"n_random": settings["n_random"], "n_shuffled": settings["n_shuffled"], "seed": settings["seed"]}
     for point in chosen:
         made = look.made(point) if point.arm != UNTOUCHED else None
-        if not isinstance(made, Steering) or len(made.edits) != 1 or made.edits[0].op != "add":
+        is_one_vector = isinstance(made, Steering) and len(made.edits) == 1 and made.edits[0].op == "add"
+        if not is_one_vector or made.positions != settings["positions"]:  # draws act where the settings say
             continue
         (edit,) = made.edits
         name = f"{point.arm}|{point.key[1]}"
