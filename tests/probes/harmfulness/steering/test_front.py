@@ -84,7 +84,6 @@ ARMS = [
     SteeringArm("difference of means", added_means, {"layer": [2], "coefficient": [1.0]}),
     SteeringArm("whole pairs", added_pairs, {"layer": [2], "coefficient": [0.5, 1.0]}),
     SteeringArm("turn", turned, {"layer": [2], "angle": [0.5]}),
-    SteeringArm("clamp", clamped, {"layer": [2], "to": [1.0]}),
     SteeringArm("ablation", ablated, {"layer": [2]}),
     SteeringArm("orthogonalised", orthogonalised, {"layer": [2]}),
     SteeringArm("conditional", conditional, {"layer": [3], "coefficient": [1.0], "guard_from": [2]}),
