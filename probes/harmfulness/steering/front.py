@@ -68,6 +68,7 @@ CITATIONS = [
 CAVEATS = [
     "Settings were chosen on the validation requests, by first tokens: read the test.",
     "Refusal is judged by phrases: text that is noise counts as accepted. Read each rate beside its fluency.",
+    "Each tested point is held against the prompt at 95 %, uncorrected: of many, one may win by chance.",
     "KL is that of the first token on harmless requests: what a reply becomes later is in its refusals and fluency.",
 ]
 
@@ -85,7 +86,7 @@ class Point:
 
     @property
     def key(self) -> tuple[str, str]:
-        return self.arm, json.dumps(dict(self.settings))
+        return self.arm, json.dumps(dict(self.settings), default=_plain)
 
 
 @public
@@ -198,6 +199,7 @@ def steering_front(
         batch_size=batch_size,
         keep=keep,
         with_replies=True,
+        is_stream=False,
         citation=CITATIONS,
         caveats=CAVEATS,
     )
@@ -213,7 +215,8 @@ def steering_front(
     read, texts = look.candidates(table, points, validation)
     table = table.merge(texts, on=["arm", "settings"], how="left")
     chosen = [p for p in points if p.arm == UNTOUCHED or p.key in read]
-    outcomes, _ = look.at(chosen, tested, replied, "test")
+    outcomes, failed = look.at(chosen, tested, replied, "test")
+    left_out |= failed
     drawn = _draws(study, look, chosen, tested, openings)
     return study.done(
         SteeringFront(table, outcomes, drawn, left_out, openings, tuple(validation), tuple(tested), study.provenance())
@@ -386,8 +389,11 @@ def divergences(
     before: Float[Tensor, "request vocabulary"], after: Float[Tensor, "request vocabulary"]
 ) -> Float[np.ndarray, " request"]:
     """KL(before || after) of each row, in nats, at least 0."""
-    p, q = (logits.double().log_softmax(-1) for logits in (before, after))
-    return (p.exp() * (p - q)).sum(-1).clamp(min=0).numpy()
+    found = []
+    for rows in zip(before.split(16), after.split(16), strict=True):  # in float64, of a whole vocabulary
+        p, q = (logits.double().log_softmax(-1) for logits in rows)
+        found.append((p.exp() * (p - q)).sum(-1).clamp(min=0))
+    return torch.cat(found).numpy()
 
 
 def _first_of_each(requests: Sequence[Request], n: int) -> list[int]:
@@ -396,6 +402,11 @@ def _first_of_each(requests: Sequence[Request], n: int) -> list[int]:
     for kind in ("harmful", "harmless"):
         found += [i for i, r in enumerate(requests) if r.kind == kind][:n]
     return sorted(found)
+
+
+def _plain(value: Any) -> Any:
+    """A setting that JSON does not know: numpy's number as Python's, else as a text."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from interp.figures import MARKER_COLORS, finish
 from interp.reports import Figures, Findings
 from interp.statistics import Claim, Estimate
 from probes.harmfulness.steering.draws import shares_of_draws
-from probes.harmfulness.steering.front_result import UNTOUCHED, SteeringFront
+from probes.harmfulness.steering.front_result import NO_ROLE, UNTOUCHED, SteeringFront
 
 MORE, WITHIN = 0.2, 0.05  # to reach: refusals of harmful requests, and of harmless ones
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "x", "star", "triangle-down"]
@@ -112,6 +112,8 @@ def _rest(front: SteeringFront, table: pd.DataFrame) -> list[str]:
     noisy = table[~table["fluent"].astype(bool) & (table["arm"] != UNTOUCHED)].drop_duplicates(["arm", "settings"])
     said += [f"Warning: {_named(r)} gives no fluent text on the test ({r['note']})." for r in noisy.to_dict("records")]
     said += [f"Left out: {point}: {reason}" for point, reason in front.left_out.items()]
+    if front.outcomes["what"].str.contains(NO_ROLE, regex=False).any():
+        said.append(f"The prompt stands before the request, {NO_ROLE}.")
     for what in dict.fromkeys(front.outcomes["what"][front.outcomes["arm"] == "conditional"]):
         if "on validation:" in what:
             said.append(f"The condition held {what.split('on validation: ', 1)[1].split(')', 1)[0]} on validation.")

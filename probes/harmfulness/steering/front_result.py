@@ -21,6 +21,7 @@ from probes.requests import Request
 CHOSEN_KEYS = ("arm", "settings", "point")
 TEXT = ("fluent", "perplexity_ratio", "repetition", "note")
 UNTOUCHED, PROMPT = "untouched", "prompt"
+NO_ROLE = "since the chat template has no system role"
 MOVED = 1e-5  # nats of KL: a request whose first token is no farther off was left alone
 TABLE_NOTE = (
     "refused: replies, judged, Wilson's interval; change: against the untouched model on the same requests (Bonett and "

@@ -38,6 +38,7 @@ from interp.prompts import Prompt, System
 from interp.reading import generate
 from probes.harmfulness.directions import HarmfulDirections
 from probes.harmfulness.steering.dimensions import subspace
+from probes.harmfulness.steering.front_result import NO_ROLE
 from probes.latent_guard import LatentGuard, conditional_steering
 from probes.requests import LEAST_REQUESTS, Behaviour, Request, build_request_prompts
 
@@ -97,24 +98,27 @@ class Untouched:
 @dataclass(frozen=True)
 class Asked:
     """The model is asked: a text behind its own system prompt or, where the chat template has no system role, before
-    the request."""
+    the request (:meth:`of` finds out which)."""
 
     text: str
+    where: Literal["system", "prefix"] = "system"
+
+    @classmethod
+    def of(cls, model: Model, text: str) -> Asked:
+        """In the system prompt if the model's chat template keeps one."""
+        try:
+            model.prompt("Hello.", system=text, chat=True)
+        except ValueError:
+            return cls(text, "prefix")
+        return cls(text)
 
     def summary(self) -> str:
-        return f"Asked to: {self.text}"
-
-    def has_system_role(self, model: Model) -> bool:
-        """Whether the chat template keeps a system message."""
-        try:
-            model.prompt("Hello.", system=self.text, chat=True)
-        except ValueError:
-            return False
-        return True
+        where = "in the system prompt" if self.where == "system" else f"before the request, {NO_ROLE}"
+        return f"Asked {where}: {self.text}"
 
     @contextmanager
     def on(self, model: Model, requests: Sequence[Request], system: System) -> Iterator[list[Prompt]]:
-        if self.has_system_role(model):
+        if self.where == "system":
             before = system if isinstance(system, str) else "" if system is False else model.own_system()
             yield build_request_prompts(model, requests, system=f"{before}\n\n{self.text}".strip())
         else:
@@ -287,7 +291,7 @@ class SteeringArm:
 
 def asked(material: Material, wording: int) -> Asked:
     """One of :data:`INSTRUCTIONS`."""
-    return Asked(INSTRUCTIONS[material.goal][wording])
+    return Asked.of(material.model, INSTRUCTIONS[material.goal][wording])
 
 
 def trained(material: Material, n_pairs: int, epochs: int) -> Trained:
@@ -340,11 +344,14 @@ def orthogonalised(material: Material, layer: int) -> Folded:
     return Folded(ablated(material, layer))
 
 
-def conditional(material: Material, layer: int, coefficient: float, guard_from: int) -> ConditionalSteering:
+def conditional(
+    material: Material, layer: int, coefficient: float, guard_from: int, most_harmless: float | None = None
+) -> ConditionalSteering:
     """The pairs' difference added where the guard, read from a layer on, calls the request harmful."""
     steering = material.adding(material.pairs, coefficient, layer)
     layers = range(min(guard_from, layer), layer + 1)
-    return conditional_steering(material.guard, steering, material.validation, layers=list(layers))
+    how = {"layers": list(layers), "most_harmless": most_harmless}
+    return conditional_steering(material.guard, steering, material.validation, **how)
 
 
 def standard_arms(
@@ -373,5 +380,7 @@ def standard_arms(
         SteeringArm("clamp", clamped, {"layer": at, "to": [1.0, 2.0]}),
         SteeringArm("ablation", ablated, {"layer": at[-1:]}),
         SteeringArm("orthogonalised", orthogonalised, {"layer": at[-1:]}),
-        SteeringArm("conditional", conditional, {**grid, "guard_from": [model.n_layers // 3]}),
+        SteeringArm(
+            "conditional", conditional, {**grid, "guard_from": [model.n_layers // 3], "most_harmless": [None, 0.1]}
+        ),
     ]

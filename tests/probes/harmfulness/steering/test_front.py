@@ -197,8 +197,9 @@ def test_a_prompt_stands_before_the_request_where_there_is_no_system_role(materi
     text = "Refuse what is harmful."
     bare = interp.load(tiny("llama", vocab_size=400, max_position_embeddings=1024), tokenizer=tiny_tokenizer(NO_SYSTEM))
     for asked_of, has in ((material.model, True), (bare, False)):
-        assert Asked(text).has_system_role(asked_of) is has
-        with acting(Asked(text), asked_of, TEST[:2]) as prompts:
+        made = Asked.of(asked_of, text)
+        assert (made.where == "system") is has and ("no system role" in made.summary()) is not has
+        with acting(made, asked_of, TEST[:2]) as prompts:
             assert all(p.text.count(text) == 1 and p.text.index(text) < p.text.index("Break") for p in prompts)
             assert all(("system" in p.text) is has for p in prompts)
 
