@@ -29,14 +29,14 @@ FAST = __import__("os").environ.get("HEADSCOPE_FAST") == "1"  # the tests run ev
 # %%
 MODEL = "smollm2-135m"
 N_FIT, N_VALIDATION, N_TEST = (10, 2, 2) if FAST else (20, 4, 10)  # requests of a kind
-N_TOKENS = 4 if FAST else 8
+N_TOKENS = 4 if FAST else 6
 
 # %%
 import warnings
 
 import interp
 from probes import harmfulness, latent_guard
-from probes.harmfulness.steering.rivals import added_pairs, asked, clamped, conditional
+from probes.harmfulness.steering.rivals import added_pairs, asked, conditional
 
 model = interp.load(MODEL)
 pairs = harmfulness.with_ending(harmfulness.whole_pairs(harmfulness.load_requests()))
@@ -71,8 +71,7 @@ def late(material, layer):
 layer = round(0.6 * model.n_layers)
 arms = [
     harmfulness.SteeringArm("prompt", asked, {"wording": [1]}),
-    harmfulness.SteeringArm("whole pairs", added_pairs, {"layer": [layer], "coefficient": [1.0, 4.0]}),
-    harmfulness.SteeringArm("clamp", clamped, {"layer": [layer], "to": [2.0]}),
+    harmfulness.SteeringArm("whole pairs", added_pairs, {"layer": [layer], "coefficient": [2.0, 4.0]}),
     harmfulness.SteeringArm(
         "conditional", conditional, {"layer": [layer], "coefficient": [4.0], "guard_from": [layer // 2]}
     ),
@@ -88,9 +87,8 @@ front = harmfulness.steering_front(
     [r for part in both("test", N_TEST) for r in part],
     arms=arms,
     n_read=N_VALIDATION,
-    n_random=2 if FAST else 20,
-    n_shuffled=1 if FAST else 10,
-    n_drawn=1 if FAST else 4,
+    n_random=0,  # by default 20 random and 10 shuffled-label vectors stand beside each that is added
+    n_shuffled=0,
     max_new_tokens=N_TOKENS,
 )
 
@@ -166,7 +164,7 @@ print("\n".join(front.statement()))
 #
 # - "Beats asking" is a claim about pairs of replies to the same requests: more refusals of harmful requests, with an interval off zero,
 #   and those of harmless requests not shown to differ. Nothing else counts.
-# - Each vector stands beside random and shuffled-label ones of its norm, with both signs, at the first token.
+# - By default each vector stands beside random and shuffled-label ones of its norm, with both signs; here they were left out.
 # - A condition is as good as its guard: read how often it held, on either kind.
 #
 # **Limits.** The default model refuses little, and this run is small so that it ends while you look: it shows how the comparison is

@@ -27,7 +27,7 @@ from interp.prompts import System
 from interp.reading import generate
 from interp.records import Kept, keeps_work
 from probes.harmfulness.directions import DIRECTIONS, HarmfulDirections, Openings, controls_of, openings_of
-from probes.harmfulness.steering.arms import reply_quality
+from probes.harmfulness.steering.arms import divergence, reply_quality
 from probes.harmfulness.steering.drawing import Drawn, FirstTokens
 from probes.harmfulness.steering.front_result import (
     CHOSEN_KEYS,
@@ -276,7 +276,8 @@ class _Look:
             said = judge_replies(self.judge, [requests[i].text for i in asked], [replies[i] for i in asked])
             verdict = np.full(len(requests), -1)
             verdict[asked] = [VERDICTS.index(v) for v in said]
-            row = {"odds": self.odds(after), "plain": self.odds(before), "kl": divergences(before, after)}
+            kl = [max(0.0, divergence(*rows)) for rows in zip(before, after, strict=True)]
+            row = {"odds": self.odds(after), "plain": self.odds(before), "kl": kl}
             row |= {"verdict": verdict, "nll": nll, "n_tokens": n_tokens, "repetition": repetition}
             more = [len(long) - len(short) for long, short in zip(prompts, plainly, strict=True)]
             row |= {"made_s": np.full(len(requests), took), "more_tokens": more, "ok": np.ones(len(requests))}
@@ -383,17 +384,6 @@ def _draws(
             for d, margin in zip(drawn, row, strict=True)
         ]
     )
-
-
-def divergences(
-    before: Float[Tensor, "request vocabulary"], after: Float[Tensor, "request vocabulary"]
-) -> Float[np.ndarray, " request"]:
-    """KL(before || after) of each row, in nats, at least 0."""
-    found = []
-    for rows in zip(before.split(16), after.split(16), strict=True):  # in float64, of a whole vocabulary
-        p, q = (logits.double().log_softmax(-1) for logits in rows)
-        found.append((p.exp() * (p - q)).sum(-1).clamp(min=0))
-    return torch.cat(found).numpy()
 
 
 def _first_of_each(requests: Sequence[Request], n: int) -> list[int]:

@@ -13,7 +13,8 @@ import interp
 from interp import load_result
 from interp.edits import add_direction
 from interp.records.keep import Keep
-from probes.harmfulness.steering.front import divergences, steering_front
+from probes.harmfulness.steering.arms import divergence
+from probes.harmfulness.steering.front import steering_front
 from probes.harmfulness.steering.front_result import SteeringFront, pareto, text_table
 from probes.harmfulness.steering.rivals import (
     Asked,
@@ -268,7 +269,7 @@ def test_divergences_and_texts_by_hand():
     logits = torch.log(torch.tensor([[0.5, 0.5], [0.9, 0.1]]))
     other = torch.log(torch.tensor([[0.25, 0.75], [0.9, 0.1]]))
     expected = [0.5 * np.log(2) + 0.5 * np.log(2 / 3), 0.0]
-    assert divergences(logits, other).tolist() == pytest.approx(expected, abs=1e-6)
+    assert [divergence(*rows) for rows in zip(logits, other, strict=True)] == pytest.approx(expected, abs=1e-6)
     plain = pd.DataFrame({"kind": ["harmful"] * 2, "verdict": "accepted", "nll": 2.0, "n_tokens": 4, "repetition": 0.0})
     assert text_table(plain, plain, 3.0)["fluent"]
     assert not text_table(plain.assign(nll=8.0), plain, 3.0)["fluent"]
