@@ -117,7 +117,11 @@ class ConditionalSteering(ModelEdit):
 
     def bridge_hooks(self, bridge: Any) -> BridgeHooks:
         """As of every edit. A pass of several tokens is that of a prompt, and decides; one of a single token keeps what
-        was decided last, if it has as many rows."""
+        was decided last, if it has as many rows.
+
+        Raises:
+            ValueError: as of a steering, for a bridge of another geometry, and one that has no such hook point.
+        """
         require_bridge(bridge, {"d_model": len(next(iter(self.condition.vectors.values()))), **self.model})
         steered = self.steering.bridge_hooks(bridge)
         reading = ConditionRead(self.condition)

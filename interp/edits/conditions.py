@@ -112,7 +112,13 @@ class Condition:
         return found
 
     def holds(self, model: Model, prompts: Sequence[Prompt], batch_size: int = 16) -> Bool[np.ndarray, " example"]:
-        """Whether it holds for each prompt: :meth:`readings` of at least 0."""
+        """Whether it holds for each prompt: :meth:`readings` of at least 0. One pass for each batch.
+
+        ``prompts``: in any order. ``batch_size``: prompts in one pass.
+
+        Returns:
+            [example], bool.
+        """
         return self.readings(model, prompts, batch_size) >= 0
 
 
@@ -152,7 +158,7 @@ class ConditionRead:
         return [*found, Hook(base, keep, "output", "freely")]  # where it is not called, going on is refused
 
     def begin(self, ids: Int[Tensor, "row pos"] | None) -> None:
-        """A pass over whole prompts: find where each is read."""
+        """A pass over whole prompts: find where each is read. Raises ``ValueError`` for embeddings in place of ``ids``."""
         if ids is None:
             raise ValueError("a condition is found by token ids; the model was given embeddings. Give input_ids.")
         self.places = places_of(ids, self.condition.tail, self.condition.back)
@@ -170,7 +176,11 @@ class ConditionRead:
         self.margin = margin.masked_fill(places < 0, -torch.inf)
 
     def where(self, rewrite: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """``rewrite``, on rows for which the condition holds."""
+        """``rewrite``, on rows for which the condition holds.
+
+        Returns:
+            A function of [row, pos, d_model] that gives the same shape.
+        """
 
         def chosen(hidden: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
             holds: Bool[Tensor, " row"] = self.margin.to(hidden.device) >= 0
@@ -201,7 +211,11 @@ class ConditionRead:
 
 
 def places_of(ids: Int[Tensor, "row pos"], tail: tuple[int, ...], back: int) -> Int[Tensor, " row"]:
-    """The position ``back`` tokens before the end of the last ``tail`` of each row; -1 where there is none."""
+    """The position ``back`` tokens before the end of the last ``tail`` of each row of ``ids``.
+
+    Returns:
+        [row], from 0; -1 where there is none.
+    """
     if ids.shape[1] < len(tail):
         return torch.full(ids.shape[:1], -1, device=ids.device)
     windows = ids.unfold(1, len(tail), 1) == torch.tensor(tail, device=ids.device)  # [row, start, tail]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
+    from probes.negative_bias.ability import edit_cost as edit_cost
     from probes.negative_bias.alignment_result import Alignment as Alignment
     from probes.negative_bias.answers import Answers as Answers, bias_measures as bias_measures
     from probes.negative_bias.asking import answer as answer
     from probes.negative_bias.bias_result import BiasReport as BiasReport
     from probes.negative_bias.causality import causal_test as causal_test
     from probes.negative_bias.corrections import Settings as Settings
-    from probes.negative_bias.edit_cost import edit_cost as edit_cost
     from probes.negative_bias.knowledge import sort_by_knowledge as sort_by_knowledge
     from probes.negative_bias.knowledge_result import Knowledge as Knowledge
     from probes.negative_bias.measures import measure as measure

@@ -22,9 +22,9 @@ import interp
 from interp.reports.markdown import write_page
 from interp.statistics import Estimate
 from probes import negative_bias
+from probes.negative_bias.ability import edit_cost
 from probes.negative_bias.alignment_report import target_sentences
 from probes.negative_bias.answers import bias_measures
-from probes.negative_bias.edit_cost import edit_cost
 from probes.negative_bias.nasa import RIVALS
 from probes.questions.questions import load_questions
 from tests.benchmarks.known_questions import known_questions
