@@ -158,7 +158,11 @@ class ConditionRead:
         return [*found, Hook(base, keep, "output", "freely")]  # where it is not called, going on is refused
 
     def begin(self, ids: Int[Tensor, "row pos"] | None) -> None:
-        """A pass over whole prompts: find where each is read. Raises ``ValueError`` where ``ids`` are None."""
+        """A pass over whole prompts: find where each is read.
+
+        Raises:
+            ValueError: ``ids`` that are None, as those of a pass over embeddings.
+        """
         if ids is None:
             raise ValueError("a condition is found by token ids; the model was given embeddings. Give input_ids.")
         self.places = places_of(ids, self.condition.tail, self.condition.back)

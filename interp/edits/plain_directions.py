@@ -39,8 +39,11 @@ _STACKS = ("vectors", "directions")
 @public
 def save_plain(direction: Direction, path: str | Path) -> Path:
     """Write a direction as plain safetensors (the key scheme stands in :mod:`interp.edits.plain_directions`); returns
-    the path. ``direction``: of any model. ``path``: a file, replaced if it is there. Raises ``ValueError`` for zeros
-    alone."""
+    the path. ``direction``: of any model. ``path``: a file, replaced if it is there.
+
+    Raises:
+        ValueError: a direction of zeros.
+    """
     from safetensors.torch import save
 
     path = Path(path)
