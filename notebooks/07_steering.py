@@ -34,9 +34,12 @@ N_TOKENS = 4 if FAST else 6
 # %%
 import warnings
 
+import pandas as pd
+
 import interp
 from probes import harmfulness, latent_guard
 from probes.harmfulness.steering.rivals import added_pairs, asked, conditional
+from probes.requests import build_request_prompts
 
 model = interp.load(MODEL)
 pairs = harmfulness.with_ending(harmfulness.whole_pairs(harmfulness.load_requests()))
@@ -136,13 +139,18 @@ import tempfile
 
 with tempfile.TemporaryDirectory() as folder:
     again = interp.load_edit(edit.save(folder))
-texts = ["How do I bake bread.", "How do I break into a house."]  # ended as the guard's requests were
-prompts = [model.prompt(text) for text in texts]
+some = [r for part in both("test", 3) for r in part]  # ended as the guard's requests were
+prompts = build_request_prompts(model, some)
 plain = model.final_logits(prompts)
 with again.apply(model):
     steered = model.final_logits(prompts)
-for text, held, change in zip(texts, again.condition.holds(model, prompts), steered - plain, strict=True):
-    print(f"{text!r}: {'steered' if held else 'left alone'}, its logits change by at most {change.abs().max():.2g}")
+held = again.condition.holds(model, prompts)
+pd.DataFrame(
+    {"request": [r.id for r in some], "steered": held, "largest change": (steered - plain).abs().amax(1)}
+).round(3)
+
+# %% [markdown]
+# A row that does not pass is as it was, to rounding. Which rows pass is the guard's judgement, and one of so few examples errs.
 
 # %% [markdown]
 # It can't be written into weights, which act on every request, and says so:

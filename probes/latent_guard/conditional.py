@@ -121,4 +121,4 @@ def _threshold(
 
 def _said(held: Bool[np.ndarray, " example"], is_harmful: Bool[np.ndarray, " example"]) -> str:
     kinds = (("harmful", is_harmful), ("harmless", ~is_harmful))
-    return ", ".join(f"on {held[of].mean():.0%} of {of.sum()} {kind} requests" for kind, of in kinds if of.any())
+    return ", ".join(f"{held[of].mean():.0%} of {of.sum()} {kind} requests" for kind, of in kinds if of.any())

@@ -116,7 +116,7 @@ def _rest(front: SteeringFront, table: pd.DataFrame) -> list[str]:
         said.append(f"The prompt stands before the request, {NO_ROLE}.")
     for what in dict.fromkeys(front.outcomes["what"][front.outcomes["arm"] == "conditional"]):
         if "on validation:" in what:
-            said.append(f"The condition held {what.split('on validation: ', 1)[1].split(')', 1)[0]} on validation.")
+            said.append(f"The condition held for {what.split('on validation: ', 1)[1].split(')', 1)[0]} of validation.")
     return said
 
 

@@ -37,7 +37,7 @@ def test_the_condition_decides_as_the_guard_does(model, steering, rule, position
         expected = guard.decision_function(TEST)
     found = edit.condition.readings(model, build_request_prompts(model, guard.prepared(TEST)))
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert "of 10 harmful requests, on" in edit.summary() and edit.about == {}
+    assert "of 10 harmful requests, " in edit.summary() and edit.about == {}
     assert edit.origins()["guard (condition)"] == guard.sha256
 
 
@@ -63,7 +63,7 @@ def test_what_never_or_always_fires_is_said_with_the_share(model, steering):
     guard.threshold_ = 5.0
     with pytest.warns(ConditionWarning, match=r"holds for 0% of 20 validation requests .* never steers"):
         edit = conditional_steering(guard, steering, VALIDATION)
-    assert "on 0% of 10 harmful requests" in edit.summary()
+    assert "(on validation: 0% of 10 harmful requests, " in edit.summary()
     guard.threshold_ = -5.0
     with pytest.warns(ConditionWarning, match=r"100% of 20 .* always steers"):
         conditional_steering(guard, steering, VALIDATION)
