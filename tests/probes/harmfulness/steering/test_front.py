@@ -173,7 +173,7 @@ def test_broken_text_is_never_on_the_front(model, planted, behaviour):
 
 def test_a_killed_comparison_goes_on_and_is_read_back(front, model, planted, behaviour, tmp_path):
     few = ARMS[:1] + ARMS[3:4]
-    run = {"arms": few, "fluency_factor": 100.0, **HOW}
+    run = {"arms": few, "fluency_factor": 100.0, **HOW, "n_replies": 2, "n_random": 0, "n_shuffled": 0}
     whole = steering_front(model, planted, behaviour, VALIDATION, TEST, **run)
     calls = []
 
