@@ -41,6 +41,8 @@ evaluate: $(SETUP)  ## every number of the studies; hours on 2 cores, continues 
 	$(BIN)/python -m tests.benchmarks.harmfulness_pairs "$(DATA)" qwen2.5-coder-1.5b
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-0.5b
 	$(BIN)/python -m tests.benchmarks.harmfulness "$(DATA)" qwen2.5-coder-1.5b
+	$(BIN)/python -m tests.benchmarks.steering "$(DATA)" qwen2.5-coder-0.5b front
+	$(BIN)/python -m tests.benchmarks.steering "$(DATA)" qwen2.5-coder-1.5b front
 	$(BIN)/python -m tests.benchmarks.known_answers
 	$(BIN)/python -m tests.benchmarks.circuits smollm2-135m
 	$(BIN)/python -m tests.benchmarks.circuits qwen2.5-coder-0.5b

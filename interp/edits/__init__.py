@@ -6,6 +6,8 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from interp.edits.composed import load_edit as load_edit
+    from interp.edits.conditional import ConditionalSteering as ConditionalSteering
+    from interp.edits.conditions import Condition as Condition
     from interp.edits.diff import compare_edits as compare_edits
     from interp.edits.directions import (
         Direction as Direction,
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from interp.edits.steering import (
         Steering as Steering,
         add_direction as add_direction,
+        clamp_direction as clamp_direction,
         remove_direction as remove_direction,
+        turn_towards as turn_towards,
     )
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

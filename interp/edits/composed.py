@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from interp.door import public
+from interp.edits.conditional import ConditionalSteering
 from interp.edits.family import BridgeHooks, ModelEdit
 from interp.edits.head_rows import TunedHeads
 from interp.edits.head_scales import ScaledHeads
@@ -123,7 +124,9 @@ class Edits(ModelEdit):
         return cls(tuple(edits), record["about"])
 
 
-_KINDS = {kind.__name__: kind for kind in (ScaledHeads, TunedHeads, Steering, ReplacedWeights, Edits)}
+_KINDS = {
+    kind.__name__: kind for kind in (ScaledHeads, TunedHeads, Steering, ConditionalSteering, ReplacedWeights, Edits)
+}
 
 
 @public

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.architecture import Hook, decoder_of
+from interp.architecture.hooks import Runs
 from interp.interventions import ResidualEdit
 
 if TYPE_CHECKING:
@@ -46,12 +47,10 @@ class SteeredPass:
 
     def watch(self, model: Model) -> Hook:
         """What looks at the tokens of each pass, before its first block."""
-        base, decoder = model.hf.base_model, decoder_of(model)
-        if not model.has_vision and "input_ids" in inspect.signature(type(decoder).forward).parameters:
-            base = decoder  # OPT's whole model calls it, and not the base model around it
+        base, runs = watched(model)
 
         def look(args: tuple, kwargs: dict[str, Any]) -> None:
-            given = inspect.signature(type(base).forward).bind_partial(base, *args, **kwargs).arguments
+            given = arguments_of(base, args, kwargs)
             cache, ids = given.get("past_key_values"), given.get("input_ids")
             if cache is not None and cache.get_seq_length() > 0:
                 if ids is None or ids.shape[1] != 1:
@@ -63,7 +62,6 @@ class SteeredPass:
             else:
                 self.chosen = True if self.spans is None else self._find(ids, given.get("attention_mask"))
 
-        runs = "decoder" if base is decoder else "above"
         return Hook(base, look, "input", runs, counts=True, finds_rows=True)
 
     def _find(self, ids: Tensor | None, mask: Tensor | None) -> Bool[Tensor, "row pos"]:
@@ -83,6 +81,19 @@ class SteeredPass:
                 )
             chosen[row, [width - length + position for position in span]] = True
         return chosen
+
+
+def watched(model: Model) -> tuple[nn.Module, Runs]:
+    """The module that gets the tokens of every pass before its first block, and when it runs."""
+    base, decoder = model.hf.base_model, decoder_of(model)
+    if not model.has_vision and "input_ids" in inspect.signature(type(decoder).forward).parameters:
+        base = decoder  # OPT's whole model calls it, and not the base model around it
+    return base, "decoder" if base is decoder else "above"
+
+
+def arguments_of(base: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """By name, what a module is called with."""
+    return inspect.signature(type(base).forward).bind_partial(base, *args, **kwargs).arguments
 
 
 def _spans(name: str, prompts: Sequence[Prompt] | None) -> dict[tuple[int, ...], tuple[int, ...]]:

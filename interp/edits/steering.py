@@ -71,7 +71,7 @@ class Steering(ModelEdit):
     def _hooked(self, model: Model, prompts: Sequence[Prompt] | None) -> AbstractContextManager[None]:
         running = SteeredPass(self.positions, self.while_generating, prompts)
         hooks = [] if running.is_everywhere else [running.watch(model)]
-        places = self._by_place().items()
+        places = self.by_place().items()
         hooks += [stream_hook(model, layer, running.rewriting(edits), at) for (layer, at), edits in places]
         return attached(model, hooks)
 
@@ -93,7 +93,7 @@ class Steering(ModelEdit):
             )
         require_bridge(bridge, {"d_model": len(self.edits[0].vector), **self.model})
         hooks: BridgeHooks = []
-        for (layer, at), edits in self._by_place().items():
+        for (layer, at), edits in self.by_place().items():
             name = "ln_final.hook_in" if layer == bridge.cfg.n_layers else f"blocks.{layer}.hook_in"
             if at == "attention":
                 normed = f"blocks.{layer}.ln1_post.hook_out"
@@ -108,7 +108,8 @@ class Steering(ModelEdit):
             hooks.append((name, rewrite))
         return hooks
 
-    def _by_place(self) -> dict[tuple[int, Place], list[ResidualEdit]]:
+    def by_place(self) -> dict[tuple[int, Place], list[ResidualEdit]]:
+        """The edits by layer and place, in their order."""
         places: dict[tuple[int, Place], list[ResidualEdit]] = {}
         for edit in self.edits:
             places.setdefault((edit.layer, edit.at), []).append(edit)
@@ -126,6 +127,7 @@ class Steering(ModelEdit):
                 "add": edit.coefficient * edit.vector,
                 "remove": unit,
                 "clamp": torch.cat([unit, torch.tensor([edit.coefficient], dtype=torch.float32)]),
+                "turn": torch.cat([unit, torch.tensor([edit.coefficient], dtype=torch.float32)]),
             }[edit.op]
             found[label if label not in found else f"{label} ({i})"] = value
         return found
@@ -156,6 +158,7 @@ class Steering(ModelEdit):
                 "add": f"add {coefficient:g} x a vector of norm {size}",
                 "remove": "remove the direction",
                 "clamp": f"hold the component at {coefficient:g}",
+                "turn": f"turn the state by {coefficient:g} rad towards the direction, its length kept,",
             }[op]
             where = "the input of layer" if at == "input" else "the attention's output of layer"
             parts.append(f"{what} at {where} {_ranges([e.layer for e in edits])}")
@@ -236,6 +239,28 @@ def clamp_direction(
     """
     rows = [layer for layer in _layers(direction, layers) if layers is not None or direction.vectors[layer].any()]
     edits = tuple(ResidualEdit(layer, direction.vectors[layer], "clamp", float(value)) for layer in rows)
+    return _steering(direction, edits, positions, while_generating)
+
+
+@public
+def turn_towards(
+    direction: Direction,
+    angle: float,
+    layers: int | Sequence[int],
+    positions: str = "all",
+    while_generating: bool = True,
+) -> Steering:
+    """Rotate states by ``angle`` (radians, below 0: away) towards the direction's own row at the input of each of the
+    layers, in the plane of the two and no further than the row; the length of a state is kept.
+
+    After angular steering (arXiv 2510.26243), which turns in one fixed plane of two directions; here the plane is that
+    of the state and the direction, so nothing else of the state is changed but its length across.
+
+    ``direction``: what acts. ``positions`` and ``while_generating``: where and when, as of :class:`Steering`.
+    """
+    edits = tuple(
+        ResidualEdit(layer, direction.vectors[layer], "turn", float(angle)) for layer in _layers(direction, layers)
+    )
     return _steering(direction, edits, positions, while_generating)
 
 

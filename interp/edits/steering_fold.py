@@ -37,6 +37,8 @@ def require_foldable(edits: Sequence[ResidualEdit], positions: str, while_genera
     ops = {edit.op for edit in edits}
     if "clamp" in ops:
         raise _refusal("what a clamp adds depends on what the stream holds; weights add the same to every state")
+    if "turn" in ops:
+        raise _refusal("how far a turn moves a state depends on the state; weights add the same to every one")
     if len(ops) > 1:
         raise _refusal(
             "it adds and removes: a removal at one place would take away what was added before it", "fold them apart"

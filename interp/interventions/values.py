@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interp.prompts import Prompt
 
 Op = Literal["zero", "mean_of_others", "scale", "set"]
-StreamOp = Literal["add", "remove", "clamp"]
+StreamOp = Literal["add", "remove", "clamp", "turn"]
 Place = Literal["input", "attention"]
 
 
@@ -88,13 +88,15 @@ class ResidualEdit:
     """The residual stream h changed where it enters a block.
 
     ``add``: h + c v. ``remove``: h - (h.u) u. ``clamp``: h + (c - h.u) u. Here c is the ``coefficient`` (of no use to
-    ``remove``), v the vector and u = v / |v|. Computed in float32 and rounded once to the stream's type.
+    ``remove``), v the vector and u = v / |v|. ``turn``: h rotated by c radians towards u, in the plane of the two, as
+    far as u itself (c below 0: away from it), its length kept. Computed in float32 and rounded once to the stream's
+    type.
 
     layer: the input of block ``layer`` (0: the embedding); n_layers: the input of the final norm. at: ``"attention"``
     edits instead what the attention of block ``layer`` adds to the stream. first: act on so many of the edited
     positions alone, from the left; None: on all.
 
-    ``op``: one of the three.
+    ``op``: one of the four.
 
     Raises:
         ValueError: numbers that are not finite, and a zero vector that has no direction to remove.
@@ -112,8 +114,8 @@ class ResidualEdit:
     def __post_init__(self) -> None:
         if self.first is not None and self.first < 1:
             raise ValueError(f"first={self.first}; expected 1 or more positions, or None for all.")
-        if self.op not in ("add", "remove", "clamp"):
-            raise ValueError(f"op={self.op!r}; expected 'add', 'remove' or 'clamp'.")
+        if self.op not in ("add", "remove", "clamp", "turn"):
+            raise ValueError(f"op={self.op!r}; expected 'add', 'remove', 'clamp' or 'turn'.")
         if self.at not in ("input", "attention"):
             raise ValueError(f"at={self.at!r}; expected 'input' or 'attention'.")
         vector = as_tensor(self.vector, "vector").detach().float()
@@ -122,6 +124,8 @@ class ResidualEdit:
                 f"{self.label}: a vector of shape {tuple(vector.shape)} with {int((~torch.isfinite(vector)).sum())} "
                 f"numbers that are not finite, and coefficient {self.coefficient}; expected [d_model], all finite."
             )
+        if self.op == "turn" and abs(self.coefficient) > math.pi:
+            raise ValueError(f"{self.label}: an angle in radians was expected, from -pi to pi.")
         if self.op != "add" and not vector.any():
             raise ValueError(f"{self.label}: the vector is zero and has no direction. Leave this layer out.")
         object.__setattr__(self, "vector", vector)
@@ -160,8 +164,27 @@ class ResidualEdit:
         if self.op == "add":
             return (h + self.coefficient * vector).to(hidden.dtype)
         unit = vector / vector.norm()
+        if self.op == "turn":
+            return turned(h, unit, self.coefficient).to(hidden.dtype)
         target = 0.0 if self.op == "remove" else self.coefficient
         return (h + (target - h @ unit)[..., None] * unit).to(hidden.dtype)
+
+
+def turned(
+    h: Float[Tensor, "*place d_model"], unit: Float[Tensor, " d_model"], angle: float
+) -> Float[Tensor, "*place d_model"]:
+    """States rotated by an angle towards a unit vector, in the plane of the two, not past it; the length is kept.
+
+    After angular steering (Vu and Nguyen 2025, arXiv 2510.26243), whose plane is fixed; here it is the state's own."""
+    along = h @ unit
+    across = h - along[..., None] * unit
+    size = across.norm(dim=-1)
+    new_along = along * math.cos(angle) + size * math.sin(angle)
+    new_size = size * math.cos(angle) - along * math.sin(angle)
+    past = new_size < 0
+    new_along = torch.where(past, math.copysign(1.0, angle) * torch.hypot(along, size), new_along)
+    scale = torch.where(size > 0, new_size.clamp(min=0) / size.clamp(min=1e-30), 1.0)
+    return h + (new_along - along)[..., None] * unit * (size > 0)[..., None] + (scale - 1)[..., None] * across
 
 
 Edit = HeadEdit | ResidualEdit

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         bracketed as bracketed,
         group_sums as group_sums,
     )
+    from interp.statistics.kappa import cohen_kappa as cohen_kappa
     from interp.statistics.means import (
         mean_difference as mean_difference,
         mean_estimate as mean_estimate,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from probes.cli.attacks import fine_tuning, jailbreaks, suffixes
 from probes.cli.compare import compare
 from probes.cli.doctor import doctor
-from probes.cli.edit import apply, diff, fold, show
+from probes.cli.edit import apply, cost, diff, fold, show
 from probes.cli.guard import compare_guards, fit, predict
 from probes.cli.harmfulness import harmfulness_directions, inversion, refusal_writers, steer
 from probes.cli.locate import locate
@@ -56,6 +56,7 @@ COMMANDS = (
     Command("modulate", modulate, STEPS),
     Command("edit show", show, STEPS),
     Command("edit apply", apply, STEPS),
+    Command("edit cost", cost, STEPS),
     Command("edit fold", fold, STEPS),
     Command("edit diff", diff, STEPS),
     Command("align nasa", nasa, BIAS),
@@ -79,7 +80,7 @@ GROUPS = {
     "measure": "Measure a behaviour on a set of questions; write a report.",
     "rank": "Rank every attention head of a model by what it does; write a report.",
     "test": "Test a ranking of heads: are they causes, does it outlive another wording; write a report.",
-    "edit": "Saved edits of a model: show, try, write into the weights, compare.",
+    "edit": "Saved edits of a model: show, try, cost, write into the weights, compare.",
     "align": "Correct the model by tuning few heads; write a report and the edit.",
     "directions": "Fit directions of a behaviour; write a report and the directions.",
     "attack": "Make a model that refuses comply, and see what that did to its beliefs; write a report.",

@@ -1,4 +1,4 @@
-"""The commands on saved edits: look at one, try it, write it into a model, put two side by side."""
+"""The commands on saved edits: look at one, try it, see what it costs, write it into a model, put two side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from probes.cli.declaring import Option
 from probes.cli.estimate import Cost, say_how_long
-from probes.cli.options import ModelOptions, say_system, system_of
+from probes.cli.options import ModelOptions, QuestionData, say_system, system_of
 from probes.cli.study import Shown, print_result, require_folder
 
 if TYPE_CHECKING:
@@ -123,6 +123,40 @@ def fold(
         found.export(_model_of(found, model, dtype, device), out, measures=table)
     written = f"Written to {out}, and read again by plain transformers: its logits are those of the hooked model."
     print_result([found.summary(), written, f"What was checked: {out / 'README.md'}"], [], as_json=as_json)
+
+
+def cost(
+    folder: Folder,
+    data: QuestionData,
+    model: OfModel = None,
+    texts: Annotated[str, Option("Ordinary text: 'builtin', or a file with a column text.")] = "builtin",
+    n_texts: Annotated[int, Option("Use the first N texts.", flag="--texts-limit", least=1, metavar="N")] = 20,
+    n_open: Annotated[
+        int, Option("Ask so many questions of --data in their open form too, where they have one.", least=0)
+    ] = 20,
+    dtype: OfDtype = None,
+    device: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """What a saved edit costs: ordinary text, yes/no questions and short answers before and after."""
+    require_folder(folder, "a saved edit", "edit.json")
+    from interp import load_edit
+    from probes.negative_bias import edit_cost, load_texts
+
+    found = load_edit(folder)
+    asked = data.questions()
+    passages = [t.text for t in load_texts(texts, n_texts)]
+    by_subject = {q.subject or q.id: q for q in asked if q.open_question}  # twins share one
+    openly = list(by_subject.values())[:n_open]
+    loaded = _model_of(found, model, dtype, device)
+    n = len(asked) + len(passages) + len(openly)
+    say_how_long(loaded, Cost(n, 2, new_tokens=2 * 24 * len(openly) / n, once=0))
+    table = edit_cost(loaded, {"edited": found}, passages, asked, openly)
+    columns = {"method": "", "n_texts": "texts", "perplexity_ratio": "perplexity ratio", "n_questions": "questions"}
+    columns |= {"accuracy": "right", "accuracy_change": "change", "n_open": "open questions"}
+    columns |= {"open_accuracy": "right, open", "open_accuracy_change": "change, open"}
+    columns = {name: heading for name, heading in columns.items() if name in table}
+    print_result([found.summary()], [Shown("cost", table, columns, "Before and after")], as_json=as_json)
 
 
 def diff(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interp.models import Model
     from interp.reports import Findings
     from probes.harmfulness.directions import HarmfulDirections
-    from probes.harmfulness.steering import Inversion, SteeringStudy
+    from probes.harmfulness.steering import Inversion, SteeringFront, SteeringStudy
 
 REPLY = 24  # tokens, as in probes.requests.observe
 OBSERVED = taken("probes.requests.behaviour:observe", "batch_size")
@@ -114,6 +114,9 @@ def steer(
         ),
     ],
     testing: Annotated[dict, taken("probes.harmfulness.steering.sweep:test", "n_random n_shuffled")],
+    arms: Annotated[
+        bool, Option("Compare every way to steer with asking for it: effect against harm, on one figure.")
+    ] = False,
     as_json: bool = False,
 ) -> None:
     """Does adding a direction make the model refuse, and does taking it away make it comply?
@@ -121,6 +124,9 @@ def steer(
     Refusal and harmfulness, plus and minus, and removed, beside random and shuffled-label directions.
     Of the requests kept back, two fifths choose layer and coefficient (OUT/sweep);
     the rest test them. The chosen steerings are saved in OUT/steering.
+
+    With --arms: what beats asking? A prompt, LoRA, vectors, turns, clamps, ablation and steering
+    on a condition are searched on the same requests and tested on the same others.
     """
     asking = data.read(model.template)
     coefficients = options.get("coefficients", ())
@@ -131,6 +137,9 @@ def steer(
         )
     study = Study(keep, model, data, asking.says_system)
     out, batch_size = study.out, options["batch_size"]
+    if arms:
+        _compare_arms(study, asking, data.seed, options, testing, as_json)
+        return
     folders = [out, out / "sweep", *asking.folders(study)[1:]]
 
     def work(loaded: Model) -> SteeringStudy:
@@ -172,6 +181,42 @@ def steer(
     columns = {"kind": "requests", "arm": "arm", "condition": "beside", "n": "n", "refusal_rate": "refused"}
     shown = [Shown("arms", tested.comparison(), columns | {"change": "change"}, "Requests that chose nothing")]
     print_result(with_caveats(tested.statement(), asking.caveats), shown, folders, as_json)
+
+
+def _compare_arms(study: Study, asking: Asking, seed: int, options: dict, testing: dict, as_json: bool) -> None:
+    """`interp steer --arms`: every way to steer beside a prompt."""
+    folders = asking.folders(study)
+    searched = {name: options[name] for name in ("layers", "coefficients") if name in options}
+    shared = {name: value for name, value in options.items() if name not in searched}
+
+    def work(loaded: Model) -> SteeringFront:
+        from probes.harmfulness import split_requests, standard_arms, steering_front
+
+        _require_layers(loaded, options.get("layers", ()))
+        behaviour, fitted = asking.directions(loaded, study, options["batch_size"])
+        parts = split_requests(asking.ended(asking.held_out), {"validation": 0.4, "test": 0.6}, seed)
+        return steering_front(
+            loaded,
+            fitted,
+            first_of(behaviour, len(asking.fit)),
+            parts["validation"],
+            parts["test"],
+            arms=standard_arms(loaded, **searched),
+            system=asking.system,
+            seed=seed,
+            **shared,
+            **testing,
+            keep=study.keep(by=asking.by),
+        )
+
+    grid = len(options.get("layers", [0] * 2)) * len(options.get("coefficients", [0] * 3))
+    passes = 0.4 * (6 * grid + 16) + 0.6 * 3 * 14 + 0.1 * 3 * (testing["n_random"] + testing["n_shuffled"] + 1)
+    cost = observed_cost(asking, passes=passes, new_tokens=(4 + 0.6 * 14) * options["max_new_tokens"])
+    found = study.run(work, asking.said(), folders, cost=cost, template_arguments=asking.template)
+    columns = {"arm": "arm", "point": "settings", "kind": "requests", "n": "n", "refused": "refused"}
+    columns |= {"change": "change", "kl": "KL, nats", "moved": "steered", "on_front": "on the front", "note": "text"}
+    shown = [Shown("arms", found.to_frame(), columns, "Requests that chose nothing")]
+    print_result(with_caveats(found.statement(), asking.caveats), shown, folders, as_json)
 
 
 def _save_steerings(study: SteeringStudy, fitted: HarmfulDirections, folder: Path) -> None:

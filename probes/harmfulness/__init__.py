@@ -43,8 +43,11 @@ if TYPE_CHECKING:
         rank_writers as rank_writers,
     )
     from probes.harmfulness.steering import (
+        SteeringArm as SteeringArm,
         invert as invert,
         load_inversion_questions as load_inversion_questions,
+        standard_arms as standard_arms,
+        steering_front as steering_front,
         test as steering_test,
         try_dimensions as try_dimensions,
     )

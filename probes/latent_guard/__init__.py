@@ -10,6 +10,10 @@ if TYPE_CHECKING:
         compare_guards as compare_guards,
         cross_compare_guards as cross_compare_guards,
     )
+    from probes.latent_guard.conditional import (
+        ConditionWarning as ConditionWarning,
+        conditional_steering as conditional_steering,
+    )
     from probes.latent_guard.held_out import GuardWarning as GuardWarning, HeldOutTest as HeldOutTest
     from probes.latent_guard.result import (
         GuardStudy as GuardStudy,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         surface_baselines as surface_baselines,
         words_of as words_of,
     )
+    from probes.requests.judges import judge_agreement as judge_agreement, load_verdicts as load_verdicts
     from probes.requests.prompts import (
         build_request_prompts as build_request_prompts,
         positions_of as positions_of,

@@ -11,23 +11,20 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM
 
 import interp
-from interp.reading.perplexity import perplexity, perplexity_ratio
 from interp.reports.markdown import write_page
-from interp.statistics import Estimate, mean_interval
+from interp.statistics import Estimate
 from probes import negative_bias
+from probes.negative_bias.ability import edit_cost
 from probes.negative_bias.alignment_report import target_sentences
 from probes.negative_bias.answers import bias_measures
-from probes.negative_bias.knowledge import answer_open
 from probes.negative_bias.nasa import RIVALS
 from probes.questions.questions import load_questions
 from tests.benchmarks.known_questions import known_questions
@@ -248,32 +245,8 @@ class Evaluation:
         _, unseen = shipped()
         by_subject = {q.subject: q for q in unseen if q.open_question}  # twins share one
         open_questions = list(by_subject.values())[: self.size.open]
-        before = perplexity(self.model, texts)
-        rows, right_before = [], None
-        edits = {"untouched": None} | {m.name: m.edit for m in found.methods if m.edit is not None}
-        for name, edit in edits.items():
-            with edit.apply(self.model) if edit is not None else nullcontext():
-                ratio = perplexity_ratio(perplexity(self.model, texts), before)
-                judged = answer_open(self.model, open_questions)
-            right = np.array([j.kind == "right" for j in judged], dtype=float)
-            right_before = right if right_before is None else right_before
-            change = right - right_before
-            low, high = mean_interval(change[:, None])
-            rows.append(
-                {
-                    "method": name,
-                    "n_texts": len(texts),
-                    "perplexity_ratio": ratio.value,
-                    "perplexity_ratio_low": ratio.interval.low,
-                    "perplexity_ratio_high": ratio.interval.high,
-                    "n_open": len(right),
-                    "open_accuracy": right.mean(),
-                    "open_accuracy_change": change.mean(),
-                    "open_accuracy_change_low": float(low[0]),
-                    "open_accuracy_change_high": float(high[0]),
-                }
-            )
-        return pd.DataFrame(rows)
+        edits = {m.name: m.edit for m in found.methods if m.edit is not None}
+        return edit_cost(self.model, edits, texts, open_questions=open_questions)
 
     def fold(self, found) -> pd.DataFrame:
         """NASA's edit exported: plain transformers' logits beside the hooked model's."""

@@ -33,6 +33,7 @@ FIGURES = {  # name: notebook, which of its figures (from 0), what it shows
     "directions": ("04_harmfulness_and_refusal", 1, "Cosine of both directions beside its ceiling, layer by layer"),
     "beliefs": ("04_harmfulness_and_refusal", 2, "Both beliefs of each request"),
     "guard": ("05_latent_guard", 0, "The guard beside what needs no look inside"),
+    "steering": ("07_steering", 1, "Change of refusals of harmful requests against KL on harmless ones, every arm"),
     "edits": ("00_tour", 1, "Two heads turned down, beside random ones of the same layers"),
     "compare": ("00_tour", 8, "Three rankings side by side"),
     "pictures": ("00_tour", 4, "What each head adds to right answers about pictures"),

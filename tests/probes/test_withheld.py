@@ -25,12 +25,14 @@ from probes.harmfulness import (
     fit_directions,
     invert,
     rank_writers,
+    steering_front,
     steering_sweep,
     steering_test,
 )
 from probes.harmfulness.attacks import Recipe, finetuning, jailbreaks
 from probes.harmfulness.attacks.texts import Jailbreak
-from probes.harmfulness.steering import arms, inversion
+from probes.harmfulness.steering import arms, front, inversion
+from probes.harmfulness.steering.rivals import standard_arms
 from probes.latent_guard import LatentGuard, compare_guards, load_guard
 from probes.requests import Request, behaviour as behaviour_module, judge_replies, observe, read_states
 from probes.requests.formats import kind
@@ -86,6 +88,7 @@ def runs(tmp_path_factory) -> dict[str, tuple[Any, Any, Path]]:
         patch.setattr(behaviour_module, "generate", generate)
         patch.setattr(jailbreaks, "generate", generate)
         patch.setattr(finetuning, "generate", trained_on)
+        patch.setattr(front, "generate", generate)
         directions = fit_directions(model, *FITTED, keep=out / "directions")
         seen = observe(model, ASKED, keep=out / "behaviour")
         small = {"layers": (1, 2), "coefficients": (1,), "n_layers": 1, "max_new_tokens": 3, "judge": judge}
@@ -96,6 +99,18 @@ def runs(tmp_path_factory) -> dict[str, tuple[Any, Any, Path]]:
             "Behaviour": seen,
             "SteeringStudy": steering_test(
                 model, swept, directions, *TESTED, n_random=1, n_shuffled=1, judge=judge, keep=out / "steering"
+            ),
+            "SteeringFront": steering_front(
+                model,
+                directions,
+                seen,
+                [*FEW[0], *FEW[1]],
+                [*TESTED[0], *TESTED[1]],
+                arms=standard_arms(model, [2], [1.0], n_pairs=[2])[:4],
+                n_random=1,
+                n_shuffled=1,
+                judge=judge,
+                keep=out / "front",
             ),
             "Inversion": invert(model, directions, *FEW, layer=2, n_random=0, n_shuffled=0, keep=out / "inversion"),
             "JailbreakStudy": attack(model, ASKED, PLAIN, directions, keep=out / "jailbreaks"),
@@ -114,7 +129,7 @@ def runs(tmp_path_factory) -> dict[str, tuple[Any, Any, Path]]:
     folders = dict(
         zip(
             found,
-            ("directions", "behaviour", "steering", "inversion", "jailbreaks", "finetuning", "guards"),
+            ("directions", "behaviour", "steering", "front", "inversion", "jailbreaks", "finetuning", "guards"),
             strict=True,
         )
     )
@@ -149,6 +164,7 @@ NAMES = (
     "HarmfulDirections",
     "Behaviour",
     "SteeringStudy",
+    "SteeringFront",
     "Inversion",
     "JailbreakStudy",
     "FineTuningStudy",

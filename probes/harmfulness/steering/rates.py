@@ -47,11 +47,11 @@ def summarise(outcomes: pd.DataFrame, fluency_factor: float) -> pd.DataFrame:
             row |= paired_share_change(refused, before).columns("change") | perplexity.columns("perplexity")
             row |= {"perplexity_ratio": perplexity.value / base, "repetition": replied["repetition"].mean()}
             row |= mean_estimate(part["kl"].dropna().to_numpy()).within(0, np.inf).columns("kl")
-            rows.append(row | _fluency(row, repeated, fluency_factor))
+            rows.append(row | fluency(row, repeated, fluency_factor))
     return pd.DataFrame(rows)
 
 
-def _fluency(row: dict[str, Any], repeated: float, factor: float) -> dict[str, Any]:
+def fluency(row: dict[str, Any], repeated: float, factor: float) -> dict[str, Any]:
     found = []
     if not row["perplexity_ratio"] <= factor:
         ratio = row["perplexity_ratio"]

@@ -396,7 +396,7 @@ def test_layers_and_zero_rows(model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"op": "double"}, "op='double'; expected 'add', 'remove' or 'clamp'"),
+        ({"op": "double"}, "op='double'; expected 'add', 'remove', 'clamp' or 'turn'"),
         ({"at": "mlp"}, "at='mlp'; expected 'input' or 'attention'"),
         ({"vector": torch.tensor([1.0, torch.nan])}, r"L1 add 1: a vector of shape \(2,\) with 1 numbers that are not"),
         ({"vector": torch.ones(2, 2)}, r"shape \(2, 2\)"),

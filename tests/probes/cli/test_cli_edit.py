@@ -46,6 +46,16 @@ def saved(model, tmp_path) -> Path:
     return tmp_path
 
 
+def test_cost(run, saved, folder):
+    options = ("--model", folder, "--limit", 6, "--texts-limit", 3, "--n-open", 2, "--device", "cpu")
+    code, out, err = run("edit", "cost", saved / "both", *options, "--json")
+    assert code == 0, err
+    untouched, edited = json.loads(out)["tables"]["cost"]
+    assert untouched["perplexity_ratio"] == 1 and untouched["accuracy_change"] == 0
+    assert edited["perplexity_ratio"] != 1 and edited["n_questions"] == 6 and edited["n_texts"] == 3
+    assert edited["accuracy_change_low"] <= edited["accuracy_change"] <= edited["accuracy_change_high"]
+
+
 def test_show(run, saved):
     code, out, err = run("edit", "show", saved / "both")
     assert code == 0, err

@@ -169,6 +169,19 @@ def test_directions_by_kind_with_raw_endings_and_replies(run, model, data, tmp_p
     assert code == 1 and "already holds the report" in err and "--overwrite" in err
 
 
+def test_steer_compares_every_arm_with_asking(run, model, fitted, tmp_path):
+    code, printed, err = run(
+        *("steer", "--arms", "--model", model, "--directions", fitted, "--layer", 2, "--coefficient", 2),
+        *("--random-draws", 1, "--shuffled-draws", 1, "--max-new-tokens", 3, "--out", tmp_path, "--device", "cpu"),
+    )
+    assert code == 0, err
+    assert "What beats asking" in printed and "Requests that chose nothing" in printed
+    found = load_result(tmp_path)
+    assert {"prompt", "conditional", "orthogonalised"} <= set(found.screen["arm"])
+    assert any("0 paired differences" in reason for reason in found.left_out.values())
+    assert "of house 1" not in (tmp_path / "report.html").read_text()
+
+
 def test_steer_goes_on_from_directions(run, model, fitted, tmp_path):
     code, printed, err = run(
         *("steer", "--model", model, "--directions", fitted, "--layer", 1, "--layer", 3, "--coefficient", 2),
