@@ -77,7 +77,7 @@ def run_on_ray(
 
     Cost: one load of the model a worker and one here; the work itself is shared.
     """
-    ray = _ray()
+    ray = require_ray()
     if workers < 1:
         raise ValueError(f"workers={workers}; expected 1 or more.")
     wanted = {"CPU": cpus, "GPU": gpus, "memory": int((memory_gb or 0) * _GB)}
@@ -88,7 +88,8 @@ def run_on_ray(
         return (finish or study)()
 
 
-def _ray() -> Any:
+def require_ray() -> Any:
+    """The module ``ray``. Raises ``ModuleNotFoundError`` with what to install."""
     for name, value in _START.items():
         os.environ.setdefault(name, value)
     try:
@@ -96,7 +97,7 @@ def _ray() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise ModuleNotFoundError(f"engine='ray' needs Ray: {install_extra('ray')}", name="ray") from None
+        raise ModuleNotFoundError(f"the engine 'ray' needs Ray: {install_extra('ray')}", name="ray") from None
 
 
 @contextmanager

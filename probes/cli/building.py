@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from probes.cli.declaring import Only, Option, Taking
+from probes.cli.sharing import running
 from probes.cli.signatures import REQUIRED, parameters_at
 from probes.cli.vocabulary import VOCABULARY, panel_of
 
@@ -36,7 +37,8 @@ def built(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        return function(**{name: make(given) for name, make in makers.items()})
+        with running(given):
+            return function(**{name: make(given) for name, make in makers.items()})
 
     command.__signature__ = inspect.Signature(list(flat.values()))
     command.__annotations__ = {name: parameter.annotation for name, parameter in flat.items()}

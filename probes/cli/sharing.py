@@ -1,0 +1,105 @@
+"""A command that several processes share: shards by hand, or the workers of an engine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import click
+import typer
+
+from interp.records import Keep
+
+_EACH = ("cpus", "gpus", "memory")
+_GIVEN: ContextVar[Mapping[str, Any]] = ContextVar("what the command that runs was given")
+
+
+@dataclass(frozen=True)
+class SharedKeep(Keep):
+    """Where a command keeps its work, and who does it."""
+
+    panel: ClassVar[str] = "Report"
+    engine: Literal["ray"] | None = None
+    workers: int | None = None
+    address: str | None = None
+    per_worker: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine is None:
+            for name in ("workers", "address", "per_worker"):
+                if getattr(self, name) is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise typer.BadParameter("it is for workers of an engine; give --engine ray too", param_hint=flag)
+            return
+        if self.shard is not None:
+            raise typer.BadParameter("give one of --engine and --shard", param_hint="--engine")
+        _ = self.resources
+        from interp.engines import require_ray
+
+        require_ray()
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What ``--per-worker`` asks for."""
+        found: dict[str, float] = {}
+        for given in self.per_worker or ():
+            name, equals, value = given.partition("=")
+            try:
+                found[name] = float(value)
+            except ValueError:
+                equals = ""
+            if name not in _EACH or not equals or not found[name] >= 0:
+                expected = f"{given!r}; expected one of {', '.join(_EACH)}, =, and a number, such as memory=4 (GB)"
+                raise typer.BadParameter(expected, param_hint="--per-worker")
+        return found
+
+
+@contextlib.contextmanager
+def running(given: Mapping[str, Any]):
+    """Remember, in the block, what the command that runs was given."""
+    token = _GIVEN.set(given)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def let_workers(kept: SharedKeep, model: str, dtype: str) -> None:
+    """Have the workers do the batches of the command that runs. Raises what :func:`interp.engines.run_on_ray` raises,
+    and ``ValueError`` for standard input, which workers can't read."""
+    from interp.engines import run_on_ray
+    from interp.machine import needs_gb
+
+    context = click.get_current_context()
+    name = context.command_path.split()[len(context.find_root().command_path.split()) :]
+    given = dict(_GIVEN.get())
+    if any(value == "-" or (isinstance(value, list) and "-" in value) for value in given.values()):
+        raise ValueError("workers can't read standard input. Give a file on a disk that all workers share.")
+    given |= dict.fromkeys(("engine", "workers", "address", "per_worker"))
+    each = kept.resources
+    run_on_ray(
+        partial(run_command, " ".join(name), given),
+        workers=2 if kept.workers is None else kept.workers,
+        address=kept.address,
+        cpus=each.get("cpus", 1),
+        gpus=each.get("gpus", 0),
+        memory_gb=each.get("memory", needs_gb(model, dtype)),
+        finish=lambda: None,
+    )
+
+
+def run_command(name: str, given: Mapping[str, Any]) -> None:
+    """A command by what is typed after ``interp``, in a worker: what it prints, its driver prints too."""
+    from probes.cli.building import built
+    from probes.cli.commands import COMMANDS
+    from probes.cli.own import command_of
+
+    function: Callable[..., Any] | str = next(c.function for c in COMMANDS if c.name == name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        built(command_of(function) if isinstance(function, str) else function)(**given)
