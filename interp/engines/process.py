@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from interp.records import versions
-from interp.records.workers import is_of_memory, working_for
+from interp.records.workers import Take, is_of_memory, working_for
 
 
 class Hello(NamedTuple):
@@ -26,7 +26,8 @@ class Hello(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What comes out of a worker: a request, or how it ended (``request`` None), and what it warned of on the way.
+    """What comes out of a worker: a request, or how it ended (``request`` None), and what its batch warned of: all else
+    is said again by the one that writes the report.
 
     ``failed``: the error in words, "" where the study came to its end; ``is_of_memory``: whether it was too little
     memory.
@@ -66,7 +67,9 @@ class WorkerProcess:
 
     def _run(self, study: Callable[[], Any]) -> None:
         def ask(request: Any) -> Any:
-            self._from_study.put(Said(request, self._taken()))
+            warned, self._warned = tuple(self._warned), []
+            is_of_batch = isinstance(request, Take) and request.finished is not None
+            self._from_study.put(Said(request, warned if is_of_batch else ()))
             return self._to_study.get()
 
         def hear(message: Warning | str, *where: object) -> None:
@@ -77,15 +80,11 @@ class WorkerProcess:
             try:
                 with working_for(ask):
                     study()
-                ended = Said(None, self._taken())
+                ended = Said(None)
             except BaseException as error:
                 told = f"{type(error).__name__}: {error}"
-                ended = Said(None, self._taken(), failed=told, is_of_memory=is_of_memory(error))
+                ended = Said(None, failed=told, is_of_memory=is_of_memory(error))
         self._from_study.put(ended)
-
-    def _taken(self) -> tuple[str, ...]:
-        warned, self._warned = tuple(self._warned), []
-        return warned
 
 
 def what_computes() -> dict[str, str]:

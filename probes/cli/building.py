@@ -25,8 +25,8 @@ from probes.cli.signatures import REQUIRED, parameters_at
 from probes.cli.vocabulary import VOCABULARY, panel_of
 
 
-def built(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as typer reads it: every option a parameter of its own."""
+def built(function: Callable[..., Any], typed: str = "") -> Callable[..., Any]:
+    """The function as typer reads it: every option a parameter of its own. ``typed``: the words that run it."""
     hints = typing.get_type_hints(function, include_extras=True)
     flat: dict[str, inspect.Parameter] = {}
     makers: dict[str, Callable[[dict[str, Any]], Any]] = {}
@@ -37,7 +37,7 @@ def built(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        with running(given):
+        with running(typed, given):
             return function(**{name: make(given) for name, make in makers.items()})
 
     command.__signature__ = inspect.Signature(list(flat.values()))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-import click
 import typer
 
 from interp.records import Keep
 
 _EACH = ("cpus", "gpus", "memory")
-_GIVEN: ContextVar[Mapping[str, Any]] = ContextVar("what the command that runs was given")
+_RUNS: ContextVar[tuple[str, Mapping[str, Any]]] = ContextVar("the command that runs, and what it was given")
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,13 @@ class SharedKeep(Keep):
 
 
 @contextlib.contextmanager
-def running(given: Mapping[str, Any]):
-    """Remember, in the block, what the command that runs was given."""
-    token = _GIVEN.set(given)
+def running(name: str, given: Mapping[str, Any]) -> Iterator[None]:
+    """Remember, in the block, which command runs, and what it was given."""
+    token = _RUNS.set((name, given))
     try:
         yield
     finally:
-        _GIVEN.reset(token)
+        _RUNS.reset(token)
 
 
 def let_workers(kept: SharedKeep, model: str, dtype: str) -> None:
@@ -76,15 +75,13 @@ def let_workers(kept: SharedKeep, model: str, dtype: str) -> None:
     from interp.engines import run_on_ray
     from interp.machine import needs_gb
 
-    context = click.get_current_context()
-    name = context.command_path.split()[len(context.find_root().command_path.split()) :]
-    given = dict(_GIVEN.get())
+    name, given = _RUNS.get()
     if any(value == "-" or (isinstance(value, list) and "-" in value) for value in given.values()):
         raise ValueError("workers can't read standard input. Give a file on a disk that all workers share.")
-    given |= dict.fromkeys(("engine", "workers", "address", "per_worker"))
+    given = {**given} | dict.fromkeys(("engine", "workers", "address", "per_worker"))
     each = kept.resources
     run_on_ray(
-        partial(run_command, " ".join(name), given),
+        partial(run_command, name, given),
         workers=2 if kept.workers is None else kept.workers,
         address=kept.address,
         cpus=each.get("cpus", 1),
