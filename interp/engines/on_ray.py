@@ -108,8 +108,7 @@ def _cluster(ray: Any, address: str | None, n_cpus: int) -> Iterator[None]:
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        own = {"num_cpus": max(n_cpus, os.cpu_count() or 1), "include_dashboard": False}
-        ray.init(**own, **quiet)
+        _start_here(ray, {"num_cpus": max(n_cpus, os.cpu_count() or 1), "include_dashboard": False, **quiet})
     else:
         try:
             ray.init(address=address, **quiet)
@@ -122,6 +121,24 @@ def _cluster(ray: Any, address: str | None, n_cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_here(ray: Any, how: Mapping[str, Any]) -> None:
+    """Start a cluster on this machine. On a busy one Ray's own processes may not be there within the 30 seconds that it
+    waits; what they need is in memory the next time."""
+    for is_last in (False, True):
+        try:
+            ray.init(**how)
+            return
+        except Exception as error:
+            if "timed out" not in str(error):
+                raise
+            ray.shutdown()
+            if is_last:
+                raise ConnectionError(
+                    "Ray did not start on this machine within 30 seconds, twice. Try again when it is less busy, or "
+                    "start a cluster with `ray start --head`, and give address='auto'."
+                ) from error
 
 
 def _require_room(ray: Any, wanted: Mapping[str, float]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from interp.door import made_by, public
-from probes.rows import Cells, Format, Items, Misread, Reading, Told, filled, listed, named, strings, text
+from probes.rows import Cells, Format, Items, Misread, Reading, filled, listed, named, strings, text
 from probes.rows.formats import Fields
 
 Answer = str | tuple[str, ...] | tuple[int, ...]
@@ -101,7 +101,7 @@ def _ids(row: Cells, name: str) -> tuple[int, ...]:
     return ids
 
 
-def _has_counterfactual(rows: Told) -> bool:
+def _has_counterfactual(rows: Sequence[Cells]) -> bool:
     return any(name.endswith("counterfactual") for name in next(iter(rows), {}))
 
 

@@ -8,10 +8,10 @@ number: `probes.questions.load_questions` adds both to every error.
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probes.rows import Format, Misread, Told, filled, named, shortened, strings, text
+from probes.rows import Format, Misread, filled, named, shortened, strings, text
 
 Row = Mapping[str, Any]
 Fields = dict[str, Any]  # keyword arguments of Question
@@ -106,7 +106,7 @@ def bbh(row: Row, key: str, seed: int) -> list[Fields]:
     return [{"id": named(row, "id") or key, "text": asked, "answer": answer}]
 
 
-def _has_numbers(rows: Told) -> bool:
+def _has_numbers(rows: Sequence[Row]) -> bool:
     """Whether most answers are numbers other than 0 and 1."""
     answers = (_final_number(row.get("answer")) for row in rows)
     return 2 * sum(

@@ -102,8 +102,8 @@ def load_questions(
     `limit` is the most questions to return: half Yes and half No as far as the file allows, in proportion
     to its domains, drawn by `seed`. A larger limit adds questions to the same ones. Pairs stay together, so
     an odd limit gives one less. Without it (or beyond the file's size) everything is returned, balanced or
-    not. A file of more than 20,000 rows is read several times, and what is not drawn is not kept: a million rows take
-    tens of bytes each.
+    not. A file of more than 10,000 rows is read twice, its shape told from these, and what is not drawn is not kept: a
+    million rows take tens of bytes each.
 
     Raises:
         FileNotFoundError: no such file.
@@ -121,10 +121,11 @@ def load_questions(
         known(f"format={format!r}", format, list(FORMATS))
     path = shipped_or(source, BUILTIN, "questions", Reading(format, columns or {}), limit)
     theirs = {"question" if name == "text" else name: column for name, column in (columns or {}).items()}
+    stem = stem_of(path)
     questions = Items(
         path,
         FORMATS,
-        lambda form, cells: _made(form, cells, path),
+        lambda form, cells: _made(form, cells, stem),
         Reading(format, theirs),
         otherwise="plain",
         ours=[f.name for f in fields(Question)],
@@ -137,10 +138,10 @@ def load_questions(
     return [question for i, question in enumerate(questions) if i in chosen]
 
 
-def _made(form: Format, cells: Fields, source: str | Path) -> Question:
+def _made(form: Format, cells: Fields, stem: str) -> Question:
     """A question. Without a column of domains, its domain is the data set's name, or the file's where the format is
     none."""
-    domain = stem_of(source) if form.name in ("plain", "bbh") else form.name
+    domain = stem if form.name in ("plain", "bbh") else form.name
     return Question(**{"domain": domain} | cells)
 
 

@@ -7,10 +7,10 @@ to every error. Names of columns are taken in any case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from probes.rows import Format, Misread, Templates, Told, filled, listed, named, places, text
+from probes.rows import Format, Misread, Templates, filled, listed, named, places, text
 
 Row = Mapping[str, Any]
 Fields = dict[str, str]  # keyword arguments of Request
@@ -128,11 +128,11 @@ def _goal(row: Row) -> str:
     return filled(row, "goal" if text(row, "goal") or "prompt" not in row else "prompt")
 
 
-def _is_nested(rows: Told) -> bool:
-    return len(rows) == 1 and is_nested(next(iter(rows)))
+def _is_nested(rows: Sequence[Row]) -> bool:
+    return len(rows) == 1 and is_nested(rows[0])
 
 
-def _has_kinds(rows: Told) -> bool:
+def _has_kinds(rows: Sequence[Row]) -> bool:
     return any("kind" in row and ("text" in row or "prompt" in row) for row in rows)
 
 

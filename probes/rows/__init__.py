@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         Items as Items,
         Misread as Misread,
         Reading as Reading,
-        Told as Told,
         known as known,
         read_items as read_items,
         rename as rename,

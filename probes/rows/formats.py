@@ -27,14 +27,6 @@ Cells = Mapping[str, Any]
 Fields = dict[str, Any]  # keyword arguments of an item
 
 
-class Told(Protocol):
-    """Rows that tell a format: read as often as they are asked for, from a file if need be."""
-
-    def __iter__(self) -> Iterator[Cells]: ...
-
-    def __len__(self) -> int: ...
-
-
 class _Item(Protocol):
     @property
     def id(self) -> str: ...
@@ -55,15 +47,15 @@ class Format:
     read: Callable[[Cells, str, int], list[Fields]]
     text: str = ""
     needs: tuple[str, ...] | None = None
-    told_by: Callable[[Told], bool] | None = None
-    or_by: Callable[[Told], bool] | None = None
+    told_by: Callable[[Sequence[Cells]], bool] | None = None
+    or_by: Callable[[Sequence[Cells]], bool] | None = None
 
-    def fits(self, names: set[str], rows: Told) -> bool:
+    def fits(self, names: set[str], rows: Sequence[Cells]) -> bool:
         if self.or_by is not None and self.or_by(rows):
             return True
         return names.issuperset(self.tells) and (self.told_by is None or self.told_by(rows))
 
-    def lacks(self, names: set[str], rows: Told) -> list[str]:
+    def lacks(self, names: set[str], rows: Sequence[Cells]) -> list[str]:
         """The columns that it can't do without and that are not there."""
         needed = self.tells if self.needs is None else self.needs
         return [] if self.or_by is not None and self.or_by(rows) else [name for name in needed if name not in names]
@@ -129,9 +121,9 @@ class Items(Generic[Item]):
     (:class:`probes.rows.rows.Rows`).
 
     ``make(format, fields)`` makes one. ``otherwise``: the format of a file that fits none; else it is refused, with its
-    columns and the formats there are. ``ours``: names that ``reading.columns`` may give, beside those that formats
-    need. ``prepare``: what is done with a row before its shape is told. ``check``: refuses rows, with their labels, as
-    a whole.
+    columns and the formats there are. Both are told from the file's first rows (``Rows.head``). ``ours``: names that
+    ``reading.columns`` may give, beside those that formats need. ``prepare``: what is done with a row before its shape
+    is told. ``check``: refuses rows, with their labels, as a whole.
 
     Raises ``ValueError`` naming the row, what is wrong, and the remedy: of the file when this is made, of an item when
     it is asked for, of an id that is there twice when all were.
@@ -156,15 +148,15 @@ class Items(Generic[Item]):
         rows = Rows(source)
         if reading.columns:
             names = {*ours, *(name for form in formats.values() for name in (*form.tells, form.text) if name)}
-            require_columns(where, columns_of(row.fields for row in rows), reading.columns, names)
+            require_columns(where, columns_of(row.fields for row in rows.head), reading.columns, names)
         self._rows = _Prepared(rows, where, reading.columns, prepare)
-        columns = columns_of(self._rows)
+        head = [row.fields for row in self._rows.of(rows.head)]
         if check is not None:
             try:
-                check((row.label, row.fields) for row in self._rows.labelled())
+                check((row.label, row.fields) for row in self._rows)
             except ValueError as error:
                 raise ValueError(f"{where}, {error}.") from None
-        self._form, self._rivals = choose(where, formats, columns, self._rows, reading.format, otherwise)
+        self._form, self._rivals = choose(where, formats, head, reading.format, otherwise)
         self._said = f" (format {self._form.name!r})" if len(formats) > 1 else ""
         self._where, self._stem, self._make, self._seed = where, stem_of(source), make, seed
 
@@ -178,7 +170,7 @@ class Items(Generic[Item]):
             self._refuse_twice(set(values[counts > 1].tolist()))
 
     def _with_rows(self) -> Iterator[tuple[Row, Item]]:
-        for row in self._rows.labelled():
+        for row in self._rows:
             with self._naming(row):
                 _require_one_text(self._form, self._rivals, row.fields)
                 key = row.key or f"{self._stem}-{row.label}"
@@ -212,33 +204,29 @@ class Items(Generic[Item]):
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Rows under our names of columns, as formats see them: their cells, in order, as often as they are asked for."""
+    """Rows under our names of columns, as formats see them, as often as they are asked for."""
 
     rows: Rows
     where: str
     columns: Mapping[str, str]
     prepare: Callable[[Cells], Cells]
 
-    def labelled(self) -> Iterator[Row]:
-        for row in self.rows:
+    def __iter__(self) -> Iterator[Row]:
+        return self.of(self.rows)
+
+    def of(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
             fields = rename(row.fields, self.columns) if self.columns else row.fields
             try:
                 yield row._replace(fields=dict(self.prepare(fields)))
             except ValueError as error:
                 raise ValueError(f"{self.where}, row {row.label}: {error}") from None
 
-    def __iter__(self) -> Iterator[Cells]:
-        return (row.fields for row in self.labelled())
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
 
 def choose(
     where: str,
     formats: Mapping[str, Format],
-    columns: Sequence[str],
-    rows: Told,
+    rows: Sequence[Cells],
     named: str | None,
     otherwise: str | None,
 ) -> tuple[Format, list[Format]]:
@@ -246,6 +234,7 @@ def choose(
     there.
 
     Raises ``Misread`` for a format whose columns are not there, and, without ``otherwise``, for rows that fit none."""
+    columns = columns_of(rows)
     names = set(columns)
     if named is None:
         fit = [form for form in formats.values() if form.fits(names, rows)]

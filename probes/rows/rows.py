@@ -31,7 +31,7 @@ from probes.rows.json_rows import Row, are_lines, json_rows
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet", ".tsv", ".ndjson")
 STDIN = "-"  # standard input by name, as everywhere
-IN_MEMORY = 20_000
+IN_MEMORY = 10_000
 """Rows that are kept; a source of more is read again whenever its rows are needed."""
 
 _LOOKS_LIKE_JSON = re.compile(r'\s*(?:\{\s*(?:"|\}|$)|\[\s*(?:[\[{"\]]|$))')
@@ -57,8 +57,8 @@ def read_rows(source: str | Path) -> list[Row]:
 
 class Rows:
     """The rows of a source, as often as they are asked for: from memory where there are at most ``IN_MEMORY``, else
-    read again each time. Of a row with a list of ``questions`` (AR-LSAT's passages), a row each: "3.2" is the second of
-    the third.
+    read again each time. ``head``: the first ``IN_MEMORY`` of them. Of a row with a list of ``questions`` (AR-LSAT's
+    passages), a row each: "3.2" is the second of the third.
 
     Args:
         source: see :func:`stream_rows`. Standard input and pipes are copied into a temporary file.
@@ -74,22 +74,14 @@ class Rows:
                 shutil.copyfileobj(file, self._copy)
             self._copy.flush()
             weakref.finalize(self, self._copy.close)
-        self._rows: list[Row] | None = None
-        first = list(islice(self._read(), IN_MEMORY + 1))
-        if not first:
+        self.head = list(islice(self._read(), IN_MEMORY + 1))
+        self._is_whole = len(self.head) <= IN_MEMORY
+        if not self.head:
             once = " Standard input can be read once: is it named twice?" if is_stdin(source) else ""
             raise ValueError(f"{called(source)}: the file is empty; expected at least one row.{once}")
-        self._length: int | None = None
-        if len(first) <= IN_MEMORY:
-            self._rows, self._length = first, len(first)
 
     def __iter__(self) -> Iterator[Row]:
-        return self._read() if self._rows is None else iter(self._rows)
-
-    def __len__(self) -> int:
-        if self._length is None:
-            self._length = sum(1 for _ in self._read())
-        return self._length
+        return iter(self.head) if self._is_whole else self._read()
 
     def _read(self) -> Iterator[Row]:
         expected = "expected 'builtin' or a " + ", ".join(EXTENSIONS) + " file"
@@ -136,7 +128,7 @@ def stream_rows(
         with _opened(source) if copy is None else _opened_again(copy) as file:
             of_report = not is_read_once(source) and _is_of_report(Path(source).expanduser())
             for row in _rows(file, suffix, under, keyed, of_report):
-                if wrong := fault(row.fields) or fault(row.label):
+                if wrong := fault(row.fields) or (not row.label.isdecimal() and fault(row.label)):
                     shown = row.label.encode("ascii", "backslashreplace").decode()
                     raise ValueError(f"row {shown} can't be read as {suffix or 'text'}: it has {wrong}")
                 yield row
