@@ -22,7 +22,7 @@ from interp.engines import run_on_ray
 from tests.interp.engines.clusters import local_cluster
 
 TABLE = Path(__file__).with_name("ray_scaling.md")
-MODEL, N, BATCH_SIZE, WORKERS = "smollm2-135m", 40, 2, 2
+MODEL, N, BATCH_SIZE, WORKERS = "smollm2-135m", 24, 2, 2
 
 
 def study(out: str, shard: str | None = None) -> None:
