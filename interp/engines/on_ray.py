@@ -24,7 +24,11 @@ Result = TypeVar("Result")
 
 _PASSED_ON = ("HEADSCOPE_OFFLINE", "HF_HUB_OFFLINE")
 _GB = 10**9
-_START = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_agent_register_timeout_ms": "120000"}  # nothing is sent; busy machines
+_START = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent
+    "RAY_agent_register_timeout_ms": "120000",  # Ray's processes start late on a busy machine
+    "RAY_worker_niceness": "0",  # Ray's own is 15: others on the machine would leave workers a twentieth
+}
 
 
 @public

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, ClassVar, Literal
 
 import typer
@@ -81,7 +81,7 @@ def let_workers(kept: SharedKeep, model: str, dtype: str) -> None:
     given = {**given} | dict.fromkeys(("engine", "workers", "address", "per_worker"))
     each = kept.resources
     run_on_ray(
-        partial(run_command, name, given),
+        partial(import_module("probes.cli.in_worker").run_command, name, given),  # which knows all commands
         workers=2 if kept.workers is None else kept.workers,
         address=kept.address,
         cpus=each.get("cpus", 1),
@@ -89,14 +89,3 @@ def let_workers(kept: SharedKeep, model: str, dtype: str) -> None:
         memory_gb=each.get("memory", needs_gb(model, dtype)),
         finish=lambda: None,
     )
-
-
-def run_command(name: str, given: Mapping[str, Any]) -> None:
-    """A command by what is typed after ``interp``, in a worker: what it prints, its driver prints too."""
-    from probes.cli.building import built
-    from probes.cli.commands import COMMANDS
-    from probes.cli.own import command_of
-
-    function: Callable[..., Any] | str = next(c.function for c in COMMANDS if c.name == name)
-    with contextlib.redirect_stdout(io.StringIO()):
-        built(command_of(function) if isinstance(function, str) else function)(**given)
