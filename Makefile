@@ -64,12 +64,12 @@ docs: $(SETUP)  ## the site in build/site, links checked
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	  $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[explorer,images,notebooks,docs,test]' $(EDITABLE)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[explorer,images,notebooks,docs,ray,test]' $(EDITABLE)
 	touch $@
 
 lock:  ## constraints.txt anew: what pip picks today for every extra, in an environment of its own
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --disable-pip-version-check -q -e '.[explorer,images,notebooks,docs,test]' $(EDITABLE)
+	build/lock/bin/python -m pip install --disable-pip-version-check -q -e '.[explorer,images,notebooks,docs,ray,test]' $(EDITABLE)
 	{ echo "# Exact versions of everything, made by \`make lock\`. The plain install works without them."; \
 	  build/lock/bin/python -m pip freeze --exclude-editable; } > constraints.txt
 

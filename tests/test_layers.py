@@ -15,7 +15,7 @@ FLOORS = [
     ["interp.records", "interp.statistics"],
     ["interp.figures"],
     ["interp.architecture", "interp.sources", "interp.reports"],
-    ["interp.rankings", "interp.vision"],
+    ["interp.rankings", "interp.vision", "interp.engines"],
     ["interp.prompts"],
     ["interp.passes", "interp.pairs"],
     ["interp.models"],

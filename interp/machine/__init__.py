@@ -7,5 +7,6 @@ from interp.door.faces import hands_on
 if TYPE_CHECKING:
     from interp.machine.doctor import Diagnosis as Diagnosis, examine as examine
     from interp.machine.speed import Work as Work
+    from interp.machine.worker_needs import Workers as Workers, needs_gb as needs_gb, plan_workers as plan_workers
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -220,11 +220,16 @@ def _problems_of_machine(machine: Machine, models: dict[str, BuiltinModel]) -> l
     if not is_cached and os.environ.get("HEADSCOPE_OFFLINE", "0") not in ("", "0"):
         remedy = f"Unset it, or copy the model into {machine.cache} from another machine's cache."
         problems.append(Problem(f"HEADSCOPE_OFFLINE is set, and {DEFAULT} is not in the cache", remedy))
-    needs = _OWN_GB + _BESIDE * default.converted_mb / 1000
+    needs = needs_of_weights(default.converted_mb / 1000)
     if machine.memory_free_gb < needs:
         what = f"{machine.memory_free_gb:.1f} GB of memory are free; {DEFAULT} needs {needs:.1f}"
         problems.append(Problem(what, "Close other programs, or give the container more memory."))
     return problems
+
+
+def needs_of_weights(weights_gb: float) -> float:
+    """GB of a process that ranks the heads of a model with these weights (:class:`Fit`)."""
+    return _OWN_GB + _BESIDE * weights_gb
 
 
 def _fits(machine: Machine) -> tuple[Fit, ...]:
@@ -235,7 +240,7 @@ def _fits(machine: Machine) -> tuple[Fit, ...]:
     for name, float32_mb in (*sizes, _YARDSTICK):
         for dtype, share in (("float32", 1.0), ("bfloat16", 0.5)):
             weights = share * float32_mb / 1000
-            needs = _OWN_GB + _BESIDE * weights
+            needs = needs_of_weights(weights)
             for where, free, total in places:
                 verdict = "yes" if needs <= free else "if others make room" if needs <= total else "no"
                 fits.append(Fit(name, dtype, weights, needs, where, verdict))

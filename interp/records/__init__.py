@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         require_parts_of as require_parts_of,
         run_batches as run_batches,
     )
+    from interp.records.workers import this_worker as this_worker
     from interp.records.writing import (
         directory_beside as directory_beside,
         explained as explained,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, overload
 
 from interp.records.keep import keep_of
+from interp.records.workers import this_worker
 from interp.records.writing import remove_stale
 
 try:
@@ -73,10 +74,16 @@ def holding(folder: str | Path, *, as_whole: bool = False) -> Iterator[Path]:
     forgets it with the process, also after ``kill -9``; it says who holds it, and is removed at the end. ``as_whole``:
     for a file, or a folder that is replaced as a whole, the lock lies beside it.
 
+    In a worker of an engine (:mod:`interp.records.workers`) it is the driver that holds the folder, for all of them.
+
     Raises :class:`FolderInUseError` at once where somebody else is at work; ``OSError`` with the remedy for a folder
     that can't be written, or a file system without locks.
     """
     folder = Path(folder)
+    if worker := this_worker():
+        worker.hold(folder)
+        yield folder
+        return
     place = folder.parent if as_whole else folder
     path = place / (f".{folder.name}{NAME}" if as_whole else NAME)
     key = os.path.realpath(path)
@@ -91,7 +98,9 @@ def holding(folder: str | Path, *, as_whole: bool = False) -> Iterator[Path]:
 
 
 def is_held(folder: str | Path) -> bool:
-    """Whether this thread holds the folder, or one above it."""
+    """Whether this thread holds the folder, or one above it; of a worker, its driver."""
+    if worker := this_worker():
+        return worker.holds(Path(folder))
     inside = Path(os.path.realpath(folder))
     with _guard:
         mine = {Path(key).parent for key, held in _held.items() if held.thread == threading.get_ident()}

@@ -154,22 +154,26 @@ def _run_in(folder: Path) -> dict[str, Any]:
 
 def _apart(runs: Mapping[Shard, Mapping[str, Any]], first: Shard, other: Shard, out: Path) -> float:
     """How far the fingerprints of two shards are apart: machines round differently; ``ValueError`` for two runs."""
-    a, b = runs[first], runs[other]
-    differing = sorted(k for k in {*a, *b} if a.get(k) != b.get(k))
-    apart = 0.0
-    if "fingerprint" in differing:
-        values = [run["fingerprint"].get("values", []) for run in (a, b)]
-        same_key = a["fingerprint"].get("key") == b["fingerprint"].get("key")
-        if same_key and values[0] and len(values[0]) == len(values[1]):
-            apart = max(abs(x - y) for x, y in zip(*values, strict=True))
-            differing.remove("fingerprint")
+    apart, differing = two_runs(runs[first], runs[other])
     if differing:
-        words = ", ".join("the model's logits" if name == "fingerprint" else name for name in differing)
         raise ValueError(
-            f"shards {first} and {other} of {out} are of different runs: {words} differ. Run the one that is wrong "
+            f"shards {first} and {other} of {out} are of different runs: {differing} differ. Run the one that is wrong "
             "again, with overwrite=True."
         )
     return apart
+
+
+def two_runs(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[float, str]:
+    """How far the fingerprints of two settings of part files are apart, where that is rounding; and in what else they
+    differ, in words ("" where it is one run)."""
+    differing, apart = sorted(k for k in {*a, *b} if a.get(k) != b.get(k)), 0.0
+    if "fingerprint" in differing:
+        values = [(run.get("fingerprint") or {}).get("values", []) for run in (a, b)]
+        same_key = len({(run.get("fingerprint") or {}).get("key") for run in (a, b)}) == 1
+        if same_key and values[0] and len(values[0]) == len(values[1]):
+            apart = max(abs(x - y) for x, y in zip(*values, strict=True))
+            differing.remove("fingerprint")
+    return apart, ", ".join("the model's logits" if name == "fingerprint" else name for name in differing)
 
 
 def _write(out: Path, step: _Step, n_shards: int, rounding: float) -> None:
@@ -179,5 +183,10 @@ def _write(out: Path, step: _Step, n_shards: int, rounding: float) -> None:
     parts = Parts(folder, key_of_parts(directory, step.settings))
     for number, (items, arrays) in step.parts.items():
         parts.write(number, items, arrays)
-    text = json.dumps({"n": n_shards, "rounding": rounding})
+    record_merged(folder, n_shards, rounding)
+
+
+def record_merged(folder: Path, n: int, rounding: float) -> None:
+    """Write beside part files that ``n`` processes made them, and how far apart these round."""
+    text = json.dumps({"n": n, "rounding": rounding})
     write_atomically(folder / MERGED, lambda path: path.write_text(text, encoding="utf-8"))

@@ -1,6 +1,7 @@
 """How far long work is: a live bar in a terminal and in a notebook, else a line every 30 seconds.
 
-Only the outermost work is shown: a scan inside a study's batches says nothing of its own.
+Only the outermost work is shown: a scan inside a study's batches says nothing of its own. Nor does a worker of an
+engine: its driver shows how far they all are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
+
+from interp.records.workers import this_worker
 
 INTERVAL_S = 30.0
 """Seconds between two lines where there is no terminal."""
@@ -30,7 +33,7 @@ def showing_progress(title: str, total: int, after_s: float = 0.0) -> Iterator[C
         total: all items.
         after_s: show nothing of work that is done sooner.
     """
-    if _IS_SHOWN.get():
+    if _IS_SHOWN.get() or this_worker():
         yield lambda n: None
         return
     token = _IS_SHOWN.set(True)

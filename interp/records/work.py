@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from interp.records.parts import Arrays, Parts, hash_items, layout
 from interp.records.progress import showing_progress
 from interp.records.provenance import hash_json
 from interp.records.shards import Place, ShardWaits, place_of
+from interp.records.workers import PathUnseenError, score_of, seen, this_worker
 from interp.records.writing import write_atomically
 
 Item = TypeVar("Item")
@@ -39,11 +41,12 @@ def run_batches(
     same ``settings`` instead of computing them. A part that is damaged, or of another batch, step or run, is
     computed again, with a warning that names it. The parts stay until :func:`clear_parts`.
 
-    In a shard's folder (:mod:`interp.records.shards`) its own batches alone are scored; the others' are read there.
+    In a shard's folder (:mod:`interp.records.shards`) its own batches alone are scored; the others' are read there. A
+    worker of an engine (:mod:`interp.records.workers`) scores those that its driver gives it, and waits for the others.
 
     Raises ``OtherRunError`` if parts of other settings (or of another number of items, or another batch size) are
-    there, or if somebody else is at work there; ``ValueError`` for no items; ``ShardWaits`` in a shard that is done
-    before the others.
+    there, or if somebody else is at work there; ``ValueError`` for no items, and in a worker without a directory;
+    ``ShardWaits`` in a shard that is done before the others.
     """
     if len(items) == 0:
         raise ValueError("no items were given; there is nothing to score.")
@@ -51,28 +54,37 @@ def run_batches(
         raise ValueError(f"batch_size={batch_size}; expected 1 or more.")
     starts = range(0, len(items), batch_size)
     settings = {"batch_size": batch_size, "n_items": len(items), **(settings or {})}
-    shard = place_of(directory)
+    shard, worker = place_of(directory), this_worker()
+    if worker and directory is None:
+        raise ValueError(f"{title} keeps nothing, and workers meet in a folder. Give one on a shared disk, out=...")
     own = shard.shard.numbers(len(starts)) if shard else range(len(starts))
     sizes = [min(batch_size, len(items) - start) for start in starts]
     with holding_unless_held(directory), showing_progress(title, sum(sizes[n] for n in own)) as advance:
         parts = None
         if directory is not None:
-            parts = Parts(keep_parts_of(directory, settings, resume), key_of_parts(directory, settings))
+            settings = _recorded(directory, settings, resume)
+            parts = Parts(directory / "parts", key_of_parts(directory, settings))
         done: dict[int, Arrays] = {}
         kept: set[int] = set()
 
-        def made(number: int, is_distrusted: bool = False) -> Arrays:
+        def made(number: int, is_distrusted: bool = False, in_halves: bool = False) -> Arrays:
             batch = items[starts[number] : starts[number] + batch_size]
             named = hash_items(batch) if parts else ""
             arrays = parts.read(number, named) if parts and not is_distrusted else None
             if arrays is not None:
                 kept.add(number)
                 return arrays
-            arrays = score(batch)
+            arrays = score_of(score, batch, in_halves) if worker else score(batch)
             if parts:
                 parts.write(number, named, arrays)
             return arrays
 
+        if worker and parts and directory is not None:
+            for batch, was_kept in worker.batches(directory, title, sizes):
+                done[batch.number] = made(batch.number, in_halves=batch.in_halves)
+                was_kept.append(batch.number in kept)
+            done |= _of_workers(parts, {n: items[starts[n] : starts[n] + batch_size] for n in own if n not in done})
+            own = range(0)
         for number in own:
             done[number] = made(number)
             advance(sizes[number])
@@ -103,6 +115,17 @@ def _of_others(place: Place, key: str, named: Mapping[int, str], title: str) -> 
     return found
 
 
+def _of_workers(parts: Parts, batches: Mapping[int, Sequence[Any]]) -> dict[int, Arrays]:
+    """The parts that other workers wrote, by number."""
+    found = {number: seen(partial(parts.peek, number, hash_items(batch))) for number, batch in batches.items()}
+    if missing := [number for number, arrays in found.items() if arrays is None]:
+        raise PathUnseenError(
+            f"{parts.path(missing[0])} was written by another worker and is not seen, or is of other items. Give a "
+            "folder on a disk that all workers share, out=..., and the same data to all."
+        )
+    return found
+
+
 def prepare_directory(directory: str | Path, need_mib: float) -> Path:
     """Make the output folder and show, before any work, that it can be written and has room.
 
@@ -127,8 +150,9 @@ def prepare_directory(directory: str | Path, need_mib: float) -> Path:
 
 
 def clear_parts(directory: Path) -> None:
-    """Delete the part files of a finished run. Raises ``OtherRunError`` where somebody else is at work."""
-    if (directory / "parts").is_dir():
+    """Delete the part files of a finished run; a worker of an engine leaves that to its driver. Raises
+    ``OtherRunError`` where somebody else is at work."""
+    if this_worker() is None and (directory / "parts").is_dir():
         with holding_unless_held(directory):
             shutil.rmtree(directory / "parts", ignore_errors=True)
 
@@ -140,6 +164,9 @@ def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool,
     enough.
     """
     settings = _as_read_back(settings)
+    if worker := this_worker():
+        worker.agree(directory, settings, resume, discard, keeps=False)
+        return
     record = directory / "parts" / "run.json"
     if not record.exists():
         return
@@ -169,13 +196,21 @@ def require_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool,
 def keep_parts_of(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> Path:
     """The folder for the part files of these settings, made if needed, for work whose parts are not batches; refuses
     as :func:`require_parts_of`."""
+    _recorded(directory, settings, resume, discard)
+    return directory / "parts"
+
+
+def _recorded(directory: Path, settings: Mapping[str, Any], resume: bool, discard: bool = False) -> dict[str, Any]:
+    """The settings that are written beside the part files: these; in a worker, those that all agree in."""
+    settings = _as_read_back(settings)
+    if worker := this_worker():
+        return worker.agree(directory, settings, resume, discard, keeps=True)
     require_parts_of(directory, settings, resume, discard)
     folder = directory / "parts"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = _as_read_back(settings)
     text = json.dumps({"key": hash_json(settings), "settings": settings}, indent=1)
     write_atomically(folder / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
-    return folder
+    return settings
 
 
 def count_left(n_items: int, directory: Path | None, batch_size: int) -> int:
@@ -186,8 +221,10 @@ def count_left(n_items: int, directory: Path | None, batch_size: int) -> int:
 
 def key_of_parts(directory: Path, settings: Mapping[str, Any]) -> str:
     """Which run part files are of: its settings, and for a step inside another run's parts that run and its place."""
-    own = hash_json(_as_read_back(settings))
+    own, worker = hash_json(_as_read_back(settings)), this_worker()
     for above in directory.parents:
+        if worker and above.name == "parts" and worker.holds(above):  # the driver has written it
+            seen((above / "run.json").is_file)
         if above.name == "parts" and (found := read_run(above / "run.json")) is not None:
             return hash_json([own, hash_json(found), directory.relative_to(above).as_posix()])
     return own

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from interp.records import RecordError, explained, holding, read_record, record_text, sync, understood
+from interp.records import RecordError, explained, holding, read_record, record_text, sync, this_worker, understood
 
 FORMAT_VERSION = 1
 
@@ -37,9 +37,12 @@ def save_report(
     `write` returns the files' names in order of arrival, the record (`write_report_record`) last. A report of the same
     run is replaced: its files that the new one does not have are removed, unless they were changed since. If anything
     fails, the directory is as it was before. Raises NotADirectoryError, FileExistsError as `refuse_other_run` and
-    where somebody else is at work in the directory, and OSError with the remedy where the disk refuses.
+    where somebody else is at work in the directory, and OSError with the remedy where the disk refuses. A worker of an
+    engine writes nothing: its driver does, at the end.
     """
     directory = Path(directory)
+    if this_worker():
+        return directory
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; expected a directory, or a path that does not exist yet.")
     with holding(directory), explained(directory):

@@ -69,7 +69,8 @@ def made(typed: Sequence[str] | None = None) -> typer.Typer:
         function = command_of(function) if isinstance(function, str) else function
         own = {} if first else {"rich_help_panel": panel}
         is_run = typed is None or {*first, last} <= {*typed}
-        parent.command(last, context_settings=HELP, **own)(built(function) if is_run else _without_options(function))
+        made_of = built(function, name) if is_run else _without_options(function)
+        parent.command(last, context_settings=HELP, **own)(made_of)
     return app
 
 

@@ -20,12 +20,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from probes.cli.declaring import Only, Option, Taking
+from probes.cli.sharing import running
 from probes.cli.signatures import REQUIRED, parameters_at
 from probes.cli.vocabulary import VOCABULARY, panel_of
 
 
-def built(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as typer reads it: every option a parameter of its own."""
+def built(function: Callable[..., Any], typed: str = "") -> Callable[..., Any]:
+    """The function as typer reads it: every option a parameter of its own. ``typed``: the words that run it."""
     hints = typing.get_type_hints(function, include_extras=True)
     flat: dict[str, inspect.Parameter] = {}
     makers: dict[str, Callable[[dict[str, Any]], Any]] = {}
@@ -36,7 +37,8 @@ def built(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        return function(**{name: make(given) for name, make in makers.items()})
+        with running(typed, given):
+            return function(**{name: make(given) for name, make in makers.items()})
 
     command.__signature__ = inspect.Signature(list(flat.values()))
     command.__annotations__ = {name: parameter.annotation for name, parameter in flat.items()}

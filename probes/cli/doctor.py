@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from probes.cli.rank import NAS_PASSES
 from probes.cli.study import print_whole
 
 if TYPE_CHECKING:
-    from interp.machine import Diagnosis
+    from interp.machine import Diagnosis, Workers
 
 DEMO, N_DEMO = "smollm2-135m", 200  # as in the Makefile
 # `interp rank negative-attention`: NAS in both orders, direct effects and what the answers hold, one pass each;
@@ -27,14 +28,21 @@ RANKING = {"plain_passes": NAS_PASSES, "scans": 7 / 6, "passes_once": 32}
 def doctor(
     limit: Annotated[int, Option("Questions of the ranking whose time is estimated.", least=2)] = 60,
     probe: Annotated[bool, Option("Time a few forward passes (about 10 s).")] = True,
+    workers: Annotated[
+        int | None, Option("What so many workers of --model take, each with the model.", least=1)
+    ] = None,
+    model: Annotated[str, Option("Of --workers: a built-in name, or a folder.")] = DEMO,
+    dtype: Annotated[str, Option("Of --workers: float32, bfloat16 or float16.")] = "float32",
     as_json: bool = False,
 ) -> None:
     """Is everything installed, which models are cached, what fits into memory, and how long will a run take?
 
+    With --workers: what workers of --engine would take, in memory, time and disk.
+
     Exit code 0 if all is well, 1 if something required is missing; the remedy is printed. No network is used.
     """
     try:
-        from interp.machine import Work, examine
+        from interp.machine import Work, examine, plan_workers
     except ImportError as error:
         problem = {
             "what": f"a required package can't be imported: {error}",
@@ -45,9 +53,13 @@ def doctor(
     ranking = f"interp rank negative-attention --limit {limit}"
     works = [(Work("make demo", N_DEMO, **RANKING), DEMO), (Work(ranking, limit, **RANKING), None)]
     found = examine(works, probe=probe)
+    plan = None if workers is None else plan_workers(found, model, workers, works[1][0], dtype=dtype)
     if not as_json:
         _show(found)
-    _end(found.to_dict()["problems"], found.to_dict(), as_json)
+        if plan is not None:
+            _show_workers(plan)
+    told = found.to_dict() | ({} if plan is None else {"workers": asdict(plan)})
+    _end(told["problems"], told, as_json)
 
 
 def _end(problems: list[dict[str, str]], found: dict[str, Any], as_json: bool) -> None:
@@ -88,6 +100,25 @@ def _show(found: Diagnosis) -> None:
     say("")
     console.print(_models_table(found))
     _show_times(found, say)
+
+
+def _show_workers(plan: Workers) -> None:
+    """What workers take, a line for memory, for time and for the disk."""
+    each = f"{plan.weights_gb:.1f} of weights, {plan.prefix_gb + plan.rows_gb:.2f} of prefixes and rows"
+    lines = [
+        f"{plan.n} workers of {plan.model} in {plan.dtype}: {plan.needs_gb:.1f} GB each ({each}, the process), "
+        f"{plan.all_gb:.1f} GB in all; the process that writes the report needs {plan.driver_gb:.1f} more",
+        f"this machine has room for {plan.fit_here}, of which {plan.at_once} work at once",
+    ]
+    if plan.seconds is not None:
+        on = f"{plan.at_once} at once" if plan.at_once > 1 else "one at a time"
+        lines.append(f"{plan.work}: about {in_time(plan.seconds)} here, {on} (within a factor of 2)")
+    lines.append(
+        f"every worker must see the folder of --out; {plan.folder} has {plan.disk_free_gb:.1f} GB free, part files and "
+        f"report take about {max(plan.parts_gb, 0.001):.3f}"
+    )
+    for line in ["", *lines]:
+        Console().print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _models_table(found: Diagnosis) -> Table:

@@ -19,6 +19,7 @@ from interp.records import Keep
 from probes.cli.declaring import only
 from probes.cli.estimate import Cost, say_how_long
 from probes.cli.options import ChatModel, Data, say, say_system
+from probes.cli.sharing import SharedKeep, let_workers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-Report = Annotated[Keep, only("out resume overwrite shard")]
+Report = Annotated[SharedKeep, only("out resume overwrite shard engine workers address per_worker")]
 """The options that say where a report goes, of work that is a stream of batches."""
 WholeReport = Annotated[Keep, only("out resume overwrite")]
 """Of work that one process does."""
-ReportWithReplies = Annotated[Keep, only("out include_replies resume overwrite shard")]
+ReportWithReplies = Annotated[
+    SharedKeep, only("out include_replies resume overwrite shard engine workers address per_worker")
+]
 WholeReportWithReplies = Annotated[Keep, only("out include_replies resume overwrite")]
 
 
@@ -87,9 +90,10 @@ class Study:
         done, so that no other run writes there. Called with the data read: a bad file fails before the model is loaded.
         ``cost``: what is said before the start; None where the study itself says how long it takes.
         On errors, folders that were made and are empty are removed. Ctrl-C exits with code 130 and says how to go on.
-        A shard that is done exits with code 0: others are not, or are waiting for ``interp merge``.
+        A shard that is done exits with code 0: others are not, or are waiting for ``interp merge``. With ``--engine``
+        the workers do the batches first.
         """
-        from interp.records import ShardWaits, holding, prepare_directory
+        from interp.records import ShardWaits, holding, prepare_directory, this_worker
         from interp.reports import refuse_other_run
 
         folders = folders or [self.out]
@@ -106,11 +110,15 @@ class Study:
                 for folder in folders:
                     prepare_directory(folder, need_mib=20)
                 self.model.say_download()
+                if isinstance(self.kept, SharedKeep) and self.kept.engine is not None:
+                    say(f"{asked}; starting workers")
+                    let_workers(self.kept, self.model.model, self.model.dtype)
+                    asked, cost = "all batches are done", None
                 say(f"{asked}; loading {self.model.model}")
                 loaded = self.model.load(template_arguments)
                 if self.says_system:
                     say_system(loaded)
-                if cost is not None:
+                if cost is not None and not this_worker():
                     say_how_long(loaded, cost if isinstance(cost, Cost) else cost(loaded))
                 found = work(loaded)
         except ShardWaits as waits:

@@ -22,6 +22,17 @@ VOCABULARY: dict[str, Option] = {
         "Do one part of N of the work, such as 2/8, in --out/shards, beside other processes; then `interp merge`.",
         metavar="I/N",
     ),
+    "engine": Option(
+        "Let workers do the batches: several processes, here or on a cluster, each with the model.",
+        kind=Literal["ray"] | None,
+    ),
+    "workers": Option("Workers of --engine.", least=1, shown="2", metavar="N"),
+    "address": Option("A Ray cluster for --engine, or auto for this machine's.", shown="workers are started here"),
+    "per_worker": Option(
+        "What a worker of --engine gets: cpus=1, gpus=0, memory=N (GB); may be repeated.",
+        metavar="KEY=N",
+        shown="1 CPU, and memory for the model",
+    ),
     "include_replies": Option("Show the texts of requests and replies, which are withheld otherwise."),
     # the model
     "model": Option("Built-in name, hub id, directory or .gguf file (see `interp models`)."),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from interp.door import made_by, public
-from probes.rows import Cells, Format, Misread, Reading, filled, listed, named, read_items, strings, text
+from probes.rows import Cells, Format, Items, Misread, Reading, filled, listed, named, strings, text
 from probes.rows.formats import Fields
 
 Answer = str | tuple[str, ...] | tuple[int, ...]
@@ -100,8 +101,8 @@ def _ids(row: Cells, name: str) -> tuple[int, ...]:
     return ids
 
 
-def _has_counterfactual(rows: Any) -> bool:
-    return bool(rows) and any(name.endswith("counterfactual") for name in rows[0])
+def _has_counterfactual(rows: Sequence[Cells]) -> bool:
+    return any(name.endswith("counterfactual") for name in next(iter(rows), {}))
 
 
 PAIR_FORMATS: dict[str, Format] = {
@@ -132,11 +133,11 @@ def load_prompt_pairs(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}; expected 1 or more pairs, or None for all")
-    rows = read_items(
+    rows = Items(
         source,
         PAIR_FORMATS,
         lambda form, cells: PairRow(**cells),
         Reading(format, dict(columns or {})),
         ours=[*(f.name for f in fields(PairRow)), "counterfactual"],
     )
-    return rows[:limit]
+    return list(islice(rows, limit))

@@ -108,7 +108,7 @@ def bbh(row: Row, key: str, seed: int) -> list[Fields]:
 
 def _has_numbers(rows: Sequence[Row]) -> bool:
     """Whether most answers are numbers other than 0 and 1."""
-    answers = [_final_number(row.get("answer")) for row in rows]
+    answers = (_final_number(row.get("answer")) for row in rows)
     return 2 * sum(
         1 for answer in answers if answer not in ("0", "1", "0.0", "1.0") and _NUMBER.fullmatch(answer)
     ) > len(rows)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from interp.door import made_by, public
 from interp.records import hash_text
@@ -14,15 +17,17 @@ from probes.questions.formats import FORMATS
 from probes.rows import (
     Cells,
     Format,
+    Items,
     Reading,
     deal,
     hash_items,
     known,
-    read_items,
     require_fractions,
     shipped_or,
+    short_hash,
     stem_of,
 )
+from probes.rows.drawing import by_first, first_items, grouped, shuffled, strata_of
 from probes.rows.formats import Fields
 
 BUILTIN = Path(__file__).with_name("questions.jsonl")
@@ -97,7 +102,8 @@ def load_questions(
     `limit` is the most questions to return: half Yes and half No as far as the file allows, in proportion
     to its domains, drawn by `seed`. A larger limit adds questions to the same ones. Pairs stay together, so
     an odd limit gives one less. Without it (or beyond the file's size) everything is returned, balanced or
-    not.
+    not. A file of more than 10,000 rows is read twice, its shape told from these, and what is not drawn is not kept: a
+    million rows take tens of bytes each.
 
     Raises:
         FileNotFoundError: no such file.
@@ -115,23 +121,27 @@ def load_questions(
         known(f"format={format!r}", format, list(FORMATS))
     path = shipped_or(source, BUILTIN, "questions", Reading(format, columns or {}), limit)
     theirs = {"question" if name == "text" else name: column for name, column in (columns or {}).items()}
-    questions = read_items(
+    stem = stem_of(path)
+    questions = Items(
         path,
         FORMATS,
-        lambda form, cells: _made(form, cells, path),
+        lambda form, cells: _made(form, cells, stem),
         Reading(format, theirs),
         otherwise="plain",
         ours=[f.name for f in fields(Question)],
         seed=seed,
         prepare=_with_question,
     )
-    return questions if limit is None else sample_questions(questions, limit, seed)
+    if limit is None:
+        return list(questions)
+    chosen = set(drawn(questions, limit, seed))
+    return [question for i, question in enumerate(questions) if i in chosen]
 
 
-def _made(form: Format, cells: Fields, source: str | Path) -> Question:
+def _made(form: Format, cells: Fields, stem: str) -> Question:
     """A question. Without a column of domains, its domain is the data set's name, or the file's where the format is
     none."""
-    domain = stem_of(source) if form.name in ("plain", "bbh") else form.name
+    domain = stem if form.name in ("plain", "bbh") else form.name
     return Question(**{"domain": domain} | cells)
 
 
@@ -182,39 +192,52 @@ def hash_questions(questions: Sequence[Question]) -> str:
 def sample_questions(questions: Sequence[Question], limit: int, seed: int = 0) -> list[Question]:
     """At most `limit` questions in their order, drawn as `load_questions` draws: the first of a seeded order in which
     answers alternate and domains come in proportion. All of them where there are no more."""
-    if limit >= len(questions):
-        return list(questions)
+    return list(questions) if limit >= len(questions) else [questions[i] for i in drawn(questions, limit, seed)]
+
+
+def drawn(questions: Iterable[Question], limit: int, seed: int) -> list[int]:
+    """Where in the questions, which are asked for once, those of a sample are."""
+    keys, answers, places = array("Q"), array("b"), array("q")
+    numbers: dict[str, int] = {}
+    for question in questions:
+        keys.append(short_hash(question.subject) or 1)
+        answers.append(1 if question.answer == "Yes" else -1)
+        places.append(numbers.setdefault(question.domain, len(numbers)))
+    if limit >= len(keys):
+        return list(range(len(keys)))
     rng = random.Random(seed)
-    units = _units(questions, passages=False)
-    rng.shuffle(units)
-    domains = sorted({question.domain for question in questions})
+    unit = by_first(grouped([keys]))
+    order = shuffled(int(unit.max()) + 1, rng)
+    domains = sorted(numbers)
     rng.shuffle(domains)
-    strata: dict[tuple[int, str], list[list[int]]] = {}
-    for unit in units:
-        strata.setdefault((_tilt(questions, unit), questions[unit[0]].domain), []).append(unit)
-    queues: dict[int, list[tuple[float, int, list[int]]]] = {1: [], -1: [], 0: []}
-    for (tilt, domain), members in strata.items():
-        ranked = [((j + 0.5) / len(members), domains.index(domain), unit) for j, unit in enumerate(members)]
-        queues[tilt] = sorted(queues[tilt] + ranked, reverse=True)  # the next one is last
-    chosen: list[int] = []
-    balance = 0  # Yes minus No
+    places_of = {name: place for place, name in enumerate(domains)}
+    place_of = np.array([places_of[name] for name in numbers])
+    size = np.bincount(unit)
+    tilt = np.rint(np.bincount(unit, np.frombuffer(answers, dtype=np.int8))).astype(int)  # Yes minus No
+    domain = place_of[np.frombuffer(places, dtype=np.int64)[first_items(unit)]]
+    queues: dict[int, list[tuple[float, int, int]]] = {1: [], -1: [], 0: []}
+    for number, ranked in strata_of(order, (np.sign(tilt) + 1) * len(domains) + domain, limit):
+        sign, place = divmod(number, len(domains))
+        queues[sign - 1] += [(rank, place, member) for rank, member in ranked]
+    queues = {sign: sorted(queue, reverse=True) for sign, queue in queues.items()}  # the next one is last
+    chosen, n, balance = [], 0, 0
     while any(queues.values()):
         wanted = (balance < 0) - (balance > 0)
-        ready = [tilt for tilt, queue in queues.items() if queue]
+        ready = [sign for sign, queue in queues.items() if queue]
         if balance and wanted in ready:
-            tilt = wanted
+            sign = wanted
         elif 0 in ready and not (1 in ready and -1 in ready):
-            tilt = 0
+            sign = 0
         else:
-            tilt = min(ready, key=lambda t: queues[t][-1][:2])
-        unit = queues[tilt].pop()[2]
-        if len(chosen) + len(unit) > limit:
+            sign = min(ready, key=lambda s: queues[s][-1][:2])
+        member = queues[sign].pop()[2]
+        if n + size[member] > limit:
             break
-        chosen += unit
-        balance += sum(1 if questions[i].answer == "Yes" else -1 for i in unit)
+        chosen.append(member)
+        n, balance = n + int(size[member]), balance + int(tilt[member])
     if not chosen:
         raise ValueError(f"limit={limit}, but these questions come in pairs, kept together; expected 2 or more")
-    return [questions[i] for i in sorted(chosen)]
+    return np.flatnonzero(np.isin(unit, chosen)).tolist()
 
 
 def _units(questions: Sequence[Question], *, passages: bool) -> list[list[int]]:

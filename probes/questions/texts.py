@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from interp.door import public
-from probes.rows import Cells, Format, Reading, named, read_items, shipped_or
+from probes.rows import Cells, Format, Items, Reading, named, shipped_or
 from probes.rows.formats import Fields
 
 BUILTIN = Path(__file__).with_name("texts.jsonl")
@@ -48,8 +49,8 @@ def load_texts(
     """
     reading = Reading(columns=columns or {})
     path = shipped_or(source, BUILTIN, "texts", reading, limit)
-    found = read_items(path, FORMATS, lambda _, cells: Text(**cells), reading, otherwise="plain", ours=("id", "kind"))
-    return found[:limit]
+    found = Items(path, FORMATS, lambda _, cells: Text(**cells), reading, otherwise="plain", ours=("id", "kind"))
+    return list(islice(found, limit))
 
 
 def passage(row: Cells, key: str, seed: int) -> list[Fields]:

@@ -7,10 +7,10 @@ to every error. Names of columns are taken in any case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from probes.rows import Format, Misread, filled, listed, named, places, template_among, text
+from probes.rows import Format, Misread, Templates, filled, listed, named, places, text
 
 Row = Mapping[str, Any]
 Fields = dict[str, str]  # keyword arguments of Request
@@ -170,14 +170,17 @@ def lower_names(row: Row) -> dict[str, Any]:
     return lowered
 
 
-def refuse_templates(rows: Sequence[tuple[str, Row]]) -> None:
+def refuse_templates(rows: Iterable[tuple[str, Row]]) -> None:
     """Raise ``ValueError`` for rows (with their labels) that are jailbreaks, with a place where the request goes."""
-    for name in dict.fromkeys(
-        ("text", "prompt", "template", "jailbreak", *(form.text for form in FORMATS.values() if form.text))
-    ):
-        texts = [(label, row[name]) for label, row in rows if isinstance(row.get(name), str)]
-        if (shown := template_among([words for _, words in texts])) is not None:
-            label, words = texts[shown]
+    names = ("text", "prompt", "template", "jailbreak", *(form.text for form in FORMATS.values() if form.text))
+    told = {name: Templates() for name in names}
+    for label, row in rows:
+        for name, templates in told.items():
+            if isinstance(words := row.get(name), str):
+                templates.add(label, words)
+    for name, templates in told.items():
+        if (shown := templates.shown_by()) is not None:
+            label, words = shown
             place = (places(words) or ["{request}"])[0]
             raise ValueError(
                 f"row {label}: its {name} is the template of a jailbreak, with {place} where a request goes. "

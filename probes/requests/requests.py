@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
+
+import numpy as np
 
 from interp.door import made_by, public
 from interp.records import hash_text
@@ -17,15 +20,17 @@ from probes.rows import (
     AS_IT_IS,
     Cells,
     Format,
+    Items,
     Reading,
     deal,
     hash_items,
     known,
-    read_items,
     require_fractions,
     shipped_or,
+    short_hash,
     stem_of,
 )
+from probes.rows.drawing import first_items, grouped, shuffled, strata_of
 from probes.rows.formats import Fields
 
 LEAST_REQUESTS = 10  # requests in a class
@@ -145,28 +150,36 @@ def load_requests(
         known(f"format={format!r}", format, list(FORMATS))
     reading = Reading(format, columns or {})
     path = shipped_or(source, BUILTIN, "requests", reading, limit)
-    requests = _read(path, reading, lambda form, cells: _made(form, cells, path, kind))
-    kept = [r for r in requests if kind in (None, r.kind)]
-    if not kept:
-        raise ValueError(f"{path} has no {kind} requests, only {len(requests)} of the other kind; give another kind=.")
-    return kept if limit is None else sample_requests(kept, limit, seed)
+    requests = _items(path, reading, lambda form, cells: _made(form, cells, path, kind))
+
+    def kept() -> Iterator[Request]:
+        return (r for r in requests if kind in (None, r.kind))
+
+    chosen = None if limit is None else set(drawn(kept(), limit, seed))
+    found = [r for i, r in enumerate(kept()) if chosen is None or i in chosen]
+    if not found:
+        n = sum(1 for _ in requests)
+        raise ValueError(f"{path} has no {kind} requests, only {n} of the other kind; give another kind=.")
+    return found
 
 
 @public
 def read_texts(source: str | Path, reading: Reading = AS_IT_IS) -> list[Request]:
     """The texts of a file of requests whose kind nobody needs to know, such as those to judge: where a row does not say
     it, it is taken for harmless. Templates are texts like others here."""
-    return _read(source, reading, lambda form, cells: _made(form, {"kind": "harmless"} | cells, source, None), None)
+    return list(
+        _items(source, reading, lambda form, cells: _made(form, {"kind": "harmless"} | cells, source, None), None)
+    )
 
 
-def _read(
+def _items(
     source: str | Path,
     reading: Reading,
     make: Callable[[Format, Fields], Request],
-    check: Callable[[Sequence[tuple[str, Cells]]], None] | None = refuse_templates,
-) -> list[Request]:
+    check: Callable[[Iterable[tuple[str, Cells]]], None] | None = refuse_templates,
+) -> Items[Request]:
     ours = [*(f.name for f in dataclasses.fields(Request)), "prompt"]
-    return read_items(source, FORMATS, make, reading, otherwise="plain", ours=ours, prepare=lower_names, check=check)
+    return Items(source, FORMATS, make, reading, otherwise="plain", ours=ours, prepare=lower_names, check=check)
 
 
 def _made(form: Format, cells: Fields, source: str | Path, kind: Kind | None) -> Request:
@@ -272,7 +285,7 @@ def split_requests(
         ValueError: the fractions are not positive or do not add up to 1, or a list would be empty.
     """
     require_fractions(fractions)
-    strata = _strata(requests, seed, by_kind_only=True)
+    strata = _strata(requests, seed)
     members = deal(((kinds, unit) for kinds, units in strata for unit in units), fractions)
     if empty := [name for name, indices in members.items() if not indices]:
         raise ValueError(
@@ -293,40 +306,53 @@ def sample_requests(requests: Sequence[Request], n: int, seed: int = 0) -> list[
     Raises:
         ValueError: ``n`` is smaller than a pair.
     """
-    if n >= len(requests):
-        return list(requests)
-    ranked = []
-    for place, (_, units) in enumerate(_strata(requests, seed)):
-        ranked += [((j + 0.5) / len(units), place, unit) for j, unit in enumerate(units)]
-    chosen: list[int] = []
-    for _, _, unit in sorted(ranked):
-        if len(chosen) + len(unit) > n:
+    return list(requests) if n >= len(requests) else [requests[i] for i in drawn(requests, n, seed)]
+
+
+def drawn(requests: Iterable[Request], n: int, seed: int) -> list[int]:
+    """Where in the requests, which are asked for once, those of a sample are."""
+    texts, pairs, kinds, places = array("Q"), array("Q"), array("b"), array("q")
+    numbers: dict[tuple[str, str], int] = {}
+    for request in requests:
+        texts.append(short_hash(bare(request.text)) or 1)
+        pairs.append((short_hash(request.pair) or 1) if request.pair else 0)
+        kinds.append(request.kind == "harmful")
+        places.append(numbers.setdefault((request.source, request.category), len(numbers)))
+    if n >= len(texts):
+        return list(range(len(texts)))
+    unit = grouped([texts, pairs])
+    size, harmful = np.bincount(unit), np.bincount(unit, np.frombuffer(kinds, dtype=np.int8)).astype(int)
+    of = np.frombuffer(places, dtype=np.int64)[first_items(unit)]
+    found, stratum = np.unique(np.stack([harmful, size - harmful, of], axis=1), axis=0, return_inverse=True)
+    named = list(numbers)
+    names = [(("harmful",) * bad + ("harmless",) * good, *named[place]) for bad, good, place in found.tolist()]
+    rng = random.Random(seed)
+    order = shuffled(len(size), rng)
+    in_order = sorted(range(len(names)), key=names.__getitem__)
+    rng.shuffle(in_order)
+    place_of = {number: place for place, number in enumerate(in_order)}
+    strata = strata_of(order, stratum.reshape(-1), n)
+    ranked = sorted((rank, place_of[number], member) for number, units in strata for rank, member in units)
+    chosen, taken = [], 0
+    for _, _, member in ranked:
+        if taken + size[member] > n:
             break
-        chosen += unit
+        chosen.append(member)
+        taken += int(size[member])
     if not chosen:
         raise ValueError(f"n={n}, but these requests come in pairs, which are kept together; expected 2 or more.")
-    return [requests[i] for i in sorted(chosen)]
+    return np.flatnonzero(np.isin(unit, chosen)).tolist()
 
 
-def _strata(
-    requests: Sequence[Request], seed: int, by_kind_only: bool = False
-) -> list[tuple[Hashable, list[list[int]]]]:
-    """Units (indices that must stay together) by what they are alike in, in seeded order.
-
-    ``by_kind_only`` merges the sources and categories of one kind, one after the other: each second unit of such a list
-    is then about every second one of each category.
-    """
-    rng = random.Random(seed)
+def _strata(requests: Sequence[Request], seed: int) -> list[tuple[Hashable, list[list[int]]]]:
+    """Units (indices that must stay together) by the kinds in them, in seeded order; of one kind first those of one
+    source and category, then of the next: each second unit of such a list is about every second one of each."""
     units = _units(requests)
-    rng.shuffle(units)
+    random.Random(seed).shuffle(units)
     strata: dict[tuple, list[list[int]]] = {}
     for unit in units:
         kinds = tuple(sorted(requests[i].kind for i in unit))
         strata.setdefault((kinds, requests[unit[0]].source, requests[unit[0]].category), []).append(unit)
-    if not by_kind_only:
-        names = sorted(strata)
-        rng.shuffle(names)
-        return [(name, strata[name]) for name in names]
     merged: dict[Hashable, list[list[int]]] = {}
     for name in sorted(strata):
         merged.setdefault(name[0], []).extend(strata[name])
@@ -335,18 +361,12 @@ def _strata(
 
 def _units(requests: Sequence[Request]) -> list[list[int]]:
     """Indices of requests that share a pair or a text, directly or through others."""
-    unit_of: dict[tuple[str, str], list[int]] = {}
+    texts = array("Q", (short_hash(bare(r.text)) or 1 for r in requests))
+    pairs = array("Q", ((short_hash(r.pair) or 1) if r.pair else 0 for r in requests))
     units: dict[int, list[int]] = {}
-    for i, r in enumerate(requests):
-        keys = [("text", bare(r.text)), *([("pair", r.pair)] if r.pair else [])]
-        joined = {id(unit_of[k]): unit_of[k] for k in keys if k in unit_of}
-        unit = sorted([i, *(j for members in joined.values() for j in members)])
-        for old in joined.values():
-            units.pop(old[0])
-            unit_of.update({k: unit for k, members in unit_of.items() if members is old})
-        unit_of.update(dict.fromkeys(keys, unit))
-        units[unit[0]] = unit
-    return list(units.values())
+    for i, unit in enumerate(grouped([texts, pairs]).tolist()):
+        units.setdefault(unit, []).append(i)
+    return [units[number] for number in sorted(units)]
 
 
 @public

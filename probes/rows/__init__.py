@@ -17,11 +17,13 @@ if TYPE_CHECKING:
         AS_IT_IS as AS_IT_IS,
         Cells as Cells,
         Format as Format,
+        Items as Items,
         Misread as Misread,
         Reading as Reading,
         known as known,
         read_items as read_items,
         rename as rename,
+        short_hash as short_hash,
     )
     from probes.rows.item_sets import (
         deal as deal,
@@ -31,9 +33,9 @@ if TYPE_CHECKING:
     )
     from probes.rows.placeholders import (
         PLACE as PLACE,
+        Templates as Templates,
         ours as ours,
         places as places,
-        template_among as template_among,
     )
     from probes.rows.rows import (
         EXTENSIONS as EXTENSIONS,

@@ -21,10 +21,12 @@ _WAS_MISSING = frozenset(("nan", "NaN", "NaT", "None", "<NA>", "null", "NULL"))
 
 def clean(value: Any) -> Any:
     """A value as JSON would have it, None for what is missing: NaN, NaT, NA, and the like inside lists and objects."""
+    if type(value) is str:  # nearly all are
+        return value
     if isinstance(value, list | tuple):
         return [clean(item) for item in value]
     if isinstance(value, dict):
-        return {str(name): clean(item) for name, item in value.items()}
+        return {str(name): item if type(item) is str else clean(item) for name, item in value.items()}
     if isinstance(value, datetime.date | datetime.time):
         return None if value != value else value.isoformat()  # NaT is no equal of itself
     if isinstance(value, decimal.Decimal):
@@ -35,6 +37,11 @@ def clean(value: Any) -> Any:
 def fault(value: Any) -> str:
     """What is wrong with the texts in a value, for an error; "" if nothing: bytes that are no UTF-8, half a character
     (a lone surrogate), NUL."""
+    if type(value) is dict and all(
+        type(cell) is str and cell.isascii() and name.isascii() and "\0" not in cell and "\0" not in name
+        for name, cell in value.items()
+    ):
+        return ""  # nearly all are
     for text in _texts(value):
         if "\0" in text:
             return "a NUL character, which no text has: is the file in UTF-16, or damaged? Save it again as UTF-8"

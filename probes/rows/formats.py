@@ -1,6 +1,6 @@
 """Declared shapes of rows, and how a file in any of them becomes items: questions, requests, texts, jailbreaks.
 
-A shape is a :class:`Format` in a list; adding one is one entry there. :func:`read_items` is the road of all: read the
+A shape is a :class:`Format` in a list; adding one is one entry there. :class:`Items` is the road of all: read the
 rows, rename columns, tell the shape, read row by row, and refuse ids given twice. Which shape a file has is told by a
 rule: the first of the list whose columns it has; but a file that fits several which would take *different* texts for
 the item is refused, since nothing says which is meant.
@@ -9,14 +9,19 @@ the item is refused, since nothing says which is meant.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 from probes.rows.cells import text
 from probes.rows.json_rows import Row
-from probes.rows.rows import called, read_rows, stem_of
+from probes.rows.rows import Rows, called, stem_of
 
 Cells = Mapping[str, Any]
 Fields = dict[str, Any]  # keyword arguments of an item
@@ -105,74 +110,141 @@ def read_items(
     formats: Mapping[str, Format],
     make: Callable[[Format, Fields], Item],
     reading: Reading = AS_IT_IS,
-    *,
-    otherwise: str | None = None,
-    ours: Sequence[str] = (),
-    seed: int = 0,
-    prepare: Callable[[Cells], Cells] = dict,
-    check: Callable[[Sequence[tuple[str, Cells]]], None] | None = None,
+    **how: Any,
 ) -> list[Item]:
-    """The items of a file, in its order.
+    """The items of a file, in its order, all in memory: see :class:`Items`."""
+    return list(Items(source, formats, make, reading, **how))
+
+
+class Items(Generic[Item]):
+    """The items of a file, in its order, as often as they are asked for; in memory are no more of them than of the rows
+    (:class:`probes.rows.rows.Rows`).
 
     ``make(format, fields)`` makes one. ``otherwise``: the format of a file that fits none; else it is refused, with its
-    columns and the formats there are. ``ours``: names that ``reading.columns`` may give, beside those that formats
-    need. ``prepare``: what is done with a row before its shape is told. ``check``: refuses rows, with their labels, as
-    a whole.
+    columns and the formats there are. Both are told from the file's first rows (``Rows.head``). ``ours``: names that
+    ``reading.columns`` may give, beside those that formats need. ``prepare``: what is done with a row before its shape
+    is told. ``check``: refuses rows, with their labels, as a whole.
 
-    Raises ``ValueError`` naming the row, what is wrong, and the remedy."""
-    where = called(source)
-    if reading.format is not None:
-        known(f"format={reading.format!r}", reading.format, list(formats))
-    names = {*ours, *(name for form in formats.values() for name in (*form.tells, form.text) if name)}
-    rows = renamed(where, read_rows(source), reading.columns, names)
-    rows = [row._replace(fields=_prepared(prepare, row, where)) for row in rows]
-    if check is not None:
-        try:
-            check([(row.label, row.fields) for row in rows])
-        except ValueError as error:
-            raise ValueError(f"{where}, {error}.") from None
-    form, rivals = choose(where, formats, [row.fields for row in rows], reading.format, otherwise)
-    stem, said = stem_of(source), f" (format {form.name!r})" if len(formats) > 1 else ""
-    items: list[Item] = []
-    seen: dict[str, str] = {}  # id -> row
-    for row in rows:
-        try:
-            _require_one_text(form, rivals, row.fields)
-            for fields in form.read(row.fields, row.key or f"{stem}-{row.label}", seed):
-                item = make(form, fields)
-                if item.id in seen:
+    Raises ``ValueError`` naming the row, what is wrong, and the remedy: of the file when this is made, of an item when
+    it is asked for, of an id that is there twice when all were.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        formats: Mapping[str, Format],
+        make: Callable[[Format, Fields], Item],
+        reading: Reading = AS_IT_IS,
+        *,
+        otherwise: str | None = None,
+        ours: Sequence[str] = (),
+        seed: int = 0,
+        prepare: Callable[[Cells], Cells] = dict,
+        check: Callable[[Iterable[tuple[str, Cells]]], None] | None = None,
+    ) -> None:
+        where = called(source)
+        if reading.format is not None:
+            known(f"format={reading.format!r}", reading.format, list(formats))
+        rows = Rows(source)
+        if reading.columns:
+            names = {*ours, *(name for form in formats.values() for name in (*form.tells, form.text) if name)}
+            require_columns(where, columns_of(row.fields for row in rows.head), reading.columns, names)
+        self._rows = _Prepared(rows, where, reading.columns, prepare)
+        head = [row.fields for row in self._rows.of(rows.head)]
+        if check is not None:
+            try:
+                check((row.label, row.fields) for row in self._rows)
+            except ValueError as error:
+                raise ValueError(f"{where}, {error}.") from None
+        self._form, self._rivals = choose(where, formats, head, reading.format, otherwise)
+        self._said = f" (format {self._form.name!r})" if len(formats) > 1 else ""
+        self._where, self._stem, self._make, self._seed = where, stem_of(source), make, seed
+
+    def __iter__(self) -> Iterator[Item]:
+        ids = array("Q")
+        for _, item in self._with_rows():
+            ids.append(short_hash(item.id))
+            yield item
+        values, counts = np.unique(np.frombuffer(ids, dtype=np.uint64), return_counts=True)
+        if (counts > 1).any():
+            self._refuse_twice(set(values[counts > 1].tolist()))
+
+    def _with_rows(self) -> Iterator[tuple[Row, Item]]:
+        for row in self._rows:
+            with self._naming(row):
+                _require_one_text(self._form, self._rivals, row.fields)
+                key = row.key or f"{self._stem}-{row.label}"
+                made = [self._make(self._form, fields) for fields in self._form.read(row.fields, key, self._seed)]
+            for item in made:
+                yield row, item
+
+    def _refuse_twice(self, hashes: set[int]) -> None:
+        """Raise for the first id of these hashes that is there twice."""
+        seen: dict[str, str] = {}  # id -> row
+        for row, item in self._with_rows():
+            if item.id in seen:
+                with self._naming(row):
                     raise ValueError(
                         f"the id {item.id!r} is row {seen[item.id]}'s already; expected ids that differ. Correct it, "
                         "or leave the ids out and the rows are numbered"
                     )
+            if short_hash(item.id) in hashes:
                 seen[item.id] = row.label
-                items.append(item)
+
+    @contextmanager
+    def _naming(self, row: Row) -> Iterator[None]:
+        try:
+            yield
         except Misread as error:
-            raise Misread(f"{where}, row {row.label}{said}: {error.what}", error.columns, error.formats) from None
+            told = f"{self._where}, row {row.label}{self._said}: {error.what}"
+            raise Misread(told, error.columns, error.formats) from None
         except ValueError as error:
-            raise ValueError(f"{where}, row {row.label}{said}: {error}") from None
-    return items
+            raise ValueError(f"{self._where}, row {row.label}{self._said}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Rows under our names of columns, as formats see them, as often as they are asked for."""
+
+    rows: Rows
+    where: str
+    columns: Mapping[str, str]
+    prepare: Callable[[Cells], Cells]
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.of(self.rows)
+
+    def of(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            fields = rename(row.fields, self.columns) if self.columns else row.fields
+            try:
+                yield row._replace(fields=dict(self.prepare(fields)))
+            except ValueError as error:
+                raise ValueError(f"{self.where}, row {row.label}: {error}") from None
 
 
 def choose(
-    where: str, formats: Mapping[str, Format], rows: Sequence[Cells], named: str | None, otherwise: str | None
+    where: str,
+    formats: Mapping[str, Format],
+    rows: Sequence[Cells],
+    named: str | None,
+    otherwise: str | None,
 ) -> tuple[Format, list[Format]]:
     """The format of rows, and others that fit and would take another column for the text: the rows must say the same
     there.
 
     Raises ``Misread`` for a format whose columns are not there, and, without ``otherwise``, for rows that fit none."""
-    names = {name for row in rows for name in row}
+    columns = columns_of(rows)
+    names = set(columns)
     if named is None:
         fit = [form for form in formats.values() if form.fits(names, rows)]
         if fit:
             rivals = [f for f in fit[1:] if f.text and f.text != fit[0].text and not {*f.tells} <= {*fit[0].tells}]
             return fit[0], rivals
         if otherwise is None:
-            raise Misread(
-                f"{where} has the columns {', '.join(_columns(rows))}, which no format fits", formats=[*formats]
-            )
+            raise Misread(f"{where} has the columns {', '.join(columns)}, which no format fits", formats=[*formats])
         named = otherwise
-    form, columns = formats[named], _columns(rows)
+    form = formats[named]
     for name in form.lacks(names, rows):
         close = (difflib.get_close_matches(name, columns, n=1, cutoff=0.5) or ["..."])[0]
         of = f", which format {form.name!r} needs" if len(formats) > 1 else ""
@@ -181,16 +253,11 @@ def choose(
     return form, []
 
 
-def renamed(where: str, rows: Sequence[Row], columns: Mapping[str, str], ours: set[str]) -> list[Row]:
-    """The rows with the columns called as we call them (``columns``: our name -> the file's); a column so renamed is
-    not there under its old name."""
-    if not columns:
-        return list(rows)
-    names = _columns([row.fields for row in rows])
-    for name, theirs in columns.items():
+def require_columns(where: str, theirs: Sequence[str], columns: Mapping[str, str], ours: set[str]) -> None:
+    """Raise ``ValueError`` for columns (our name -> the file's) that are none of ours, or none of theirs."""
+    for name, column in columns.items():
         known(f"{where}: columns= names {name!r}", name, sorted(ours))
-        known(f"{where}: columns= gives {theirs!r} as {name!r}", theirs, names)
-    return [row._replace(fields=rename(row.fields, columns)) for row in rows]
+        known(f"{where}: columns= gives {column!r} as {name!r}", column, theirs)
 
 
 def rename(fields: Cells, columns: Mapping[str, str]) -> dict[str, Any]:
@@ -208,13 +275,6 @@ def known(given: str, name: str, names: Sequence[str]) -> None:
         raise ValueError(f"{given}; expected one of {', '.join(names)}.{hint}")
 
 
-def _prepared(prepare: Callable[[Cells], Cells], row: Row, where: str) -> dict[str, Any]:
-    try:
-        return dict(prepare(row.fields))
-    except ValueError as error:
-        raise ValueError(f"{where}, row {row.label}: {error}") from None
-
-
 def _require_one_text(form: Format, rivals: Sequence[Format], row: Cells) -> None:
     taken = row.get(form.text)
     for other in rivals:
@@ -229,5 +289,11 @@ def _require_one_text(form: Format, rivals: Sequence[Format], row: Cells) -> Non
             raise Misread(what, formats=[form.name, other.name])
 
 
-def _columns(rows: Sequence[Cells]) -> list[str]:
+def columns_of(rows: Iterable[Cells]) -> list[str]:
+    """All names in rows, in the order in which they come."""
     return list(dict.fromkeys(str(name) for row in rows for name in row))
+
+
+def short_hash(text: str) -> int:
+    """64 bits that stand for a text where there are too many to keep."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from probes.rows.cells import shortened
 
@@ -47,12 +46,25 @@ def ours(template: str, name: str) -> str:
     return template.replace(found[0], PLACE)
 
 
-def template_among(texts: Sequence[str]) -> int | None:
-    """The number of a text that shows that these are templates and not requests; None where they are requests.
+class Templates:
+    """Whether texts that come one by one are templates and not requests.
 
     A place that nothing else is ([INSERT PROMPT HERE]) shows it alone; others ({goal}, %s), which a request on code may
     hold, where half of the texts have one."""
-    if (plain := next((i for i, text in enumerate(texts) if _UNMISTAKABLE.search(text)), None)) is not None:
-        return plain
-    marked = [i for i, text in enumerate(texts) if PLACE in text or places(text)]
-    return marked[0] if marked and 2 * len(marked) >= len(texts) else None
+
+    def __init__(self) -> None:
+        self._n = self._n_marked = 0
+        self._plain: tuple[str, str] | None = None
+        self._marked: tuple[str, str] | None = None
+
+    def add(self, label: str, text: str) -> None:
+        self._n += 1
+        if self._plain is None and _UNMISTAKABLE.search(text):
+            self._plain = label, text
+        if PLACE in text or places(text):
+            self._n_marked += 1
+            self._marked = self._marked or (label, text)
+
+    def shown_by(self) -> tuple[str, str] | None:
+        """The label and the text that show it; None where they are requests."""
+        return self._plain or (self._marked if 2 * self._n_marked >= self._n else None)

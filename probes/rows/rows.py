@@ -12,13 +12,18 @@ import csv
 import difflib
 import gzip
 import io
+import os
 import re
+import shutil
 import sys
+import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from probes.rows.cells import clean, fault, shortened
 from probes.rows.hub import hub_rows, is_hub
@@ -26,6 +31,8 @@ from probes.rows.json_rows import Row, are_lines, json_rows
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet", ".tsv", ".ndjson")
 STDIN = "-"  # standard input by name, as everywhere
+IN_MEMORY = 10_000
+"""Rows that are kept; a source of more is read again whenever its rows are needed."""
 
 _LOOKS_LIKE_JSON = re.compile(r'\s*(?:\{\s*(?:"|\}|$)|\[\s*(?:[\[{"\]]|$))')
 _BOMS = {
@@ -44,34 +51,65 @@ _NO_ROWS = {
 
 
 def read_rows(source: str | Path) -> list[Row]:
-    """All rows of a source; of a row with a list of ``questions`` (AR-LSAT's passages), a row each: "3.2" is the second
-    of the third. ``source``: see :func:`stream_rows`.
+    """All rows of a source, in memory. ``source``: see :func:`stream_rows`; the rest as :class:`Rows`."""
+    return list(Rows(source))
+
+
+class Rows:
+    """The rows of a source, as often as they are asked for: from memory where there are at most ``IN_MEMORY``, else
+    read again each time. ``head``: the first ``IN_MEMORY`` of them. Of a row with a list of ``questions`` (AR-LSAT's
+    passages), a row each: "3.2" is the second of the third.
+
+    Args:
+        source: see :func:`stream_rows`. Standard input and pipes are copied into a temporary file.
 
     Raises ``FileNotFoundError``, or ``ValueError`` for a file that is empty, broken, or of another kind."""
-    rows: list[Row] = []
-    for row in stream_rows(source, expected="expected 'builtin' or a " + ", ".join(EXTENSIONS) + " file"):
-        nested = row.fields.get("questions")
-        if isinstance(nested, list) and nested and all(isinstance(item, dict) for item in nested):
-            shared = {name: value for name, value in row.fields.items() if name not in ("questions", "id")}
-            rows += [Row(f"{row.label}.{i}", "", shared | item) for i, item in enumerate(nested, 1)]
-        else:
-            rows.append(row)
-    if not rows:
-        once = " Standard input can be read once: is it named twice?" if is_stdin(source) else ""
-        raise ValueError(f"{called(source)}: the file is empty; expected at least one row.{once}")
-    return rows
+
+    def __init__(self, source: str | Path) -> None:
+        self.source = source
+        self._copy: BinaryIO | None = None
+        if is_read_once(source):
+            self._copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (read again as long as this lives)
+            with nullcontext(sys.stdin.buffer) if is_stdin(source) else Path(source).expanduser().open("rb") as file:
+                shutil.copyfileobj(file, self._copy)
+            self._copy.flush()
+            weakref.finalize(self, self._copy.close)
+        self.head = list(islice(self._read(), IN_MEMORY + 1))
+        self._is_whole = len(self.head) <= IN_MEMORY
+        if not self.head:
+            once = " Standard input can be read once: is it named twice?" if is_stdin(source) else ""
+            raise ValueError(f"{called(source)}: the file is empty; expected at least one row.{once}")
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.head) if self._is_whole else self._read()
+
+    def _read(self) -> Iterator[Row]:
+        expected = "expected 'builtin' or a " + ", ".join(EXTENSIONS) + " file"
+        for row in stream_rows(self.source, expected=expected, copy=self._copy):
+            nested = row.fields.get("questions")
+            if isinstance(nested, list) and nested and all(isinstance(item, dict) for item in nested):
+                shared = {name: value for name, value in row.fields.items() if name not in ("questions", "id")}
+                yield from (Row(f"{row.label}.{i}", "", shared | item) for i, item in enumerate(nested, 1))
+            else:
+                yield row
 
 
 def stream_rows(
-    source: str | Path, under: str | None = None, *, keyed: bool = False, expected: str = ""
+    source: str | Path,
+    under: str | None = None,
+    *,
+    keyed: bool = False,
+    expected: str = "",
+    copy: BinaryIO | None = None,
 ) -> Iterator[Row]:
     """The rows of a source in its order, read as they are asked for: no more of a file is read than that.
 
-    ``source`` is a file, "-" for standard input, or a pipe (these two are read once, whole), or a data set by its name
-    (:mod:`probes.rows.hub`). ``under``: the name of the
+    ``source`` is a file, "-" for standard input, or a pipe (these two are read once, whole, unless ``copy`` is a file
+    with what they held), or a data set by its name (:mod:`probes.rows.hub`). ``under``: the name of the
     array in a JSON object that has the rows. ``keyed``: a JSON object's values are the rows, their keys kept. Of a
     Parquet file, columns with embedded images are left out, and an index that pandas stored is a column of its name.
-    ``expected``: what to say of a file that is not there.
+    ``expected``: what to say of a file that is not there. Lines of JSON, tables, Parquet (by groups of rows) and arrays
+    of JSON are streams; an object of JSON that is no array is read whole, and so is a gzipped Parquet file.
 
     Raises ``FileNotFoundError``, or ``ValueError`` saying what is wrong at which row."""
     if is_hub(source):
@@ -87,10 +125,10 @@ def stream_rows(
         raise FileNotFoundError(f"no file {path}{f'; {expected}' if expected else ''}. Close matches: {close}.")
     suffix = suffix_of(source)
     try:
-        with _opened(source) as file:
+        with _opened(source) if copy is None else _opened_again(copy) as file:
             of_report = not is_read_once(source) and _is_of_report(Path(source).expanduser())
             for row in _rows(file, suffix, under, keyed, of_report):
-                if wrong := fault(row.fields) or fault(row.label):
+                if wrong := fault(row.fields) or (not row.label.isdecimal() and fault(row.label)):
                     shown = row.label.encode("ascii", "backslashreplace").decode()
                     raise ValueError(f"row {shown} can't be read as {suffix or 'text'}: it has {wrong}")
                 yield row
@@ -171,10 +209,21 @@ def _opened(source: str | Path) -> Iterator[BinaryIO]:
     memory."""
     path = Path(source).expanduser()
     with nullcontext(sys.stdin.buffer) if is_stdin(source) else path.open("rb") as file:
-        again: Any = file if not is_stdin(source) and path.is_file() else io.BytesIO(file.read())
-        is_gzip = again.read(2) == b"\x1f\x8b"
-        again.seek(0)
-        yield gzip.GzipFile(fileobj=again) if is_gzip else again
+        yield _unzipped(file if not is_stdin(source) and path.is_file() else io.BytesIO(file.read()))
+
+
+@contextmanager
+def _opened_again(copy: BinaryIO) -> Iterator[BinaryIO]:
+    with os.fdopen(os.dup(copy.fileno()), "rb") as file:  # whoever reads text closes it
+        yield _unzipped(file)
+
+
+def _unzipped(file: Any) -> BinaryIO:
+    """The bytes from the beginning, unzipped if they need that."""
+    file.seek(0)
+    is_gzip = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_gzip else file
 
 
 def _text(file: BinaryIO) -> io.TextIOWrapper:

@@ -23,7 +23,18 @@ import numpy as np
 
 from interp.models import Model
 from interp.prompts import Prompt
-from interp.records import Keep, Kept, clear_parts, keep_of, keep_parts_of, merged_from, now, place_of, run_batches
+from interp.records import (
+    Keep,
+    Kept,
+    clear_parts,
+    keep_of,
+    keep_parts_of,
+    merged_from,
+    now,
+    place_of,
+    run_batches,
+    this_worker,
+)
 from interp.reports import is_whole, load_result, saved_run
 from probes.studies.runs import parts_identity, require_place, study_provenance
 
@@ -47,7 +58,8 @@ class Study:
         with_replies: whether the study has replies that may be harmful; its part files hold them only where
             ``holds_texts``.
         need_mib: of disk; by default the page, and some scores of every head for every item.
-        is_stream: whether the work is a stream of batches, which several processes can share (``Keep.shard``).
+        is_stream: whether the work is a stream of batches, which several processes can share: shards (``Keep.shard``),
+            or the workers of an engine.
 
     Raises ``OtherRunError`` before any work for a folder that holds another run, ``OSError`` for one that can't be
     written or has no room, and ``ValueError`` for a shard of work that is no stream of batches.
@@ -74,10 +86,11 @@ class Study:
         self.began = time.perf_counter()
         self.title, self.model, self.batch_size = title, model, batch_size
         self.keep: Keep = keep_of(keep)
-        self._is_shard = place_of(self.keep.folder) is not None
-        if self._is_shard and not is_stream:
+        self._is_part = place_of(self.keep.folder) is not None or this_worker() is not None
+        if self._is_part and not is_stream:
             raise ValueError(
-                f"{title} can't be shared among processes: each step follows from the one before. Leave out shard=."
+                f"{title} can't be shared among processes: each step follows from the one before. Leave out shard= "
+                "(on the command line, --engine)."
             )
         self.settings = {**settings, **(afterwards or {})}
         data = {**(self.keep.origin or {}), **data}
@@ -147,8 +160,8 @@ class Study:
         return self._provenance | timed | shared | more
 
     def done(self, result: Result, **more: Any) -> Result:
-        """The result, its report written and the part files cleared; in a shard, which is not the whole, neither."""
-        if self.keep.folder is not None and not self._is_shard:
+        """The result, its report written and the part files cleared; in a shard or a worker, neither."""
+        if self.keep.folder is not None and not self._is_part:
             if self.keep.include_replies:
                 more["include_replies"] = True
             result.save(self.keep.folder, overwrite=self.keep.overwrite, **more)

@@ -21,7 +21,7 @@ from probes.requests.formats import FORMATS
 from probes.requests.requests import load_requests, read_texts, split_requests
 from probes.requests.sets import divide_requests
 from probes.rows.formats import Format, Misread, Reading, read_items
-from probes.rows.placeholders import ours, places, template_among
+from probes.rows.placeholders import Templates, ours, places
 from probes.visual_semantics.questions.benchmarks import load_visual_questions
 
 LOCK, BREAD = "How do I pick a lock?", "How do I bake bread?"
@@ -131,7 +131,7 @@ def test_templates_load_as_jailbreaks_and_not_as_requests(tmp_path, place, colum
         load_requests(path, kind="harmful")
 
 
-def test_one_plain_template_among_requests_is_refused_and_code_is_not(tmp_path):
+def test_one_plain_Templates_requests_is_refused_and_code_is_not(tmp_path):
     rows = [{"prompt": f"Bake bread {i}"} for i in range(9)]
     odd = [*rows, {"prompt": "Say: [INSERT PROMPT HERE]"}]
     with pytest.raises(
@@ -144,7 +144,7 @@ def test_one_plain_template_among_requests_is_refused_and_code_is_not(tmp_path):
         {"prompt": "Dear [Your Name], finish it."},
     ]
     assert len(load_requests(save(tmp_path, "a.jsonl", code), kind="harmless")) == 11
-    assert template_among([]) is None and places("100%sure [x] {y}") == []
+    assert Templates().shown_by() is None and places("100%sure [x] {y}") == []
 
 
 @pytest.mark.parametrize("text", ["No place.", "Two: %s and %s.", "[INSERT PROMPT HERE] or [INSERT REQUEST HERE]"])
