@@ -189,7 +189,7 @@ def scan(
             result's ``how`` says which. ``"fan-out"`` raises instead of falling back.
         check: compare this many branches, spread over the layers, and the unedited row against plain passes, on the
             first, the shortest and the longest prompt, and on the shortest and longest of each side of every length at
-            which the config says that something changes (windows, rotary factors): about 2 + ``check`` passes for each.
+            which the config says that something changes (windows, rotary factors): 2 + ``check`` plain passes for each.
             0 trusts the caller, who has checked.
         memory_mib: about how much memory a chunk of branches may take.
         read_mass: read off eight prompts how much of the probability the answers hold together, and warn below 10 %.
@@ -203,9 +203,11 @@ def scan(
         KeyError: prompts without the metric's answers.
         NonFiniteLogitsError: NaN or infinite logits.
 
-    Cost for N heads, L layers, S tokens:
-    S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes for SmolLM2 at 113 tokens), and half
-    of the loop's N passes for ``"all"``. A picture is encoded once.
+    Cost of a prompt of S tokens for N heads in L layers, in plain passes of it (logits of the last position, fused
+    attention): 1 + (1 + N (L + 1) / 2L) / S at the answer, 1 + m (1 + N (L + 1) / 2L) / S at the last m positions,
+    1 + N (L + 1) / 2L at ``"all"``; a patch reads its source, one more. Once a call, with ``check=3``, 15 for the three
+    prompts that are checked (5 where there is one; 20 at ``"all"``), and one for each of the eight whose mass is read.
+    For SmolLM2 at 56 tokens: 3.5 each, and 6 to 23 once. A picture is encoded once.
     Misleads: a zeroed head takes its constant part along; two heads that stand in for each other each seem to do
     nothing.
     Source: ablation and patching of heads as in Wang et al. (2022), arXiv 2211.00593; the fan-out is ours.

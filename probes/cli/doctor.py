@@ -11,17 +11,12 @@ from rich.table import Table
 
 from interp.records import in_time
 from probes.cli.declaring import Option
-from probes.cli.rank import NAS_PASSES
 from probes.cli.study import print_whole
 
 if TYPE_CHECKING:
     from interp.machine import Diagnosis
 
 DEMO, N_DEMO = "smollm2-135m", 200  # as in the Makefile
-# `interp rank negative-attention`: NAS in both orders, direct effects and what the answers hold, one pass each;
-# effects, one scan, and a sixth of it for what is said beside; and once: its check, the fingerprint, which prompts may
-# share a pass, and the kinds of heads
-RANKING = {"plain_passes": NAS_PASSES, "scans": 7 / 6, "passes_once": 32}
 
 
 def doctor(
@@ -34,7 +29,8 @@ def doctor(
     Exit code 0 if all is well, 1 if something required is missing; the remedy is printed. No network is used.
     """
     try:
-        from interp.machine import Work, examine
+        from interp.machine import examine
+        from probes.negative_bias.costs import ranking_work
     except ImportError as error:
         problem = {
             "what": f"a required package can't be imported: {error}",
@@ -43,7 +39,7 @@ def doctor(
         _end([problem], {"problems": [problem]}, as_json)
         return
     ranking = f"interp rank negative-attention --limit {limit}"
-    works = [(Work("make demo", N_DEMO, **RANKING), DEMO), (Work(ranking, limit, **RANKING), None)]
+    works = [(ranking_work(N_DEMO, what="make demo"), DEMO), (ranking_work(limit, what=ranking), None)]
     found = examine(works, probe=probe)
     if not as_json:
         _show(found)
