@@ -82,7 +82,9 @@ def head_effect(
     keep: Report,
     model: ModelOptions,
     data: QuestionData,
-    options: Annotated[dict, taken("probes.negative_bias.nas:rank_by_effect", "ablation forms sets batch_size")],
+    options: Annotated[
+        dict, taken("probes.negative_bias.nas:rank_by_effect", "ablation screen top forms sets batch_size")
+    ],
     positions: Annotated[
         Literal["answer", "all"] | int, Option("answer, all, or a number of last positions.", metavar="answer|all|N")
     ] = "answer",
@@ -107,6 +109,7 @@ def head_effect(
                 tokens_of(loaded, questions, asked),
                 {"answer": 1, "all": None}.get(positions, positions),
                 options["ablation"],
+                options["screen"],
             ),
             options["sets"],
         ),

@@ -18,14 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.door import public
-from interp.locating import Looked, provenance_beside
+from interp.locating import Looked, provenance_beside, require_screen
 from interp.models import Model
 from interp.prompts import Prompt
-from interp.rankings import HeadRanking, Measure, register
+from interp.rankings import HeadRanking, Measure
 from interp.reading import LogitDifference, attention_log_probs, kinds_beside
 from interp.records import Kept, keeps_work
 from interp.scans import Positions
-from probes.heads import Ablation, HeadEffects, token_views, why_no_attribution
+from probes.heads import Ablation, HeadEffects, screened_effects, token_views, why_no_attribution
+from probes.negative_bias.head_measures import MEASURES
 from probes.prompt_pairs import BuiltPairs, pair_prompts, record_of_sets, require_sets
 from probes.questions import Instruction, Question, build_prompts, describe_questions
 from probes.studies import Study, mass_read
@@ -46,62 +47,6 @@ CAVEATS = [
     "The paper's exact limits of the sum and its probing sets were not available; query_span is our parameter.",
     "A sign-flip p value speaks of the mean over these questions; it does not say that a head matters.",
 ]
-
-MEASURES = tuple(
-    register(measure)
-    for measure in (
-        Measure(
-            "nas",
-            "Negative Attention Score (nats): above 0, the head attends more to {no!r} than to {yes!r} in the "
-            "instruction; near 0, equally or to neither.",
-            unit="nats",
-            null_is="equal attention to both, or to neither",
-            higher="more attention to {no!r}",
-        ),
-        Measure(
-            "nas_swapped_order",
-            "NAS with {yes!r} and {no!r} in each other's place: a head about the word keeps its sign, one about "
-            "position turns it.",
-            unit="nats",
-            null_is="equal attention to both, or to neither",
-            higher="more attention to {no!r}",
-            changes="the position of the options",
-            leaves="the word {no!r}",
-        ),
-        Measure(
-            "nas_order_balanced",
-            "Mean NAS of the two orders: what is left when position is balanced out.",
-            unit="nats",
-            null_is="no difference between the words, whatever their order",
-            higher="more attention to {no!r}",
-        ),
-        Measure(
-            "total_effect",
-            "What the head adds to logit({no}) - logit({yes}) at the answer, through every path (clean minus ablated, "
-            "logits): above 0, it pushes toward {no!r}.",
-            unit="logits",
-            null_is="ablation changes nothing",
-            higher="pushes toward {no!r}",
-        ),
-        Measure(
-            "total_effect_swapped_order",
-            "The total effect with the options in the other order (logits).",
-            unit="logits",
-            null_is="ablation changes nothing",
-            higher="pushes toward {no!r}",
-            changes="the position of the options",
-            leaves="the word {no!r}",
-        ),
-        Measure(
-            "direct_effect",
-            "What the head itself writes toward logit({no}) - logit({yes}), without what later layers make of it "
-            "(direct logit attribution, logits).",
-            unit="logits",
-            null_is="writes nothing along the difference",
-            higher="writes toward {no!r}",
-        ),
-    )
-)
 
 
 @public
@@ -275,6 +220,8 @@ def rank_by_effect(
     *,
     ablation: Ablation = "zero",
     positions: Positions = "answer",
+    screen: Literal["gradient", "bfloat16"] | None = None,
+    top: int = 10,
     instruction: Instruction | None = None,
     forms: str = "in_context",
     n_views: int = 3,
@@ -293,9 +240,13 @@ def rank_by_effect(
         ablation: what a head's output is replaced by: zero, the mean of the layer's other heads, or its own mean over
             the questions.
         positions: where: "answer", "all", or the last so many tokens.
+        screen: first measure all heads roughly, by a "gradient" (3 plain passes, whatever the positions) or by scans in
+            "bfloat16"; then exactly those whose interval reaches the first ``top``. None: all exactly.
+        top: with ``screen``, of how many first heads the order is to be that of exact effects.
 
     Returns:
-        The ranking: each measure [example, layer, head], in logits.
+        The ranking: each measure [example, layer, head], in logits. With ``screen``, the column ``measured`` of its
+        table and ``provenance["screen"]`` say which heads are exact; the others have the screen's numbers.
 
     Raises:
         ValueError, OSError, FileExistsError: as :func:`rank_heads`.
@@ -309,8 +260,10 @@ def rank_by_effect(
     instruction = instruction or Instruction()
     ablation = ablation.replace("-", "_")
     plain, swapped = _both_orders(model, questions, instruction, forms)
+    require_screen(screen, top, model.n_layers * model.n_heads)
     settings = {"instruction": asdict(instruction), "forms": forms, "ablation": ablation, "positions": positions}
-    study = _study("Head effect", model, plain, swapped, questions, settings, sets, batch_size, keep)
+    settings |= {"screen": screen, "top": top} if screen else {}
+    study = _study("Head effect", model, plain, swapped, questions, settings, sets, batch_size, keep, not screen)
     if study.found is not None:
         return study.found
     built = _paired(model, plain, questions, sets)
@@ -324,10 +277,16 @@ def rank_by_effect(
         control = in_other.measure(second, direct=False)["total_effect"]
         return in_order.measure(first) | {"total_effect_swapped_order": control}
 
-    arrays = study.run(list(zip(plain, swapped, strict=True)), score)
-    method = f"{ablation} ablation at positions {positions!r}, exact"
-    looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation, scans=2)
-    more = mass | provenance_beside(looked)
+    items, method = list(zip(plain, swapped, strict=True)), f"{ablation} ablation at positions {positions!r}, exact"
+    if screen is None:
+        arrays = study.run(items, score)
+        looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation, scans=2)
+        more = mass | provenance_beside(looked)
+    else:
+        orders = (in_order, in_other)
+        arrays, screened = screened_effects(study, items, orders, screen, top, ablation, positions)
+        method = f"{method} for {len(screened.heads)} heads, the others by {screen}"
+        more = mass | {"screen": screened.record(), "beside": [screened.sentence()]}
     ranking = _ranking(study, "total_effect", arrays, questions, instruction, method, in_order, more)
     ranking = _with_sets(ranking, model, built, sets)
     return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
@@ -342,7 +301,7 @@ def _both_orders(model, questions, instruction, forms) -> tuple[list[Prompt], li
     return plain, swapped
 
 
-def _study(title, model, plain, swapped, questions, settings, sets, batch_size, keep: Kept) -> Study:
+def _study(title, model, plain, swapped, questions, settings, sets, batch_size, keep: Kept, streams=True) -> Study:
     """The run of a ranking: it reads each question in both orders."""
     require_sets(model, sets)
     return Study(
@@ -356,6 +315,7 @@ def _study(title, model, plain, swapped, questions, settings, sets, batch_size, 
         keep=keep,
         citation=CITATIONS,
         caveats=CAVEATS,
+        is_stream=streams,
     )
 
 

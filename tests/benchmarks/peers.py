@@ -250,8 +250,8 @@ def page(everything: dict[str, Any]) -> str:
     """The Markdown page."""
     out = [
         "Made by `python -m tests.benchmarks.peers MODEL`. CPU time of one thread, float32. A plain pass gives the",
-        f"logits of the last position, without gradients, with fused attention. Loops ran on every {EVERY}th head, and were",
-        "multiplied; what is dear ran once, the rest is the median of three rounds (one at 500 tokens).",
+        f"logits of the last position, without gradients, with fused attention. Loops ran on every {EVERY}th head, and",
+        "were multiplied; what is dear ran once, the rest is the median of three rounds (one at 500 tokens).",
         "",
     ]  # fmt: skip
     for name, found in everything.items():
@@ -259,9 +259,9 @@ def page(everything: dict[str, Any]) -> str:
         tokens, differs = found["questions"]["tokens"], found["peer differs"]
         out += [f"## {name}, a question", ""]
         out += [
-            f"{N_QUESTIONS} shipped questions of {tokens:.1f} tokens on average, {found['heads']} heads zeroed at the answer. By",
-            f"its count of tokens a scan takes {predicted:.2f} plain passes. The peer's numbers differ from the scan's by",
-            f"at most {differs:.1g} logits.",
+            f"{N_QUESTIONS} shipped questions of {tokens:.1f} tokens on average, {found['heads']} heads zeroed at the",
+            f"answer. By its count of tokens a scan takes {predicted:.2f} plain passes. The peer's numbers differ by",
+            f"at most {differs:.1g} logits from the scan's.",
             "",
             *_rows({"a question": found["questions"]["seconds"]}),
             "",
