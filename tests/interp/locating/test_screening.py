@@ -11,7 +11,7 @@ from interp.interventions import Branch, HeadEdit
 from interp.locating import confirmed, estimate_removal, reaching, require_screen
 from interp.locating.counting import counted
 from interp.models import twin_in
-from interp.reading import mean_head_outputs
+from interp.reading import head_outputs, mean_head_outputs
 
 METRIC = interp.LogitDifference("a", "b")
 
@@ -28,26 +28,27 @@ PROMPTS = [prompt(9, 0), prompt(12, 1), prompt(9, 2)]
 @pytest.mark.parametrize("ablation", ["zero", "mean", "mean_of_others"])
 @pytest.mark.filterwarnings("ignore")
 def test_the_estimate_is_the_slope_of_an_exact_scan(llama, ablation, last):
-    """A step of 1e-3 from each head's output towards what replaces it, exactly, a thousand times over."""
+    """From each head's output a step towards what replaces it, and as long a step away, exactly."""
     means = mean_head_outputs(llama, PROMPTS, last) if ablation == "mean" else None
     found = estimate_removal(llama, PROMPTS, METRIC, ablation=ablation, last=last, means=means)
-    step = 1e-2
+    step, positions = 2e-2, {1: "answer", None: "all"}.get(last, last)
+    heads = [(layer, head) for layer in range(llama.n_layers) for head in range(llama.n_heads)]
     for i, one in enumerate(PROMPTS):
-        z = interp.reading.head_outputs(llama, [one], last)[0].float()  # [layer, pos, head, d_head]
+        z = head_outputs(llama, [one], last)[0].float()  # [layer, pos, head, d_head]
         others = (z.sum(2, keepdim=True) - z) / (z.shape[2] - 1)
         target = {"zero": torch.zeros_like(z), "mean_of_others": others}.get(ablation)
         target = means[:, None].expand_as(z) if target is None else target
-        moved = z + step * (target - z)
-        heads = [(layer, head) for layer in range(llama.n_layers) for head in range(llama.n_heads)]
-
-        def towards(layer: int, head: int, moved: torch.Tensor = moved) -> Branch:
-            value = moved[layer, :, head]
-            return Branch((HeadEdit(layer, head, "set", value=value[0] if last == 1 else value),))
-
-        positions = {1: "answer", None: "all"}.get(last, last)
-        branches = [towards(*pair) for pair in heads]
-        exact = interp.scan(llama, [one], branches, metric=METRIC, positions=positions, method="loop", read_mass=False)
-        np.testing.assert_allclose(found[i].ravel(), exact.drop[0] / step, atol=0.05 * np.abs(found[i]).max() + 2e-3)
+        branches = []
+        for size in (step, -step):
+            moved = z + size * (target - z)
+            for layer, head in heads:
+                value = moved[layer, :, head]
+                value = value[0] if last == 1 else value
+                branches.append(Branch((HeadEdit(layer, head, "set", value=value),), f"{size} {layer} {head}"))
+        options = {"metric": METRIC, "positions": positions, "check": 0, "read_mass": False}
+        towards, away = interp.scan(llama, [one], branches, **options).drop.reshape(2, -1)
+        slope = (towards - away) / (2 * step)
+        np.testing.assert_allclose(found[i].ravel(), slope, atol=0.02 * np.abs(found[i]).max() + 1e-3)
 
 
 def test_it_costs_three_passes_whatever_the_positions(llama):
