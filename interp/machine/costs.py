@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from interp.models import Model
 
-MASS_PROMPTS, EDITS_ACT_ROWS = 8, 2
+MASS_PROMPTS = 8
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,8 @@ def rank_by_effect(
             the questions.
         positions: where: "answer", "all", or the last so many tokens.
         screen: first measure all heads roughly, by a "gradient" (3 plain passes, whatever the positions) or by scans in
-            "bfloat16"; then exactly those whose interval reaches the first ``top``. None: all exactly.
+            "bfloat16" (faster on a GPU; slower on a CPU without AMX); then exactly those whose interval reaches the
+            first ``top``. None: all exactly.
         top: with ``screen``, of how many first heads the order is to be that of exact effects.
 
     Returns:

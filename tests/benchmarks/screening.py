@@ -30,8 +30,8 @@ from probes.questions.questions import load_questions
 
 HERE = Path(__file__).parent
 TOP = 10
-QUESTIONS = {"answer": 100, "all": 8}
-SUBSETS = {"answer": ((100, 1), (50, 10), (20, 20)), "all": ((8, 1), (6, 10))}
+QUESTIONS = {"answer": 24, "all": 2}
+SUBSETS = {"answer": ((24, 1), (16, 10), (12, 20)), "all": ((2, 1),)}
 """How many questions, and how many random subsets of so many."""
 COLUMNS = ("same first ten", "shared of ten", "by the screen alone", "heads confirmed", "off by (logits)")
 
