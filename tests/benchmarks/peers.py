@@ -251,7 +251,7 @@ def page(everything: dict[str, Any]) -> str:
     out = [
         "Made by `python -m tests.benchmarks.peers MODEL`. CPU time of one thread, float32. A plain pass gives the",
         f"logits of the last position, without gradients, with fused attention. Loops ran on every {EVERY}th head, and",
-        "were multiplied; they and the 30 questions ran once, the rest is the median of three rounds (one at 500 tokens).",
+        "were multiplied; they and the 30 questions ran once, the rest is a median of three (one at 500 tokens).",
         "What is blank was not run.",
         "",
     ]  # fmt: skip
