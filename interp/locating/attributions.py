@@ -75,8 +75,8 @@ def relevance(asked: Asked) -> Effects:
 
 def removal_by_gradient(model: Model, prompt: Prompt, metric: LogitDifference) -> Float[np.ndarray, "layer pos head"]:
     """What a gradient says that the metric loses when a head gives 0 at a position: z times its gradient there."""
-    z = head_outputs(model, [prompt], None)[0].float()
-    return (z * _gradients(model, metric, [prompt])[0]).sum(-1).numpy()
+    z, gradient = outputs_and_gradients(model, metric, [prompt])
+    return (z * gradient).sum(-1)[0].numpy()
 
 
 def _along(asked: Asked, shares: Sequence[float]) -> Effects:
@@ -90,20 +90,23 @@ def _along(asked: Asked, shares: Sequence[float]) -> Effects:
         total = torch.zeros_like(difference)
         for share in shares:
             mixed = None if embedded is None else embedded[0] + share * (embedded[1] - embedded[0])
-            total += _gradients(asked.model, asked.metric, clean, mixed)
+            total += outputs_and_gradients(asked.model, asked.metric, clean, mixed)[1]
         product = (difference * total / len(shares)).sum(-1)  # [row, layer, pos, head]
         product[:, :, : asked.first_position(clean[0])] = 0
         effects[batch] = product.sum(2).numpy()
     return effects
 
 
-def _gradients(
+def outputs_and_gradients(
     model: Model, metric: LogitDifference, clean: list[Prompt], embedded: Tensor | None = None
-) -> Float[Tensor, "row layer pos head d_head"]:
-    """Of the metric by every head's z, float32; with other embeddings, where they are given."""
+) -> tuple[Float[Tensor, "row layer pos head d_head"], Float[Tensor, "row layer pos head d_head"]]:
+    """Every head's z and the metric's gradient by it, float32, on the host; with other embeddings, where there are any.
+    Prompts of equal length, in one forward and one backward pass."""
     leaves: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
 
     def watch(layer: int, z: Tensor) -> Tensor:
+        outputs[layer] = z.detach()
         leaves[layer] = torch.zeros_like(z, requires_grad=True)
         return z + leaves[layer]
 
@@ -114,7 +117,9 @@ def _gradients(
             stack.enter_context(stream_rewritten(model, 0, lambda hidden: embedded.to(hidden), counts=True))
         stack.enter_context(heads_rewritten(model, watch))
         measured(model, metric, clean).sum().backward()
-    return torch.stack([leaves[layer].grad.float().cpu() for layer in range(model.n_layers)], dim=1)
+    layers = range(model.n_layers)
+    z = torch.stack([outputs[layer].float() for layer in layers], dim=1)
+    return z.cpu(), torch.stack([leaves[layer].grad.float() for layer in layers], dim=1).cpu()
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from interp.interventions import Branch, HeadEdit
 from interp.locating.asked import Asked
 from interp.locating.counting import Cost, counted
 from interp.locating.exact import drawn_from
+from interp.machine import ModelShape
 from interp.reading import head_outputs
 from interp.scans.scan import scan
 
@@ -125,9 +126,8 @@ def _kept(
     asked: Asked, replaced: _Replaced, alone: Float[np.ndarray, "pair way head"], cost: Cost
 ) -> Float[np.ndarray, " head"]:
     """The share of each head's score that stays when the head that undoes most of it is replaced too: 1 for most."""
-    n_layers, n_heads = asked.shape
     share = min(1.0, MORE * asked.share)
-    scan_cost = 1 + share * n_layers * n_heads * (n_layers + 1) / (2 * n_layers)
+    scan_cost = ModelShape.of(asked.model).scan_passes(1, share)
     left = len(alone) * (BUDGET * scan_cost - cost.passes(asked.model, asked.pairs.clean)) / asked.share
     # what a scan costs beside its branches, in passes over the positions that are looked at: its source, the unedited
     # row, and the prompt before those positions

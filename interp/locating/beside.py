@@ -276,7 +276,7 @@ def _by_gradient(looked: Looked) -> list[Head]:
     """The heads of which a gradient says that removing them at earlier positions of the first prompt loses most; none
     where not even the gradient may be taken."""
     n_layers, n_heads = looked.shape
-    price = 4.0  # the gradient, and what it is multiplied by
+    price = 3.0  # a forward and a backward pass
     if looked.total < price:
         return []
     try:

@@ -16,6 +16,7 @@ from interp.locating.asked import Asked, Positions, varying_positions
 from interp.locating.auto import BUDGET, auto
 from interp.locating.beside import Looked, provenance_beside
 from interp.locating.counting import counted
+from interp.machine import ModelShape
 from interp.pairs import PromptPairs
 from interp.rankings import HeadRanking, Measure
 from interp.reading import LogitDifference, default_metric, kinds_beside
@@ -179,9 +180,10 @@ def locate(
         ValueError: an unknown method, and positions that a method can't look at; otherwise as :func:`interp.scan` and
             :func:`interp.attribute`.
 
-    Cost in passes for N heads in L layers, at all positions: exact ways 1 + N (L + 1) / 2L, auto three times that at
-    most; direct attribution 1 or 2; attribution patching and relevance 5, integrated gradients 19; gates 480 passes
-    over batches of 16 pairs; greedy N (N + 1) / 2.
+    Cost in plain passes of each clean prompt of S tokens for N heads in L layers: exact ways 1 + N (L + 1) / 2L at all
+    positions, 1 + (1 + N (L + 1) / 2L) / S at the answer, one more where another prompt's output is read; auto three
+    times that at most; direct attribution 1 or 2; attribution patching and relevance 5, integrated gradients 19; gates
+    480 passes over batches of 16 pairs; greedy N (N + 1) / 2. Of the exact ways checks as :func:`interp.scan`, once.
     Misleads: as ``interp.locating.WAYS[method].misses`` says; the ranking has it among its caveats.
     Source: ours, a frame for the field's ways; those of papers name them in their functions.
 
@@ -235,7 +237,7 @@ def expected_passes(model: Model, method: str, share: float = 1.0) -> float:
         KeyError: an unknown method.
     """
     n_heads = model.n_layers * model.n_heads
-    scan = 1 + share * n_heads * (model.n_layers + 1) / (2 * model.n_layers)
+    scan = ModelShape.of(model).scan_passes(1, share)
     return WAYS[method].passes(scan, n_heads) * (1.2 if method in _REPLACED_BY else 1.0)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import torch
 
-from interp.machine.speed import ModelShape, Speed, Work, measure_speed, read_shape
+from interp.machine.costs import ModelShape, Work
+from interp.machine.speed import Speed, measure_speed, read_shape
 from interp.models import load
 from interp.sources import (
     BUILTIN,

@@ -19,44 +19,12 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from interp.machine.costs import ModelShape, Work
 from interp.sources import read_provenance
 
 BATCH, LENGTH = 4, 60  # tokens of a shipped yes/no question in a chat template (57 on average), padded
 _OVERHEAD = 1.2
 _SECONDS, _MOST_PASSES, _LEAST_PASSES = 4.0, 7, 2
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What the cost of a model depends on. n_heads: of each layer. block_parameters: all but the embeddings."""
-
-    name: str
-    n_layers: int
-    n_heads: int
-    block_parameters: int
-
-    def scan_tokens(self, prompt_tokens: float) -> float:
-        """Token-forwards of a scan that ablates each head at the answer: the prompt once, and one token for each head
-        from its layer on (`interp.scans.fanout`)."""
-        return prompt_tokens + self.n_heads * (self.n_layers + 1) / 2
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is to be done with each of `n_examples` prompts: plain forward passes, and scans of every head; and the
-    plain passes of what is done once (a scan's check of itself)."""
-
-    what: str
-    n_examples: int
-    plain_passes: float
-    scans: float
-    passes_once: float = 0.0
-    prompt_tokens: float = LENGTH
-
-    def tokens(self, shape: ModelShape) -> float:
-        """Token-forwards of all of it."""
-        each = self.plain_passes * self.prompt_tokens + self.scans * shape.scan_tokens(self.prompt_tokens)
-        return self.n_examples * each + self.passes_once * self.prompt_tokens
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ _ONE_NUMBER = (
     "Made from a table with one number for each head, without single examples: there are no intervals, no p-values and "
     "no reliability."
 )
-_RESERVED = frozenset(["rank", "layer", "head", "label", "kind", "score", "se", "ci_low", "ci_high", "p", "q", "n"])
+_RESERVED = frozenset(
+    ["rank", "layer", "head", "label", "kind", "score", "se", "ci_low", "ci_high", "p", "q", "n", "measured"]
+)
 
 
 @made_by("rank_heads(model, questions) or interp.load_ranking(folder)")
@@ -224,6 +226,9 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
                 columns[f"{name}_verdict"] = self.verdicts_under(columns, name)
         if (kinds := self.provenance.get("head_kinds")) is not None:
             columns["kind"] = [kinds.get(label, "").replace("_", " ") for label in columns["label"]]
+        if (screen := self.provenance.get("screen")) is not None:
+            exact = set(screen["exact"])
+            columns["measured"] = ["exactly" if label in exact else screen["by"] for label in columns["label"]]
         frame = pd.DataFrame(columns).sort_values("score", ascending=False, kind="stable", ignore_index=True)
         frame.insert(0, "rank", np.arange(1, n_cells + 1))
         return frame
@@ -255,7 +260,8 @@ class HeadRanking(Result, report="interp.rankings.report", figure="All heads"):
         `score` is the mean. Then, for every other measure X: X (mean), X_ci_low, X_ci_high, and if X is a
         control and both have a sign X_verdict: "keeps sign", "changes sign" or "unclear" (see `sign_verdict`). Equal
         scores keep the order of layer and head. p and q are NaN where nothing is tested (`tested`). Last `kind`, where
-        the provenance has "head_kinds": what the head does on random tokens (`interp.circuits.head_kinds`).
+        the provenance has "head_kinds": what the head does on random tokens (`interp.circuits.head_kinds`); and
+        `measured`, where heads were screened: "exactly", or by which screen.
         """
         return self._frame.copy()
 

@@ -1,4 +1,4 @@
-"""The fan-out: exact counterfactual logits of any number of edits, in about the time of two or three passes.
+"""The fan-out: exact counterfactual logits of any number of edits, in the work of a few plain passes.
 
 An edit confined to the last m positions leaves everything before them as it was. So the prefix is run once, and the
 last m tokens are run once for each *branch*, as rows of one batch which all read the same cached prefix. A branch

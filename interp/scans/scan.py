@@ -193,9 +193,12 @@ def scan(
         KeyError: prompts without the metric's answers.
         NonFiniteLogitsError: NaN or infinite logits.
 
-    Cost for N heads, L layers, S tokens: S + N (L + 1) / 2L token-forwards for each prompt at the answer (2.2 passes
-    for SmolLM2 at 113 tokens), less what the prompts share at their beginning, and half of the loop's N passes for
-    ``"all"``; the check beside. Prompts of one length are computed together. A picture is encoded once.
+    Cost of a prompt of S tokens for N heads in L layers, in plain passes of it (logits of the last position, fused
+    attention): 1 + (1 + N (L + 1) / 2L) / S at the answer, 1 + m (1 + N (L + 1) / 2L) / S at the last m positions,
+    1 + N (L + 1) / 2L at ``"all"``; a patch reads its source, one more. For SmolLM2 at 56 tokens: 3.5. Less what the
+    prompts share at their beginning, which is run once; prompts of one length are computed together. Once for a model
+    and kind of scan, with ``check=3``, eight plain passes; once a call, one for each of the eight prompts whose mass is
+    read. A picture is encoded once.
     Misleads: a zeroed head takes its constant part along; two heads that stand in for each other each seem to do
     nothing.
     Source: ablation and patching of heads as in Wang et al. (2022), arXiv 2211.00593; the fan-out is ours.

@@ -12,17 +12,12 @@ from rich.table import Table
 
 from interp.records import in_time
 from probes.cli.declaring import Option
-from probes.cli.rank import NAS_PASSES
 from probes.cli.study import print_whole
 
 if TYPE_CHECKING:
     from interp.machine import Diagnosis, Workers
 
 DEMO, N_DEMO = "smollm2-135m", 200  # as in the Makefile
-# `interp rank negative-attention`: NAS in both orders, direct effects and what the answers hold, one pass each;
-# effects, one scan, and a sixth of it for what is said beside; and once: its check, the fingerprint, which prompts may
-# share a pass, and the kinds of heads
-RANKING = {"plain_passes": NAS_PASSES, "scans": 7 / 6, "passes_once": 32}
 
 
 def doctor(
@@ -42,7 +37,8 @@ def doctor(
     Exit code 0 if all is well, 1 if something required is missing; the remedy is printed. No network is used.
     """
     try:
-        from interp.machine import Work, examine, plan_workers
+        from interp.machine import examine, plan_workers
+        from probes.negative_bias.costs import ranking_work
     except ImportError as error:
         problem = {
             "what": f"a required package can't be imported: {error}",
@@ -51,7 +47,7 @@ def doctor(
         _end([problem], {"problems": [problem]}, as_json)
         return
     ranking = f"interp rank negative-attention --limit {limit}"
-    works = [(Work("make demo", N_DEMO, **RANKING), DEMO), (Work(ranking, limit, **RANKING), None)]
+    works = [(ranking_work(N_DEMO, what="make demo"), DEMO), (ranking_work(limit, what=ranking), None)]
     found = examine(works, probe=probe)
     plan = None if workers is None else plan_workers(found, model, workers, works[1][0], dtype=dtype)
     if not as_json:

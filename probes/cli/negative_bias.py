@@ -12,7 +12,7 @@ import typer
 from probes.cli.declaring import Option, changed, taken
 from probes.cli.estimate import Cost
 from probes.cli.options import Data, ModelOptions, QuestionData, require_files, say
-from probes.cli.rank import INSTRUCTION, NAS_PASSES, Wording, passes_of_sets
+from probes.cli.rank import INSTRUCTION, Wording, passes_of_sets
 from probes.cli.study import (
     Report,
     Shown,
@@ -27,6 +27,7 @@ from probes.cli.vocabulary import FILES, VOCABULARY
 if TYPE_CHECKING:
     from probes.questions import Question
 
+NAS_PASSES = 4  # a ranking by NAS, and what is read beside it
 EDITS = Option("What is done to them; may be repeated.", flag="--edit")
 RANDOM = changed(VOCABULARY["n_random"], least=1, shown="20 at the last token, 3 at every token")
 

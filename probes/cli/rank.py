@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from probes.cli.declaring import Option, taken
-from probes.cli.estimate import Cost
 from probes.cli.options import ModelOptions, QuestionData
 from probes.cli.study import Report, Study, print_ranking
 
 if TYPE_CHECKING:
+    from interp.machine import Work
     from interp.models import Model
+    from probes.questions import Instruction, Question
 
-NAS_PASSES, EFFECT_PASSES = 4, 3  # both orders, and what is read beside; of SmolLM2, measured (`interp doctor`)
 INSTRUCTION = "Answer the question with Yes or No."
 Wording = Annotated[str, Option("The instruction; it must name Yes and No.")]
 EFFECTS = Option(
@@ -38,6 +40,7 @@ def negative_attention(
     The options in the other order ("No or Yes") are the control.
     """
     from probes import negative_bias
+    from probes.negative_bias.costs import ranking_work
 
     study = Study(keep, model, data)
     asked = negative_bias.Instruction(instruction)
@@ -46,13 +49,25 @@ def negative_attention(
     ranking = study.run(
         lambda loaded: negative_bias.rank_heads(loaded, questions, instruction=asked, **options, keep=study.keep()),
         f"{len(questions)} questions from {data.data}",
-        cost=lambda loaded: Cost(
-            len(questions),
-            NAS_PASSES + passes_of_sets(loaded, len(questions), options["sets"]),
-            scans=0 if options["effects"] is None else 1,
+        cost=lambda loaded: _with_sets(
+            loaded,
+            ranking_work(len(questions), bool(options["effects"]), tokens_of(loaded, questions, asked)),
+            options["sets"],
         ),
     )
     print_ranking(ranking, [study.out], as_json)
+
+
+def tokens_of(loaded: Model, questions: Sequence[Question], instruction: Instruction) -> float:
+    """Tokens of a question's prompt, on average over some fifty."""
+    from interp.machine import mean_tokens
+    from probes.questions import build_prompts
+
+    return mean_tokens(build_prompts(loaded, questions[:: max(1, len(questions) // 50)], instruction))
+
+
+def _with_sets(loaded: Model, work: Work, sets: int) -> Work:
+    return replace(work, plain_passes=work.plain_passes + passes_of_sets(loaded, work.n_examples, sets))
 
 
 def passes_of_sets(loaded: Model, n_questions: int, sets: int) -> float:
@@ -67,7 +82,9 @@ def head_effect(
     keep: Report,
     model: ModelOptions,
     data: QuestionData,
-    options: Annotated[dict, taken("probes.negative_bias.nas:rank_by_effect", "ablation forms sets batch_size")],
+    options: Annotated[
+        dict, taken("probes.negative_bias.nas:rank_by_effect", "ablation screen top forms sets batch_size")
+    ],
     positions: Annotated[
         Literal["answer", "all"] | int, Option("answer, all, or a number of last positions.", metavar="answer|all|N")
     ] = "answer",
@@ -76,6 +93,7 @@ def head_effect(
 ) -> None:
     """What does the answer lose when each head is switched off? Measured exactly, head by head."""
     from probes import negative_bias
+    from probes.negative_bias.costs import effect_work
 
     study = Study(keep, model, data)
     asked = negative_bias.Instruction(instruction)
@@ -84,12 +102,16 @@ def head_effect(
     ranking = study.run(
         lambda loaded: negative_bias.rank_by_effect(loaded, questions, **options, keep=study.keep()),
         f"{len(questions)} questions from {data.data}",
-        cost=lambda loaded: Cost(
-            len(questions),
-            passes_of_sets(loaded, len(questions), options["sets"])
-            # both orders; at all positions half a pass for each head and order
-            + (EFFECT_PASSES if positions != "all" else loaded.n_layers * loaded.n_heads),
-            scans=2 if positions != "all" else 0,
+        cost=lambda loaded: _with_sets(
+            loaded,
+            effect_work(
+                len(questions),
+                tokens_of(loaded, questions, asked),
+                {"answer": 1, "all": None}.get(positions, positions),
+                options["ablation"],
+                options["screen"],
+            ),
+            options["sets"],
         ),
     )
     print_ranking(ranking, [study.out], as_json)

@@ -24,6 +24,7 @@ from probes.cli.sharing import SharedKeep, let_workers
 if TYPE_CHECKING:
     import pandas as pd
 
+    from interp.machine import Work
     from interp.models import Model
     from interp.rankings import HeadRanking
 
@@ -81,7 +82,7 @@ class Study:
         asked: str,
         folders: Sequence[Path] = (),
         export: Path | None = None,
-        cost: Cost | Callable[[Model], Cost] | None = None,
+        cost: Cost | Callable[[Model], Cost | Work] | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> Result:
         """Check the folders, load the model, and do ``work(model)``; ``asked`` says in words what is asked.

@@ -95,6 +95,12 @@ VOCABULARY: dict[str, Option] = {
     "query_span": Option("Query tokens that NAS sums over."),
     # what is done to heads, and to states
     "ablation": Option("What a head's output is replaced by."),
+    "screen": Option(
+        "First measure all heads roughly, by a gradient or by scans in bfloat16; then exactly those that reach the "
+        "first --top.",
+        shown="all heads exactly",
+    ),
+    "top": Option("With --screen: of how many first heads the order is to be exact.", least=1),
     "positions": Option("Which tokens are edited: the last one (answer), the text after a picture, or all."),
     "k": Option("Heads in a set.", least=1),
     "ks": Option("Heads in a set; may be repeated.", flag="--k", least=1),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         token_views as token_views,
         why_no_attribution as why_no_attribution,
     )
+    from probes.heads.screened import screened_effects as screened_effects
     from probes.heads.set_statistics import (
         permutation_p as permutation_p,
         spearman_over_heads as spearman_over_heads,

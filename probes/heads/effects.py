@@ -38,29 +38,34 @@ class HeadEffects:
         positions: Positions = "answer",
     ) -> None:
         self.model, self.metric, self.positions = model, metric, positions
+        self.means = None
         if ablation == "mean":
-            values = mean_head_outputs(model, prompts, last=1 if positions == "answer" else None)
-            self.branches = EachHead("mean").branches(model, values)
+            self.means = mean_head_outputs(model, prompts, last=1 if positions == "answer" else None)
+            self.branches = EachHead("mean").branches(model, self.means)
         else:
             self.branches = ablate_each_head(ablation).branches(model)
         self.how, self.check = check_once(model, prompts, self.branches, metric, positions)
         self.beginning = Beginning(model, prompts)
         self.direct = positions == "answer" and not why_no_attribution(model, prompts[0], metric)
 
-    def measure(self, prompts: Sequence[Prompt], direct: bool = True) -> dict[str, np.ndarray]:
-        """``total_effect`` [example, layer, head] (clean minus ablated, logits), ``clean`` [example], and
-        ``direct_effect`` where the architecture has it."""
+    def measure(
+        self, prompts: Sequence[Prompt], direct: bool = True, heads: Sequence[tuple[int, int]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """``total_effect`` [example, layer, head] (clean minus ablated, logits; of some ``heads`` [example, head]),
+        ``clean`` [example], and ``direct_effect`` of all heads where the architecture has it."""
+        n_heads = self.model.n_heads
+        chosen = None if heads is None else [self.branches[layer * n_heads + head] for layer, head in heads]
         (found,) = scan_metrics(
             self.model,
             list(prompts),
-            self.branches,
+            self.branches if chosen is None else chosen,
             [self.metric],
             self.positions,
             self.how,
             check=0,
             beginning=self.beginning,
         )
-        shape = (len(prompts), self.model.n_layers, self.model.n_heads)
+        shape = (len(prompts), self.model.n_layers, n_heads) if heads is None else (len(prompts), len(heads))
         measures = {"total_effect": found.drop.reshape(shape), "clean": found.clean}
         if direct and self.direct:
             measures["direct_effect"] = attribute_heads(self.model, prompts, self.metric)

@@ -18,14 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.door import public
-from interp.locating import Looked, provenance_beside
+from interp.locating import Looked, provenance_beside, require_screen
 from interp.models import Model
 from interp.prompts import Prompt
-from interp.rankings import HeadRanking, Measure, register
+from interp.rankings import HeadRanking, Measure
 from interp.reading import LogitDifference, attention_log_probs, kinds_beside
 from interp.records import Kept, keeps_work
 from interp.scans import Positions
-from probes.heads import Ablation, HeadEffects, token_views, why_no_attribution
+from probes.heads import Ablation, HeadEffects, screened_effects, token_views, why_no_attribution
+from probes.negative_bias.head_measures import MEASURES
 from probes.prompt_pairs import BuiltPairs, pair_prompts, record_of_sets, require_sets
 from probes.questions import Instruction, Question, build_prompts, describe_questions
 from probes.studies import Study, mass_read
@@ -46,62 +47,6 @@ CAVEATS = [
     "The paper's exact limits of the sum and its probing sets were not available; query_span is our parameter.",
     "A sign-flip p value speaks of the mean over these questions; it does not say that a head matters.",
 ]
-
-MEASURES = tuple(
-    register(measure)
-    for measure in (
-        Measure(
-            "nas",
-            "Negative Attention Score (nats): above 0, the head attends more to {no!r} than to {yes!r} in the "
-            "instruction; near 0, equally or to neither.",
-            unit="nats",
-            null_is="equal attention to both, or to neither",
-            higher="more attention to {no!r}",
-        ),
-        Measure(
-            "nas_swapped_order",
-            "NAS with {yes!r} and {no!r} in each other's place: a head about the word keeps its sign, one about "
-            "position turns it.",
-            unit="nats",
-            null_is="equal attention to both, or to neither",
-            higher="more attention to {no!r}",
-            changes="the position of the options",
-            leaves="the word {no!r}",
-        ),
-        Measure(
-            "nas_order_balanced",
-            "Mean NAS of the two orders: what is left when position is balanced out.",
-            unit="nats",
-            null_is="no difference between the words, whatever their order",
-            higher="more attention to {no!r}",
-        ),
-        Measure(
-            "total_effect",
-            "What the head adds to logit({no}) - logit({yes}) at the answer, through every path (clean minus ablated, "
-            "logits): above 0, it pushes toward {no!r}.",
-            unit="logits",
-            null_is="ablation changes nothing",
-            higher="pushes toward {no!r}",
-        ),
-        Measure(
-            "total_effect_swapped_order",
-            "The total effect with the options in the other order (logits).",
-            unit="logits",
-            null_is="ablation changes nothing",
-            higher="pushes toward {no!r}",
-            changes="the position of the options",
-            leaves="the word {no!r}",
-        ),
-        Measure(
-            "direct_effect",
-            "What the head itself writes toward logit({no}) - logit({yes}), without what later layers make of it "
-            "(direct logit attribution, logits).",
-            unit="logits",
-            null_is="writes nothing along the difference",
-            higher="writes toward {no!r}",
-        ),
-    )
-)
 
 
 @public
@@ -206,9 +151,7 @@ def rank_heads(
     ``nas_order_balanced`` (their mean). With ``effects``, also ``total_effect`` (exact: log odds of "No" against
     "Yes" lost at the answer when the head is ablated so) and ``direct_effect`` (direct logit attribution).
 
-    Two forward passes for each question; with effects about six; with ``sets`` some 100 for each of 20 questions.
-    Misleads where heads merely look at the later option:
-    read the control.
+    Misleads where heads merely look at the later option: read the control.
 
     Args:
         model: a loaded model.
@@ -233,6 +176,9 @@ def rank_heads(
         OSError: a folder that can't be written.
         FileExistsError: one that holds another run's report or work.
 
+    Cost of a question, in plain passes: 3 without effects; with them 4 + 1.17 u, u = 1 + (1 + N (L + 1) / 2L) / S
+    being a scan of N heads in L layers at S tokens (SmolLM2 at 56: u = 3.5, so 8.1). Once, some 28 for what the model
+    is and shares, and 15 for the scan's check. With ``sets`` some 100 for each of 20 questions.
     Source: arXiv 2408.00137; both orders and the balanced mean are ours.
     """
     instruction = instruction or Instruction()
@@ -274,6 +220,8 @@ def rank_by_effect(
     *,
     ablation: Ablation = "zero",
     positions: Positions = "answer",
+    screen: Literal["gradient", "bfloat16"] | None = None,
+    top: int = 10,
     instruction: Instruction | None = None,
     forms: str = "in_context",
     n_views: int = 3,
@@ -284,8 +232,7 @@ def rank_by_effect(
     """Rank every head by what ablating it does to the answer: exact, in logits of "No" against "Yes".
 
     The score ``total_effect`` is clean minus ablated: above 0, the head pushes toward "No". Beside it the same in
-    the swapped order (the control), and at positions="answer" the ``direct_effect``. About five forward passes for
-    each question at the answer; at "all", half a pass for each head and order.
+    the swapped order (the control), and at positions="answer" the ``direct_effect``.
 
     Args:
         model, questions, instruction, forms, n_views, sets, batch_size, keep: as in :func:`rank_heads`; of ``sets``,
@@ -293,21 +240,32 @@ def rank_by_effect(
         ablation: what a head's output is replaced by: zero, the mean of the layer's other heads, or its own mean over
             the questions.
         positions: where: "answer", "all", or the last so many tokens.
+        screen: first measure all heads roughly, by a "gradient" (3 plain passes, whatever the positions) or by scans in
+            "bfloat16" (faster on a GPU; slower on a CPU without AMX); then exactly those whose interval reaches the
+            first ``top``. None: all exactly.
+        top: with ``screen``, of how many first heads the order is to be that of exact effects.
 
     Returns:
-        The ranking: each measure [example, layer, head], in logits.
+        The ranking: each measure [example, layer, head], in logits. With ``screen``, the column ``measured`` of its
+        table and ``provenance["screen"]`` say which heads are exact; the others have the screen's numbers.
 
     Raises:
         ValueError, OSError, FileExistsError: as :func:`rank_heads`.
 
     Misleads: where the options hold little of the probability, their log odds are of what the model would not say.
+    Cost of a question, in plain passes: 2 + 2.33 u at the answer, u being a scan as :func:`interp.scan` says it
+    (SmolLM2 at 56 tokens: 10.2), 1 + 2.33 u elsewhere (at "all" 327); 2 more for a mean; less what the questions share
+    at their beginning. Once, some 58 (68 at "all") for what the model is and shares, and the scans' checks: of 30
+    questions 2 for each.
     Source: exact ablation by :func:`interp.scan`; direct effects after Elhage et al. (2021).
     """
     instruction = instruction or Instruction()
     ablation = ablation.replace("-", "_")
     plain, swapped = _both_orders(model, questions, instruction, forms)
+    require_screen(screen, top, model.n_layers * model.n_heads)
     settings = {"instruction": asdict(instruction), "forms": forms, "ablation": ablation, "positions": positions}
-    study = _study("Head effect", model, plain, swapped, questions, settings, sets, batch_size, keep)
+    settings |= {"screen": screen, "top": top} if screen else {}
+    study = _study("Head effect", model, plain, swapped, questions, settings, sets, batch_size, keep, not screen)
     if study.found is not None:
         return study.found
     built = _paired(model, plain, questions, sets)
@@ -321,10 +279,16 @@ def rank_by_effect(
         control = in_other.measure(second, direct=False)["total_effect"]
         return in_order.measure(first) | {"total_effect_swapped_order": control}
 
-    arrays = study.run(list(zip(plain, swapped, strict=True)), score, prompts=plain)
-    method = f"{ablation} ablation at positions {positions!r}, exact"
-    looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation, scans=2)
-    more = mass | provenance_beside(looked)
+    items, method = list(zip(plain, swapped, strict=True)), f"{ablation} ablation at positions {positions!r}, exact"
+    if screen is None:
+        arrays = study.run(items, score, prompts=plain)
+        looked = Looked(model, plain, metric, positions, arrays["total_effect"], ablation=ablation, scans=2)
+        more = mass | provenance_beside(looked)
+    else:
+        orders = (in_order, in_other)
+        arrays, screened = screened_effects(study, items, orders, screen, top, ablation, positions)
+        method = f"{method} for {len(screened.heads)} heads, the others by {screen}"
+        more = mass | {"screen": screened.record(), "beside": [screened.sentence()]}
     ranking = _ranking(study, "total_effect", arrays, questions, instruction, method, in_order, more)
     ranking = _with_sets(ranking, model, built, sets)
     return study.done(_with_views(ranking, model, plain, questions, metric, n_views))
@@ -339,7 +303,7 @@ def _both_orders(model, questions, instruction, forms) -> tuple[list[Prompt], li
     return plain, swapped
 
 
-def _study(title, model, plain, swapped, questions, settings, sets, batch_size, keep: Kept) -> Study:
+def _study(title, model, plain, swapped, questions, settings, sets, batch_size, keep: Kept, streams=True) -> Study:
     """The run of a ranking: it reads each question in both orders."""
     require_sets(model, sets)
     return Study(
@@ -353,6 +317,7 @@ def _study(title, model, plain, swapped, questions, settings, sets, batch_size, 
         keep=keep,
         citation=CITATIONS,
         caveats=CAVEATS,
+        is_stream=streams,
     )
 
 

@@ -24,10 +24,9 @@ from transformer_lens import patching
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
 import interp
-from interp.prompts.prompt import Prompt
 from interp.reading.capture import attention_log_probs
-from probes.questions.instructions import Instruction, build_prompts
-from probes.questions.questions import Question, load_questions
+from probes.questions.questions import load_questions
+from tests.benchmarks.peers import pair_of, prompt_of
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m"
@@ -35,35 +34,7 @@ LENGTHS = (113, 500)
 MEMORY_TOKENS = 2000
 EVERY = 10  # the loops are timed on every tenth head and multiplied by ten
 ROUNDS = {113: 5, 500: 3}
-FILLER = "The kettle stands on the stove and the window is open. "
-
-
-def prompt_of(model: interp.Model, n_tokens: int, question: Question) -> Prompt:
-    """A yes/no prompt of exactly ``n_tokens``, made long by neutral sentences before the instruction."""
-    words = (FILLER * (n_tokens // 8 + 2)).split()
-    layout = "{filler}{instruction}\n{context}Question: {question}"
-    for n_words in range(n_tokens):
-        filler = " ".join(words[:n_words]) + ("\n" if n_words else "")
-        instruction = Instruction(layout=layout.replace("{filler}", filler))
-        (prompt,) = build_prompts(model, [question], instruction)
-        if len(prompt) == n_tokens:
-            return prompt
-        if len(prompt) > n_tokens:
-            break
-    raise ValueError(f"no filler gives a prompt of {n_tokens} tokens; it went to {len(prompt)}.")
-
-
-def pair_of(model: interp.Model, n_tokens: int) -> tuple[Prompt, Prompt]:
-    """Two prompts of the same length with different questions: the first two of the shipped set that fit."""
-    found: list[Prompt] = []
-    for question in load_questions():
-        try:
-            found.append(prompt_of(model, n_tokens, question))
-        except ValueError:
-            continue
-        if len(found) == 2:
-            return found[0], found[1]
-    raise ValueError(f"the shipped questions give no two prompts of {n_tokens} tokens.")
+UNIT = "plain forward pass, last logits"
 
 
 def contestants(model: interp.Model, n_tokens: int) -> dict[str, Callable[[], object]]:
@@ -215,7 +186,7 @@ def markdown(found: dict) -> str:
     for name in names:
         cells = []
         for table in found["seconds"].values():
-            cells += [f"{table[name]:.2f}", f"{table[name] / table[names[0]]:.2f}"]
+            cells += [f"{table[name]:.2f}", f"{table[name] / table[UNIT]:.2f}"]
         out.append(f"| {name} | " + " | ".join(cells) + " |")
     out += [
         "",

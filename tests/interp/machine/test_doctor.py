@@ -12,8 +12,9 @@ import torch
 
 import interp
 from interp.machine import doctor, speed
+from interp.machine.costs import ModelShape, Work
 from interp.machine.doctor import examine
-from interp.machine.speed import ModelShape, Speed, Work, measure_speed, read_shape
+from interp.machine.speed import Speed, measure_speed, read_shape
 from interp.sources import installation, resolve as sources
 from interp.sources.conversions import write_record
 from tests.tiny import tiny, tiny_tokenizer
@@ -149,12 +150,12 @@ def test_a_container_has_its_own_memory(monkeypatch):
 
 def test_token_forwards_by_hand():
     shape = ModelShape("m", n_layers=3, n_heads=4, block_parameters=1000)
-    assert shape.scan_tokens(10) == 10 + 4 * (3 + 2 + 1) / 3  # a head of layer 0 runs through all layers
+    assert shape.scan_tokens(10) == 10 + 1 + 4 * (3 + 2 + 1) / 3  # a head of layer 0 runs through all layers
     work = Work("w", n_examples=5, plain_passes=2, scans=1, passes_once=3, prompt_tokens=10)
-    assert work.tokens(shape) == 5 * (20 + 18) + 30
+    assert work.tokens(shape) == 5 * (20 + 19) + 30
     measured = Speed("x", 2000, "cpu", "float32", 1, tokens=100, seconds=2.0, n_passes=3)
     assert measured.tokens_per_second == 50
-    assert measured.estimate_seconds(work, shape) == pytest.approx(1.2 * 220 / 50 / 2)  # blocks half as large
+    assert measured.estimate_seconds(work, shape) == pytest.approx(1.2 * 225 / 50 / 2)  # blocks half as large
 
 
 def test_speed_of_a_random_model_without_a_trace():

@@ -74,3 +74,25 @@ def test_waits_do_not_grow_with_layers_heads_and_prompts_of_a_batch(waits, name)
         READS[name](model, prompts)
         found[size] = sum(waits.values())
     assert found["large"] <= found["small"] <= 8, found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_kernels_do_not_grow_with_heads():
+    """Operations that PyTorch's profiler counts in a scan of one prompt: as many for 8 heads a layer as for 2, and for
+    each further prompt at most those of the first."""
+
+    def operations(heads: int, n_prompts: int) -> int:
+        shape = {"num_hidden_layers": 2, "num_attention_heads": heads, "num_key_value_heads": 2}
+        model = interp.load(tiny("llama", vocab_size=400, **shape), tokenizer=tiny_tokenizer())
+        prompts = [
+            interp.Prompt.from_token_ids(list(range(5 + i, 14 + i)), answers={"a": [7], "b": [8]}) for i in range(4)
+        ]
+        edits = interp.ablate_each_head("zero")
+        interp.scan(model, prompts, edits, check=0)  # what is made once a model
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            interp.scan(model, prompts[:n_prompts], edits, check=0)
+        return sum(event.count for event in seen.key_averages() if event.key.startswith("aten::"))
+
+    few, many = operations(2, 1), operations(8, 1)
+    assert many <= 1.1 * few
+    assert operations(2, 2) <= 2 * few

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 import interp
-from interp.machine import doctor
-from interp.machine.speed import ModelShape, Speed, Work
+from interp.locating.counting import counted
+from interp.machine import ModelShape, doctor, mean_tokens
+from interp.machine.speed import Speed
 from interp.records import in_time
 from interp.sources.installation import Problem
 from probes import negative_bias
-from probes.cli import doctor as cli_doctor
+from probes.negative_bias.costs import effect_work, ranking_work
+from probes.negative_bias.nas import rank_by_effect
 from tests.tiny import tiny, tiny_tokenizer
 
 SPEED = Speed("a random model", 10**6, "cpu", "float32", 2, tokens=240, seconds=1.0, n_passes=3)
@@ -77,33 +80,29 @@ def test_a_package_without_which_nothing_can_be_imported(tmp_path):
     assert "python -m pip install -e . in a checkout" in ended.stdout
 
 
-def test_the_work_that_is_estimated_is_what_a_ranking_does():
+@pytest.mark.parametrize("ranked", ["heads", "zero", "mean", 10, "all"])
+def test_the_work_that_is_estimated_is_what_a_ranking_does(ranked):
     """Token-forwards counted while a tiny model is ranked, against the formula: between those for the mean and for the
     longest prompt, to which the others are padded."""
     model = interp.load(tiny("llama", vocab_size=400, max_position_embeddings=1024), tokenizer=tiny_tokenizer())
-    questions = negative_bias.load_questions(limit=16, seed=0)
-    lengths = [len(prompt) for prompt in negative_bias.build_prompts(model, questions)]
-    shape = ModelShape("tiny", model.n_layers, model.n_heads, 1)
-    counted = []
+    n, last = 16, {10: 10, "all": None}.get(ranked, 1)
+    ablation = ranked if ranked in ("zero", "mean") else "zero"
+    questions = negative_bias.load_questions(limit=n, seed=0)
+    prompts = negative_bias.build_prompts(model, questions)
+    with counted(model) as cost, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if ranked == "heads":
+            negative_bias.rank_heads(model, questions, effects="zero", n_views=0)
+        else:
+            positions = ranked if ranked in (10, "all") else "answer"
+            rank_by_effect(model, questions, ablation=ablation, positions=positions, n_views=0)
+    total = cost.tokens / model.n_layers
 
-    def count(module, args, kwargs):
-        states = args[0] if args else kwargs["hidden_states"]
-        counted.append(states.shape[0] * states.shape[1] / model.n_layers)
+    def expected(tokens: float) -> float:
+        work = ranking_work(n, tokens=tokens) if ranked == "heads" else effect_work(n, tokens, last, ablation)
+        return work.tokens(ModelShape.of(model))
 
-    handles = [block.register_forward_pre_hook(count, with_kwargs=True) for block in model.hf.model.layers]
-    totals = []
-    for n in (8, 16):
-        counted.clear()
-        negative_bias.rank_heads(model, questions[:n], effects="zero", n_views=0)
-        totals.append(sum(counted))
-    for handle in handles:
-        handle.remove()
-
-    def expected(n: int, tokens: float) -> float:
-        return Work("", n, **cli_doctor.RANKING, prompt_tokens=tokens).tokens(shape)
-
-    for n, total in zip((8, 16), totals, strict=True):
-        assert expected(n, sum(lengths) / 16) <= total <= expected(n, max(lengths))
+    assert expected(mean_tokens(prompts)) <= total <= expected(max(map(len, prompts)))
 
 
 def test_durations():

@@ -364,3 +364,22 @@ def test_origin_and_both_forms_are_recorded(model):
     assert ranking.provenance["settings"]["forms"] == "both"
     assert "direct_effect" not in ranking.measures
     assert ranking.provenance["share_of_queries_that_cannot_see_an_option"] == 0
+
+
+@pytest.mark.parametrize("screen", ["gradient", "bfloat16"])
+def test_a_screened_ranking_has_exact_effects_where_it_says_so(model, screen, tmp_path):
+    whole = rank_by_effect(model, QUESTIONS, positions=3, n_views=0)
+    found = rank_by_effect(model, QUESTIONS, positions=3, n_views=0, screen=screen, top=2, out=tmp_path)
+    exact = np.isin(
+        [f"L{layer}H{head}" for layer, head in np.ndindex(found.scores.shape)], found.provenance["screen"]["exact"]
+    )
+    for name in ("total_effect", "total_effect_swapped_order"):
+        of_heads = [r.measures[name].reshape(len(QUESTIONS), -1) for r in (found, whole)]
+        np.testing.assert_allclose(of_heads[0][:, exact], of_heads[1][:, exact], atol=1e-4)
+        assert np.abs(of_heads[0] - of_heads[1])[:, ~exact].max(initial=1.0) > 1e-4
+    assert list(found.top(2)["label"]) == list(whole.top(2)["label"])
+    frame = found.to_frame()
+    assert set(frame[frame["measured"] == "exactly"]["label"]) == set(found.provenance["screen"]["exact"])
+    assert set(frame["measured"]) <= {"exactly", screen}
+    assert "were measured exactly" in (tmp_path / "report.html").read_text()
+    assert interp.load_result(tmp_path).provenance["screen"] == found.provenance["screen"]
