@@ -60,3 +60,8 @@ def remember(model: Model, lengths: Sequence[int], kind: Hashable, check: int, e
     for n in lengths:
         sides.setdefault(tuple(n > border for border in borders), []).append(n)
     known[1].setdefault(kind, []).extend(_Range(min(own), max(own), check, error) for own in sides.values())
+
+
+def forget(model: Model) -> None:
+    """Check the next scan of the model anew."""
+    _KNOWN.pop(model.hf, None)
