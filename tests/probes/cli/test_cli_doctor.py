@@ -113,3 +113,19 @@ def test_durations():
         "2.0 h",
         "10.0 h",
     ]
+
+
+def test_what_workers_take(run, quick, tmp_path):
+    """Weights from the files' heads alone: as many as the model has, in the type that is asked for."""
+    hf = tiny("llama")
+    hf.save_pretrained(folder := tmp_path / "model")
+    n_parameters = sum(p.numel() for p in hf.parameters())
+    took = {}
+    for dtype in ("float32", "bfloat16"):
+        asked = ["doctor", "--workers", "3", "--model", str(folder), "--dtype", dtype, "--json"]
+        took[dtype] = json.loads(run(*asked)[1])["workers"]
+    plain, half = took["float32"], took["bfloat16"]
+    assert plain["weights_gb"] == pytest.approx(4 * n_parameters / 1e9) == pytest.approx(2 * half["weights_gb"])
+    assert plain["all_gb"] == pytest.approx(3 * plain["needs_gb"]) and plain["needs_gb"] > plain["weights_gb"]
+    code, _, err = run("doctor", "--workers", "2", "--model", "nowhere")
+    assert code and "nowhere is not on this machine" in err
