@@ -80,7 +80,9 @@ _NAMES = """
 interp: EachHead@interp.interventions Attribution@interp.reading ScanResult@interp.scans.scan AnswerMass@interp.reports
     TunedHeads@interp.edits Steering@interp.edits load_control_vector@interp.edits.control_vectors
     save_control_vector@interp.edits.control_vectors clamp_direction@interp.edits.steering
-probes.harmfulness: Dimensions@.steering Inversion@.steering InversionQuestion@.steering SteeringStudy@.steering
+probes.negative_bias: score_prompts@.nas
+probes.harmfulness: Recipe@.attacks learning_curve@.directions load_inversion_questions@.steering
+    Dimensions@.steering Inversion@.steering InversionQuestion@.steering SteeringStudy@.steering
     FineTuningStudy@.attacks Jailbreak@.attacks JailbreakStudy@.attacks HeldOut@.directions GROUPS@probes.requests
     RequestSets@probes.requests RequestStates@probes.requests judge_by_phrases@probes.requests
     require_disjoint@probes.requests sample_requests@probes.requests separation_by_position@probes.requests

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.door import public
+from interp.door.brief import brief
 from interp.figures import head_label
 from interp.locating.attributions import outputs_and_gradients
 from interp.passes import passes
@@ -47,6 +48,8 @@ class Screened:
     top: int
     rounds: int
     off_by: float
+
+    __repr__ = brief
 
     @property
     def heads(self) -> list[Head]:

@@ -159,7 +159,8 @@ def fine_tuning(
     options = {"sizes": [max(1, fewest // 2)]} | options
 
     def work(loaded: Model) -> FineTuningStudy:
-        from probes.harmfulness import Recipe, attack_by_finetuning
+        from probes.harmfulness import attack_by_finetuning
+        from probes.harmfulness.attacks import Recipe
 
         made = Recipe(**recipe, seed=data.seed)
         _, fitted = asking.directions(loaded, study, options["batch_size"])

@@ -258,7 +258,7 @@ def inversion(
     To the question "Certainly" says harmful and sounds compliant, "No" says harmless and sounds like a refusal
     (reply inversion, arXiv 2507.11878). Each direction is added and taken away, beside random directions.
     """
-    from probes.harmfulness import load_inversion_questions
+    from probes.harmfulness.steering import load_inversion_questions
     from probes.harmfulness.steering.inversion_result import QUESTIONS
 
     asking = data.read(model.template)

@@ -28,7 +28,6 @@ from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
     from probes.harmfulness.attacks import (
-        Recipe as Recipe,
         attack as attack,
         attack_by_finetuning as attack_by_finetuning,
         find_suffixes as find_suffixes,
@@ -39,13 +38,11 @@ if TYPE_CHECKING:
         compare_protocols as compare_protocols,
         fit_directions as fit_directions,
         held_out_scores as held_out_scores,
-        learning_curve as learning_curve,
         rank_writers as rank_writers,
     )
     from probes.harmfulness.steering import (
         SteeringArm as SteeringArm,
         invert as invert,
-        load_inversion_questions as load_inversion_questions,
         standard_arms as standard_arms,
         steering_front as steering_front,
         test as steering_test,

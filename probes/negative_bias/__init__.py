@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         negative_attention_score as negative_attention_score,
         rank_by_effect as rank_by_effect,
         rank_heads as rank_heads,
-        score_prompts as score_prompts,
     )
     from probes.negative_bias.nasa import align as align
     from probes.negative_bias.order_swap_result import OrderSwap as OrderSwap

@@ -134,7 +134,7 @@ def load_questions(
     )
     if limit is None:
         return list(questions)
-    chosen = set(drawn(questions, limit, seed))
+    chosen = set(_drawn(questions, limit, seed))
     return [question for i, question in enumerate(questions) if i in chosen]
 
 
@@ -192,10 +192,10 @@ def hash_questions(questions: Sequence[Question]) -> str:
 def sample_questions(questions: Sequence[Question], limit: int, seed: int = 0) -> list[Question]:
     """At most `limit` questions in their order, drawn as `load_questions` draws: the first of a seeded order in which
     answers alternate and domains come in proportion. All of them where there are no more."""
-    return list(questions) if limit >= len(questions) else [questions[i] for i in drawn(questions, limit, seed)]
+    return list(questions) if limit >= len(questions) else [questions[i] for i in _drawn(questions, limit, seed)]
 
 
-def drawn(questions: Iterable[Question], limit: int, seed: int) -> list[int]:
+def _drawn(questions: Iterable[Question], limit: int, seed: int) -> list[int]:
     """Where in the questions, which are asked for once, those of a sample are."""
     keys, answers, places = array("Q"), array("b"), array("q")
     numbers: dict[str, int] = {}

@@ -155,7 +155,7 @@ def load_requests(
     def kept() -> Iterator[Request]:
         return (r for r in requests if kind in (None, r.kind))
 
-    chosen = None if limit is None else set(drawn(kept(), limit, seed))
+    chosen = None if limit is None else set(_drawn(kept(), limit, seed))
     found = [r for i, r in enumerate(kept()) if chosen is None or i in chosen]
     if not found:
         n = sum(1 for _ in requests)
@@ -306,10 +306,10 @@ def sample_requests(requests: Sequence[Request], n: int, seed: int = 0) -> list[
     Raises:
         ValueError: ``n`` is smaller than a pair.
     """
-    return list(requests) if n >= len(requests) else [requests[i] for i in drawn(requests, n, seed)]
+    return list(requests) if n >= len(requests) else [requests[i] for i in _drawn(requests, n, seed)]
 
 
-def drawn(requests: Iterable[Request], n: int, seed: int) -> list[int]:
+def _drawn(requests: Iterable[Request], n: int, seed: int) -> list[int]:
     """Where in the requests, which are asked for once, those of a sample are."""
     texts, pairs, kinds, places = array("Q"), array("Q"), array("b"), array("q")
     numbers: dict[tuple[str, str], int] = {}

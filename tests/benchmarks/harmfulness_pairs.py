@@ -28,8 +28,6 @@ from probes.harmfulness import (
     fit_directions,
     held_out_scores,
     invert,
-    learning_curve,
-    load_inversion_questions,
     load_requests,
     observe,
     read_states,
@@ -39,8 +37,8 @@ from probes.harmfulness import (
     try_dimensions,
     with_ending,
 )
-from probes.harmfulness.directions.learning import DIRECTION, WHITENED
-from probes.harmfulness.steering import SteeringStudy
+from probes.harmfulness.directions.learning import DIRECTION, WHITENED, learning_curve
+from probes.harmfulness.steering import SteeringStudy, load_inversion_questions
 from probes.harmfulness.steering.inversion_result import PAPER_PLACES, QUESTIONS
 from probes.latent_guard.comparison import cross_compare_guards
 from probes.latent_guard.transfer import threshold_transfer, transfer_sentences

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from interp.door import public
 from interp.edits import (
     ConditionalSteering,
     Direction,
@@ -354,6 +355,7 @@ def conditional(
     return conditional_steering(material.guard, steering, material.validation, **how)
 
 
+@public
 def standard_arms(
     model: Model,
     layers: Sequence[int] | None = None,
