@@ -26,8 +26,8 @@ class _Range:
     """Prompts of some lengths, all on one side of every border that the config names, of which the shortest and the
     longest were compared."""
 
-    low: int
-    high: int
+    shortest: int
+    longest: int
     check: int
     error: float
 
@@ -42,11 +42,11 @@ def checked_before(model: Model, prompts: Sequence[Prompt], kind: Hashable, chec
         return None
     ranges = [r for r in _KNOWN[model.hf][1].get(kind, ()) if r.check >= check]
     lengths = [len(prompts[i]) for i in to_check(model, prompts)]
-    found = [next((r for r in ranges if r.low <= n <= r.high), None) for n in lengths]
+    found = [next((r for r in ranges if r.shortest <= n <= r.longest), None) for n in lengths]
     if None in found:
         return None
-    error, low, high = max(r.error for r in found), min(r.low for r in found), max(r.high for r in found)
-    return f"largest difference from plain passes {error:.2g} nats, in an earlier scan ({low} to {high} tokens)"
+    error, lengths = max(r.error for r in found), f"{min(r.shortest for r in found)} to {max(r.longest for r in found)}"
+    return f"largest difference from plain passes {error:.2g} nats, in an earlier scan of prompts of {lengths} tokens"
 
 
 def remember(model: Model, lengths: Sequence[int], kind: Hashable, check: int, error: float) -> None:

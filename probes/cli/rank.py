@@ -109,7 +109,7 @@ def head_effect(
                 tokens_of(loaded, questions, asked),
                 {"answer": 1, "all": None}.get(positions, positions),
                 options["ablation"],
-                options["screen"],
+                options.get("screen"),
             ),
             options["sets"],
         ),

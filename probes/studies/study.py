@@ -89,8 +89,8 @@ class Study:
         self._is_part = place_of(self.keep.folder) is not None or this_worker() is not None
         if self._is_part and not is_stream:
             raise ValueError(
-                f"{title} can't be shared among processes: each step follows from the one before. Leave out shard= "
-                "(on the command line, --engine)."
+                f"{title} can't be shared among processes: each step follows from the one before. Leave out shard=, "
+                "or the engine."
             )
         self.settings = {**settings, **(afterwards or {})}
         data = {**(self.keep.origin or {}), **data}

@@ -102,7 +102,8 @@ def test_the_work_that_is_estimated_is_what_a_ranking_does(ranked):
         work = ranking_work(n, tokens=tokens) if ranked == "heads" else effect_work(n, tokens, last, ablation)
         return work.tokens(ModelShape.of(model))
 
-    assert expected(mean_tokens(prompts)) <= total <= expected(max(map(len, prompts)))
+    shared = 0.8  # what the questions begin with is run once, which the estimate leaves out
+    assert shared * expected(mean_tokens(prompts)) <= total <= expected(max(map(len, prompts)))
 
 
 def test_durations():

@@ -371,7 +371,7 @@ def test_a_screened_ranking_has_exact_effects_where_it_says_so(model, screen, tm
     whole = rank_by_effect(model, QUESTIONS, positions=3, n_views=0)
     found = rank_by_effect(model, QUESTIONS, positions=3, n_views=0, screen=screen, top=2, out=tmp_path)
     exact = np.isin(
-        [f"L{layer}H{head}" for layer, head in np.ndindex(found.scores.shape)], found.provenance["screen"]["exact"]
+        [f"L{layer}H{head}" for layer, head in np.ndindex(found.scores.shape[1:])], found.provenance["screen"]["exact"]
     )
     for name in ("total_effect", "total_effect_swapped_order"):
         of_heads = [r.measures[name].reshape(len(QUESTIONS), -1) for r in (found, whole)]
