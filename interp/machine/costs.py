@@ -100,5 +100,5 @@ class Work:
 def mean_tokens(prompts: Sequence[object], most: int = 50) -> float:
     """Tokens of a prompt, on average over some of them, evenly spread."""
     step = max(1, len(prompts) // most)
-    lengths = [len(prompt) for prompt in prompts[::step]]  # type: ignore[arg-type]
+    lengths = [len(prompt) for prompt in prompts[::step]]
     return sum(lengths) / len(lengths)
