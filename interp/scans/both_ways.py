@@ -59,7 +59,8 @@ class BothWays:
 
     def plan(self, method: str, check: int, stacklevel: int) -> tuple[str, str]:
         """Fan-out or loop, and what was checked, in words."""
-        model, kind = self._model, (self._branches.kind, isinstance(self._metrics[0], Probability))
+        model, shares = self._model, self._beginning.n_shared > 0
+        kind = (self._branches.kind, isinstance(self._metrics[0], Probability), shares)
         if method != "loop" and check:
             before = checked_before(model, self._prompts, kind, check)
             if before is not None:
@@ -102,11 +103,7 @@ class BothWays:
         prompts, m = [self._prompts[i] for i in group], self._spans[group[0]]
         if len(group) == 1:
             tokens = self._tokens[group[0]]
-            kept = (
-                self._beginning.prefixes(prompts, len(prompts[0]) - m)
-                if self._beginning.serves(prompts[0], m)
-                else None
-            )
+            kept = self._beginning.prefix_of(prompts[0], m)
             logits = fan_out_logits(model, prompts[0], of[0], m, tokens, self._memory, advance, kept)
             self._keep(group, [read_metrics(self._metrics, logits, tokens, prompts[0])], of[0])
             return
@@ -186,5 +183,4 @@ class BothWays:
         """Prompts one at a time, each whole: of this model from here on."""
         warnings.warn(f"prompts are scanned one at a time, not together: {why}", stacklevel=9)
         note_together(self._model, None)
-        self._groups, self._done = [[place] for place in range(len(self._prompts))], set()
-        self._beginning = Beginning(self._model, ())
+        self._groups, self._done = None, set()

@@ -32,7 +32,7 @@ class Branches:
     """The branches for each prompt: the same for all, or, for a patch, set from another run prompt by prompt."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt], edits, positions: Positions) -> None:
-        self._model, self._prompts, self._edits, self.positions = (model, prompts, edits, positions)
+        self._model, self._prompts, self._edits, self.positions = model, prompts, edits, positions
         self._fixed: list[Branch] | None = None
         if not isinstance(edits, EachHead):
             self._fixed = list(edits)

@@ -45,8 +45,8 @@ def checked_before(model: Model, prompts: Sequence[Prompt], kind: Hashable, chec
     found = [next((r for r in ranges if r.shortest <= n <= r.longest), None) for n in lengths]
     if None in found:
         return None
-    error, lengths = max(r.error for r in found), f"{min(r.shortest for r in found)} to {max(r.longest for r in found)}"
-    return f"largest difference from plain passes {error:.2g} nats, in an earlier scan of prompts of {lengths} tokens"
+    error, tokens = max(r.error for r in found), f"{min(r.shortest for r in found)} to {max(r.longest for r in found)}"
+    return f"largest difference from plain passes {error:.2g} nats, in an earlier scan of prompts of {tokens} tokens"
 
 
 def remember(model: Model, lengths: Sequence[int], kind: Hashable, check: int, error: float) -> None:

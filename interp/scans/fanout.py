@@ -97,7 +97,9 @@ def fan_out_logits(
         kept: keys and values of all but the last m positions, where they were run before.
     """
     n_prefix = text_from(model, prompt, m)
-    prefix = kept or (run_prefix(model, prompt, n_prefix) if n_prefix else None)
+    prefix = kept
+    if kept is None and n_prefix:
+        prefix = run_prefix(model, prompt, n_prefix)
     order = sorted(range(len(branches)), key=lambda i: branches[i].first_layer)
     size = max(1, int(memory_mib * 2**20 / row_bytes(model, len(prompt) - n_prefix, len(prompt), tokens)))
     rows: dict[int, Tensor] = {}

@@ -24,7 +24,7 @@ from interp.passes import may_share, prefix_inputs, rest_inputs, text_from
 from interp.passes.lengths import pass_lengths
 from interp.passes.plain import foreign_hooks
 from interp.passes.shared_prefix import WORTH_SHARING, common_prefix
-from interp.scans.fanout import Prefix, fill, row_bytes, run_prefix, run_rows
+from interp.scans.fanout import Prefix, fill, row_bytes, run_rows
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -47,6 +47,8 @@ def groups_of(
     """Positions of prompts, those together that one fan-out takes: of one length, edited at as many last positions
     (``spans``), without pictures, and with as many rows as the memory holds; ``tokens``: that are unembedded, None for
     all. All others stand alone."""
+    if rows_go_together(model, 0) is False:
+        return [[i] for i in range(len(prompts))]
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     alone = []
     for i, (prompt, m) in enumerate(zip(prompts, spans, strict=True)):
@@ -54,8 +56,6 @@ def groups_of(
             alike[len(prompt), m].append(i)
         else:
             alone.append([i])
-    if rows_go_together(model, 0) is False:
-        return [[i] for i in range(len(prompts))]
     found = []
     for (length, m), places in alike.items():
         rows = memory_mib * 2**20 / row_bytes(model, m, length, tokens)
@@ -90,38 +90,43 @@ class Beginning:
     of them, or the model does not allow it."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt]) -> None:
-        text = [p for p in prompts if p.image is None] if rows_go_together(model, 0) is not False else []
+        text = [p for p in prompts if p.image is None]
         n = common_prefix(text) if len(text) > 1 else 0
         self._model, self._example = model, text[0] if text else None
         self.n_shared = n if n >= WORTH_SHARING and may_share(model, text, n) else 0
         self._prefix: Prefix | None = None
 
-    def serves(self, prompt: Prompt, m: int) -> bool:
-        """Whether a prompt that is edited at its last ``m`` positions begins with it."""
-        return 0 < self.n_shared <= text_from(self._model, prompt, m) and prompt.image is None
+    def prefix_of(self, prompt: Prompt, m: int) -> Prefix | None:
+        """Keys and values of all but the last ``m`` positions of one prompt; None where it does not begin so, or where
+        prompts of this model are run apart, each whole."""
+        fits = self.n_shared <= text_from(self._model, prompt, m) and prompt.image is None
+        if not fits or not self._begins([prompt]) or rows_go_together(self._model, 0) is False:
+            return None
+        return self.prefixes([prompt], len(prompt) - m)
 
     def prefixes(self, prompts: Sequence[Prompt], n_prefix: int) -> Prefix:
-        """Keys and values of the first ``n_prefix`` positions of prompts of one length.
+        """Keys and values of the first ``n_prefix`` positions of prompts of one length, of text.
 
         What follows the common beginning is run once for the group as far as it is shared, then for each."""
-        model, (first, *more) = self._model, prompts
-        shares = self.n_shared and first.image is None
-        if not shares and not more:
-            return run_prefix(model, first, n_prefix)
-        n = min(self.n_shared, n_prefix) if shares else 0
+        model, first = self._model, prompts[0]
+        n = min(self.n_shared, n_prefix) if self._begins(prompts) else 0
         steady = pass_lengths(model.hf.config).is_steady(n_prefix, len(first))
         stop = n_prefix if steady else len(first)
-        cache = Prefix()
-        if n:
-            cache = self._kept().for_rows(1)
-        own = min(common_prefix(prompts), n_prefix) if more else n
-        if own - n >= WORTH_SHARING and may_share(model, prompts, own):
-            extend(model, cache, [first], n, own)
-            n = own
-        cache = cache.for_rows(len(prompts)) if more and n else cache
+        cache = self._kept().for_rows(1) if n else Prefix()
+        if len(prompts) > 1:
+            own = min(common_prefix(prompts), n_prefix)
+            if own - n >= WORTH_SHARING and may_share(model, prompts, own):
+                extend(model, cache, [first], n, own)
+                n = own
+            cache = cache.for_rows(len(prompts)) if n else cache
         if n < stop:
             extend(model, cache, prompts, n, stop)
         return cache.frozen_at(n_prefix)
+
+    def _begins(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether there is a common beginning, and these prompts have it: they may be others than it was made for."""
+        n = self.n_shared
+        return n > 0 and all(p.token_ids[:n] == self._example.token_ids[:n] for p in prompts)
 
     def _kept(self) -> Prefix:
         if self._prefix is None:

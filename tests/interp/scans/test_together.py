@@ -14,6 +14,8 @@ import interp
 from interp.architecture import attached, input_of
 from interp.interventions.values import Branch, HeadEdit, ResidualEdit
 from interp.scans.fanout import fan_out_logits
+from interp.scans.scan import scan_metrics
+from interp.scans.together import Beginning
 from tests.tiny import CONFIGS, VOCABULARY, WINDOW, tiny
 
 SHARED = list(range(20, 20 + WINDOW + 4))  # longer than a window, and than what is worth sharing
@@ -27,6 +29,15 @@ def prompts(lengths: list[int], shared: list[int] = SHARED) -> list[interp.Promp
         answers = {"No": [5 + i % 2], "Yes": [7 + i % 3]}
         found.append(interp.Prompt.from_token_ids([*shared, *own], answers=answers))
     return found
+
+
+HEADS = interp.ablate_each_head("zero")
+
+
+def batch(model, these: list[interp.Prompt], beginning: Beginning) -> np.ndarray:
+    """A batch of a study that has checked before, and keeps what all its prompts begin with."""
+    metric = interp.LogitDifference("No", "Yes")
+    return scan_metrics(model, these, HEADS, [metric], "answer", "fan-out", check=0, beginning=beginning)[0].values
 
 
 def alone(model, prompt, branches, m=1) -> np.ndarray:
@@ -117,8 +128,8 @@ def test_what_was_checked_is_not_checked_again_until_something_is_another(llama)
     handle.remove()
 
 
-def test_prompts_that_do_not_go_together_are_scanned_apart(llama, monkeypatch):
-    """A model whose rows mix: said once, and right."""
+def mix_rows(monkeypatch) -> None:
+    """Each prompt of a group gets something of another."""
     module = sys.modules["interp.scans.both_ways"]
     real = module.fan_out_together
 
@@ -127,6 +138,11 @@ def test_prompts_that_do_not_go_together_are_scanned_apart(llama, monkeypatch):
         return logits + logits.roll(1, 0)
 
     monkeypatch.setattr(module, "fan_out_together", mixed)
+
+
+def test_prompts_that_do_not_go_together_are_scanned_apart(llama, monkeypatch):
+    """A model whose rows mix: said once, and right."""
+    mix_rows(monkeypatch)
     these, edits = prompts([7, 7, 7]), interp.ablate_each_head("zero")
     model = interp.load(tiny("llama"))
     with pytest.warns(UserWarning, match="one at a time, not together"):
@@ -137,6 +153,27 @@ def test_prompts_that_do_not_go_together_are_scanned_apart(llama, monkeypatch):
     np.testing.assert_allclose(batch.values, found.values, atol=2e-5)
     np.testing.assert_array_equal(interp.scan(other, these, edits, check=0).values, batch.values)
     np.testing.assert_allclose(found.values, interp.scan(model, these, edits, method="loop").values, atol=2e-5)
+
+
+def test_what_a_study_keeps_of_the_beginning_is_dropped_where_prompts_go_apart(monkeypatch):
+    """Later batches are handed the same beginning: they are run whole too, once the model was seen to mix rows."""
+    model, these = interp.load(tiny("llama")), prompts([7, 7, 9])
+    beginning = Beginning(model, these)
+    assert beginning.prefix_of(these[2], 1) is not None
+    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="one at a time, not together"):
+        mix_rows(patched)
+        batch(model, these[:2], beginning)
+    assert beginning.prefix_of(these[2], 1) is None
+    found = batch(model, these[2:], beginning)
+    np.testing.assert_allclose(found, interp.scan(model, these[2:], HEADS, method="loop").values, atol=2e-5)
+
+
+def test_a_beginning_is_no_other_prompts_beginning(llama):
+    """Prompts that it was not made for are right, alone and together."""
+    beginning, others = Beginning(llama, prompts([6, 9])), prompts([6, 6, 9], shared=SHARED[::-1])
+    assert beginning.n_shared and beginning.prefix_of(others[0], 1) is None
+    slow = interp.scan(llama, others, HEADS, method="loop").values
+    np.testing.assert_allclose(batch(llama, others, beginning), slow, atol=2e-5)
 
 
 def test_a_beginning_needs_room(llama):
