@@ -16,6 +16,7 @@ from interp.door.brief import brief
 from interp.pairs import PromptPairs
 from interp.passes import passes, text_from
 from interp.reading import LogitDifference, head_outputs, mean_head_outputs
+from interp.scans.branches import last_positions
 
 if TYPE_CHECKING:
     from interp.models import Model
@@ -64,8 +65,8 @@ class Asked:
 
     def means(self) -> Float[Tensor, "layer head d_head"]:
         """Mean z over the prompts of the pairs, or of the pool, and over the positions that are looked at."""
-        last = {"answer": 1, "all": None}.get(str(self.positions), self.positions)
-        return mean_head_outputs(self.model, self.pool or [*self.pairs.clean, *self.pairs.corrupt], last)
+        prompts = self.pool or [*self.pairs.clean, *self.pairs.corrupt]
+        return mean_head_outputs(self.model, prompts, last_positions(self.positions))
 
     @property
     def share(self) -> float:

@@ -1,8 +1,8 @@
 """Screen, then confirm: all heads measured cheaply, and exactly those that may be among the first.
 
 A screen is what a gradient says (one forward and one backward pass, whatever the number of heads and positions), or the
-exact scan in bfloat16 (which is faster only where the machine computes in it; without AMX a CPU takes three times as
-long as in float32). Which heads are then scanned exactly is one rule for both: every head whose interval over the
+exact scan in bfloat16 (which is faster only where the machine computes in it; without AMX a CPU takes longer
+than in float32). Which heads are then scanned exactly is one rule for both: every head whose interval over the
 examples reaches the first ``top``, again and again until no other does. What a screen gets wrong by more than that is
 not found: a ranking says how far it was off on the heads that were confirmed.
 """

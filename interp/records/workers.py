@@ -77,7 +77,7 @@ class Worker:
         if folder in self.held:
             return
         name, content = self.ask(Hold(str(folder)))
-        if not _soon(lambda: _content(folder / name) == content):
+        if not seen(lambda: _content(folder / name) == content):
             raise PathUnseenError(
                 f"the folder {folder} is not the driver's: what the driver writes there is not seen. Give a folder on "
                 "a disk that all workers share, out=..."
@@ -127,22 +127,26 @@ def working_for(ask: Callable[[Any], Any]) -> Iterator[Worker]:
 
 def seen(found: Callable[[], Any]) -> Any:
     """What ``found`` gives, tried again until it gives something, or the file system has had its time."""
-    return _soon(found)
+    until, wait = time.monotonic() + VISIBLE_S, 0.02
+    while not (value := found()) and time.monotonic() < until:
+        time.sleep(wait)
+        wait = min(2 * wait, 2.0)
+    return value
 
 
 def score_of(
     score: Callable[[Sequence[Item]], Mapping[str, np.ndarray]], batch: Sequence[Item], in_halves: bool
 ) -> Mapping[str, np.ndarray]:
     """The arrays of a batch; where the memory does not suffice, of its two halves, once, with a warning."""
+    if len(batch) < 2:
+        return score(batch)
     if not in_halves:
         try:
             return score(batch)
         except Exception as error:
-            if len(batch) < 2 or not is_of_memory(error):
+            if not is_of_memory(error):
                 raise
     middle = (len(batch) + 1) // 2
-    if len(batch) < 2:
-        return score(batch)
     warnings.warn(
         f"a batch of {len(batch)} did not fit into a worker's memory; it was scored in two halves, which may round "
         "otherwise than the whole. A smaller batch_size=... avoids that.",
@@ -156,14 +160,6 @@ def is_of_memory(error: BaseException) -> bool:
     """Whether this is too little memory, of the machine or of a GPU."""
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
     return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-
-
-def _soon(found: Callable[[], Any]) -> Any:
-    until, wait = time.monotonic() + VISIBLE_S, 0.02
-    while not (value := found()) and time.monotonic() < until:
-        time.sleep(wait)
-        wait = min(2 * wait, 2.0)
-    return value
 
 
 def _content(path: Path) -> str | None:

@@ -28,6 +28,14 @@ def span_length(prompt: Prompt, positions: Positions) -> int:
     return len(prompt) if positions == "all" else int(positions)
 
 
+def last_positions(positions: Positions) -> int | None:
+    """How many last positions, whatever the prompt; None: all. ``ValueError`` for "text", which is as many as a prompt
+    has."""
+    if positions == "text":
+        raise ValueError("positions='text' is another number in each prompt; expected 'answer', 'all' or a number.")
+    return {"answer": 1, "all": None}.get(str(positions), positions)
+
+
 class Branches:
     """The branches for each prompt: the same for all, or, for a patch, set from another run prompt by prompt."""
 

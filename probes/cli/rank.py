@@ -92,6 +92,7 @@ def head_effect(
     as_json: bool = False,
 ) -> None:
     """What does the answer lose when each head is switched off? Measured exactly, head by head."""
+    from interp.scans import last_positions
     from probes import negative_bias
     from probes.negative_bias.costs import effect_work
 
@@ -107,7 +108,7 @@ def head_effect(
             effect_work(
                 len(questions),
                 tokens_of(loaded, questions, asked),
-                {"answer": 1, "all": None}.get(positions, positions),
+                last_positions(positions),
                 options["ablation"],
                 options.get("screen"),
             ),

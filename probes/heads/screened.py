@@ -10,7 +10,7 @@ import torch
 from interp.locating import Screened, confirmed, estimate_removal
 from interp.models import Model, twin_in
 from interp.prompts import Prompt
-from interp.scans import Positions
+from interp.scans import Positions, last_positions
 from probes.heads.effects import Ablation, HeadEffects
 from probes.studies import Study
 
@@ -67,7 +67,7 @@ def _rough(
     if twin is not None:
         measured = HeadEffects(twin, prompts, metric, ablation, positions)
         return lambda batch: measured.measure(batch, direct=False)[EFFECT]
-    last = {"answer": 1, "all": None}.get(str(positions), positions)
+    last = last_positions(positions)
     return lambda batch: estimate_removal(
         model, batch, metric, ablation=ablation, last=last, means=exact.means, batch_size=len(batch)
     )

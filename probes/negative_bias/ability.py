@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from interp.door import public
 from interp.edits import ModelEdit
 from interp.models import Model
-from interp.prompts import Prompt
 from interp.reading.perplexity import perplexity, perplexity_ratio
 from interp.statistics import paired_share_change, wilson_share
+from probes.negative_bias.asking import answers_of_prompts
 from probes.negative_bias.knowledge import answer_open
 from probes.questions import Instruction, Question, build_prompts
 
@@ -64,14 +63,16 @@ def edit_cost(
         raise ValueError(f"an edit is called {UNTOUCHED!r}, as the model without any. Give it another name.")
     if without := [q.id for q in open_questions if not q.open_question]:
         raise ValueError(f"{len(without)} questions have no open form ({', '.join(without[:3])}); leave them out.")
-    prompts = build_prompts(model, questions, instruction) if len(questions) else []
+    asking = instruction or Instruction()
+    prompts = build_prompts(model, questions, asking) if len(questions) else []
     rows: list[dict[str, Any]] = []
     before: dict[str, Any] = {}
     for name, edit in {UNTOUCHED: None, **edits}.items():
         with nullcontext() if edit is None else edit.apply(model, prompts or None):
             found: dict[str, Any] = {"text": perplexity(model, list(texts), batch_size=batch_size)}
             if prompts:
-                found["accuracy"] = _right(model, prompts, batch_size)
+                said = answers_of_prompts(model, prompts, questions, asking, batch_size=batch_size)
+                found["accuracy"] = (said.log_probs.argmax(1) == said.gold).astype(float)
             if len(open_questions):
                 judged = answer_open(model, open_questions, batch_size=batch_size)
                 found["open_accuracy"] = np.array([j.kind == "right" for j in judged], dtype=float)
@@ -87,13 +88,3 @@ def edit_cost(
     frame = pd.DataFrame(rows)
     frame.attrs["note"] = NOTE
     return frame
-
-
-def _right(model: Model, prompts: Sequence[Prompt], batch_size: int) -> Float[np.ndarray, " question"]:
-    """1 where the gold answer is the likeliest of a prompt's answers."""
-    logits = model.final_logits(list(prompts), batch_size).double()
-    right = []
-    for row, prompt in zip(logits, prompts, strict=True):
-        odds = {word: float(row[list(tokens)].logsumexp(-1)) for word, tokens in prompt.answers.items()}
-        right.append(float(max(odds, key=odds.get) == prompt.gold))
-    return np.array(right)

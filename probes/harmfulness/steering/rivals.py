@@ -201,6 +201,11 @@ class Material:
         return 1.0 if self.goal == "refuse" else -1.0
 
     @property
+    def where(self) -> dict[str, Any]:
+        """Where and when a steering acts, as its maker takes it."""
+        return {"positions": self.positions, "while_generating": self.while_generating}
+
+    @property
     def pairs(self) -> Direction:
         """The mean difference over whole pairs, harmful less harmless, where the reply begins."""
         return self.directions.refusal
@@ -266,8 +271,7 @@ class Material:
 
     def adding(self, direction: Direction, coefficient: float, layer: int) -> Steering:
         """The direction's row added with the goal's sign, where this material says."""
-        where = {"positions": self.positions, "while_generating": self.while_generating}
-        return add_direction(direction, self.sign * coefficient, layer, **where)
+        return add_direction(direction, self.sign * coefficient, layer, **self.where)
 
 
 @dataclass(frozen=True)
@@ -314,14 +318,12 @@ def added_subspace(material: Material, layer: int, coefficient: float, k: int) -
     """The part of the pairs' mean difference within their first ``k`` principal directions, added."""
     rows = subspace(material.directions, "refusal", layer, k, "paired differences")
     vector = material.sign * coefficient * (rows.T @ (rows @ material.pairs.vectors[layer]))
-    where = {"positions": material.positions, "while_generating": material.while_generating}
-    return Steering((ResidualEdit(layer, vector),), model=material.pairs.model, **where)
+    return Steering((ResidualEdit(layer, vector),), model=material.pairs.model, **material.where)
 
 
 def turned(material: Material, layer: int, angle: float) -> Steering:
     """States rotated towards the pairs' difference, their length kept."""
-    where = {"positions": material.positions, "while_generating": material.while_generating}
-    return turn_towards(material.pairs, material.sign * angle, layer, **where)
+    return turn_towards(material.pairs, material.sign * angle, layer, **material.where)
 
 
 def clamped(material: Material, layer: int, to: float) -> Steering:
@@ -331,8 +333,7 @@ def clamped(material: Material, layer: int, to: float) -> Steering:
     positive = torch.from_numpy(np.asarray(material.directions.positive))
     above, below = float(rows[positive].mean()), float(rows[~positive].mean())
     start, end = (below, above) if material.goal == "refuse" else (above, below)
-    where = {"positions": material.positions, "while_generating": material.while_generating}
-    return clamp_direction(material.pairs, start + to * (end - start), layer, **where)
+    return clamp_direction(material.pairs, start + to * (end - start), layer, **material.where)
 
 
 def ablated(material: Material, layer: int) -> Steering:

@@ -12,6 +12,7 @@ import torch
 import interp
 from interp.interventions.values import Branch, HeadEdit, ResidualEdit
 from interp.scans.agreement import FanOutDisagreement
+from interp.scans.branches import last_positions
 from tests.tiny import CONFIGS, VOCABULARY, WINDOW, tiny
 from tests.twins import bridge_loop, bridge_means
 
@@ -355,3 +356,9 @@ def test_a_scan_of_other_branches_is_no_ranking(llama):
         interp.scan(llama, [prompt(9)], two).ranking()
     with pytest.raises(ValueError, match="every head once"):
         interp.scan(llama, [prompt(9)], [Branch((HeadEdit(1, 1),))]).top()
+
+
+def test_positions_that_differ_by_prompt_have_no_one_number():
+    assert [last_positions(at) for at in ("answer", "all", 4)] == [1, None, 4]
+    with pytest.raises(ValueError, match="positions='text' is another number in each prompt"):
+        last_positions("text")
