@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from probes.cli.declaring import Option, taken
 from probes.cli.options import ModelOptions, QuestionData
@@ -92,9 +92,7 @@ def head_effect(
     as_json: bool = False,
 ) -> None:
     """What does the answer lose when each head is switched off? Measured exactly, head by head."""
-    from interp.scans import last_positions
     from probes import negative_bias
-    from probes.negative_bias.costs import effect_work
 
     study = Study(keep, model, data)
     asked = negative_bias.Instruction(instruction)
@@ -103,16 +101,15 @@ def head_effect(
     ranking = study.run(
         lambda loaded: negative_bias.rank_by_effect(loaded, questions, **options, keep=study.keep()),
         f"{len(questions)} questions from {data.data}",
-        cost=lambda loaded: _with_sets(
-            loaded,
-            effect_work(
-                len(questions),
-                tokens_of(loaded, questions, asked),
-                last_positions(positions),
-                options["ablation"],
-                options.get("screen"),
-            ),
-            options["sets"],
-        ),
+        cost=lambda loaded: _effect_work(loaded, questions, options),
     )
     print_ranking(ranking, [study.out], as_json)
+
+
+def _effect_work(loaded: Model, questions: Sequence[Question], options: Mapping[str, Any]) -> Work:
+    from interp.scans import last_positions
+    from probes.negative_bias.costs import effect_work
+
+    tokens, last = tokens_of(loaded, questions, options["instruction"]), last_positions(options["positions"])
+    work = effect_work(len(questions), tokens, last, options["ablation"], options.get("screen"))
+    return _with_sets(loaded, work, options["sets"])

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from interp.reports import Findings, Result
-from interp.statistics import Claim, Estimate, mean_estimate
-from probes.harmfulness.steering.draws import beside_draws, shares_of_draws
+from interp.statistics import Estimate, mean_estimate
+from probes.harmfulness.steering.draws import beside_draws, margin_sentence
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,7 +86,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
     for row in table.to_dict("records"):
         what = f"{'Removing' if row['op'] == 'remove' else 'Adding'} {row['k']} dimensions of {row['direction']}"
         what += f" ({row['basis']})" + (f" while {row['steered']} is added" if row["steered"] else "")
-        said.append(_said(f"{what} changes the log odds of refusing {row['kind']} requests (nats)", row))
+        said.append(margin_sentence(f"{what} changes the log odds of refusing {row['kind']} requests (nats)", row))
     return said
 
 
@@ -96,18 +96,5 @@ def road_sentences(roads: pd.DataFrame) -> list[str]:
     for row in roads.to_dict("records"):
         adds, without = (Estimate.from_row(row, name) for name in ("adds", "adds_without"))
         what = f"Adding {row['added']} changes the log odds of refusing harmless requests by {adds:+.2f} nats, and by "
-        said.append(_said(f"{what}{without:+.2f} where {row['removed']} is removed: the difference", row))
+        said.append(margin_sentence(f"{what}{without:+.2f} where {row['removed']} is removed: the difference", row))
     return said
-
-
-def _said(what: str, row: Mapping[str, Any]) -> str:
-    """A change beside what random directions do."""
-    claim = Claim(
-        what,
-        Estimate.from_row(row, "change_margin"),
-        p=float(row["margin_p"]),
-        n=int(row["n"]),
-        draws=int(row["n_random"]),
-        form="+.2f",
-    )
-    return f"{claim.sentence().rstrip('.')}; {shares_of_draws(row, 'margin')}."

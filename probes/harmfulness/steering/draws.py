@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.statistics import Estimate, mean_estimate, paired_share_change
+from interp.statistics import Claim, Estimate, mean_estimate, paired_share_change
 from probes.heads import permutation_p
 
 SIGNS = {"+": 1.0, "-": -1.0}
@@ -68,6 +68,20 @@ def shares_of_draws(row: Mapping[str, Any], measure: str) -> str:
         if row.get(f"n_{kind}")
     ]
     return f"{' and '.join(shares)} do as much with either sign" if shares else "no controls were run"
+
+
+def margin_sentence(what: str, row: Mapping[str, Any]) -> str:
+    """What a change of margins comes to beside draws that mean nothing (a row with what :func:`beside_draws` gives).
+    ``what``: is changed, by what, in which unit."""
+    claim = Claim(
+        what,
+        Estimate.from_row(row, "change_margin"),
+        p=float(row["margin_p"]),
+        n=int(row["n"]),
+        draws=int(row["n_random"] + row.get("n_shuffled", 0)),
+        form="+.2f",
+    )
+    return f"{claim.sentence().rstrip('.')}; {shares_of_draws(row, 'margin')}."
 
 
 def draws_table(

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from interp.figures import MARKER_COLORS, finish
 from interp.reports import Figures, Findings
 from interp.statistics import Claim, Estimate
-from probes.harmfulness.steering.draws import shares_of_draws
+from probes.harmfulness.steering.draws import margin_sentence
 from probes.harmfulness.steering.front_result import NO_ROLE, UNTOUCHED, SteeringFront
 
 MORE, WITHIN = 0.2, 0.05  # to reach: refusals of harmful requests, and of harmless ones
@@ -90,18 +90,9 @@ def _cells(name: str, part: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _draws(front: SteeringFront) -> list[str]:
-    said = []
-    for row in front.first_tokens().to_dict("records"):
-        claim = Claim(
-            f"{row['arm']} at layer {row['layer']} changes the log odds of refusing harmful requests (nats)",
-            Estimate.from_row(row, "change_margin"),
-            p=float(row["margin_p"]),
-            n=int(row["n"]),
-            draws=int(row["n_random"] + row["n_shuffled"]),
-            form="+.2f",
-        )
-        said.append(f"{claim.sentence().rstrip('.')}; {shares_of_draws(row, 'margin')}.")
-    return said
+    what = "{} at layer {} changes the log odds of refusing harmful requests (nats)"
+    rows = front.first_tokens().to_dict("records")
+    return [margin_sentence(what.format(row["arm"], row["layer"]), row) for row in rows]
 
 
 def _rest(front: SteeringFront, table: pd.DataFrame) -> list[str]:
