@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from interp.circuits.graph import CircuitGraph as CircuitGraph, load_graph as load_graph
     from interp.circuits.paths import Paths as Paths, patch_paths as patch_paths
+    from interp.circuits.routes import Routes as Routes, head_routes as head_routes
     from interp.reading.kinds import KINDS as KINDS, head_kinds as head_kinds
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

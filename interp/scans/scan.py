@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from interp.reading import (
     LogitDifference,
     Metric,
     default_metric,
+    kinds_beside,
 )
 from interp.records import now, showing_progress
 from interp.reports import AnswerMass, narrow
@@ -92,18 +93,23 @@ class ScanResult:
             }
         )
 
-    def ranking(self) -> HeadRanking:
+    def ranking(self, model: Model | None = None) -> HeadRanking:
         """The heads by what their edit takes away (``drop``), with intervals, p and q: of a scan with one edit for each
         head of the model.
 
+        ``model``: the one that was scanned, to say beside each head what kind it is
+        (:func:`interp.circuits.head_kinds`: seconds, once for a model).
+
         Raises:
-            ValueError: other branches, such as sets of heads, and heads that are missing.
+            ValueError: other branches, such as sets of heads, heads that are missing, and a model of another name or
+                shape.
         """
         found = [re.fullmatch(r"L(\d+)H(\d+)", label) for label in self.labels]
         heads = np.array([tuple(map(int, match.groups())) for match in found if match])
         if len(heads) < len(found):
             other = self.labels[found.index(None)]
             raise ValueError(f"a ranking is of one edit for each head; the scan has the branch {other!r}.")
+        kinds = {} if model is None else self._kinds(model, heads)
         meaning = f"What the edit of the head takes away of {self.metric}: the unedited value less the edited one."
         return HeadRanking(
             "effect",
@@ -119,8 +125,18 @@ class ScanResult:
                 "positions": self.positions,
                 "how": f"{self.how}; {self.check}",
                 **({} if self.positions == "all" else {"caveats": [_NOT_EVERYWHERE.format(self.positions)]}),
+                **kinds,
             },
         )
+
+    def _kinds(self, model: Model, heads: np.ndarray) -> dict[str, Any]:
+        shape = tuple(int(n) for n in heads.max(0) + 1)
+        if (self.model, shape) != (model.name, (model.n_layers, model.n_heads)):
+            raise ValueError(
+                f"the scan is of {self.model or 'a model without name'}, {shape[0]} layers of {shape[1]} heads; the "
+                f"model given is {model.name}, {model.n_layers} of {model.n_heads}. Give the one that was scanned."
+            )
+        return kinds_beside(model)
 
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k heads whose edit takes most away: label, effect, interval, q, n.

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from probes.cli.declaring import Option, taken
 from probes.cli.options import VisualData, VisualModel, say
 from probes.cli.study import Report, Shown, Study, print_result, require_folder
+
+if TYPE_CHECKING:
+    from interp.models import Model
+    from interp.records import Keep
+    from interp.scans import Positions
+    from probes.visual_semantics.heads import VisualHeads
+    from probes.visual_semantics.questions import VisualExamples
+    from probes.visual_semantics.routes import VisualRoutes
 
 WHERE = Option(
     "Where heads are ablated: every token, after the picture, the last.", kind=Literal["all", "text", "answer"]
@@ -33,6 +41,9 @@ def visual_heads(
         ),
     ],
     rankings: Annotated[bool, Option("Also a report of each score and level, in OUT/rankings (5 MB each).")] = False,
+    routes: Annotated[
+        int, Option("Also what so many heads of the largest effect read, picture or words, in OUT/routes.", metavar="N")
+    ] = 0,
     as_json: bool = False,
 ) -> None:
     """S+, S- and D of every head (V-SEAM, arXiv 2509.14837), with floors, intervals and p.
@@ -44,17 +55,19 @@ def visual_heads(
     source = data.read()
     from probes.visual_semantics.heads import NAMES, first_heads, rank_visual_heads
 
-    heads = study.run(
-        lambda loaded: rank_visual_heads(
-            loaded,
-            source.examples(loaded, data.instruction, data.cases),
-            say=say,
-            **options,
-            keep=replace(study.keep(), origin=source.origin()),
-        ),
-        str(source),
-    )
-    out, folders = study.out, [study.out]
+    if routes < 0:
+        raise ValueError(f"--routes {routes}; expected 0 (none) or more heads.")
+    read = []
+
+    def rank(loaded: Model) -> VisualHeads:
+        examples, kept = source.examples(loaded, data.instruction, data.cases), study.keep()
+        heads = rank_visual_heads(loaded, examples, say=say, **options, keep=replace(kept, origin=source.origin()))
+        if routes:
+            read.append(_read_by(loaded, examples, heads, routes, options["positions"], kept))
+        return heads
+
+    heads = study.run(rank, str(source))
+    out, folders = study.out, [study.out, *(study.out / "routes" for _ in read)]
     if rankings:
         for name in heads.provenance["settings"]["scores"]:
             for of_level in heads.levels:
@@ -76,7 +89,27 @@ def visual_heads(
         columns = {c: text for c, text in of_heads.items() if c in frame}
         title = f"{NAMES[name]}: the first 5 heads, in thousandths of probability"
         shown.append(Shown(name, frame if as_json else first.assign(**thousandths), columns, title))
-    print_result(found.statement, shown, folders, as_json)
+    said = list(found.statement)
+    for of_heads_read in read:
+        report = of_heads_read.to_findings()
+        said += report.statement
+        counts = report.tables["Counts"]
+        shown.append(Shown("routes", counts, {c: c for c in counts}, "What the first heads read"))
+    print_result(said, shown, folders, as_json)
+
+
+def _read_by(
+    loaded: Model, examples: VisualExamples, heads: VisualHeads, n: int, positions: Positions, kept: Keep
+) -> VisualRoutes:
+    """What the ``n`` heads of the largest mean effect on all questions read; beside the ranking's report."""
+    import numpy as np
+
+    from probes.visual_semantics.routes import visual_routes
+
+    effect = np.abs(heads.mean_score("signed_drop"))
+    first = [divmod(int(i), heads.n_heads) for i in np.argsort(-effect, axis=None, kind="stable")[:n]]
+    place = replace(kept, out=kept.folder / "routes")
+    return visual_routes(loaded, examples, first, positions=positions, keep=place)
 
 
 def visual_levels(

@@ -124,12 +124,13 @@ def score_table(
         "label": [head_label(*pair) for pair in zip(layer, head, strict=True)],
         "score": scored.mean(0),
     }
-    columns["score_low"], columns["score_high"] = mean_interval(scored, groups)
+    ends = (0.0, 1.0) if relu else (-1.0, 1.0)
+    columns["score_low"], columns["score_high"] = (np.clip(end, *ends) for end in mean_interval(scored, groups))
     if relu:
         floor = np.abs(x).mean(0) / 2
         columns |= {"floor": floor, "floor_95": floor + np.quantile(_flipped_means(x, groups), 0.95, axis=0) / 2}
     columns["mean_change"] = x.mean(0)
-    columns["mean_change_low"], columns["mean_change_high"] = mean_interval(x, groups)
+    columns["mean_change_low"], columns["mean_change_high"] = (np.clip(e, -1.0, 1.0) for e in mean_interval(x, groups))
     p = sign_flip_p(group_sums(x, groups), n_resamples=int(np.clip(100 * x.shape[1], 9_999, 50_000)))
     columns |= {"p": p, "q": benjamini_hochberg(p)}
     push = rearrange(yes_push.astype(np.float64), _FLAT)

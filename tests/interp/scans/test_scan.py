@@ -350,6 +350,15 @@ def test_a_scan_of_all_heads_is_a_ranking(llama):
     assert len(set(ranking.example_ids)) == 2  # also of prompts without ids, or of one id twice
 
 
+def test_a_ranking_of_a_scan_has_the_kinds_of_heads(llama):
+    result = interp.scan(llama, [prompt(20)], interp.ablate_each_head("zero"))
+    kinds = result.ranking(llama).provenance["head_kinds"]
+    assert set(kinds) <= set(result.labels) and "head_kinds" not in result.ranking().provenance
+    assert "kind" in result.ranking(llama).to_frame()
+    with pytest.raises(ValueError, match="Give the one that was scanned"):
+        result.ranking(interp.load(tiny("gpt2")))
+
+
 def test_a_scan_of_other_branches_is_no_ranking(llama):
     two = [Branch((HeadEdit(0, 0), HeadEdit(1, 1)))]
     with pytest.raises(ValueError, match="one edit for each head"):
