@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Components as Components,
         find_components as find_components,
         input_device as input_device,
+        weights_brought as weights_brought,
     )
     from interp.architecture.foreign_parts import (
         require_in_place as require_in_place,

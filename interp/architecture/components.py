@@ -7,6 +7,8 @@ written down anywhere in this package.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,9 +159,22 @@ def projection_width(projection: nn.Module) -> int | None:
     return None
 
 
-def input_device(embedding: nn.Module) -> torch.device:
-    """The device that token ids go to; for weights offloaded by accelerate, where it will bring them."""
-    device = next(embedding.parameters()).device
+def input_device(module: nn.Module) -> torch.device:
+    """The device that a module computes on; for weights offloaded by accelerate, where it will bring them."""
+    device = next(module.parameters()).device
     if device.type != "meta":
         return device
-    return torch.device(getattr(getattr(embedding, "_hf_hook", None), "execution_device", None) or "cpu")
+    return torch.device(getattr(getattr(module, "_hf_hook", None), "execution_device", None) or "cpu")
+
+
+@contextmanager
+def weights_brought(module: nn.Module) -> Iterator[None]:
+    """While active, a module's own weights can be read, also where accelerate keeps them elsewhere between its passes
+    (offloading)."""
+    if not hasattr(module, "_hf_hook"):
+        yield
+        return
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        yield

@@ -16,10 +16,12 @@ from interp.architecture import (
     AttentionCall,
     attached,
     attention_handler,
+    input_device,
     input_of,
     one_at_a_time,
     require_in_place,
     run_pass,
+    weights_brought,
 )
 from interp.door import public
 from interp.figures import head_label
@@ -143,7 +145,7 @@ def _copies(
     seed: int,
 ) -> Float[np.ndarray, "layer head"]:
     """How often what a head writes at the last position raises the token that it looks at most above all others."""
-    weight = getattr(model.components.final_norm, "weight", None)
+    gain = _norm_gain(model)
     ids = np.array([prompt.token_ids for prompt in prompts])
     size = int(model.hf.config.get_text_config().vocab_size)
     tokens = np.union1d(ids, np.random.default_rng([seed, 1]).integers(size, size=OTHERS))
@@ -154,19 +156,30 @@ def _copies(
     found = np.zeros(attended.shape[1:3])
     for layer, block in enumerate(model.components.blocks):
         alone = (apart[None] * z[:, layer, None].to(model.dtype)).flatten(-2)  # [prompt, head, features]
+        alone = alone.to(input_device(block.out_projection))
         written = block.out_projection(alone) - block.out_projection(torch.zeros_like(alone[:1]))
-        raised = unembed(written if weight is None else written * weight).cpu()
+        raised = unembed(written.to(model.device) if gain is None else written.to(gain.device) * gain).cpu()
         found[layer] = (raised.argmax(-1) == column[:, layer]).float().mean(0).numpy()
     return found
 
 
+def _norm_gain(model: Model) -> Float[Tensor, " d_model"] | None:
+    """The final norm's weight, a copy; None where it has none."""
+    norm = model.components.final_norm
+    if getattr(norm, "weight", None) is None:
+        return None
+    with weights_brought(norm):
+        return norm.weight.detach().clone().to(model.device)
+
+
 def _unembedding_of(model: Model, tokens: Int[np.ndarray, " token"]) -> Callable[[Tensor], Tensor]:
     """From the normed stream to the logits of some tokens."""
-    head, index = model.components.unembedding, torch.tensor(tokens, device=model.device)
+    head = model.components.unembedding
+    index = torch.tensor(tokens, device=input_device(head))
     if type(head) is torch.nn.Linear and not hasattr(head, "_hf_hook"):
         rows = head.weight[index].float()
-        return lambda hidden: hidden.float() @ rows.mT
-    return lambda hidden: head(hidden)[..., index].float()
+        return lambda hidden: hidden.to(rows) @ rows.mT
+    return lambda hidden: head(hidden.to(index.device))[..., index].float()
 
 
 def _frame(model: Model, scores: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from interp.architecture import one_at_a_time
+from interp.architecture import input_device, one_at_a_time
 from interp.door import public
 from interp.reading.residual import residual_states
 
@@ -56,7 +56,7 @@ def lens(model: Model, prompt: Prompt | str, position: int = -1) -> pd.DataFrame
     states = residual_states(model, [asked], [places])[0]  # [layer, place, d_model]
     weight = next(parts.unembedding.parameters())
     with torch.no_grad():
-        logits = parts.unembedding(parts.final_norm(states.to(weight))).float()
+        logits = parts.unembedding(parts.final_norm(states.to(input_device(parts.unembedding), weight.dtype))).float()
     config = model.hf.config.get_text_config()
     if cap := getattr(config, "final_logit_softcapping", None):
         logits = cap * torch.tanh(logits / cap)

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from interp.architecture import alone, forward_replaced
+from interp.architecture import alone, forward_replaced, input_device
 from interp.vision.picture import PromptImage
 
 
@@ -73,7 +73,7 @@ class ImageEncoder:
         """The features of no picture, for models that always want some."""
         weight = next(self._hf.parameters())
         width = self._hf.config.get_text_config().hidden_size
-        return Features(torch.zeros(0, width, dtype=weight.dtype, device=weight.device))
+        return Features(torch.zeros(0, width, dtype=weight.dtype, device=input_device(self._hf)))
 
     def _encoder_inputs(self, image: PromptImage) -> dict[str, Tensor]:
         base = self._hf.base_model
