@@ -141,6 +141,7 @@ MEASURED_BY = {
         ("s_plus", "s_minus", "signed_drop", "mean_change", "floor", "yes_push"),
         "probes.visual_semantics.rank_visual_heads",
     ),
+    **dict.fromkeys(("follows_hint", "plain_push"), "probes.visual_semantics.conflict.rank_conflict_heads"),
 }
 """What computes a registered measure; measures of one name with an ending ("nas_swapped_order") go with the first."""
 

@@ -36,7 +36,12 @@ FLOORS = [
     ["probes.heads", "probes.requests", "probes.visual_semantics.questions"],
     ["probes.harmfulness.directions", "probes.latent_guard", "probes.modulation", "probes.negative_bias"],
     ["probes.visual_semantics.heads", "probes.visual_semantics.tracing"],
-    ["probes.harmfulness.steering", "probes.harmfulness.attacks", "probes.visual_semantics.routes"],
+    [
+        "probes.harmfulness.steering",
+        "probes.harmfulness.attacks",
+        "probes.visual_semantics.routes",
+        "probes.visual_semantics.conflict",
+    ],
     ["probes.harmfulness", "probes.visual_semantics"],
     ["probes.cli"],
 ]

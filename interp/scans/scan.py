@@ -98,7 +98,7 @@ class ScanResult:
         head of the model.
 
         ``model``: the one that was scanned, to say beside each head what kind it is
-        (:func:`interp.circuits.head_kinds`: seconds, once for a model).
+        (:func:`interp.circuits.head_kinds`). Costs that function's passes, once for a model; nothing without.
 
         Raises:
             ValueError: other branches, such as sets of heads, heads that are missing, and a model of another name or

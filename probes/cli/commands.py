@@ -21,7 +21,7 @@ from probes.cli.rank import head_effect, negative_attention
 from probes.cli.scenes import edit_photo, make, sheet
 from probes.cli.trace import trace
 from probes.cli.view import view
-from probes.cli.visual import visual_heads, visual_levels
+from probes.cli.visual import conflict_heads, visual_heads, visual_levels
 
 START = "Start here"
 STEPS = "The steps of a study"
@@ -48,6 +48,7 @@ COMMANDS = (
     Command("locate", locate, STEPS),
     Command("rank refusal-writers", refusal_writers, STEPS),
     Command("rank visual-heads", visual_heads, STEPS),
+    Command("rank conflict-heads", conflict_heads, STEPS),
     Command("test negative-heads", negative_heads, STEPS),
     Command("test order-swap", order_swap, STEPS),
     Command("test visual-levels", visual_levels, STEPS),

@@ -112,6 +112,52 @@ def _read_by(
     return visual_routes(loaded, examples, first, positions=positions, keep=place)
 
 
+def conflict_heads(
+    keep: Report,
+    model: VisualModel,
+    data: VisualData,
+    options: Annotated[
+        dict,
+        taken(
+            "probes.visual_semantics.conflict.conflict:rank_conflict_heads",
+            "batch_size memory_mib",
+            positions=WHERE,
+            ablation=Option("What replaces a head's output.", kind=Literal["mean_of_others", "zero"]),
+        ),
+    ],
+    wording: Annotated[
+        str, Option("The hint, with {answer} where a wrong option is put.")
+    ] = "I think the answer is {answer}.",
+    as_json: bool = False,
+) -> None:
+    """Which heads follow the words where a hint and the picture disagree?
+
+    Each question is asked after a wrong hint, after a right one and without any. OUT/ranking is a ranking
+    for `interp modulate`, which turns the first heads down.
+    """
+    study = Study(keep, model, data)
+    source = data.read()
+    from probes.visual_semantics.conflict import rank_conflict_heads
+    from probes.visual_semantics.questions import conflicts
+
+    found = study.run(
+        lambda loaded: rank_conflict_heads(
+            loaded,
+            conflicts(source.examples(loaded, data.instruction, data.cases), wording, seed=data.seed),
+            **options,
+            keep=replace(study.keep(), origin=source.origin()),
+        ),
+        f"{source}, each with a wrong hint, a right one and none",
+    )
+    ranking, counts = found.ranking(), found.counts()
+    ranking.save(study.out / "ranking", overwrite=study.overwrite or study.kept.resume)
+    shown = [Shown("answers", counts, {c: c.replace("_", " ") for c in counts}, "Answers with and without a hint")]
+    if not ranking.is_too_few:
+        first = ranking.top(10)
+        shown.append(Shown("top_heads", first, {"label": "head", "score": "follows", "q": "q"}, "Heads that follow"))
+    print_result(found.statement(), shown, [study.out, study.out / "ranking"], as_json)
+
+
 def visual_levels(
     keep: Report,
     model: VisualModel,

@@ -32,7 +32,7 @@ from probes.studies import Study
 
 Rule = Literal["released", "top-k", "search"]
 RULES: tuple[Rule, ...] = ("released", "top-k", "search")
-HURTS = ("nas", "nas_order_balanced", "nas_swapped_order", "s_minus")
+HURTS = ("nas", "nas_order_balanced", "nas_swapped_order", "s_minus", "follows_hint")
 """Measures of this package whose high values mark heads that hurt."""
 
 

@@ -62,7 +62,6 @@ if TYPE_CHECKING:
         scene_examples as scene_examples,
         visual_examples as visual_examples,
     )
-    from probes.visual_semantics.routes import pair_routes as pair_routes, visual_routes as visual_routes
     from probes.visual_semantics.tracing import VisualTraces as VisualTraces, trace_pairs as trace_pairs
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         VisualQuestion as VisualQuestion,
         load_visual_questions as load_visual_questions,
     )
+    from probes.visual_semantics.questions.conflict import Conflict as Conflict, conflicts as conflicts
     from probes.visual_semantics.questions.formats import FORMATS as FORMATS
     from probes.visual_semantics.questions.photo_questions import photo_pair_examples as photo_pair_examples
     from probes.visual_semantics.questions.prompts import (

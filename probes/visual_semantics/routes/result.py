@@ -60,7 +60,14 @@ class VisualRoutes(Result, report="probes.visual_semantics.routes.report"):
         return tuple(dict.fromkeys(q.level for q in self.asked))
 
     def chosen(self, level: str | None) -> Bool[np.ndarray, " example"]:
-        """Which questions are of a ``level`` (None: all): [example]. ``ValueError`` for one that no question has."""
+        """Which questions are of a ``level``, None: all.
+
+        Returns:
+            [example].
+
+        Raises:
+            ValueError: a level that no question has.
+        """
         if level is not None and level not in self.levels:
             raise ValueError(f"level={level!r}; the questions have {', '.join(map(repr, self.levels))}.")
         return np.array([level in (None, q.level) for q in self.asked])

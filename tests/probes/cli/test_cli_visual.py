@@ -180,3 +180,25 @@ def test_levels_are_compared(run, model, ranked, tmp_path, monkeypatch):
     assert code == 1 and "9 of 9 questions made the ranking" in err
     code, _, err = test_levels(tmp_path / "n", "scenes:test:easy:1", tmp_path)
     assert code == 1 and "not a finished, saved result" in err
+
+
+def test_routes_beside_a_ranking(run, model, tmp_path):
+    code, out, err = rank(run, model, tmp_path / "r", "--routes", "2", data="scenes:test:easy:4")
+    assert code == 0, err
+    assert "What the first heads read" in out and "not shown" in out
+    routes = interp.load_result(tmp_path / "r" / "routes")
+    assert len(routes.heads) == 2 and routes.provenance["settings"]["positions"] == "answer"
+    code, _, err = rank(run, model, tmp_path / "s", "--routes", "-1")
+    assert code != 0 and "--routes -1" in err and not (tmp_path / "s").exists()
+
+
+def test_heads_that_follow_a_hint(run, model, tmp_path):
+    asked = ("rank", "conflict-heads", "--model", model, "--data", "scenes:test:easy:4", "--positions", "answer")
+    code, out, err = run(*asked, "--out", tmp_path / "c")
+    assert code == 0, err
+    assert "A wrong hint changes how often its answer is given" in out and "Answers with and without a hint" in out
+    assert interp.load_ranking(tmp_path / "c" / "ranking").score == "follows_hint"
+    code, out, _ = run(*asked, "--out", tmp_path / "c", "--resume", "--json")
+    assert code == 0 and "answers" in json.loads(out)["tables"]
+    code, _, err = run(*asked, "--out", tmp_path / "d", "--wording", "It is so.")
+    assert code != 0 and "{answer}" in err

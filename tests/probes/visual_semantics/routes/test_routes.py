@@ -11,8 +11,9 @@ import interp
 from interp import Keep, load_result
 from interp.statistics import FEWEST
 from probes.scenes import edited_pairs, scene_split
-from probes.visual_semantics import pair_routes, rank_visual_heads, scene_examples, visual_routes
+from probes.visual_semantics import rank_visual_heads, scene_examples
 from probes.visual_semantics.questions import Asked
+from probes.visual_semantics.routes import pair_routes, visual_routes
 from probes.visual_semantics.routes.result import BOTH, PICTURE, UNTOLD, WORDS, VisualRoutes
 from probes.visual_semantics.routes.routes import OBJECT, REST
 

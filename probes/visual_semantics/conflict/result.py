@@ -1,0 +1,103 @@
+"""What the study of conflicts found: what each head does to a hinted answer, after the hint and without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from interp.door import made_by
+from interp.rankings import HeadRanking, Measure, register
+from interp.reports import Result
+from interp.statistics import FEWEST, Claim, paired_share_change, wilson_share
+from probes.visual_semantics.questions import Asked
+
+ASKED = ("plain", "conflict", "agree")
+FOLLOWS = register(
+    Measure(
+        "follows_hint",
+        "What ablating the head takes away of logit(hinted wrong answer) - logit(gold) after the hint, less what it "
+        "takes away without it: high, the head follows the words.",
+        unit="logits",
+        null=0.0,
+        null_is="the hint changes nothing of what the head does",
+        higher="the head follows the words",
+    )
+)
+PLAIN = register(
+    Measure(
+        "plain_push",
+        "What ablating the head takes away of the same difference on the plain question: high, the head pushes toward "
+        "the wrong answer without any hint.",
+        unit="logits",
+        null=0.0,
+        null_is="ablation changes nothing",
+        higher="pushes toward the wrong answer",
+        changes="the hint is left out",
+        leaves="picture, question, answers",
+    )
+)
+
+
+@made_by("rank_conflict_heads(model, conflict)")
+@dataclass(frozen=True, eq=False, repr=False)
+class ConflictHeads(Result, report="probes.visual_semantics.conflict.report"):
+    """What each head does to the hinted answer, after the hint and without it.
+
+    Args:
+        asked: the plain questions in words.
+        hinted: the wrong answer that is suggested to each.
+        is_right: of ``plain``, ``conflict`` and ``agree``, whether the most probable token is the gold answer's.
+        follows: the same, whether it is the hinted answer's.
+        push: of ``conflict`` and ``plain``, what ablating each head takes away of logit(hinted) - logit(gold).
+        provenance: model, data, settings, versions.
+    """
+
+    asked: tuple[Asked, ...]
+    hinted: tuple[str, ...]
+    is_right: Bool[np.ndarray, "example three"]
+    follows: Bool[np.ndarray, "example three"]
+    push: Float[np.ndarray, "example two layer head"]
+    provenance: Mapping[str, Any]
+
+    def ranking(self) -> HeadRanking:
+        """Heads by how much they follow the hint (``follows_hint``), with ``plain_push`` beside."""
+        return HeadRanking(
+            score="follows_hint",
+            measures={"follows_hint": self.push[:, 0] - self.push[:, 1], "plain_push": self.push[:, 1]},
+            example_ids=tuple(q.id for q in self.asked),
+            descriptions={m.name: m for m in (FOLLOWS, PLAIN)},
+            provenance={**self.provenance, "title": f"Heads that follow a hint: {self.provenance['model']['name']}"},
+        )
+
+    def counts(self) -> pd.DataFrame:
+        """One row for each level and way of asking: n, accuracy and how often the hinted answer is given, with
+        intervals over pictures."""
+        rows = []
+        levels = list(dict.fromkeys(q.level for q in self.asked))
+        for level in [None, *levels] if len(levels) > 1 else [None]:
+            chosen = np.array([level in (None, q.level) for q in self.asked])
+            for i, name in enumerate(ASKED):
+                row: dict[str, Any] = {"level": level or "all", "asked": name, "n": int(chosen.sum())}
+                row |= wilson_share(self.is_right[chosen, i]).columns("accuracy")
+                rows.append(row | wilson_share(self.follows[chosen, i]).columns("gives_hinted"))
+        return pd.DataFrame(rows)
+
+    def statement(self) -> list[str]:
+        """What the hint does to the answers, and which heads follow it."""
+        groups = [q.image_id or q.id for q in self.asked]
+        n = len(set(groups))
+        more = self.follows[:, 1] & ~self.follows[:, 0]
+        less = ~self.follows[:, 1] & self.follows[:, 0]
+        change = paired_share_change(more, less, groups)
+        said = [Claim("A wrong hint changes how often its answer is given, by a share of", change, n=n).sentence()]
+        if len(self.asked) < FEWEST:
+            return said
+        table = self.ranking().to_frame()
+        shown = table[(table["q"] <= 0.05) & (table["score"] > 0)]
+        names = f" ({', '.join(shown['label'][:5])}{' ...' if len(shown) > 5 else ''})" if len(shown) else ""
+        return [*said, f"{len(shown)} of {len(table)} heads are shown to follow it{names} (n = {len(self.asked)})."]
