@@ -128,7 +128,7 @@ class ModelEdit(ABC):
         restores what was there, bit for bit: ``undo = edit.fold(model); undo.fold(model)``.
 
         The folded model's logits are compared with the hooked one's at every position of a few prompts (random tokens
-        of up to 32; or ``prompts``). Allowed are 1e-4 in float32, or 2e-5 of the largest logit where that is more. In
+        of up to 32; or ``prompts``). Allowed are 1e-4 in float32, or 5e-5 of the largest logit where that is more. In
         bfloat16, where a folded edit rounds the weights and a hooked one the states, 0.15 of the logits' root mean
         square (0.03 in float16): it shows no errors smaller than that. Costs two passes
         over these, and two readings of the weights.

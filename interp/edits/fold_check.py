@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from interp.models import Model
 
 # In float32 the largest difference counts: sums in another order, through all layers. A direction removed everywhere
-# from SmolLM2 gives 8e-6 of the largest logit.
-OF_LARGEST = {torch.float64: 1e-10, torch.float32: 2e-5}
+# gives 8e-6 of the largest logit in SmolLM2, and 2.7e-5 in Qwen2.5 0.5B, whose stream has features of great size.
+OF_LARGEST = {torch.float64: 1e-10, torch.float32: 5e-5}
 LEAST = {torch.float64: 1e-9, torch.float32: 1e-4}
 # In half precision, the root mean square: single logits are far off by rounding alone. A folded edit rounds the
 # weights, a hooked one the states. For the same direction in bfloat16: 0.07 between the two

@@ -39,12 +39,17 @@ from probes.visual_semantics import (
     study_levels,
     trace_pairs,
 )
+from probes.visual_semantics.conflict import rank_conflict_heads
 from probes.visual_semantics.modulation import modulate
+from probes.visual_semantics.questions import conflicts
+from probes.visual_semantics.routes import pair_routes, visual_routes
 from tests.twins import released_formulas
 
 TABLES = Path(__file__).parent / "visual_semantics"
 REPORTS = Path("reports/evaluate")
-RANKED, CHOSEN, ABLATED, TESTED, TRACED, FITTED = range(1, 7)  # seeds of scenes: no two parts ask about the same ones
+RANKED, CHOSEN, ABLATED, TESTED, TRACED, FITTED, ROUTED, HINTED, HINT_CHOSEN, HINT_TESTED, HINT_FITTED = range(
+    1, 12
+)  # seeds of scenes: no two parts ask about the same ones
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class Size:
     modulation: ModulationSettings
     traced: int  # pairs of a scene and its edited twin
     every: int  # layer of so many is traced
+    routed: tuple[int, int]  # heads whose routes are split, scenes that they are split on
+    hinted: tuple[int, int, int]  # scenes after hints: to rank heads on, to choose on, to test on
 
 
 SIZES = {
@@ -87,6 +94,8 @@ SIZES = {
         modulation=ModulationSettings(ks=(2, 5), heads=8, n_random=19),
         traced=60,
         every=1,
+        routed=(32, 40),
+        hinted=(40, 40, 60),
     ),
     "scenes-smollm2": Size(
         difficulty=0.24,
@@ -107,6 +116,8 @@ SIZES = {
         ),
         traced=20,
         every=3,
+        routed=(20, 12),
+        hinted=(12, 12, 20),
     ),
 }
 
@@ -251,6 +262,55 @@ class Evaluation:
         )
         self.write_findings("modulation", found.to_findings(), without=("Questions", "Searches, step by step"))
 
+    def routes(self) -> None:
+        """What heads read: the picture or the words, edges cut; and by an edited twin, the object's patches apart."""
+        n, scenes = self.size.routed
+        if n < self.model.n_layers * self.model.n_heads:
+            effect = np.abs(self.heads.mean_score("signed_drop"))
+            order = np.argsort(-effect, axis=None, kind="stable")[:n]
+            heads = [divmod(int(i), self.model.n_heads) for i in order]
+        else:
+            heads = list(np.ndindex(self.model.n_layers, self.model.n_heads))
+        cut = visual_routes(self.model, self.examples("test", scenes, ROUTED), heads, keep=self.keep("routes"))
+        pairs = list(edited_pairs("test", 3 * scenes, ROUTED, self.size.difficulty))
+        swapped = pair_routes(self.model, pairs, heads, keep=self.keep("routes-pairs"))
+        content: dict[str, list[str] | pd.DataFrame] = {}
+        for what, found in (("edges cut", cut), ("edges of the edited twin", swapped)):
+            findings = found.to_findings()
+            content |= {f"Verdict, {what}": list(findings.statement)}
+            content |= {f"{name}, {what}": table for name, table in findings.tables.items()}
+        self.write("routes", content)
+
+    def conflict(self) -> None:
+        """Text against picture: which heads follow a wrong hint, and does turning them down help, on hinted questions
+        and on plain ones?"""
+        ranked, chosen, tested = self.size.hinted
+        heads = rank_conflict_heads(
+            self.model,
+            conflicts(self.examples("validation", ranked, HINTED)),
+            positions=self.size.positions,
+            keep=self.keep("conflict"),
+        )
+        asked = conflicts(self.examples("test", tested, HINT_TESTED))
+        found = modulate(
+            self.model,
+            heads.ranking(),
+            conflicts(self.examples("validation", chosen, HINT_FITTED)).conflict,
+            conflicts(self.examples("validation", chosen, HINT_CHOSEN)).both(),
+            {"after a wrong hint": asked.conflict, "plain": asked.plain},
+            settings=replace(self.size.modulation, rules=("top-k",), n_random=19),
+            batch_size=15,
+            say=print,
+            keep=self.keep("conflict-modulation"),
+        )
+        findings = heads.to_findings()
+        of_hints = {name: table for name, table in findings.tables.items() if name == "Answers"}
+        of_hints["The first heads"] = findings.tables["Heads"].head(10)
+        scaled = found.to_findings()
+        tables = {name: t for name, t in scaled.tables.items() if name not in ("Questions", "Searches, step by step")}
+        verdict = [*findings.statement, *scaled.statement]
+        self.write("conflict", {"Verdict": verdict, **of_hints, **tables})
+
     def tracing(self) -> None:
         """Point 3: which states carry what an edit of the picture changes."""
         pairs = list(edited_pairs("test", self.size.traced, TRACED, self.size.difficulty))
@@ -271,7 +331,7 @@ def testbed_of(model: str) -> str:
     return Path(model).name.split("-seed-")[0]
 
 
-PARTS = ("agreement", "ranking", "levels", "modulation", "tracing")
+PARTS = ("agreement", "ranking", "levels", "modulation", "tracing", "routes", "conflict")
 
 
 def main() -> None:

@@ -270,7 +270,7 @@ class _Look:
                             asked, generate(self.model, some, max_new_tokens, batch_size=64), strict=True
                         ):
                             replies[i] = reply
-            except ValueError as error:
+            except (ValueError, ArithmeticError) as error:  # a fold that this model does not keep, too
                 return _nothing(len(requests), str(error), self.study.holds_texts)
             nll, n_tokens, repetition = reply_quality(self.model, plainly, replies)
             said = judge_replies(self.judge, [requests[i].text for i in asked], [replies[i] for i in asked])

@@ -1,9 +1,10 @@
 """Which heads follow the words when text and picture disagree? Each head's push toward a wrong hint, beside the same
-question without one.
+question after a right one.
 
 For a question with gold answer g and a hinted wrong answer w, a head pushes by what its ablation takes away of
-logit(w) - logit(g). What it *follows* is that push after the hint less the push on the plain question: a head that is
-wrong about the picture, or says No to anything, has the same push on both.
+logit(w) - logit(g). What it *follows* is that push after the wrong hint less the push after the right one, which has as
+many words: a head that is wrong about the picture, says No to anything, or does less for any longer question, has the
+same push on both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from interp.records import Kept, hash_json, keeps_work
 from interp.scans import Positions, scan_readings
 from probes.heads import check_once
 from probes.studies import Study, mass_read
-from probes.visual_semantics.conflict.result import ASKED, ConflictHeads
+from probes.visual_semantics.conflict.result import ASKED, PUSHED, ConflictHeads
 from probes.visual_semantics.questions import Conflict, VisualExample, asking_of, describe_asked
 
 HINTED = "hinted answer"
@@ -35,7 +36,7 @@ CITATIONS = [
 ]
 CAVEATS = [
     "A hint is a sentence of one wording; another wording may be followed by other heads.",
-    "A hinted answer that the model would have given anyway shows nothing: see how often it is given without the hint.",
+    "A hint is more text: what it does whatever it says is in the answers after a right one.",
     "Questions about one picture are not independent; the table of heads takes them for it.",
 ]
 
@@ -69,8 +70,9 @@ def rank_conflict_heads(
     Raises:
         ValueError: an unknown ablation, and a hinted answer that shares its first token with the gold one.
 
-    Cost: three passes a question, and two scans at ``positions``.
-    Misleads: a hint is also more text: heads that do less for any longer question are not told apart by one wording.
+    Cost: three passes a question, and three scans at ``positions``.
+    Misleads: a model that a sentence before the question confuses answers worse after a right hint too: read the three
+    ways of asking beside each other.
     Source: ours; see the module.
 
     >>> heads = rank_conflict_heads(model, conflicts(examples))
@@ -107,7 +109,7 @@ def rank_conflict_heads(
         parts = {name: [_hinting(getattr(conflict, name)[i], hinted[i]) for i in batch] for name in ASKED}
         right, follows = zip(*(_answers(model, prompts) for prompts in parts.values()), strict=True)
         pushes = []
-        for name in ("conflict", "plain"):
+        for name in PUSHED:
             (found,) = scan(parts[name], branches, [PUSH])
             pushes.append(rearrange(found.drop, "example (layer head) -> example layer head", layer=model.n_layers))
         return {"is_right": np.stack(right, 1), "follows": np.stack(follows, 1), "push": np.stack(pushes, 1)}

@@ -13,18 +13,19 @@ from jaxtyping import Bool, Float
 from interp.door import made_by
 from interp.rankings import HeadRanking, Measure, register
 from interp.reports import Result
-from interp.statistics import FEWEST, Claim, paired_share_change, wilson_share
+from interp.statistics import FEWEST, Claim, Estimate, paired_share_change, wilson_share
 from probes.visual_semantics.questions import Asked
 
 ASKED = ("plain", "conflict", "agree")
+PUSHED = ("conflict", "agree", "plain")
 FOLLOWS = register(
     Measure(
         "follows_hint",
-        "What ablating the head takes away of logit(hinted wrong answer) - logit(gold) after the hint, less what it "
-        "takes away without it: high, the head follows the words.",
+        "What ablating the head takes away of logit(wrong answer) - logit(gold) where the wrong one is hinted, less "
+        "what it takes away where the right one is: high, the head follows the words.",
         unit="logits",
         null=0.0,
-        null_is="the hint changes nothing of what the head does",
+        null_is="what is hinted changes nothing of what the head does",
         higher="the head follows the words",
     )
 )
@@ -46,14 +47,15 @@ PLAIN = register(
 @made_by("rank_conflict_heads(model, conflict)")
 @dataclass(frozen=True, eq=False, repr=False)
 class ConflictHeads(Result, report="probes.visual_semantics.conflict.report"):
-    """What each head does to the hinted answer, after the hint and without it.
+    """What each head does to the hinted answer, where it is hinted, where the right one is, and without a hint.
 
     Args:
         asked: the plain questions in words.
         hinted: the wrong answer that is suggested to each.
         is_right: of ``plain``, ``conflict`` and ``agree``, whether the most probable token is the gold answer's.
         follows: the same, whether it is the hinted answer's.
-        push: of ``conflict`` and ``plain``, what ablating each head takes away of logit(hinted) - logit(gold).
+        push: of ``conflict``, ``agree`` and ``plain``, what ablating each head takes away of logit(hinted) -
+            logit(gold).
         provenance: model, data, settings, versions.
     """
 
@@ -61,14 +63,14 @@ class ConflictHeads(Result, report="probes.visual_semantics.conflict.report"):
     hinted: tuple[str, ...]
     is_right: Bool[np.ndarray, "example three"]
     follows: Bool[np.ndarray, "example three"]
-    push: Float[np.ndarray, "example two layer head"]
+    push: Float[np.ndarray, "example three layer head"]
     provenance: Mapping[str, Any]
 
     def ranking(self) -> HeadRanking:
         """Heads by how much they follow the hint (``follows_hint``), with ``plain_push`` beside."""
         return HeadRanking(
             score="follows_hint",
-            measures={"follows_hint": self.push[:, 0] - self.push[:, 1], "plain_push": self.push[:, 1]},
+            measures={"follows_hint": self.push[:, 0] - self.push[:, 1], "plain_push": self.push[:, 2]},
             example_ids=tuple(q.id for q in self.asked),
             descriptions={m.name: m for m in (FOLLOWS, PLAIN)},
             provenance={**self.provenance, "title": f"Heads that follow a hint: {self.provenance['model']['name']}"},
@@ -91,10 +93,20 @@ class ConflictHeads(Result, report="probes.visual_semantics.conflict.report"):
         """What the hint does to the answers, and which heads follow it."""
         groups = [q.image_id or q.id for q in self.asked]
         n = len(set(groups))
-        more = self.follows[:, 1] & ~self.follows[:, 0]
-        less = ~self.follows[:, 1] & self.follows[:, 0]
-        change = paired_share_change(more, less, groups)
-        said = [Claim("A wrong hint changes how often its answer is given, by a share of", change, n=n).sentence()]
+
+        def change(given: Bool[np.ndarray, " example"], before: Bool[np.ndarray, " example"]) -> Estimate:
+            return paired_share_change(given & ~before, ~given & before, groups)
+
+        said = [
+            Claim(
+                "The wrong answer is given more often where it is hinted than where the right one is, by a share of",
+                change(self.follows[:, 1], self.follows[:, 2]),
+                n=n,
+            ).sentence(),
+            Claim(
+                "A right hint changes accuracy by a share of", change(self.is_right[:, 2], self.is_right[:, 0]), n=n
+            ).sentence(),
+        ]
         if len(self.asked) < FEWEST:
             return said
         table = self.ranking().to_frame()

@@ -54,7 +54,7 @@ def test_pushes_are_those_of_a_scan(model, conflict, heads):
     """One question after the other, by one pass for each head."""
     for i in (0, 5):
         hinted = conflict.hinted[conflict.plain.asked[i].id]
-        for which, part in enumerate((conflict.conflict, conflict.plain)):
+        for which, part in enumerate((conflict.conflict, conflict.agree, conflict.plain)):
             example = part[i]
             slow = interp.scan(
                 model,
@@ -70,10 +70,9 @@ def test_pushes_are_those_of_a_scan(model, conflict, heads):
     np.testing.assert_allclose(ranking.scores, heads.push[:, 0] - heads.push[:, 1], atol=1e-6)
 
 
-def test_without_a_hint_nothing_is_followed(model):
-    """The same words before every question and no hint in them: what heads push is the same on both."""
-    plain = conflicts(examples(model, 4))
-    same = replace(plain, conflict=plain.plain)
+def test_where_both_hints_say_the_same_nothing_is_followed(model):
+    given = conflicts(examples(model, 4))
+    same = replace(given, agree=given.conflict)
     assert np.abs(rank_conflict_heads(model, same).ranking().scores).max() == 0
 
 
@@ -107,7 +106,7 @@ def planted(n: int, follows: float) -> ConflictHeads:
     asked = tuple(
         Asked(f"q{i}", "Is it?", "yes", ("yes", "no"), "object", "yes_no", image_id=f"p{i}") for i in range(n)
     )
-    push = rng.normal(0, 0.1, (n, 2, 2, 2))
+    push = rng.normal(0, 0.1, (n, 3, 2, 2))
     push[:, 0, 1, 0] += follows
     right, given = rng.random((n, 3)) < 0.8, np.zeros((n, 3), bool)
     given[:, 1] = ~right[:, 1]
@@ -116,9 +115,9 @@ def planted(n: int, follows: float) -> ConflictHeads:
 
 
 def test_a_planted_head_is_named_and_few_questions_say_nothing():
-    assert "L1H0" in planted(40, 1.0).statement()[1]
-    assert planted(40, 0.0).statement()[1].startswith("0 of 4 heads")
-    assert len(planted(6, 1.0).statement()) == 1 and "too few" in planted(6, 1.0).statement()[0]
+    assert "L1H0" in planted(40, 1.0).statement()[2]
+    assert planted(40, 0.0).statement()[2].startswith("0 of 4 heads")
+    assert len(planted(6, 1.0).statement()) == 2 and "too few" in planted(6, 1.0).statement()[0]
 
 
 def test_what_is_wrong_is_refused(model):
