@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from probes.questions import (
         Instruction as Instruction,
         Question as Question,
+        StandardTask as StandardTask,
         build_prompts as build_prompts,
         load_questions as load_questions,
+        load_task as load_task,
         load_texts as load_texts,
         split_questions as split_questions,
     )

@@ -13,7 +13,9 @@ from jaxtyping import Float
 
 from interp.door import public
 from interp.edits import ModelEdit
+from interp.edits.steering import Steering
 from interp.models import Model
+from interp.prompts import Prompt
 from interp.reading.perplexity import perplexity, perplexity_ratio
 from interp.statistics import UNKNOWN, Claim, Estimate, paired_share_change, wilson_share
 from probes.negative_bias.asking import answers_of_prompts
@@ -69,7 +71,8 @@ def edit_cost(
     each open question, and a reply of up to ``StandardTask.reply_tokens`` to each other item.
     Misleads: a change that is not shown is not the absence of one: read the interval and n. A model that does no better
     than guessing has nothing to lose. Tasks are asked through the chat template without examples before them, so their
-    shares are not those of leaderboards. An edit on a condition does not act on plain text.
+    shares are not those of leaderboards. An edit on a condition does not act on plain text, nor
+    a steering of what a template puts behind a request (``"suffix"``): its ratio is 1.
     """
     if UNTOUCHED in edits:
         raise ValueError(f"an edit is called {UNTOUCHED!r}, as the model without any. Give it another name.")
@@ -82,12 +85,14 @@ def edit_cost(
     prompts = build_prompts(model, questions, asking) if len(questions) else []
     openly = open_prompts(model, open_questions) if len(open_questions) else []
     of_tasks = {task.name: task_prompts(model, task) for task in tasks}
+    plain = [model.prompt(text, chat=False, text_only=model.has_vision) for text in texts if text]
     run = [*prompts, *openly, *(prompt for items in of_tasks.values() for prompt in items)]
     rows: list[dict[str, Any]] = []
     before: dict[str, Any] = {}
     for name, edit in {UNTOUCHED: None, **edits}.items():
-        with nullcontext() if edit is None else edit.apply(model, run or None):
+        with nullcontext() if edit is None or not _acts_on(edit, plain) else edit.apply(model, plain):
             found: dict[str, Any] = {"text": perplexity(model, list(texts), batch_size=batch_size)}
+        with nullcontext() if edit is None or not run else edit.apply(model, run):
             if prompts:
                 said = answers_of_prompts(model, prompts, questions, asking, batch_size=batch_size)
                 found["accuracy"] = (said.log_probs.argmax(1) == said.gold).astype(float)
@@ -169,6 +174,15 @@ def cost_statement(cost: pd.DataFrame) -> list[str]:
                 f"{before.null:.2f} of guessing, so there is nothing that an edit could be seen to cost."
             )
     return [*said, *floors.values()]
+
+
+def _acts_on(edit: ModelEdit, plain: Sequence[Prompt]) -> bool:
+    """Whether plain texts have the place that a steering is for. Of edits together each is asked by itself."""
+    return (
+        not isinstance(edit, Steering)
+        or edit.positions in ("all", "answer")
+        or all(prompt.spans.get(edit.positions) for prompt in plain)
+    )
 
 
 def _share(found: Float[np.ndarray, " example"], before: Float[np.ndarray, " example"], name: str) -> dict[str, float]:

@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import interp
+from interp.edits.directions import Direction
 from interp.edits.identity import describe_model
+from interp.edits.steering import add_direction
 from probes.negative_bias import cost_measures, cost_statement, edit_cost, task_scores as module
 from probes.negative_bias.task_scores import task_prompts, task_right
 from probes.questions import StandardTask, TaskItem, load_questions, load_task
@@ -119,6 +122,16 @@ def test_what_is_refused(model, picks):
         edit_cost(model, {}, TEXTS, tasks=[picks, picks])
     with pytest.raises(ValueError, match="'untouched'"):
         edit_cost(model, {"untouched": scales(model, 1.0)}, TEXTS)
+
+
+@pytest.mark.parametrize("positions", ["all", "answer", "text", "suffix"])
+def test_a_steering_of_any_place_has_a_cost(model, picks, positions):
+    """What `interp steer` saves. Plain texts have no suffix, so it does nothing there."""
+    vectors = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    steering = add_direction(Direction(vectors, describe_model(model), {"name": "calm"}), 3.0, 2, positions)
+    table = edit_cost(model, {"steered": steering}, TEXTS, tasks=[picks])
+    ratio = table["perplexity_ratio"][1]
+    assert (abs(ratio - 1) > 1e-6) == (positions in ("all", "text"))  # nothing is predicted from the last token
 
 
 def test_a_file_goes_through(model, tmp_path):
