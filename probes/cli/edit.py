@@ -17,6 +17,7 @@ from probes.cli.study import Shown, print_result, require_folder
 if TYPE_CHECKING:
     from interp.edits import ModelEdit
     from interp.models import Model
+    from probes.questions import StandardTask
 
 Folder = Annotated[Path, Option("Folder of a saved edit (edit.json).", is_argument=True)]
 OfModel = Annotated[
@@ -129,6 +130,20 @@ def cost(
     folder: Folder,
     data: QuestionData,
     model: OfModel = None,
+    task: Annotated[
+        list[str] | None,
+        Option(
+            "A file of a standard task, asked in its own form: of the shape of GSM8K, MMLU or BIG-Bench Hard; "
+            "gsm8k:FILE, mmlu:FILE or bbh:FILE says which. May be repeated.",
+            metavar="FILE",
+        ),
+    ] = None,
+    reply_tokens: Annotated[
+        int | None,
+        Option(
+            "The most tokens of a reply to an item of --task.", least=1, shown="256 for GSM8K, 64 for BIG-Bench Hard"
+        ),
+    ] = None,
     texts: Annotated[str, Option("Ordinary text: 'builtin', or a file with a column text.")] = "builtin",
     n_texts: Annotated[int, Option("Use the first N texts.", flag="--texts-limit", least=1, metavar="N")] = 20,
     n_open: Annotated[
@@ -138,25 +153,27 @@ def cost(
     device: str | None = None,
     as_json: bool = False,
 ) -> None:
-    """What a saved edit costs: ordinary text, yes/no questions and short answers before and after."""
+    """What a saved edit costs: ordinary text, yes/no questions, short answers, standard tasks, before and after."""
     require_folder(folder, "a saved edit", "edit.json")
     from interp import load_edit
-    from probes.negative_bias import edit_cost, load_texts
+    from probes.negative_bias import cost_measures, cost_statement, edit_cost, load_texts
 
     found = load_edit(folder)
+    tasks = _tasks(task or [], data, reply_tokens)
     asked = data.questions()
     passages = [t.text for t in load_texts(texts, n_texts)]
     by_subject = {q.subject or q.id: q for q in asked if q.open_question}  # twins share one
     openly = list(by_subject.values())[:n_open]
     loaded = _model_of(found, model, dtype, device)
-    n = len(asked) + len(passages) + len(openly)
-    say_how_long(loaded, Cost(n, 2, new_tokens=2 * 24 * len(openly) / n, once=0))
-    table = edit_cost(loaded, {"edited": found}, passages, asked, openly)
-    columns = {"method": "", "n_texts": "texts", "perplexity_ratio": "perplexity ratio", "n_questions": "questions"}
-    columns |= {"accuracy": "right", "accuracy_change": "change", "n_open": "open questions"}
-    columns |= {"open_accuracy": "right, open", "open_accuracy_change": "change, open"}
-    columns = {name: heading for name, heading in columns.items() if name in table}
-    print_result([found.summary()], [Shown("cost", table, columns, "Before and after")], as_json=as_json)
+    n = len(asked) + len(passages) + len(openly) + sum(len(t.items) for t in tasks)
+    written = 24 * len(openly) + sum(t.reply_tokens * len(t.items) for t in tasks)
+    say_how_long(loaded, Cost(n, 2, new_tokens=2 * written / n, once=0))
+    table = edit_cost(loaded, {"edited": found}, passages, asked, openly, tasks=tasks)
+    columns = {"measure": "", "n": "n", "guessing": "by guessing", "before": "before", "after": "after"}
+    shown = [Shown("measures", cost_measures(table), columns | {"change": "change"}, "What it costs")]
+    if as_json:
+        shown.append(Shown("cost", table, {}, ""))
+    print_result([found.summary(), *cost_statement(table)], shown, as_json=as_json)
 
 
 def diff(
@@ -183,6 +200,19 @@ def diff(
         said.append(f"They are for different weights: {names}.")
     columns = {"part": "part", "verdict": "verdict", "a": "A", "b": "B", "relative_difference": "|A - B| / |A|"}
     print_result(said, [Shown("parts", compared, columns | {"cosine": "cosine"}, "Part by part")], as_json=as_json)
+
+
+def _tasks(named: list[str], data: QuestionData, reply_tokens: int | None) -> list[StandardTask]:
+    from probes.questions import load_task
+    from probes.questions.standard_tasks import FORMATS
+
+    tasks = []
+    for source in named:
+        shape, _, file = source.partition(":")
+        shape, file = (shape, file) if shape in FORMATS and file else (None, source)
+        given = reply_tokens if shape != "mmlu" else None
+        tasks.append(load_task(file, format=shape, limit=data.limit, seed=data.seed, max_new_tokens=given))
+    return tasks
 
 
 def _model_of(

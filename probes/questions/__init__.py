@@ -29,6 +29,12 @@ if TYPE_CHECKING:
         sample_questions as sample_questions,
         split_questions as split_questions,
     )
+    from probes.questions.standard_tasks import (
+        StandardTask as StandardTask,
+        TaskItem as TaskItem,
+        load_task as load_task,
+    )
+    from probes.questions.task_answers import is_target as is_target, last_number as last_number
     from probes.questions.texts import load_texts as load_texts
 
 __getattr__, __dir__, __all__ = hands_on(__name__, __file__)

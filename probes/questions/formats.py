@@ -23,6 +23,11 @@ _OPTIONS_LIST = re.compile(r"\s*\bOptions:\s*(?:\n\s*-[^\n]*)+\s*$")
 
 def plain(row: Row, key: str, seed: int) -> list[Fields]:
     """headscope's own shape: question, answer; optional id, domain, context, fact, open_*, pair."""
+    if row.get("choices") and len(text(row, "answer")) == 1:
+        raise ValueError(
+            "it has choices, and its answer names one of them: that is no yes/no question. Ask it as it is (`interp "
+            "edit cost --task FILE`, load_task), or write a yes/no question for it"
+        )
     fields = {name: named(row, name) for name in ("context", "fact", "open_question", "pair")}
     fields |= {name: text(row, name) for name in ("domain", "open_answer") if name in row}
     fields |= {"id": named(row, "id") or key, "text": filled(row, "question")}
@@ -49,7 +54,7 @@ def gsm8k(row: Row, key: str, seed: int) -> list[Fields]:
     Thousands separators and a dollar sign are dropped from the gold number, so that both candidates look
     alike.
     """
-    gold = _final_number(row.get("answer"))
+    gold = final_number(row.get("answer"))
     if _NUMBER.fullmatch(gold) is None:
         raise ValueError(
             f"the answer {shortened(row.get('answer'))} is not a number; expected one, or text ending in "
@@ -106,9 +111,11 @@ def bbh(row: Row, key: str, seed: int) -> list[Fields]:
     return [{"id": named(row, "id") or key, "text": asked, "answer": answer}]
 
 
-def _has_numbers(rows: Sequence[Row]) -> bool:
-    """Whether most answers are numbers other than 0 and 1."""
-    answers = (_final_number(row.get("answer")) for row in rows)
+def has_numbers(rows: Sequence[Row]) -> bool:
+    """Whether most answers are numbers other than 0 and 1, and not those of choices."""
+    if any(row.get("choices") for row in rows):
+        return False
+    answers = (final_number(row.get("answer")) for row in rows)
     return 2 * sum(
         1 for answer in answers if answer not in ("0", "1", "0.0", "1.0") and _NUMBER.fullmatch(answer)
     ) > len(rows)
@@ -121,7 +128,7 @@ FORMATS: dict[str, Format] = {
         Format("ar_lsat", ("passage", "question", "options", "answer"), ar_lsat, "question"),
         Format("boolq", ("question", "passage", "answer"), boolq, "question"),
         Format("strategyqa", ("question", "answer", "facts"), strategyqa, "question"),
-        Format("gsm8k", ("question", "answer"), gsm8k, "question", told_by=_has_numbers),
+        Format("gsm8k", ("question", "answer"), gsm8k, "question", told_by=has_numbers),
         Format("plain", ("question", "answer"), plain, "question"),
     )
 }
@@ -183,7 +190,8 @@ def _twins(item: str, question: str, gold: str, wrong: str) -> list[Fields]:
     ]
 
 
-def _final_number(answer: Any) -> str:
+def final_number(answer: Any) -> str:
+    """The number that a worked answer ends in, behind "####", without dollar sign and commas; else the text itself."""
     is_number = isinstance(answer, float) and math.isfinite(answer)  # 18.0 where others of the column are missing
     answer = text({"answer": answer}, "answer") if is_number else str(answer)
     return answer.rpartition("####")[2].strip().removeprefix("$").replace(",", "")

@@ -156,7 +156,7 @@ def judge(reply: str, question: Question, match: Match = "contained") -> Judged:
     golds = [tokens(text) for text in (question.open_answer, *question.open_aliases)]
     asked = tokens(question.open_question)
     short = tokens(_short(statement))
-    if said in golds or tokens(_without_lead_in(statement)) in golds:
+    if said in golds or tokens(without_lead_in(statement)) in golds:
         return Judged("right", " ".join(golds[0]))
     exact = short in golds
     gold_numbers = {g[0] for g in golds if len(g) == 1 and _is_number(g[0])}
@@ -164,7 +164,7 @@ def judge(reply: str, question: Question, match: Match = "contained") -> Judged:
         return _judge_number(statement, gold_numbers, asked, exact, match)
     rivals = _rivals(question.open_question, golds)
     named = [key for key, words in rivals.items() if words & set(said)]
-    bare = tokens(_without_lead_in(statement))
+    bare = tokens(without_lead_in(statement))
     new = [t for t in bare if t in _DENIALS or (t not in STOP_WORDS and t not in asked)]
     usable = [g for g in golds if rivals or _find(g, asked) is None or not set(new) - set(g)]
     right = exact if match == "exact" else exact or any(_stands_in(gold, said) for gold in usable)
@@ -257,10 +257,11 @@ def _find(needle: Sequence[str], hay: Sequence[str]) -> int | None:
 
 
 def _short(statement: str) -> str:
-    return _cut(_without_lead_in(statement))
+    return _cut(without_lead_in(statement))
 
 
-def _without_lead_in(statement: str) -> str:
+def without_lead_in(statement: str) -> str:
+    """The statement without what announces an answer: "The answer is", "It was"."""
     while found := _LEAD_INS.match(statement):
         statement = statement[found.end() :].lstrip()
     return statement

@@ -21,7 +21,7 @@ import numpy as np
 
 from probes.rows.cells import text
 from probes.rows.json_rows import Row
-from probes.rows.rows import Rows, called, stem_of
+from probes.rows.rows import Header, Rows, called, stem_of
 
 Cells = Mapping[str, Any]
 Fields = dict[str, Any]  # keyword arguments of an item
@@ -123,7 +123,8 @@ class Items(Generic[Item]):
     ``make(format, fields)`` makes one. ``otherwise``: the format of a file that fits none; else it is refused, with its
     columns and the formats there are. Both are told from the file's first rows (``Rows.head``). ``ours``: names that
     ``reading.columns`` may give, beside those that formats need. ``prepare``: what is done with a row before its shape
-    is told. ``check``: refuses rows, with their labels, as a whole.
+    is told. ``check``: refuses rows, with their labels, as a whole. ``header``: names the columns of a table that has
+    none.
 
     Raises ``ValueError`` naming the row, what is wrong, and the remedy: of the file when this is made, of an item when
     it is asked for, of an id that is there twice when all were.
@@ -141,11 +142,12 @@ class Items(Generic[Item]):
         seed: int = 0,
         prepare: Callable[[Cells], Cells] = dict,
         check: Callable[[Iterable[tuple[str, Cells]]], None] | None = None,
+        header: Header | None = None,
     ) -> None:
         where = called(source)
         if reading.format is not None:
             known(f"format={reading.format!r}", reading.format, list(formats))
-        rows = Rows(source)
+        rows = Rows(source, header)
         if reading.columns:
             names = {*ours, *(name for form in formats.values() for name in (*form.tells, form.text) if name)}
             require_columns(where, columns_of(row.fields for row in rows.head), reading.columns, names)
@@ -159,6 +161,11 @@ class Items(Generic[Item]):
         self._form, self._rivals = choose(where, formats, head, reading.format, otherwise)
         self._said = f" (format {self._form.name!r})" if len(formats) > 1 else ""
         self._where, self._stem, self._make, self._seed = where, stem_of(source), make, seed
+
+    @property
+    def format(self) -> str:
+        """The name of the format that the file has."""
+        return self._form.name
 
     def __iter__(self) -> Iterator[Item]:
         ids = array("Q")

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,8 @@ EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet", ".tsv", ".ndjson")
 STDIN = "-"  # standard input by name, as everywhere
 IN_MEMORY = 10_000
 """Rows that are kept; a source of more is read again whenever its rows are needed."""
+
+Header = Callable[[Sequence[str]], list[str] | None]
 
 _LOOKS_LIKE_JSON = re.compile(r'\s*(?:\{\s*(?:"|\}|$)|\[\s*(?:[\[{"\]]|$))')
 _BOMS = {
@@ -62,11 +64,12 @@ class Rows:
 
     Args:
         source: see :func:`stream_rows`. Standard input and pipes are copied into a temporary file.
+        header: see :func:`stream_rows`.
 
     Raises ``FileNotFoundError``, or ``ValueError`` for a file that is empty, broken, or of another kind."""
 
-    def __init__(self, source: str | Path) -> None:
-        self.source = source
+    def __init__(self, source: str | Path, header: Header | None = None) -> None:
+        self.source, self.header = source, header
         self._copy: BinaryIO | None = None
         if is_read_once(source):
             self._copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (read again as long as this lives)
@@ -85,7 +88,7 @@ class Rows:
 
     def _read(self) -> Iterator[Row]:
         expected = "expected 'builtin' or a " + ", ".join(EXTENSIONS) + " file"
-        for row in stream_rows(self.source, expected=expected, copy=self._copy):
+        for row in stream_rows(self.source, expected=expected, copy=self._copy, header=self.header):
             nested = row.fields.get("questions")
             if isinstance(nested, list) and nested and all(isinstance(item, dict) for item in nested):
                 shared = {name: value for name, value in row.fields.items() if name not in ("questions", "id")}
@@ -101,6 +104,7 @@ def stream_rows(
     keyed: bool = False,
     expected: str = "",
     copy: BinaryIO | None = None,
+    header: Header | None = None,
 ) -> Iterator[Row]:
     """The rows of a source in its order, read as they are asked for: no more of a file is read than that.
 
@@ -108,8 +112,10 @@ def stream_rows(
     with what they held), or a data set by its name (:mod:`probes.rows.hub`). ``under``: the name of the
     array in a JSON object that has the rows. ``keyed``: a JSON object's values are the rows, their keys kept. Of a
     Parquet file, columns with embedded images are left out, and an index that pandas stored is a column of its name.
-    ``expected``: what to say of a file that is not there. Lines of JSON, tables, Parquet (by groups of rows) and arrays
-    of JSON are streams; an object of JSON that is no array is read whole, and so is a gzipped Parquet file.
+    ``expected``: what to say of a file that is not there. ``header``: of the cells of a table's first row, gives the
+    columns their names where that row is no header, and None where it is one. Lines of JSON, tables, Parquet (by groups
+    of rows) and arrays of JSON are streams; an object of JSON that is no array is read whole, and so is a gzipped
+    Parquet file.
 
     Raises ``FileNotFoundError``, or ``ValueError`` saying what is wrong at which row."""
     if is_hub(source):
@@ -127,7 +133,7 @@ def stream_rows(
     try:
         with _opened(source) if copy is None else _opened_again(copy) as file:
             of_report = not is_read_once(source) and _is_of_report(Path(source).expanduser())
-            for row in _rows(file, suffix, under, keyed, of_report):
+            for row in _rows(file, suffix, under, keyed, of_report, header):
                 if wrong := fault(row.fields) or (not row.label.isdecimal() and fault(row.label)):
                     shown = row.label.encode("ascii", "backslashreplace").decode()
                     raise ValueError(f"row {shown} can't be read as {suffix or 'text'}: it has {wrong}")
@@ -246,7 +252,9 @@ def _is_of_report(path: Path) -> bool:
     return is_of_report(path)
 
 
-def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool, of_report: bool) -> Iterator[Row]:
+def _rows(
+    file: BinaryIO, suffix: str, under: str | None, keyed: bool, of_report: bool, header: Header | None
+) -> Iterator[Row]:
     head = file.read(4096)
     file.seek(0)
     if head.startswith(b"PAR1"):
@@ -273,7 +281,7 @@ def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool, of_report
             yield from json_rows(text, is_lines=is_lines, under=under, keyed=keyed)
     elif suffix in (".csv", ".tsv", ""):
         with _text(file) as text:
-            for row in _table(text, suffix or "a table"):
+            for row in _table(text, suffix or "a table", header):
                 if of_report:
                     from interp.records import unguarded
 
@@ -283,8 +291,9 @@ def _rows(file: BinaryIO, suffix: str, under: str | None, keyed: bool, of_report
         raise ValueError(f"unknown extension {suffix!r}; expected {', '.join(EXTENSIONS)}. Convert or rename the file")
 
 
-def _table(file: io.TextIOWrapper, called_as: str) -> Iterator[Row]:
-    """Rows of a table with a header. An unnamed first column is the index that pandas writes; its texts are keys.
+def _table(file: io.TextIOWrapper, called_as: str, header: Header | None = None) -> Iterator[Row]:
+    """Rows of a table with a header, or with the names that ``header`` gives (:func:`stream_rows`). An unnamed first
+    column is the index that pandas writes; its texts are keys.
 
     A row has as many cells as the header. Where every row has the same number of empty ones more (a comma at the end of
     each line), these are nothing: the first row says so, and the others must agree."""
@@ -299,20 +308,24 @@ def _table(file: io.TextIOWrapper, called_as: str) -> Iterator[Row]:
     file.seek(0)
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     names: list[str] | None = None
-    spare, number = 0, 0
+    spare, number, whose = 0, 0, "header's"
     try:
         for cells in reader:
             if not cells or (names is None and not any(cell.strip() for cell in cells)):
                 continue
             if names is None:
-                names = _header([cell.strip() for cell in cells])
-                continue
+                stripped = [cell.strip() for cell in cells]
+                own = header(stripped) if header is not None else None
+                names = _header(stripped) if own is None else own
+                if own is None:
+                    continue
+                whose = "first row's"
             number += 1
             spare = len(cells) - len(names) if number == 1 else spare
             where = f"row {number} (line {reader.line_num})"
             if len(cells) != len(names) + spare or spare < 0 or any(cell.strip() for cell in cells[len(names) :]):
                 raise ValueError(
-                    f"{where} can't be read as {called_as}: it has another number of cells than the header's "
+                    f"{where} can't be read as {called_as}: it has another number of cells than the {whose} "
                     f"{len(names)}, {len(cells)}. Quote cells that hold the separator {delimiter!r}, or correct the row"
                 )
             under_no_name = [c for name, c in zip(names[1:], cells[1:], strict=False) if not name and c.strip()]

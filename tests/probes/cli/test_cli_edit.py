@@ -56,6 +56,39 @@ def test_cost(run, saved, folder):
     assert edited["accuracy_change_low"] <= edited["accuracy_change"] <= edited["accuracy_change_high"]
 
 
+def test_cost_of_standard_tasks(run, saved, folder, tmp_path):
+    """Files of three shapes in one table. A shape may be named; a bad row is one message."""
+    (tmp_path / "sums.jsonl").write_text('{"question": "2 + 5?", "answer": "2 + 5 = 7\\n#### 7"}\n' * 12)
+    (tmp_path / "picks.csv").write_text("Which is a fruit?,stone,pear,cup,lamp,B\n" * 12)
+    examples = [{"input": "not True is", "target": "False"}] * 12
+    (tmp_path / "logic.json").write_text(json.dumps({"examples": examples}))
+    files = (
+        "--task",
+        tmp_path / "sums.jsonl",
+        "--task",
+        f"mmlu:{tmp_path}/picks.csv",
+        "--task",
+        tmp_path / "logic.json",
+    )
+    options = ("--model", folder, "--limit", 10, "--texts-limit", 3, "--n-open", 0, "--device", "cpu")
+    arguments = ("edit", "cost", saved / "both", *options, "--reply-tokens", 2, *files)
+    code, out, err = run(*arguments, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    untouched, edited = told["tables"]["cost"]
+    assert untouched["sums_n"] == edited["picks_n"] == edited["logic_n"] == 10 and untouched["picks_guessing"] == 0.25
+    assert edited["picks_right_change_low"] <= edited["picks_right_change"] <= edited["picks_right_change_high"]
+    measures = {row["measure"]: row for row in told["tables"]["measures"]}
+    assert list(measures) == ["perplexity ratio", "yes/no questions", "sums", "picks", "logic"]
+    assert measures["sums"]["before"] == 0 and measures["sums"]["guessing"] == 0
+    assert any("sums: the untouched model has 0.00" in sentence for sentence in told["statement"])
+    code, out, _ = run(*arguments)
+    assert code == 0 and "What it costs" in out and "by guessing" in out and "logic" in out
+    (tmp_path / "bad.jsonl").write_text('{"question": "Which?", "choices": ["x", "y"], "answer": 2}\n')
+    code, _, err = run("edit", "cost", saved / "both", "--model", folder, "--task", tmp_path / "bad.jsonl")
+    assert code == 1 and re.search("row 1 .*the answer 2 is the number of no choice; expected 0 to 1", err)
+
+
 def test_show(run, saved):
     code, out, err = run("edit", "show", saved / "both")
     assert code == 0, err
