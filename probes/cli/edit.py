@@ -156,7 +156,8 @@ def cost(
     """What a saved edit costs: ordinary text, yes/no questions, short answers, standard tasks, before and after."""
     require_folder(folder, "a saved edit", "edit.json")
     from interp import load_edit
-    from probes.negative_bias import cost_measures, cost_statement, edit_cost, load_texts
+    from probes.negative_bias import edit_cost, load_texts
+    from probes.negative_bias.ability import cost_measures, cost_statement
 
     found = load_edit(folder)
     tasks = _tasks(task or [], data, reply_tokens)

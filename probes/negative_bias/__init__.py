@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING
 from interp.door.faces import hands_on
 
 if TYPE_CHECKING:
-    from probes.negative_bias.ability import (
-        cost_measures as cost_measures,
-        cost_statement as cost_statement,
-        edit_cost as edit_cost,
-    )
+    from probes.negative_bias.ability import edit_cost as edit_cost
     from probes.negative_bias.alignment_result import Alignment as Alignment
     from probes.negative_bias.answers import Answers as Answers, bias_measures as bias_measures
     from probes.negative_bias.asking import answer as answer
@@ -36,7 +32,6 @@ if TYPE_CHECKING:
     from probes.questions import (
         Instruction as Instruction,
         Question as Question,
-        StandardTask as StandardTask,
         build_prompts as build_prompts,
         load_questions as load_questions,
         load_task as load_task,

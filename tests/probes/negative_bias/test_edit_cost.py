@@ -12,7 +12,8 @@ import interp
 from interp.edits.directions import Direction
 from interp.edits.identity import describe_model
 from interp.edits.steering import add_direction
-from probes.negative_bias import cost_measures, cost_statement, edit_cost, task_scores as module
+from probes.negative_bias import edit_cost, task_scores as module
+from probes.negative_bias.ability import cost_measures, cost_statement
 from probes.negative_bias.task_scores import task_prompts, task_right
 from probes.questions import StandardTask, TaskItem, load_questions, load_task
 from tests.tiny import tiny, tiny_tokenizer
