@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         Question as Question,
         build_prompts as build_prompts,
         load_questions as load_questions,
-        load_task as load_task,
         load_texts as load_texts,
         split_questions as split_questions,
     )
