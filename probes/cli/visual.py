@@ -63,7 +63,8 @@ def visual_heads(
         examples, kept = source.examples(loaded, data.instruction, data.cases), study.keep()
         heads = rank_visual_heads(loaded, examples, say=say, **options, keep=replace(kept, origin=source.origin()))
         if routes:
-            read.append(_read_by(loaded, examples, heads, routes, options["positions"], kept))
+            place = replace(kept, out=study.out / "routes")
+            read.append(_read_by(loaded, examples, heads, routes, options["positions"], place))
         return heads
 
     heads = study.run(rank, str(source))
@@ -99,17 +100,16 @@ def visual_heads(
 
 
 def _read_by(
-    loaded: Model, examples: VisualExamples, heads: VisualHeads, n: int, positions: Positions, kept: Keep
+    loaded: Model, examples: VisualExamples, heads: VisualHeads, n: int, positions: Positions, keep: Keep
 ) -> VisualRoutes:
-    """What the ``n`` heads of the largest mean effect on all questions read; beside the ranking's report."""
+    """What the ``n`` heads of the largest mean effect on all questions read."""
     import numpy as np
 
     from probes.visual_semantics.routes import visual_routes
 
     effect = np.abs(heads.mean_score("signed_drop"))
     first = [divmod(int(i), heads.n_heads) for i in np.argsort(-effect, axis=None, kind="stable")[:n]]
-    place = replace(kept, out=kept.folder / "routes")
-    return visual_routes(loaded, examples, first, positions=positions, keep=place)
+    return visual_routes(loaded, examples, first, positions=positions, keep=keep)
 
 
 def conflict_heads(
