@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import interp
-from interp import Keep, load_result
+from interp import Branch, HeadEdit, Keep, load_result
+from interp.circuits import head_routes
 from interp.statistics import FEWEST
 from probes.scenes import edited_pairs, scene_split
 from probes.visual_semantics import rank_visual_heads, scene_examples
@@ -16,6 +17,7 @@ from probes.visual_semantics.questions import Asked
 from probes.visual_semantics.routes import pair_routes, visual_routes
 from probes.visual_semantics.routes.result import BOTH, PICTURE, UNTOLD, WORDS, VisualRoutes
 from probes.visual_semantics.routes.routes import OBJECT, REST
+from tests.interp.tiny_vision import NAMES, picture, tiny_vision
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,20 @@ def test_all_edges_cut_is_the_ranking_by_zero_ablation(model, examples, found):
     ranked = rank_visual_heads(model, examples, ablation="zero", scores=("signed_drop",))
     for h, at in enumerate(found.heads):
         np.testing.assert_allclose(found.whole[:, h], ranked.drop[:, *at], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "blip" not in name])
+def test_on_every_architecture_the_parts_are_the_head(name):
+    """Parts that do not sum to what the head gives would be refused; all of them out is the zero ablation."""
+    made = tiny_vision(name)
+    model = interp.load(made.hf, processor=made.processor)
+    prompt = model.prompt("Is the cat red?", image=picture(1), answers=("yes", "no"), chat=made.chat)
+    groups = {PICTURE: [prompt.span("image")], WORDS: [prompt.span("after_image")]}
+    ends = [(0, 0), (model.n_layers - 1, 1)]
+    found = head_routes(model, [prompt], groups, positions="text", heads=ends, check=0)
+    zero = [Branch((HeadEdit(*at),)) for at in ends]
+    options = {"positions": "text", "check": 0, "method": "loop", "read_mass": False}
+    np.testing.assert_allclose(found.whole, interp.scan(model, [prompt], zero, **options).drop, atol=1e-4)
 
 
 def test_pairs_with_the_same_picture_on_both_sides_have_no_routes(model):
