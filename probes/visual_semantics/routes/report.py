@@ -18,7 +18,7 @@ _NOTE = (
     "pictures. beyond: lost by all at once beyond the sum. picture_less_words: in the direction of the whole effect; p "
     "flips whole pictures, q is over heads."
 )
-_SAID = {PICTURE: "read the picture", WORDS: "read the words", BOTH: "read both", UNTOLD: "not shown to read one more"}
+_SAID = {PICTURE: "read the picture", WORDS: "read the words", BOTH: "read both", UNTOLD: "are undecided"}
 
 
 def findings_of(found: VisualRoutes) -> Findings:
