@@ -25,8 +25,8 @@ def plain(row: Row, key: str, seed: int) -> list[Fields]:
     """headscope's own shape: question, answer; optional id, domain, context, fact, open_*, pair."""
     if row.get("choices") and len(text(row, "answer")) == 1:
         raise ValueError(
-            "it has choices, and its answer names one of them: that is no yes/no question. Ask it as it is (`interp "
-            "edit cost --task FILE`, load_task), or write a yes/no question for it"
+            "it has choices, and its answer names one of them: that is no yes/no question. Ask it as it is, as a "
+            "standard task (load_task, `interp edit cost`), or write a yes/no question for it"
         )
     fields = {name: named(row, name) for name in ("context", "fact", "open_question", "pair")}
     fields |= {name: text(row, name) for name in ("domain", "open_answer") if name in row}

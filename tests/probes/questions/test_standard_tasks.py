@@ -157,7 +157,7 @@ def test_choices_are_no_yes_no_questions(tmp_path):
     """Answers that count choices were read as numbers of GSM8K, or 0 and 1 as No and Yes."""
     for answers in ([2, 3, 2], [0, 1, 1]):
         path = put(tmp_path, "picks.jsonl", lines(*(PICK | {"answer": answer} for answer in answers)))
-        with pytest.raises(ValueError, match=r"row 1 .*no yes/no question. Ask it as it is .*--task FILE"):
+        with pytest.raises(ValueError, match=r"row 1 .*no yes/no question. Ask it as it is, as a standard task"):
             load_questions(path)
     worded = put(tmp_path, "worded.jsonl", lines(PICK | {"answer": "Yes", "choices": ["Yes", "No"]}))
     assert [q.answer for q in load_questions(worded)] == ["Yes"]
