@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +19,7 @@ from interp.door import public
 from interp.door.brief import brief
 from interp.figures import head_label
 from interp.interventions import Branch, HeadEdit, ResidualEdit, stream_hook
-from interp.passes import text_from
+from interp.passes import text_from, to_check
 from interp.reading import LogitDifference, default_metric, head_outputs
 from interp.scans.fanout import look_at_rows
 from interp.scans.scan import scan
@@ -111,7 +111,8 @@ def patch_paths(
     (tests/benchmarks/path_patching.md).
     Misleads: MLPs between the two are part of other paths; a path that goes through one shows nothing here.
     """
-    senders, receivers = _heads(model, senders, "senders"), _heads(model, receivers or senders, "receivers")
+    senders = require_heads(model, senders, "senders")
+    receivers = require_heads(model, receivers or senders, "receivers")
     if any(block.attention_post_norm is not None for block in model.components.blocks):
         raise ValueError(f"{model.name} has a norm after its attention, where what heads write does not add up.")
     model.require_attention()
@@ -121,6 +122,7 @@ def patch_paths(
     paths = [
         (s, r) for s, sender in enumerate(senders) for r, receiver in enumerate(receivers) if sender[0] < receiver[0]
     ]
+    checked = to_check(model, pairs.clean)
     for i, (clean, corrupt) in enumerate(zip(pairs.clean, pairs.corrupt, strict=True)):
         places = pairs.places(i)
         together = zip(clean.token_ids, places, strict=True)
@@ -134,7 +136,7 @@ def patch_paths(
             for p in range(len(PARTS))
         ]
         branches += [Branch((ResidualEdit(model.n_layers, vector[-1]),)) for vector in moved]
-        options = {"metric": metric, "positions": m, "check": check if i == 0 else 0, "read_mass": False}
+        options = {"metric": metric, "positions": m, "check": check if i in checked else 0, "read_mass": False}
         lost = scan(model, [clean], branches, **options).drop[0]
         for at, (s, r) in enumerate(paths):
             effects[i, s, r] = lost[len(PARTS) * at : len(PARTS) * (at + 1)]
@@ -142,7 +144,8 @@ def patch_paths(
     return Paths(senders, receivers, effects, to_logits, metric.unit, (model.n_layers, model.n_heads), model.name)
 
 
-def _heads(model: Model, heads: Sequence[Head], what: str) -> tuple[Head, ...]:
+def require_heads(model: Model, heads: Iterable[Head], what: str = "heads") -> tuple[Head, ...]:
+    """The heads as pairs of integers. Raises ``ValueError`` for none, one named twice, and one that is not there."""
     found = tuple((int(layer), int(head)) for layer, head in heads)
     if not found or len(set(found)) < len(found):
         raise ValueError(f"{len(found)} {what}, {len(set(found))} different, were given; expected some, each once.")

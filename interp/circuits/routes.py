@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,10 +30,11 @@ from interp.architecture import (
     run_pass,
 )
 from interp.circuits.drawn_sets import Head
+from interp.circuits.paths import require_heads
 from interp.door import public
 from interp.door.brief import brief
 from interp.interventions import Branch, HeadEdit
-from interp.passes import Gathered, Indices
+from interp.passes import Gathered, Indices, to_check
 from interp.reading import Metric, default_metric
 from interp.scans import Method, Positions, span_length
 from interp.scans.scan import scan
@@ -108,7 +110,7 @@ def head_routes(
             question on an edited picture; None: edges are cut.
         metric: default: the logit difference between the prompts' first and second answer.
         positions: where the heads are edited: "answer", "text", "all" or the last m.
-        method, check, memory_mib: as in :func:`interp.scan`; the first prompt's branches are checked.
+        method, check, memory_mib: as in :func:`interp.scan`, which checks prompts of all lengths that matter.
 
     Returns:
         Losses of each route and of all together, in the metric's unit, and the attention of each.
@@ -128,20 +130,20 @@ def head_routes(
     >>> found.lost.mean(0)  # [route, head]
     """
     prompts = list(prompts)
-    heads = _heads(model, heads)
+    every = product(range(model.n_layers), range(model.n_heads))
+    heads = require_heads(model, every if heads is None else heads)
     _require(model, prompts, groups, sources)
     metric = metric or default_metric(prompts)
     routes = (*groups, ITSELF, ELSEWHERE)
     lost = np.full((len(prompts), len(routes), len(heads)), np.nan)
     attention = np.full(lost.shape, np.nan)
     whole = np.full((len(prompts), len(heads)), np.nan)
-    note = ""
+    note, checked = "", to_check(model, prompts)
     for i, prompt in enumerate(prompts):
         m = span_length(prompt, positions)
         masks = _masks(len(prompt), m, [own[i] for own in groups.values()])
         own = _parts(model, prompt, masks, heads)
-        other = None if sources is None else _parts(model, sources[i], masks, heads).z
-        new = torch.zeros_like(own.z) if other is None else other
+        new = torch.zeros_like(own.z) if sources is None else _parts(model, sources[i], masks, heads).z
         total = own.z.sum(1)
         there = [r for r in range(len(routes)) if masks[r].any()]
         values = [total - own.z[:, r] + new[:, r] for r in there] + [new.sum(1)]
@@ -157,7 +159,7 @@ def head_routes(
             metric=metric,
             positions=m,
             method=method,
-            check=check if i == 0 else 0,
+            check=check if i in checked else 0,
             memory_mib=memory_mib,
             read_mass=False,
         )
@@ -189,7 +191,6 @@ def _masks(n: int, m: int, groups: Sequence[Sequence[int]]) -> Bool[Tensor, "rou
 def _parts(model: Model, prompt: Prompt, masks: Bool[Tensor, "route pos key"], heads: Sequence[Head]) -> _Parts:
     """What each head gives at the last positions, by route, and its attention to each."""
     m, read, whole, indices = masks.shape[1], Gathered(), Gathered(), Indices()
-    masks = masks.to(model.device)
     wanted: dict[int, list[int]] = {}
     for layer, head in heads:
         wanted.setdefault(layer, []).append(head)
@@ -229,16 +230,6 @@ def _parts(model: Model, prompt: Prompt, masks: Bool[Tensor, "route pos key"], h
         torch.stack([found["z", layer][h] for layer, h in at]),
         torch.stack([found["attention", layer][h] for layer, h in at]).numpy(),
     )
-
-
-def _heads(model: Model, heads: Sequence[Head] | None) -> tuple[Head, ...]:
-    every = ((layer, head) for layer in range(model.n_layers) for head in range(model.n_heads))
-    found = tuple((int(layer), int(head)) for layer, head in (every if heads is None else heads))
-    if not found or len(set(found)) < len(found):
-        raise ValueError(f"{len(found)} heads, {len(set(found))} different, were given; expected some, each once.")
-    for layer, head in found:
-        HeadEdit(layer, head).check(model)
-    return found
 
 
 def _require(model: Model, prompts: Sequence[Prompt], groups: Groups, sources: Sequence[Prompt] | None) -> None:

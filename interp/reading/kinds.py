@@ -158,7 +158,8 @@ def _copies(
         alone = (apart[None] * z[:, layer, None].to(model.dtype)).flatten(-2)  # [prompt, head, features]
         alone = alone.to(input_device(block.out_projection))
         written = block.out_projection(alone) - block.out_projection(torch.zeros_like(alone[:1]))
-        raised = unembed(written.to(model.device) if gain is None else written.to(gain.device) * gain).cpu()
+        written = written.to(model.device)
+        raised = unembed(written if gain is None else written * gain).cpu()
         found[layer] = (raised.argmax(-1) == column[:, layer]).float().mean(0).numpy()
     return found
 

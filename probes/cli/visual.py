@@ -103,12 +103,9 @@ def _read_by(
     loaded: Model, examples: VisualExamples, heads: VisualHeads, n: int, positions: Positions, keep: Keep
 ) -> VisualRoutes:
     """What the ``n`` heads of the largest mean effect on all questions read."""
-    import numpy as np
-
     from probes.visual_semantics.routes import visual_routes
 
-    effect = np.abs(heads.mean_score("signed_drop"))
-    first = [divmod(int(i), heads.n_heads) for i in np.argsort(-effect, axis=None, kind="stable")[:n]]
+    first = heads.top("signed_drop", min(n, heads.n_layers * heads.n_heads), by="size")
     return visual_routes(loaded, examples, first, positions=positions, keep=keep)
 
 
@@ -137,6 +134,7 @@ def conflict_heads(
     """
     study = Study(keep, model, data)
     source = data.read()
+    from interp.statistics import FEWEST
     from probes.visual_semantics.conflict import rank_conflict_heads
     from probes.visual_semantics.questions import conflicts
 
@@ -152,9 +150,9 @@ def conflict_heads(
     ranking, counts = found.ranking(), found.counts()
     ranking.save(study.out / "ranking", overwrite=study.overwrite or study.kept.resume)
     shown = [Shown("answers", counts, {c: c.replace("_", " ") for c in counts}, "Answers with and without a hint")]
-    if not ranking.is_too_few:
-        first = ranking.top(10)
-        shown.append(Shown("top_heads", first, {"label": "head", "score": "follows", "q": "q"}, "Heads that follow"))
+    if len(set(found.pictures)) >= FEWEST:
+        columns = {"label": "head", "follows_hint": "follows", "plain_push": "without a hint", "q": "q"}
+        shown.append(Shown("top_heads", found.heads().head(10), columns, "Heads that follow"))
     print_result(found.statement(), shown, [study.out, study.out / "ranking"], as_json)
 
 

@@ -266,9 +266,7 @@ class Evaluation:
         """What heads read: the picture or the words, edges cut; and by an edited twin, the object's patches apart."""
         n, scenes = self.size.routed
         if n < self.model.n_layers * self.model.n_heads:
-            effect = np.abs(self.heads.mean_score("signed_drop"))
-            order = np.argsort(-effect, axis=None, kind="stable")[:n]
-            heads = [divmod(int(i), self.model.n_heads) for i in order]
+            heads = self.heads.top("signed_drop", n, by="size")
         else:
             heads = list(np.ndindex(self.model.n_layers, self.model.n_heads))
         cut = visual_routes(self.model, self.examples("test", scenes, ROUTED), heads, keep=self.keep("routes"))

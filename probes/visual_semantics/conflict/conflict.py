@@ -19,6 +19,7 @@ from einops import rearrange
 from interp.door import public
 from interp.interventions import ablate_each_head
 from interp.models import Model
+from interp.passes import around_borders, lengths_of
 from interp.prompts import Prompt
 from interp.reading import LogitDifference, kinds_beside
 from interp.records import Kept, hash_json, keeps_work
@@ -37,7 +38,8 @@ CITATIONS = [
 CAVEATS = [
     "A hint is a sentence of one wording; another wording may be followed by other heads.",
     "A hint is more text: what it does whatever it says is in the answers after a right one.",
-    "Questions about one picture are not independent; the table of heads takes them for it.",
+    "Questions about one picture are not independent: intervals and p here are over pictures; those of the ranking for "
+    "a modulation are not.",
 ]
 
 
@@ -53,7 +55,7 @@ def rank_conflict_heads(
     memory_mib: float = 1024.0,
     keep: Kept = None,
 ) -> ConflictHeads:
-    """Ablate every head on questions after a wrong hint, and on the same questions without it.
+    """Ablate every head on questions after a wrong hint, after a right one, and without any.
 
     Args:
         model: with a vision part.
@@ -100,28 +102,41 @@ def rank_conflict_heads(
     )
     if study.found is not None:
         return study.found
+
+    def prompts_of(name: str, places: Sequence[int]) -> list[Prompt]:
+        return [_hinting(getattr(conflict, name)[i], hinted[i]) for i in places]
+
+    def answer(batch: Sequence[int]) -> dict[str, np.ndarray]:
+        read = [_answers(model, prompts_of(name, batch)) for name in ASKED]
+        return {name: np.stack([one[name] for one in read], 1) for name in read[0]}
+
+    answers = study.run(range(len(asked)), answer, "answers")
+    lengths = answers.pop("length")
+    borders = lengths_of(model).named
+    ends = [
+        prompt
+        for column, name in enumerate(ASKED)
+        for prompt in prompts_of(name, around_borders(lengths[:, column].tolist(), borders))
+    ]
     branches = ablate_each_head(ablation).branches(model)
-    ends = [_hinting(part[0], hinted[0]) for part in (conflict.conflict, conflict.plain)]
     how, check = check_once(model, ends, branches, PUSH, positions)
     scan = partial(scan_readings, model, positions=positions, method=how, check=0, memory_mib=memory_mib)
 
-    def look(batch: Sequence[int]) -> dict[str, np.ndarray]:
-        parts = {name: [_hinting(getattr(conflict, name)[i], hinted[i]) for i in batch] for name in ASKED}
-        right, follows = zip(*(_answers(model, prompts) for prompts in parts.values()), strict=True)
+    def push(batch: Sequence[int]) -> dict[str, np.ndarray]:
         pushes = []
         for name in PUSHED:
-            (found,) = scan(parts[name], branches, [PUSH])
+            (found,) = scan(prompts_of(name, batch), branches, [PUSH])
             pushes.append(rearrange(found.drop, "example (layer head) -> example layer head", layer=model.n_layers))
-        return {"is_right": np.stack(right, 1), "follows": np.stack(follows, 1), "push": np.stack(pushes, 1)}
+        return {"push": np.stack(pushes, 1)}
 
-    arrays = study.run(range(len(asked)), look)
+    pushed = study.run(range(len(asked)), push, "scan")
     provenance = study.provenance(
         method=f"every head's {ablation} ablation at positions {positions!r}, exact",
         scan={"how": how, "check": check},
         **mass_read(model, [conflict.conflict[i].prompt for i in range(min(16, len(asked)))]),
         **kinds_beside(model),
     )
-    return study.done(ConflictHeads(asked, tuple(hinted), **arrays, provenance=provenance))
+    return study.done(ConflictHeads(asked, tuple(hinted), **answers, **pushed, provenance=provenance))
 
 
 def _hinting(example: VisualExample, hinted: str) -> Prompt:
@@ -135,10 +150,12 @@ def _hinting(example: VisualExample, hinted: str) -> Prompt:
     return replace(example.prompt, answers={**answers, HINTED: answers[hinted]})
 
 
-def _answers(model: Model, prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the most probable token is the gold answer's, and whether it is the hinted one's."""
+def _answers(model: Model, prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+    """Of each prompt, whether the most probable token is the gold answer's, whether it is the hinted one's, and how
+    long it is."""
     top = model.final_logits(prompts, batch_size=len(prompts)).argmax(-1).tolist()
-    return tuple(
-        np.array([token in prompt.answer_tokens(name) for token, prompt in zip(top, prompts, strict=True)])
-        for name in ("gold", HINTED)
-    )
+    found = {
+        name: np.array([token in prompt.answer_tokens(word) for token, prompt in zip(top, prompts, strict=True)])
+        for name, word in (("is_right", "gold"), ("follows", HINTED))
+    }
+    return found | {"length": np.array([len(prompt) for prompt in prompts])}

@@ -11,7 +11,6 @@ from probes.visual_semantics.conflict.result import ASKED, ConflictHeads
 
 def findings_of(found: ConflictHeads) -> Findings:
     """The report of a study of conflicts."""
-    ranking = found.ranking()
     title = "How much each head follows the hint"
     questions = pd.DataFrame(
         {"id": [q.id for q in found.asked], "question": [q.question_text for q in found.asked]}
@@ -21,7 +20,7 @@ def findings_of(found: ConflictHeads) -> Findings:
     return Findings(
         title=found.provenance["title"],
         statement=[*found.statement(), *said_of_data(found.provenance)],
-        tables={"Answers": found.counts(), "Heads": ranking.to_frame(), "Questions": questions},
-        figures=Figures({title: ranking.plot}),
+        tables={"Answers": found.counts(), "Heads": found.heads(), "Questions": questions},
+        figures=Figures({title: found.ranking().plot}),
         provenance=dict(found.provenance),
     )

@@ -11,9 +11,21 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp.door import made_by
+from interp.figures import head_label
 from interp.rankings import HeadRanking, Measure, register
 from interp.reports import Result
-from interp.statistics import FEWEST, Claim, Estimate, paired_share_change, wilson_share
+from interp.statistics import (
+    ALPHA,
+    FEWEST,
+    Claim,
+    Estimate,
+    benjamini_hochberg,
+    group_sums,
+    mean_interval,
+    paired_share_change,
+    sign_flip_p,
+    wilson_share,
+)
 from probes.visual_semantics.questions import Asked
 
 ASKED = ("plain", "conflict", "agree")
@@ -76,22 +88,42 @@ class ConflictHeads(Result, report="probes.visual_semantics.conflict.report"):
             provenance={**self.provenance, "title": f"Heads that follow a hint: {self.provenance['model']['name']}"},
         )
 
+    @property
+    def pictures(self) -> list[str]:
+        """The picture of each question: what is drawn and flipped as one."""
+        return [q.image_id or q.id for q in self.asked]
+
+    def heads(self) -> pd.DataFrame:
+        """One row for each head, those that follow most first: ``follows_hint`` and ``plain_push`` with intervals, and
+        p and q (over heads) of the first; whole pictures are drawn and flipped."""
+        follows, plain = (x.reshape(len(x), -1) for x in (self.push[:, 0] - self.push[:, 1], self.push[:, 2]))
+        places = list(np.ndindex(self.push.shape[2:]))
+        columns: dict[str, Any] = {"label": [head_label(*place) for place in places]}
+        columns |= {"layer": [layer for layer, _ in places], "head": [head for _, head in places]}
+        for name, values in (("follows_hint", follows), ("plain_push", plain)):
+            low, high = mean_interval(values, self.pictures)
+            columns |= {name: values.mean(0), f"{name}_low": low, f"{name}_high": high}
+        p = sign_flip_p(group_sums(follows.astype(np.float64), self.pictures))
+        frame = pd.DataFrame(columns | {"p": p, "q": benjamini_hochberg(p), "n": len(follows)})
+        return frame.sort_values("follows_hint", ascending=False, kind="stable", ignore_index=True)
+
     def counts(self) -> pd.DataFrame:
         """One row for each level and way of asking: n, accuracy and how often the hinted answer is given, with
         intervals over pictures."""
-        rows = []
+        rows, pictures = [], np.array(self.pictures)
         levels = list(dict.fromkeys(q.level for q in self.asked))
         for level in [None, *levels] if len(levels) > 1 else [None]:
             chosen = np.array([level in (None, q.level) for q in self.asked])
             for i, name in enumerate(ASKED):
                 row: dict[str, Any] = {"level": level or "all", "asked": name, "n": int(chosen.sum())}
-                row |= wilson_share(self.is_right[chosen, i]).columns("accuracy")
-                rows.append(row | wilson_share(self.follows[chosen, i]).columns("gives_hinted"))
+                for what, values in (("accuracy", self.is_right), ("gives_hinted", self.follows)):
+                    row |= wilson_share(values[chosen, i], groups=pictures[chosen].tolist()).columns(what)
+                rows.append(row)
         return pd.DataFrame(rows)
 
     def statement(self) -> list[str]:
         """What the hint does to the answers, and which heads follow it."""
-        groups = [q.image_id or q.id for q in self.asked]
+        groups = self.pictures
         n = len(set(groups))
 
         def change(given: Bool[np.ndarray, " example"], before: Bool[np.ndarray, " example"]) -> Estimate:
@@ -107,9 +139,10 @@ class ConflictHeads(Result, report="probes.visual_semantics.conflict.report"):
                 "A right hint changes accuracy by a share of", change(self.is_right[:, 2], self.is_right[:, 0]), n=n
             ).sentence(),
         ]
-        if len(self.asked) < FEWEST:
+        if n < FEWEST:
             return said
-        table = self.ranking().to_frame()
-        shown = table[(table["q"] <= 0.05) & (table["score"] > 0)]
+        table = self.heads()
+        shown = table[(table["q"] <= ALPHA) & (table["follows_hint"] > 0)]
         names = f" ({', '.join(shown['label'][:5])}{' ...' if len(shown) > 5 else ''})" if len(shown) else ""
-        return [*said, f"{len(shown)} of {len(table)} heads are shown to follow it{names} (n = {len(self.asked)})."]
+        told = f"{len(shown)} of {len(table)} heads are shown to follow it{names}"
+        return [*said, f"{told} (n = {len(self.asked)}, {n} pictures)."]

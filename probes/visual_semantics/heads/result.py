@@ -190,16 +190,17 @@ class VisualHeads(Result, report="probes.visual_semantics.heads.report"):
             score: "s_plus", "s_minus" or "signed_drop".
             k: how many, 1 to the number of heads.
             level, kind: of the questions, None for all.
-            by: the "score", or the "mean_change" of the questions that count for it, which is the score above its
-                floor, doubled.
+            by: the "score", its "size" (of signed drops, whatever their direction), or the "mean_change" of the
+                questions that count for it, which is the score above its floor, doubled.
 
         Raises:
             ValueError: k or ``by`` out of range, and no question counts.
         """
         chosen = self._some(score, level, kind, None)
-        means = self.mean_score(score, level, kind) if by == "score" else self.change(score, chosen).mean(0)
-        if by not in ("score", "mean_change"):
-            raise ValueError(f"by={by!r}; expected 'score' or 'mean_change'.")
+        if by not in ("score", "size", "mean_change"):
+            raise ValueError(f"by={by!r}; expected 'score', 'size' or 'mean_change'.")
+        means = self.change(score, chosen).mean(0) if by == "mean_change" else self.mean_score(score, level, kind)
+        means = np.abs(means) if by == "size" else means
         if not 1 <= k <= means.size:
             raise ValueError(f"k={k}; expected 1 to {means.size}, the number of heads.")
         return [divmod(int(i), self.n_heads) for i in np.argsort(-means.ravel(), kind="stable")[:k]]

@@ -16,12 +16,19 @@ from interp.prompts import Prompt
 from interp.reading import Probability
 from interp.records import Kept, hash_json, keeps_work
 from interp.scans import Positions
-from probes.pairs import PicturePair, picture_pair
+from probes.pairs import PicturePair
 from probes.scenes import EditedPair
 from probes.studies import Study, mass_read
-from probes.visual_semantics.questions import Asked, VisualExample, asked_of, asking_of, describe_asked
+from probes.visual_semantics.questions import (
+    Asked,
+    VisualExample,
+    asked_of,
+    asking_of,
+    describe_asked,
+    visual_examples,
+)
 from probes.visual_semantics.routes.result import PICTURE, WORDS, VisualRoutes
-from probes.visual_semantics.tracing.prompts import PairPrompts, in_words
+from probes.visual_semantics.tracing.prompts import in_words, named_pairs
 
 OBJECT, REST = "edited patches", "other patches"
 TITLE = "Routes of visual heads"
@@ -130,16 +137,14 @@ def pair_routes(
     Misleads: as :func:`visual_routes`.
     Source: resampling edges as in path patching, arXiv 2304.05969 and 2605.19250.
     """
-    named = [p if isinstance(p, PicturePair) else picture_pair(p, f"{i:04d}") for i, p in enumerate(pairs)]
-    if not named:
-        raise ValueError("no pairs were given; routes need at least one.")
-    prompts = PairPrompts(model, named, {}, instruction, 0)
-    usable = [pair for pair in named if pair.name not in prompts.left_out]
-    if not usable:
-        raise ValueError(f"none of {len(named)} pairs can be asked: {next(iter(prompts.left_out.values()))}.")
+    by_name = {pair.name: pair for pair in named_pairs(pairs)}
+    asked = [in_words(pair) for pair in by_name.values()]
+    befores = visual_examples(model, asked, lambda q: by_name[q.id].before, instruction)
+    afters = visual_examples(model, befores.asked, lambda q: by_name[q.id].after, instruction)
+    usable = [by_name[q.id] for q in befores.asked]
     study = _study(
         model,
-        prompts.all_of(usable),
+        (example.prompt for part in (befores, afters) for example in part),
         {"sha256": hash_json([[p.name, p.digest] for p in usable]), "n": len(usable)},
         {"instruction": instruction, "replaced": True},
         heads,
@@ -149,24 +154,23 @@ def pair_routes(
     )
     if study.found is not None:
         return study.found
-    has_patches = prompts.twins(usable[0]).before.image.grid is not None
+    has_patches = befores[0].prompt.image.grid is not None
     of_picture = (OBJECT, REST) if has_patches else (PICTURE,)
 
-    def look(batch: Sequence[PicturePair]) -> dict[str, np.ndarray]:
-        twins = [prompts.twins(pair) for pair in batch]
-        before = [t.before for t in twins]
+    def look(batch: Sequence[int]) -> dict[str, np.ndarray]:
+        before, after = ([part[i].prompt for i in batch] for part in (befores, afters))
         if has_patches:
-            edited = [patch_positions(model, p, pair.mask) for p, pair in zip(before, batch, strict=True)]
+            edited = [patch_positions(model, p, usable[i].mask) for p, i in zip(before, batch, strict=True)]
             rest = [tuple(set(p.span("image")) - set(own)) for p, own in zip(before, edited, strict=True)]
             groups: dict[str, Sequence[Sequence[int]]] = {OBJECT: edited, REST: rest}
         else:
             groups = {PICTURE: [p.span("image") for p in before]}
         groups[WORDS] = [p.span("after_image") for p in before]
-        return _routes(model, before, groups, [t.after for t in twins], heads, positions, memory_mib)
+        return _routes(model, before, groups, after, heads, positions, memory_mib)
 
-    arrays = study.run(usable, look)
-    mass = mass_read(model, [prompts.twins(pair).before for pair in usable[:16]])
-    return study.done(_result(study, tuple(map(in_words, usable)), heads, of_picture, arrays, mass))
+    arrays = study.run(range(len(usable)), look)
+    mass = mass_read(model, [example.prompt for example in befores[:16]])
+    return study.done(_result(study, befores.asked, heads, of_picture, arrays, mass))
 
 
 def _study(

@@ -14,7 +14,8 @@ from interp.reading import Probability, metric_values
 from interp.scans import Logit, trace
 from interp.scans.regions import each_position
 from interp.scans.traces import Measured, Trace
-from probes.pairs import PicturePair
+from probes.pairs import PicturePair, picture_pair
+from probes.scenes import EditedPair
 from probes.visual_semantics.questions import Asked, VisualExamples, visual_examples
 from probes.visual_semantics.tracing.roles import EDITED, OTHERS, ROLES, roles_of
 
@@ -150,3 +151,16 @@ def in_words(pair: PicturePair) -> Asked:
         kind=kind,
         image_id=pair.name,
     )
+
+
+def named_pairs(pairs: Sequence[PicturePair | EditedPair]) -> list[PicturePair]:
+    """Pairs of pictures with names, drawn scenes named by their number. ``ValueError`` for none, and for a name given
+    twice."""
+    if not pairs:
+        raise ValueError("no pairs were given; give at least one.")
+    named = [p if isinstance(p, PicturePair) else picture_pair(p, f"{i:04d}") for i, p in enumerate(pairs)]
+    names = [p.name for p in named]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} is given to two pairs; expected names that differ.")
+    return named

@@ -20,12 +20,12 @@ from interp.models import Model
 from interp.records import Kept, hash_json, keeps_work
 from interp.scans.state_patches import PARTS
 from interp.scans.traces import Measured, Trace
-from probes.pairs import PicturePair, picture_pair
+from probes.pairs import PicturePair
 from probes.scenes import EditedPair
 from probes.studies import Study, mass_read
 from probes.visual_semantics.tracing.head_traces import HeadTraces
 from probes.visual_semantics.tracing.heads import check_heads, patch_heads
-from probes.visual_semantics.tracing.prompts import METRICS, PairPrompts, in_words
+from probes.visual_semantics.tracing.prompts import METRICS, PairPrompts, in_words, named_pairs
 from probes.visual_semantics.tracing.readers import picture_readers
 from probes.visual_semantics.tracing.result import TracedPair, VisualTraces
 from probes.visual_semantics.tracing.roles import LAST, ROLES, concept_word, word_in
@@ -102,7 +102,7 @@ def trace_pairs(
     Misleads: a state that is enough to change the answer need not be the one that does: see :func:`interp.trace`.
     Source: V-SEAM, arXiv 2509.14837; Meng et al. (2022), arXiv 2202.05262; roles and controls are ours.
     """
-    given = _named(pairs)
+    given = named_pairs(pairs)
     if n_shown < 0:
         raise ValueError(f"n_shown={n_shown}; expected 0 or more.")
     spans, why_not = _concepts(given, concepts or {})
@@ -189,17 +189,6 @@ def _how(prompts: PairPrompts, chosen: Sequence[PicturePair], memory_mib: float)
 def _first_and_longest(chosen: Sequence[PicturePair]) -> list[PicturePair]:
     longest = max(range(len(chosen)), key=lambda i: len(chosen[i].question))
     return [chosen[i] for i in sorted({0, longest})]
-
-
-def _named(pairs: Sequence[PicturePair | EditedPair]) -> list[PicturePair]:
-    if not pairs:
-        raise ValueError("no pairs were given; give at least one.")
-    named = [p if isinstance(p, PicturePair) else picture_pair(p, f"{i:04d}") for i, p in enumerate(pairs)]
-    names = [p.name for p in named]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} is given to two pairs; expected names that differ.")
-    return named
 
 
 def _concepts(

@@ -479,6 +479,7 @@ def test_an_agreement_of_nan_does_not_hold():
         assert agreement([one], [one + 0.9 * largest], dtype).holds
         assert not agreement([one], [one + 1.1 * largest], dtype).holds
     assert agreement([100 * one], [100 * one + 1e-3], torch.float32).holds  # 5e-5 of the largest
+    assert not agreement([100 * one], [100 * one + 6e-3], torch.float32).holds
 
 
 def test_heads_and_factors_that_cant_be_are_refused(llama):
